@@ -1,0 +1,288 @@
+"""The three frameworks behind one contract.
+
+`zoo.backends.torch`, `zoo.backends.tensorflow` and `zoo.backends.jax` are three columns of one table: the
+same functions, in the same order. They are the only modules of the zoo that import a framework; what each
+function does is said once, in `Backend`, and tested for all three.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from zoo.errors import BackendError, nearest
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from zoo.optimizers import Optimizer
+
+# The ways each framework's native engine runs, the default first.
+MODES = {
+    "torch": ("traced", "eager", "compiled"),
+    "tensorflow": ("graph", "xla", "eager"),
+    "jax": ("jit", "eager"),
+}
+NAMES = tuple(MODES)
+Tensor = Any  # a tensor of whichever framework runs
+
+
+@dataclass(frozen=True)
+class Device:
+    """A processor a framework can compute on: `name` is what `zoo.use(device=...)` takes."""
+
+    name: str  # "cpu", "cuda:0", "mps", "tpu:0"
+    kind: str  # CPU, CUDA, ROCm, MPS, TPU
+    description: str
+    memory_bytes: int | None  # None where the framework does not say
+
+
+class Step(Protocol):
+    """One step of training, state inside: `(state, batch) -> (state, loss)` with the state kept for you."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """The batch's loss before the update, left on the device so that steps can run ahead."""
+        ...
+
+    def sync(self) -> None:
+        """Write the state back into the model's variables (and the optimizer's position)."""
+        ...
+
+
+class Backend(Protocol):
+    """What every framework offers."""
+
+    NAME: str
+
+    # The machine
+
+    def version(self) -> str:
+        """The framework's version."""
+        ...
+
+    def devices(self) -> list[Device]:
+        """The devices found, the one that is used first."""
+        ...
+
+    def use_device(self, name: str) -> None:
+        """Compute on this device from now on. Called before the first tensor is made."""
+        ...
+
+    def set_threads(self, count: int) -> None:
+        """How many CPU threads one operation may use. Called before the first tensor is made."""
+        ...
+
+    def threads(self) -> int:
+        """How many CPU threads one operation may use."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Bytes held at the highest point so far: the accelerator's, or the process's on a CPU."""
+        ...
+
+    def set_deterministic(self) -> None:
+        """Only algorithms that give the same bits on every run; an error for those that cannot."""
+        ...
+
+    def synchronize(self, value: Tensor) -> None:
+        """Return once `value` has been computed."""
+        ...
+
+    # Tensors, and the framework's own operations where Keras's are measured slow or inexact
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """The array on the device in use."""
+        ...
+
+    def kernel_memory(self, kernel: np.ndarray) -> np.ndarray:
+        """The same kernel (h, w, in, out), laid in memory as the framework's convolution reads it."""
+        ...
+
+    def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None, *, stride: int, padding: int) -> Tensor:
+        """(b, h, w, in) * (k, k, in, out) -> (b, h', w', out), `padding` zeros on each side."""
+        ...
+
+    def max_pool(self, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
+        """(b, h, w, c) -> (b, h', w', c), the largest of each window; padding never wins."""
+        ...
+
+    def average_pool(self, x: Tensor, size: int, stride: int) -> Tensor:
+        """(b, h, w, c) -> (b, h', w', c), the mean of each window."""
+        ...
+
+    def dense(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+        """(..., in) x (in, out) + (out) -> (..., out)."""
+        ...
+
+    def batch_norm(
+        self,
+        x: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        *,
+        momentum: float,
+        epsilon: float,
+        training: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., c) -> (..., c) and the new running mean and (unbiased) variance."""
+        ...
+
+    def layer_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:
+        """(..., c) -> (..., c), each vector normalized."""
+        ...
+
+    def gelu(self, x: Tensor, *, approximate: bool) -> Tensor:
+        """x Phi(x), exact, or by Hendrycks and Gimpel's tanh; precise in the dtype of x."""
+        ...
+
+    def cross_entropy(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """(b,), (b, classes) -> the mean over the batch of -log softmax(logits)[label]."""
+        ...
+
+    # Training
+
+    def optimizer(self, optimizer: Optimizer, variables: Sequence[keras.Variable]) -> Any:
+        """The framework's own optimizer over these variables, with the meaning of the zoo's."""
+        ...
+
+    def gradients(self, model: keras.Model, loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, list]]:
+        """`(x, y) -> (loss, gradients)` in training mode, one a trainable variable; changes no state."""
+        ...
+
+    def step(self, model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str) -> Step:
+        """The native engine's training step in one of `MODES`."""
+        ...
+
+    def predictor(self, model: keras.Model, mode: str) -> Callable[[Tensor], Tensor]:
+        """`x -> logits` in inference mode, compiled as the mode says."""
+        ...
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The framework's own compiler over a pure function of tensors."""
+        ...
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (y, logits) -> scalar
+
+
+def installed() -> tuple[str, ...]:
+    """The frameworks that can be imported here, in the order of `NAMES`; imports none."""
+    return tuple(name for name in NAMES if importlib.util.find_spec(name) is not None)
+
+
+def use(name: str, *, device: str | None = None, threads: int | None = None) -> None:
+    """Choose the framework of this process, before the first model is built.
+
+    `device` is one of the names that `zoo doctor` lists ("cpu", "cuda:0", ...), `threads` how many CPU
+    threads one operation may use. Raises BackendError when the name is wrong, the framework is not
+    installed, Keras already runs another, or the device is not there.
+    """
+    name = _checked(name, "zoo.use")
+    if (running := _running()) not in (None, name):
+        raise BackendError(
+            f"zoo.use({name!r}): Keras already runs on {running} in this process and cannot change. "
+            f"Call zoo.use before anything imports keras, or start a new process with KERAS_BACKEND={name}."
+        )
+    os.environ["KERAS_BACKEND"] = name
+    backend = load(name)
+    if threads is not None:
+        if threads < 1:
+            raise BackendError(f"zoo.use(threads={threads}): expected 1 or more")
+        backend.set_threads(threads)
+    if device is not None:
+        backend.use_device(device)
+
+
+def current() -> Backend:
+    """The backend in use, chosen now if nothing has chosen yet.
+
+    In order: `zoo.use`, the KERAS_BACKEND variable, keras.json, the first framework installed. Raises
+    BackendError when there is none.
+    """
+    return load(settle())
+
+
+def settle() -> str:
+    """Choose the framework if nothing has, so that `import keras` takes the one the zoo takes."""
+    if running := _running():
+        return _checked(running, "Keras")
+    if name := os.environ.get("KERAS_BACKEND"):
+        return _checked(name, "the variable KERAS_BACKEND")
+    # Keras writes "tensorflow" into keras.json on its first import, asked or not: a framework named there
+    # but not installed is no choice of the user's.
+    name = _keras_json()
+    if name not in installed():
+        if not installed():
+            raise BackendError(f"no framework is installed. {_how_to_install('torch')}")
+        name = installed()[0]
+    os.environ["KERAS_BACKEND"] = name
+    return name
+
+
+def load(name: str) -> Backend:
+    """The module of one framework, whichever runs: it answers about the machine without Keras."""
+    return cast(Backend, importlib.import_module(f"zoo.backends.{_checked(name, 'zoo.backends.load')}"))
+
+
+def allowed(name: str, mode: str | None) -> str:
+    """The mode, or that backend's default for None. Raises BackendError for one it does not have."""
+    modes = MODES[name]
+    if mode is not None and mode not in modes:
+        raise BackendError(f"{name} has no mode {mode!r}; there are: {', '.join(modes)}")
+    return mode or modes[0]
+
+
+def find_device(devices: list[Device], name: str) -> Device:
+    """The device of that name ("cuda" means "cuda:0"). Raises BackendError naming those there are."""
+    for device in devices:
+        if name.lower() in (device.name, device.name.removesuffix(":0")):
+            return device
+    raise BackendError(f"no device {name!r}; there are: {', '.join(d.name for d in devices)}")
+
+
+def host_memory() -> int:
+    """The most memory this process has held so far, in bytes."""
+    if sys.platform == "win32":
+        raise BackendError("peak memory is read from getrusage, which Windows lacks; use WSL")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+
+
+def _running() -> str | None:
+    """The backend of a Keras that is already imported."""
+    keras = sys.modules.get("keras")
+    return keras.backend.backend() if keras is not None and hasattr(keras, "backend") else None
+
+
+def _checked(name: str, who: str) -> str:
+    name = name.lower()
+    if name not in NAMES:
+        raise BackendError(f"{who}: no backend {name!r}; {nearest(name, NAMES)}")
+    if name not in installed():
+        raise BackendError(f"{who}: {name} is not installed. {_how_to_install(name)}")
+    return name
+
+
+def _how_to_install(name: str) -> str:
+    return f'To install it: pip install "keras-zoo-parity[{name}]"'
+
+
+def _keras_json() -> str | None:
+    folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    try:
+        return json.loads((folder / "keras.json").read_text()).get("backend")
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,215 @@
+"""TensorFlow behind the zoo's contract; what each function does is said in `zoo.backends.Backend`."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from zoo.backends import Device, Loss, allowed, find_device, host_memory
+
+if TYPE_CHECKING:
+    import keras
+
+    from zoo.optimizers import Optimizer
+
+NAME = "tensorflow"
+
+
+# The machine
+
+
+def version() -> str:
+    return tf.__version__
+
+
+def devices() -> list[Device]:
+    kind = "ROCm" if tf.test.is_built_with_rocm() else "CUDA"
+    found = [_describe(device, i, kind) for i, device in enumerate(tf.config.list_physical_devices("GPU"))]
+    found += [_describe(device, i, "TPU") for i, device in enumerate(tf.config.list_physical_devices("TPU"))]
+    return [*found, Device("cpu", "CPU", platform.processor() or platform.machine(), None)]
+
+
+def _describe(device: Any, number: int, kind: str) -> Device:
+    details = tf.config.experimental.get_device_details(device)
+    if "Apple" in (description := details.get("device_name", device.name)) or platform.system() == "Darwin":
+        kind = "MPS"
+    return Device(f"{kind.lower()}:{number}", kind, description, None)
+
+
+def use_device(name: str) -> None:
+    found = find_device(devices(), name)
+    for platform_name in ("GPU", "TPU"):
+        physical = tf.config.list_physical_devices(platform_name)
+        wanted = [d for i, d in enumerate(physical) if found.name.endswith(f":{i}")]
+        tf.config.set_visible_devices(wanted, platform_name)
+
+
+def set_threads(count: int) -> None:
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    tf.config.threading.set_inter_op_parallelism_threads(count)
+
+
+def threads() -> int:
+    return tf.config.threading.get_intra_op_parallelism_threads() or _cores()
+
+
+def peak_memory() -> int:
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return host_memory()
+
+
+def set_deterministic() -> None:
+    tf.config.experimental.enable_op_determinism()
+
+
+def synchronize(value: tf.Tensor) -> None:
+    value.numpy()
+
+
+# Operations
+
+
+def tensor(array: np.ndarray) -> tf.Tensor:
+    return tf.convert_to_tensor(array)
+
+
+def kernel_memory(kernel: np.ndarray) -> np.ndarray:
+    return kernel  # HWIO is TensorFlow's own
+
+
+def conv(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, *, stride: int, padding: int) -> tf.Tensor:
+    sides = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+    y = tf.nn.conv2d(x, kernel, stride, sides if padding else "VALID")
+    return y if bias is None else tf.nn.bias_add(y, bias)
+
+
+def max_pool(x: tf.Tensor, size: int, stride: int, padding: int) -> tf.Tensor:
+    sides = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+    return tf.nn.max_pool2d(x, size, stride, sides if padding else "VALID")
+
+
+def average_pool(x: tf.Tensor, size: int, stride: int) -> tf.Tensor:
+    return tf.nn.avg_pool2d(x, size, stride, "VALID")
+
+
+def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    y = tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel
+    return y if bias is None else tf.nn.bias_add(y, bias)
+
+
+def batch_norm(
+    x: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    *,
+    momentum: float,
+    epsilon: float,
+    training: bool,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    if not training:
+        return (x - mean) * (tf.math.rsqrt(variance + epsilon) * gamma) + beta, mean, variance
+    axes, count = list(range(x.shape.rank - 1)), tf.cast(tf.size(x) / tf.size(mean), x.dtype)
+    batch_mean = tf.reduce_mean(x, axes)
+    batch_variance = tf.reduce_mean(tf.square(x - batch_mean), axes)
+    y = (x - batch_mean) * (tf.math.rsqrt(batch_variance + epsilon) * gamma) + beta
+    mean = (1 - momentum) * mean + momentum * batch_mean
+    variance = (1 - momentum) * variance + momentum * count / (count - 1) * batch_variance
+    return y, mean, variance
+
+
+def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float) -> tf.Tensor:
+    centred = x - tf.reduce_mean(x, -1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), -1, keepdims=True)
+    return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
+
+
+def gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
+    # tf.nn.gelu's constants are float32 even for float64: off by 1.8e-9.
+    if approximate:
+        inner = tf.cast((2 / np.pi) ** 0.5, x.dtype) * (x + tf.cast(0.044715, x.dtype) * x**3)
+        return 0.5 * x * (1 + tf.tanh(inner))
+    return 0.5 * x * tf.math.erfc(-x * tf.cast(0.5**0.5, x.dtype))
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+
+
+# Training
+
+
+def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Optimizer:
+    """TensorFlow's optimizers are Keras's: the description itself, its update part of the graph."""
+    description.settings()  # refuses what the native engine has no twin for, as on the other frameworks
+    description.build(variables)
+    return description
+
+
+def gradients(
+    model: keras.Model, loss: Loss
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
+    @tf.function
+    def call(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        weights, state = _values(model.trainable_variables), _values(model.non_trainable_variables)
+        weights = [tf.convert_to_tensor(w) for w in weights]
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            logits, _, penalties = model.stateless_call(weights, state, x, training=True, return_losses=True)
+            value = loss(y, logits) + sum(penalties)
+        return value, [tf.convert_to_tensor(g) for g in tape.gradient(value, weights)]
+
+    return call
+
+
+def step(model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str) -> TensorFlowStep:
+    return TensorFlowStep(model, loss, optimizer, allowed(NAME, mode))
+
+
+class TensorFlowStep:
+    """`tf.function` around a `GradientTape` and the update; the variables are the model's own."""
+
+    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, mode: str):
+        native = optimizer(description, model.trainable_variables)
+
+        def update(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                value = loss(y, model(x, training=True)) + sum(model.losses)
+            weights = model.trainable_variables
+            native.apply(tape.gradient(value, _values(weights)), weights)
+            return value
+
+        self.update = update if mode == "eager" else tf.function(update, jit_compile=mode == "xla")
+
+    def __call__(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        return self.update(x, y)
+
+    def sync(self) -> None:
+        pass  # TensorFlow trains the model's own variables
+
+
+def predictor(model: keras.Model, mode: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    def forward(x: tf.Tensor) -> tf.Tensor:
+        return model(x, training=False)
+
+    return forward if allowed(NAME, mode) == "eager" else tf.function(forward, jit_compile=mode == "xla")
+
+
+def compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    return tf.function(function, jit_compile=True)
+
+
+def _values(variables: Sequence[keras.Variable]) -> list[tf.Variable]:
+    return [v.value for v in variables]
+
+
+def _cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,34 @@
+"""Keras, imported when it is first used.
+
+`import zoo` and `zoo list` load no framework; Keras comes with the first layer that is built, on the
+backend chosen by then. Modules of the zoo write `from zoo._lazy import keras`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from zoo import backends
+
+if TYPE_CHECKING:
+    import keras as keras
+else:
+
+    class _Keras(ModuleType):
+        """The first attribute asked of it settles the backend and imports Keras.
+
+        Unlike `importlib.util.LazyLoader` it leaves `sys.modules` alone: that is where the zoo, and others,
+        look to learn whether Keras runs.
+        """
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            backends.settle()
+            module = importlib.import_module("keras")
+            self.__dict__.update({key: value for key, value in vars(module).items() if key[:2] != "__"})
+            return getattr(module, name)
+
+    keras = _Keras("keras")

@@ -1,0 +1,323 @@
+"""The Keras layers behind `zoo.layers`: one for each thing that owns weights, state or a framework's operation.
+
+Initial weights are drawn by (seed, layer name, weight name), see `zoo.random`; the arithmetic is that of
+`zoo.backends`. Every layer can be cloned, and saved in a `.keras` file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from zoo import backends, random
+from zoo._lazy import keras
+from zoo.random import Initializer
+
+Tensor = Any
+Shape = tuple[Any, ...]
+
+
+class Layer(keras.layers.Layer):
+    """A layer with portable weights. A subclass sets its own arguments as attributes and lists them in `ARGUMENTS`."""
+
+    ARGUMENTS: tuple[str, ...] = ()
+
+    def __init__(self, *, seed: int | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.seed = random.current_seed() if seed is None else seed
+
+    def weight(
+        self,
+        name: str,
+        shape: Sequence[int],
+        initializer: Initializer,
+        *,
+        trainable: bool = True,
+        regularizer: Any = None,
+        arrange: Callable[[Any], Any] = lambda array: array,
+    ) -> keras.Variable:
+        """A weight of its own draw; `arrange` may lay the drawn array out in memory, not change it."""
+        return self.add_weight(
+            name=name,
+            shape=tuple(shape),
+            initializer=lambda shape, dtype=None: arrange(initializer.draw((self.seed, self.name, name), shape)),
+            trainable=trainable,
+            regularizer=regularizer,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        arguments = {name: getattr(self, name) for name in ("seed", *self.ARGUMENTS)}
+        return {**super().get_config(), **{name: _plain(value) for name, value in arguments.items()}}
+
+
+def _plain(value: Any) -> Any:
+    """An argument as JSON has it; the constructors take it back in this form."""
+    if isinstance(value, Initializer):
+        return asdict(value)
+    if isinstance(value, keras.regularizers.Regularizer):
+        return keras.regularizers.serialize(value)
+    return value
+
+
+def _initializer(value: Initializer | dict[str, Any]) -> Initializer:
+    return value if isinstance(value, Initializer) else Initializer(**value)
+
+
+def _out(size: int | None, window: int, stride: int, padding: int = 0) -> int | None:
+    return None if size is None else (size + 2 * padding - window) // stride + 1
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Conv(Layer):
+    """y = x * kernel + bias over (b, h, w, c), `padding` zeros on every side."""
+
+    ARGUMENTS = ("filters", "size", "stride", "padding", "use_bias", "initializer", "regularizer")
+
+    def __init__(
+        self,
+        filters: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        use_bias: bool = True,
+        initializer: Any = random.glorot_uniform,
+        regularizer: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.filters, self.size, self.stride, self.padding = filters, size, stride, padding
+        self.use_bias = use_bias
+        self.initializer = _initializer(initializer)
+        self.regularizer = keras.regularizers.get(regularizer)
+
+    def build(self, shape: Shape) -> None:
+        self.kernel = self.weight(
+            "kernel",
+            (self.size, self.size, shape[-1], self.filters),
+            self.initializer,
+            regularizer=self.regularizer,
+            arrange=backends.current().kernel_memory,
+        )
+        self.bias = self.weight("bias", (self.filters,), random.zeros) if self.use_bias else None
+
+    def call(self, x: Tensor) -> Tensor:
+        tensor = keras.ops.convert_to_tensor
+        bias = None if self.bias is None else tensor(self.bias)
+        conv = backends.current().conv
+        return conv(x, tensor(self.kernel), bias, stride=self.stride, padding=self.padding)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        b, h, w, _ = shape
+        h, w = (_out(n, self.size, self.stride, self.padding) for n in (h, w))
+        return b, h, w, self.filters
+
+
+@keras.saving.register_keras_serializable("zoo")
+class MaxPool(Layer):
+    """The largest of each window of (b, h, w, c); padding never wins."""
+
+    ARGUMENTS = ("size", "stride", "padding")
+
+    def __init__(self, size: int, stride: int, padding: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.size, self.stride, self.padding = size, stride, padding
+
+    def call(self, x: Tensor) -> Tensor:
+        return backends.current().max_pool(x, self.size, self.stride, self.padding)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        b, h, w, c = shape
+        h, w = (_out(n, self.size, self.stride, self.padding) for n in (h, w))
+        return b, h, w, c
+
+
+@keras.saving.register_keras_serializable("zoo")
+class AveragePool(Layer):
+    """The mean of each window of (b, h, w, c)."""
+
+    ARGUMENTS = ("size", "stride")
+
+    def __init__(self, size: int, stride: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.size, self.stride = size, stride
+
+    def call(self, x: Tensor) -> Tensor:
+        return backends.current().average_pool(x, self.size, self.stride)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        b, h, w, c = shape
+        return b, _out(h, self.size, self.stride), _out(w, self.size, self.stride), c
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Dense(Layer):
+    """y = x kernel + bias over the last axis."""
+
+    ARGUMENTS = ("units", "use_bias", "initializer", "regularizer")
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        use_bias: bool = True,
+        initializer: Any = random.glorot_uniform,
+        regularizer: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.units, self.use_bias = units, use_bias
+        self.initializer = _initializer(initializer)
+        self.regularizer = keras.regularizers.get(regularizer)
+
+    def build(self, shape: Shape) -> None:
+        self.kernel = self.weight(
+            "kernel", (shape[-1], self.units), self.initializer, regularizer=self.regularizer
+        )
+        self.bias = self.weight("bias", (self.units,), random.zeros) if self.use_bias else None
+
+    def call(self, x: Tensor) -> Tensor:
+        tensor = keras.ops.convert_to_tensor
+        bias = None if self.bias is None else tensor(self.bias)
+        return backends.current().dense(x, tensor(self.kernel), bias)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return *shape[:-1], self.units
+
+
+@keras.saving.register_keras_serializable("zoo")
+class BatchNorm(Layer):
+    """y = (x - mean) / sqrt(variance + epsilon) gamma + beta, the statistics of the batch in training.
+
+    As torch.nn.BatchNorm2d: `momentum` is the weight of the new batch in the running statistics, and the
+    running variance is the unbiased one (Keras keeps the biased one, and writes 1 - momentum).
+    """
+
+    ARGUMENTS = ("momentum", "epsilon")
+
+    def __init__(self, *, momentum: float = 0.1, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def build(self, shape: Shape) -> None:
+        channels = shape[-1:]
+        self.gamma = self.weight("gamma", channels, random.ones)
+        self.beta = self.weight("beta", channels, random.zeros)
+        self.mean = self.weight("moving_mean", channels, random.zeros, trainable=False)
+        self.variance = self.weight("moving_variance", channels, random.ones, trainable=False)
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        tensor, dtype = keras.ops.convert_to_tensor, x.dtype
+        x = keras.ops.cast(x, self.variable_dtype)  # statistics of 16-bit numbers need more than 16 bits
+        y, mean, variance = backends.current().batch_norm(
+            x,
+            *(tensor(v, self.variable_dtype) for v in (self.gamma, self.beta, self.mean, self.variance)),
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            training=training,
+        )
+        if training:
+            self.mean.assign(mean)
+            self.variance.assign(variance)
+        return keras.ops.cast(y, dtype)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class LayerNorm(Layer):
+    """y = (x - mean) / sqrt(variance + epsilon) gamma + beta over the last axis (Ba et al. 2016, eq. 4)."""
+
+    ARGUMENTS = ("epsilon",)
+
+    def __init__(self, *, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, shape: Shape) -> None:
+        self.gamma = self.weight("gamma", shape[-1:], random.ones)
+        self.beta = self.weight("beta", shape[-1:], random.zeros)
+
+    def call(self, x: Tensor) -> Tensor:
+        tensor, dtype = keras.ops.convert_to_tensor, x.dtype
+        x = keras.ops.cast(x, self.variable_dtype)
+        gamma, beta = (tensor(v, self.variable_dtype) for v in (self.gamma, self.beta))
+        return keras.ops.cast(backends.current().layer_norm(x, gamma, beta, epsilon=self.epsilon), dtype)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Dropout(Layer):
+    """Zero each number with probability `rate` and scale the rest by 1 / (1 - rate), in training.
+
+    The mask is a function of (seed, layer name, step, element), the same on every framework; `step` counts
+    the training calls and is saved with the weights, so that a resumed run goes on with the next mask.
+    """
+
+    ARGUMENTS = ("rate",)
+
+    def __init__(self, rate: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.scale = 1 / (1 - rate)  # a constant: XLA would turn a division into a multiplication, torch not
+        self.key = random.key32(self.seed, self.name, "dropout")
+
+    def build(self, shape: Shape) -> None:
+        self.step = self.add_weight(
+            name="step", shape=(), dtype="int32", initializer="zeros", trainable=False
+        )
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        if not training or self.rate == 0:
+            return x
+        ops = keras.ops
+        keep = random.keep(ops.shape(x), self.rate, self.key, self.step.value)
+        self.step.assign_add(1)
+        return ops.where(keep, x * ops.cast(self.scale, x.dtype), ops.zeros((), x.dtype))
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Gelu(Layer):
+    """x Phi(x) (Hendrycks and Gimpel 2016), exact or by their tanh."""
+
+    ARGUMENTS = ("approximate",)
+
+    def __init__(self, *, approximate: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.approximate = approximate
+
+    def call(self, x: Tensor) -> Tensor:
+        return backends.current().gelu(x, approximate=self.approximate)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Parameter(Layer):
+    """A weight that stands in the graph by itself, whatever the input: a scale, a token, a table."""
+
+    ARGUMENTS = ("shape", "initializer")
+
+    def __init__(self, shape: Sequence[int], *, initializer: Any = random.zeros, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.shape, self.initializer = tuple(shape), _initializer(initializer)
+
+    def build(self, shape: Shape) -> None:
+        del shape  # the input's: it only ties the weight into the graph
+        self.value = self.weight("value", self.shape, self.initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        del x
+        return keras.ops.convert_to_tensor(self.value)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        del shape
+        return self.shape

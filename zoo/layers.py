@@ -1,0 +1,223 @@
+"""What the models are written in: one plain function for each part of a network.
+
+Images are (b, h, w, c), sequences (b, n, c): b batch, h height, w width, n length, c channels. Each function
+takes a symbolic tensor and returns one; what owns weights takes a `name`, which keys its initial weights.
+Nothing here is new to Keras but the numbers: they are the same on every framework, and torch's where Keras
+and torch differ (batch norm's statistics, epsilons).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from zoo import random
+from zoo._lazy import keras
+from zoo.errors import WrongConfiguration, nearest
+from zoo.random import Initializer
+
+
+Tensor = Any
+
+
+# The ends of a model
+
+
+def Input(shape: Sequence[int], *, dtype: str | None = None, name: str | None = None) -> Tensor:
+    """A batch of arrays of this shape, the batch axis left out."""
+    return keras.Input(tuple(shape), dtype=dtype, name=name)
+
+
+def Model(inputs: Tensor, outputs: Tensor) -> keras.Model:
+    """The network between `inputs` and `outputs`, a plain `keras.Model`."""
+    return keras.Model(inputs, outputs)
+
+
+# Layers with weights
+
+
+def dense(
+    x: Tensor,
+    units: int,
+    *,
+    use_bias: bool = True,
+    initializer: Initializer = random.glorot_uniform,
+    regularizer: Any = None,
+    name: str,
+) -> Tensor:
+    """(..., c) -> (..., units): x kernel + bias."""
+    layer = _layers().Dense(
+        units, use_bias=use_bias, initializer=initializer, regularizer=regularizer, name=name
+    )
+    return layer(x)
+
+
+def conv(
+    x: Tensor,
+    filters: int,
+    size: int,
+    stride: int = 1,
+    *,
+    padding: int | None = None,
+    use_bias: bool = True,
+    initializer: Initializer = random.glorot_uniform,
+    regularizer: Any = None,
+    name: str,
+) -> Tensor:
+    """(b, h, w, c) -> (b, h', w', filters): cross-correlation with size x size kernels.
+
+    `padding` zeros are added on every side, by default size // 2: stride 1 keeps an odd kernel's height and
+    width, as torch pads (TensorFlow's "same" pads unevenly under a stride). Raises WrongConfiguration when
+    the window does not fit.
+    """
+    padding = size // 2 if padding is None else padding
+    _check_window(x, size, padding, name)
+    layer = _layers().Conv(
+        filters,
+        size,
+        stride=stride,
+        padding=padding,
+        use_bias=use_bias,
+        initializer=initializer,
+        regularizer=regularizer,
+        name=name,
+    )
+    return layer(x)
+
+
+def batch_norm(x: Tensor, *, momentum: float = 0.1, epsilon: float = 1e-5, name: str) -> Tensor:
+    """(..., c) -> (..., c): each channel to mean 0 and variance 1 over the batch, then gamma x + beta.
+
+    Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1; running statistics as torch.nn.BatchNorm2d keeps
+    them, unbiased, `momentum` the weight of the new batch.
+    """
+    return _layers().BatchNorm(momentum=momentum, epsilon=epsilon, name=name)(x)
+
+
+def layer_norm(x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
+    """(..., c) -> (..., c): each vector to mean 0 and variance 1, then gamma x + beta.
+
+    Ba et al. 2016, arXiv:1607.06450, eq. 4; epsilon as torch.nn.LayerNorm's.
+    """
+    return _layers().LayerNorm(epsilon=epsilon, name=name)(x)
+
+
+def parameter(
+    x: Tensor, shape: Sequence[int], *, initializer: Initializer = random.zeros, name: str
+) -> Tensor:
+    """A trainable array of that shape, the same for every example; `x`, any tensor of the model, ties it in."""
+    return _layers().Parameter(shape, initializer=initializer, name=name)(x)
+
+
+# Layers without
+
+
+def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
+    """Zero each number with probability `rate` in training, scale the rest by 1 / (1 - rate).
+
+    Srivastava et al. 2014. The mask is bit-equal on every framework. Raises WrongConfiguration for a rate
+    outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise WrongConfiguration(f"{name}: dropout rate {rate}; expected 0 <= rate < 1")
+    return _layers().Dropout(rate, name=name)(x) if rate else x
+
+
+def max_pool(x: Tensor, size: int, stride: int | None = None, *, padding: int = 0) -> Tensor:
+    """(b, h, w, c) -> (b, h', w', c): the largest of each size x size window, `stride` apart (default: size)."""
+    _check_window(x, size, padding, "max_pool")
+    return _layers().MaxPool(size, stride or size, padding)(x)
+
+
+def average_pool(x: Tensor, size: int, stride: int | None = None) -> Tensor:
+    """(b, h, w, c) -> (b, h', w', c): the mean of each size x size window, `stride` apart (default: size)."""
+    _check_window(x, size, 0, "average_pool")
+    return _layers().AveragePool(size, stride or size)(x)
+
+
+def global_average_pool(x: Tensor) -> Tensor:
+    """(b, h, w, c) -> (b, c)."""
+    return keras.ops.mean(x, axis=(1, 2))
+
+
+def flatten(x: Tensor) -> Tensor:
+    """(b, ...) -> (b, n), the last axis fastest."""
+    return keras.layers.Flatten()(x)
+
+
+# Activations
+
+
+def identity(x: Tensor) -> Tensor:
+    """x."""
+    return x
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x))."""
+    return keras.ops.sigmoid(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
+    return keras.ops.tanh(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0)."""
+    return keras.ops.relu(x)
+
+
+def leaky_relu(x: Tensor, slope: float = 0.01) -> Tensor:
+    """max(x, 0) + slope min(x, 0) (Maas et al. 2013)."""
+    return keras.ops.leaky_relu(x, negative_slope=slope)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x Phi(x), exact (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
+    return _layers().Gelu()(x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), the approximation of the same paper."""
+    return _layers().Gelu(approximate=True)(x)
+
+
+ACTIVATIONS = {
+    f.__name__: f for f in (identity, sigmoid, tanh, relu, leaky_relu, gelu, gelu_tanh)
+}  # fmt: skip
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """Apply an activation by its name. Raises WrongConfiguration for one there is not."""
+    if activation not in ACTIVATIONS:
+        raise WrongConfiguration(f"no activation {activation!r}; {nearest(str(activation), ACTIVATIONS)}")
+    return ACTIVATIONS[activation](x)
+
+
+# Penalties, added to the loss
+
+
+def l1(weight: float) -> Any:
+    """weight sum |w|."""
+    return keras.regularizers.L1(weight)
+
+
+def l2(weight: float) -> Any:
+    """weight sum w^2; with plain SGD the same as a weight decay of 2 weight, with Adam not."""
+    return keras.regularizers.L2(weight)
+
+
+def _layers() -> Any:
+    """`zoo.keras_layers`, whose classes need Keras: imported with the first layer."""
+    return import_module("zoo.keras_layers")
+
+
+def _check_window(x: Tensor, size: int, padding: int, name: str) -> None:
+    _, height, width, _ = x.shape
+    for extent in (height, width):
+        if extent is not None and extent + 2 * padding < size:
+            raise WrongConfiguration(
+                f"{name}: a {size} x {size} window does not fit into {height} x {width}; use larger images"
+            )

@@ -1,0 +1,1 @@
+"""The architectures, one file a family, in the order of the primer."""

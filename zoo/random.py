@@ -1,0 +1,160 @@
+"""Portable randomness: the same seed gives the same bits on every framework, eager or compiled.
+
+Initial weights come from NumPy's Philox generator (Salmon et al. 2011, "Parallel random numbers: as easy as
+1, 2, 3"), keyed by the seed and the variable's name. They depend on nothing else: not on the order layers
+are built in, not on what other layers there are.
+
+Masks inside a model (dropout, drop-path, noise) come from a counter hash written in 32-bit integer
+operations that every framework computes alike. Element i of a draw is
+
+    bits(i) = mix(mix(i xor key) + step)     key from (seed, layer name)
+
+where mix is a bijection of 32-bit words (Wellons, "Hash function prospecting", the `lowbias32` constants):
+xor-shift 16, multiply, xor-shift 15, multiply, xor-shift 16. Nothing is stored but the step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from zoo._lazy import keras
+
+Tensor = Any
+
+_seed: ContextVar[int] = ContextVar("seed", default=0)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Layers made inside take this seed (0 outside): `zoo.build(..., seed=1)` builds within it."""
+    token = _seed.set(seed)
+    try:
+        yield
+    finally:
+        _seed.reset(token)
+
+
+def current_seed() -> int:
+    """The seed that a layer made now would take."""
+    return _seed.get()
+
+
+def generator(*key: int | str) -> np.random.Generator:
+    """NumPy's generator for this key, e.g. `generator(seed, "conv1/kernel")`; equal keys, equal bits."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+# Initial weights
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A distribution of initial weights: a name of `DISTRIBUTIONS` and its numbers."""
+
+    distribution: str
+    scale: float = 1.0
+
+    def draw(self, key: Sequence[int | str], shape: Sequence[int]) -> np.ndarray:
+        """float32 of that shape; the fan-in and fan-out are read off the shape (..., in, out)."""
+        *window, fan_in, fan_out = (1, *shape) if len(shape) < 2 else shape
+        fans = fan_in * prod(window), fan_out * prod(window)
+        return DISTRIBUTIONS[self.distribution](generator(*key), tuple(shape), self.scale, *fans)
+
+
+def _uniform(rng: np.random.Generator, shape: tuple[int, ...], limit: float) -> np.ndarray:
+    return (rng.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1)) * np.float32(limit)
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> np.ndarray:
+    return rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+
+
+def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> np.ndarray:
+    """Normal with what lies beyond two deviations drawn again."""
+    x = rng.standard_normal(shape, dtype=np.float32)
+    while (far := np.abs(x) > 2).any():
+        x[far] = rng.standard_normal(int(far.sum()), dtype=np.float32)
+    return x * np.float32(deviation)
+
+
+DISTRIBUTIONS = {
+    "zeros": lambda rng, shape, scale, n, m: np.zeros(shape, np.float32),
+    "constant": lambda rng, shape, scale, n, m: np.full(shape, scale, np.float32),
+    "uniform": lambda rng, shape, scale, n, m: _uniform(rng, shape, scale),
+    "normal": lambda rng, shape, scale, n, m: _normal(rng, shape, scale),
+    "truncated_normal": lambda rng, shape, scale, n, m: _truncated_normal(rng, shape, scale),
+    # Glorot and Bengio 2010, eq. 16
+    "glorot_uniform": lambda rng, shape, scale, n, m: _uniform(rng, shape, scale * (6 / (n + m)) ** 0.5),
+    # He et al. 2015, "Delving deep into rectifiers", eq. 10
+    "he_normal": lambda rng, shape, scale, n, m: _normal(rng, shape, scale * (2 / n) ** 0.5),
+    # LeCun et al. 1998, appendix A: uniform in +-2.4 / fan-in
+    "lecun_1998": lambda rng, shape, scale, n, m: _uniform(rng, shape, scale * 2.4 / n),
+}
+
+zeros = Initializer("zeros")
+ones = Initializer("constant", 1.0)
+glorot_uniform = Initializer("glorot_uniform")
+he_normal = Initializer("he_normal")
+lecun_1998 = Initializer("lecun_1998")
+
+
+def constant(value: float) -> Initializer:
+    """Every weight the same."""
+    return Initializer("constant", value)
+
+
+def uniform(limit: float) -> Initializer:
+    """Uniform in [-limit, limit)."""
+    return Initializer("uniform", limit)
+
+
+def normal(deviation: float) -> Initializer:
+    """Normal with mean 0."""
+    return Initializer("normal", deviation)
+
+
+def truncated_normal(deviation: float) -> Initializer:
+    """Normal with mean 0, redrawn beyond two deviations; `deviation` is that before the cut."""
+    return Initializer("truncated_normal", deviation)
+
+
+# Draws inside a model
+
+
+def key32(*key: int | str) -> int:
+    """A signed 32-bit key for `bits`."""
+    return int(generator(*key).integers(-(2**31), 2**31))
+
+
+def bits(shape: Sequence[int | Tensor], key: int, step: Tensor) -> Tensor:
+    """Portable random 32-bit words: int32 of that shape, another draw for each `step` (an int32 scalar)."""
+    ops = keras.ops
+    count = prod(shape) if all(isinstance(n, int) for n in shape) else ops.prod(ops.stack(list(shape)))
+    index = ops.bitwise_xor(ops.arange(count, dtype="int32"), key)
+    return ops.reshape(_mix(_mix(index) + ops.cast(step, "int32")), shape)
+
+
+def keep(shape: Sequence[int | Tensor], rate: float, key: int, step: Tensor) -> Tensor:
+    """A boolean mask, False with probability `rate` (to the nearest 2^-24), compared in integers."""
+    return keras.ops.greater_equal(_shift(bits(shape, key, step), 8), round(rate * 2**24))
+
+
+def _mix(x: Tensor) -> Tensor:
+    xor = keras.ops.bitwise_xor
+    x = xor(x, _shift(x, 16)) * 0x7FEB352D
+    x = xor(x, _shift(x, 15)) * (0x846CA68B - 2**32)  # the same bits as a signed number
+    return xor(x, _shift(x, 16))
+
+
+def _shift(x: Tensor, n: int) -> Tensor:
+    """Shift right and fill with zeros: int32's own shift would copy the sign."""
+    return keras.ops.bitwise_and(keras.ops.right_shift(x, n), 2 ** (32 - n) - 1)

@@ -1,0 +1,78 @@
+"""Pictures with a label: the digits that scikit-learn ships, and the data sets of keras.datasets.
+
+Pixels are float32 in [0, 1], axes (n, h, w, c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from zoo import random
+from zoo._lazy import keras
+from zoo.errors import DataUnavailable, WrongConfiguration
+
+Shape = tuple[int, ...]
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+def digits(shape: Shape) -> dict[str, Pair]:
+    """1,797 handwritten digits (Alpaydin and Kaynak 1998, UCI), 8 x 8, scaled to `shape`; a fifth held out.
+
+    The split is fixed and stratified: the same examples are held out whatever the seed.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    x = fit(bunch.images[..., None] / np.float32(16), shape, "digits")
+    y = bunch.target.astype(np.int32)
+    held_out = np.zeros(len(y), bool)
+    for label in range(10):
+        where = np.flatnonzero(y == label)
+        held_out[random.generator("digits", label).permutation(where)[: round(len(where) / 5)]] = True
+    return {"train": (x[~held_out], y[~held_out]), "test": (x[held_out], y[held_out])}
+
+
+def keras_dataset(name: str) -> Callable[[Shape], dict[str, Pair]]:
+    """A data set of keras.datasets, downloaded on first use and kept where Keras keeps them."""
+
+    def load(shape: Shape) -> dict[str, Pair]:
+        try:
+            train, test = getattr(keras.datasets, name).load_data()
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            raise DataUnavailable(
+                f"{name}: {error}. It is downloaded on first use: connect to the network, or put the file into "
+                "~/.keras/datasets. `digits` needs no download."
+            ) from error
+
+        def prepare(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            x = x.reshape(*x.shape[:3], -1) / np.float32(255)
+            return fit(x, shape, name), y.reshape(-1).astype(np.int32)
+
+        return {"train": prepare(*train), "test": prepare(*test)}
+
+    return load
+
+
+def fit(x: np.ndarray, shape: Shape, name: str) -> np.ndarray:
+    """Images (n, h, w, c) at the size and channels of a model's input (h, w, c), by bilinear interpolation.
+
+    Grey becomes colour by repetition. Raises WrongConfiguration for a model that takes no images, or for
+    colour images where it takes grey.
+    """
+    from scipy import ndimage
+
+    if len(shape) != 3:
+        raise WrongConfiguration(f"{name} is made of images; the model takes examples of shape {shape}")
+    height, width, channels = shape
+    if x.shape[3] != channels:
+        if x.shape[3] != 1:
+            raise WrongConfiguration(
+                f"{name} has {x.shape[3]} channels, the model takes {channels}; build it with channels={x.shape[3]}"
+            )
+        x = np.repeat(x, channels, axis=3)
+    if x.shape[1:3] != (height, width):
+        zoom = (1, height / x.shape[1], width / x.shape[2], 1)
+        x = ndimage.zoom(x, zoom, order=1, mode="nearest", grid_mode=True)
+    return np.ascontiguousarray(x, np.float32)
