@@ -188,7 +188,7 @@ def use(name: str, *, device: str | None = None, threads: int | None = None) -> 
     threads one operation may use. Raises BackendError when the name is wrong, the framework is not
     installed, Keras already runs another, or the device is not there.
     """
-    name = _checked(name, "zoo.use")
+    name = checked(name, "zoo.use")
     if (running := _running()) not in (None, name):
         raise BackendError(
             f"zoo.use({name!r}): Keras already runs on {running} in this process and cannot change. "
@@ -216,9 +216,9 @@ def current() -> Backend:
 def settle() -> str:
     """Choose the framework if nothing has, so that `import keras` takes the one the zoo takes."""
     if running := _running():
-        return _checked(running, "Keras")
+        return checked(running, "Keras")
     if name := os.environ.get("KERAS_BACKEND"):
-        return _checked(name, "the variable KERAS_BACKEND")
+        return checked(name, "the variable KERAS_BACKEND")
     # Keras writes "tensorflow" into keras.json on its first import, asked or not: a framework named there
     # but not installed is no choice of the user's.
     name = _keras_json()
@@ -232,7 +232,7 @@ def settle() -> str:
 
 def load(name: str) -> Backend:
     """The module of one framework, whichever runs: it answers about the machine without Keras."""
-    return cast(Backend, importlib.import_module(f"zoo.backends.{_checked(name, 'zoo.backends.load')}"))
+    return cast(Backend, importlib.import_module(f"zoo.backends.{checked(name, 'zoo.backends.load')}"))
 
 
 def allowed(name: str, mode: str | None) -> str:
@@ -267,7 +267,8 @@ def _running() -> str | None:
     return keras.backend.backend() if keras is not None and hasattr(keras, "backend") else None
 
 
-def _checked(name: str, who: str) -> str:
+def checked(name: str, who: str) -> str:
+    """The framework's proper name. Raises BackendError, on behalf of `who`, unless it is installed here."""
     name = name.lower()
     if name not in NAMES:
         raise BackendError(f"{who}: no backend {name!r}; {nearest(name, NAMES)}")

@@ -152,10 +152,26 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "SGD": lambda s, decays: optax.chain(
         optax.add_decayed_weights(s["weight_decay"], decays), optax.sgd(s["learning_rate"])
     ),
-    "AdamW": lambda s, decays: optax.adamw(
-        s["learning_rate"], s["beta_1"], s["beta_2"], s["epsilon"], weight_decay=s["weight_decay"], mask=decays
+    "AdamW": lambda s, decays: optax.chain(
+        optax.scale_by_adam(s["beta_1"], s["beta_2"], s["epsilon"]),
+        optax.scale_by_schedule(_bias_correction_error(s["beta_1"], s["beta_2"])),
+        optax.add_decayed_weights(s["weight_decay"], decays),
+        optax.scale_by_learning_rate(s["learning_rate"]),
     ),
 }
+
+
+def _bias_correction_error(beta_1: float, beta_2: float) -> Callable[[jax.Array], jax.Array]:
+    """What optax's Adam update is to be multiplied by.
+
+    optax takes 1 - beta^t in float32, where 1 - 0.999 is 1.3e-5 too small: its first updates are 6e-6 too
+    large. Over 345 steps of LeNet-5 that moves the losses by 7e-6, against 5e-7 without.
+    """
+
+    def off(beta: float, step: jax.Array) -> jax.Array:
+        return (1 - beta**step) / -jnp.expm1(step * np.log(beta)) if beta else jnp.ones(())
+
+    return lambda count: off(beta_1, count + 1) / jnp.sqrt(off(beta_2, count + 1))
 
 
 def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> optax.GradientTransformation:

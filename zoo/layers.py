@@ -210,8 +210,8 @@ def l2(weight: float) -> Any:
 
 
 def _layers() -> Any:
-    """`zoo.keras_layers`, whose classes need Keras: imported with the first layer."""
-    return import_module("zoo.keras_layers")
+    """`zoo.keras_parts`, whose classes need Keras: imported with the first layer."""
+    return import_module("zoo.keras_parts")
 
 
 def _check_window(x: Tensor, size: int, padding: int, name: str) -> None:

@@ -43,6 +43,9 @@ class Optimizer(keras.optimizers.Optimizer):
         """Whether weight decay applies to this variable (see `exclude_from_weight_decay`)."""
         return self._use_weight_decay(variable)
 
+    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+        del variables  # each update step has it in its formula
+
     def settings(self) -> dict[str, Any]:
         """The arguments a native twin needs. Raises WrongConfiguration for what has no twin."""
         config = self.get_config()
@@ -52,7 +55,7 @@ class Optimizer(keras.optimizers.Optimizer):
                     f"{type(self).__name__}: {name}={config[name]!r} is for the keras engine; the native engine "
                     "has no twin of it. Leave it out, or train with engine='keras'."
                 )
-        return {**config, "learning_rate": self.rate, "weight_decay": self.weight_decay or 0.0}
+        return {**config, "learning_rate": self.rate, "weight_decay": self.weight_decay}
 
 
 # Settings of Keras's optimizer base that only Keras's own training step applies.
@@ -67,9 +70,6 @@ class SGD(Optimizer):
 
     def __init__(self, learning_rate: Any = 1e-3, *, weight_decay: float = 0.0, name: str = "sgd", **kwargs: Any):
         super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
-
-    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
-        del variables  # it belongs to the gradient, below
 
     def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         ops, dtype = keras.ops, variable.dtype
@@ -113,7 +113,8 @@ class AdamW(Optimizer):
         self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
         step_size = rate / _one_minus_power(self.beta_1, step)
         deviation = ops.sqrt(v) / ops.sqrt(_one_minus_power(self.beta_2, step)) + self.epsilon
-        self.assign_sub(variable, step_size * (m / deviation))
+        kept = variable * (1 - rate * self.weight_decay) if self.decays(variable) else variable
+        self.assign(variable, kept - step_size * (m / deviation))
 
     def get_config(self) -> dict[str, Any]:
         own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}

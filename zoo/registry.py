@@ -7,7 +7,6 @@ tests and the tables of the documentation.
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -65,7 +64,8 @@ class Card:
 
 
 _cards: dict[str, Card] = {}
-_aliases: dict[str, str] = {}
+_aliases: dict[str, str] = {}  # what people type, without its hyphens
+_families: set[str] = set()
 
 
 def register(
@@ -97,9 +97,10 @@ def register(
         fixed_input=fixed_input,
         **about,
     )
-    for alias in (name, family):
-        if alias:
-            _aliases[_plain(alias)] = name
+    _aliases[_plain(name)] = name
+    if family is not None:
+        _aliases[_plain(family)] = name
+        _families.add(family)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -111,7 +112,7 @@ def card(name: str) -> Card:
     """The card of a model, by its name or its family's. Raises UnknownModel, naming the nearest."""
     cards = _all()
     if not isinstance(name, str) or _plain(name) not in _aliases:
-        near = nearest(str(name), {*cards, *_aliases})
+        near = nearest(str(name), {*cards, *_families})
         raise UnknownModel(f"no model {str(name)!r}; {near}. `zoo list` shows all {len(cards)}.")
     return cards[_aliases[_plain(name)]]
 
@@ -135,14 +136,15 @@ def build(name: str, *, seed: int = 0, **changes: Any) -> keras.Model:
 
 def check(chosen: Card, changes: Mapping[str, Any]) -> None:
     """Raise WrongConfiguration unless these are arguments of the model, of the right kind."""
-    kinds = typing.get_type_hints(chosen.builder)
+    parameters = inspect.signature(chosen.builder).parameters
     for name, value in changes.items():
         if name not in chosen.arguments:
             raise WrongConfiguration(
                 f"{chosen.name} takes no argument {name!r}; {nearest(name, chosen.arguments)}. "
                 f"It takes: {', '.join(f'{k}={v!r}' for k, v in chosen.arguments.items())}"
             )
-        if (expected := _unfit(value, kinds[name])) is not None:
+        expected, fits = KINDS.get(str(parameters[name].annotation), ("", lambda _: True))
+        if not fits(value):
             raise WrongConfiguration(f"{chosen.name}: {name}={value!r}; expected {expected}")
 
 
@@ -178,18 +180,18 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def _unfit(value: Any, kind: Any) -> str | None:
-    """What was expected, if the value is not of an argument's kind. Every int of a builder is a size."""
-    if kind is int and not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return "an integer, 1 or more"
-    if kind is float and not (isinstance(value, int | float) and not isinstance(value, bool)):
-        return "a number"
-    if kind is str and not isinstance(value, str):
-        return "a string"
-    if kind is bool and not isinstance(value, bool):
-        return "True or False"
-    if typing.get_origin(kind) is tuple and not (
-        isinstance(value, tuple | list) and all(_unfit(v, int) is None for v in value)
-    ):
-        return "a tuple of integers, 1 or more each"
-    return None
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+# A builder argument's annotation -> what is expected of its value. Every integer of a builder is a size.
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("an integer, 1 or more", _whole),
+    "float": ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
+    "str": ("a string", lambda v: isinstance(v, str)),
+    "bool": ("True or False", lambda v: isinstance(v, bool)),
+    "tuple[int, ...]": (
+        "a tuple of integers, 1 or more each",
+        lambda v: isinstance(v, tuple | list) and all(map(_whole, v)),
+    ),
+}

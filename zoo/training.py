@@ -38,7 +38,9 @@ class Run:
     engine: str
     mode: str
     task: Task
+    batch_size: int
     seed: int
+    stepper: Engine = field(repr=False)  # goes on from here: more steps, predictions
     losses: list[float] = field(default_factory=list)  # one a step, before its update
     metrics: dict[str, float] = field(default_factory=dict)  # on held-out examples, after the last step
     history: list[dict[str, float]] = field(default_factory=list)  # the same after each epoch
@@ -96,7 +98,7 @@ def train(
 
     chosen = task if task is not None else known.task
     if isinstance(model, str):
-        model = registry.build(name, seed=seed, **_fitting(known, chosen))
+        model = registry.build(name, seed=seed, **fitting(known, chosen))
     data = _load(chosen, model.input_shape[1:], loss, validation)
     _check_fit(model, data)
     batch_size = batch_size or plan.batch_size
@@ -107,7 +109,7 @@ def train(
     optimizer = optimizer if optimizer is not None else plan.make_optimizer(schedule)
     runner = make_engine(engine, model, loss or data.loss, optimizer, mode)
 
-    run = Run(model, backend.NAME, engine, mode, data, seed)
+    run = Run(model, backend.NAME, engine, mode, data, batch_size, seed, runner)
     batches = (pair for epoch in count() for pair in data.batches(batch_size, seed, epoch))
     shown = progress if progress is not None else sys.stderr.isatty()
     with _bar(run, total, shown) as show, _interruptible() as stop:
@@ -118,7 +120,7 @@ def train(
         def on_step(value: Tensor) -> bool:
             losses.append(value)
             if len(losses) == 1:
-                _number(value)
+                number(value)
                 run.first_step_s = time.perf_counter() - start
             if watch:
                 watch(len(losses) - 1, value)
@@ -127,7 +129,7 @@ def train(
 
         def on_epoch() -> None:
             nonlocal paused
-            _number(losses[-1])  # wait for the steps under way
+            number(losses[-1])  # wait for the steps under way
             before = time.perf_counter()
             run.history.append(evaluate(runner, data))
             run.metrics = run.history[-1]
@@ -136,11 +138,11 @@ def train(
         runner.fit(batches, per_epoch, on_step, on_epoch)
         run.train_s = time.perf_counter() - start - paused
         run.interrupted = stop.is_set()
-    run.losses = [_number(value) for value in losses]
+    run.losses = [number(value) for value in losses]
     return run
 
 
-def _number(value: Tensor) -> float:
+def number(value: Tensor) -> float:
     """A scalar as a Python number, once it has been computed."""
     return float(keras.ops.convert_to_numpy(value))
 
@@ -209,6 +211,8 @@ class KerasEngine:
     """Keras's own `compile` and `fit`."""
 
     def __init__(self, model: keras.Model, loss: Any, optimizer: Any):
+        from zoo.keras_parts import LastValue
+
         self.model = model
         model.compile(optimizer=optimizer, loss=loss)
         # Keras reports the mean loss of the epoch so far; parity needs each step's. Keras offers no way to
@@ -238,21 +242,6 @@ class KerasEngine:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self.model.predict(x, batch_size=len(x), verbose=0)
-
-
-class LastValue(keras.metrics.Metric):
-    """A metric that is the last value it was given, not the mean."""
-
-    def __init__(self, name: str):
-        super().__init__(name=name)
-        self.value = self.add_variable(shape=(), initializer="zeros", name="value")
-
-    def update_state(self, value: Tensor, sample_weight: Any = None) -> None:
-        del sample_weight
-        self.value.assign(keras.ops.cast(value, self.value.dtype))
-
-    def result(self) -> Tensor:
-        return self.value + 0  # a copy: the variable itself will hold the next step's
 
 
 # name -> (as compile takes it, as a native step takes it)
@@ -294,7 +283,7 @@ def _fit_only(mode: str | None) -> str:
     return "fit"
 
 
-def _fitting(card: registry.Card, task: Any) -> dict[str, Any]:
+def fitting(card: registry.Card, task: Any) -> dict[str, Any]:
     """The builder's arguments that a task decides: classes, channels, the shape of an example."""
     if isinstance(task, str):
         _, source = tasks.source(task)
@@ -387,7 +376,7 @@ def _bar(run: Run, total: int, shown: bool) -> Iterator[Callable[[int, Tensor], 
             if now - last < 0.5 and step < total:
                 return
             last = now
-            facts = [f"loss {_number(loss):.4f}"]
+            facts = [f"loss {number(loss):.4f}"]
             facts += [f"{name} {value:.3f}" for name, value in run.metrics.items()]
             facts += [f"{step / (now - start):.0f} steps/s"]
             progress.update(bar, completed=step, facts=" · ".join(facts))

@@ -1,10 +1,10 @@
-"""LeNet-5 the TensorFlow way, without Keras: variables, tf.nn, and a step traced by tf.function.
+"""LeNet-5 the TensorFlow way, without Keras: variables, tf.nn and tf.function.
 
 LeCun et al. 1998, "Gradient-based learning applied to document recognition", as it is taught today:
 tanh, average pooling, every map of the first convolution connected to every map of the second.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -34,15 +34,15 @@ class LeNet5(tf.Module):
 
 
 class AdamW:
-    """Loshchilov and Hutter 2019, arXiv:1711.05101. Written out: TensorFlow's own optimizers live in Keras."""
+    """Loshchilov and Hutter 2019, arXiv:1711.05101. Written out: TensorFlow's optimizers are Keras's."""
 
     def __init__(self, variables: list[tf.Variable], learning_rate: float, weight_decay: float) -> None:
         self.variables, self.learning_rate, self.weight_decay = variables, learning_rate, weight_decay
         self.means = [tf.Variable(tf.zeros_like(v)) for v in variables]
         self.squares = [tf.Variable(tf.zeros_like(v)) for v in variables]
-        self.steps = tf.Variable(0.0, dtype=tf.float64)  # in float32, 1 - 0.999 is wrong in its fifth digit
+        self.steps = tf.Variable(tf.zeros((), tf.float64))  # in float32, 1 - 0.999 is wrong in digit 5
 
-    def apply(self, gradients: list[tf.Tensor]) -> None:
+    def apply(self, gradients: Sequence[tf.Tensor]) -> None:
         t = self.steps.assign_add(1.0)
         rate = tf.cast(self.learning_rate / (1.0 - BETA1**t), tf.float32)
         root = tf.cast(tf.sqrt(1.0 - BETA2**t), tf.float32)
@@ -67,7 +67,7 @@ def trainer(
     def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x)))
-        optimizer.apply(tape.gradient(loss, model.weights))
+        optimizer.apply(tape.gradient(loss, model.weights))  # pyright: ignore[reportArgumentType]
         return loss
 
     return step, lambda: [weight.numpy() for weight in model.weights]

@@ -71,23 +71,20 @@ def predictor(weights: Weights, *, mode: str = "eager") -> Callable[[Tensor], Te
 
 
 def load(weights: Weights) -> LeNet5:
-    """The zoo's arrays, turned: (h, w, in, out) is (out, in, h, w) here, (in, out) is (out, in)."""
+    """The zoo's (h, w, in, out) kernels are (out, in, h, w) here, its (in, out) ones (out, in)."""
     conv1, bias1, conv2, bias2, dense1, *rest = weights
-    dense1 = (
-        dense1.reshape(5, 5, 16, 120).transpose(2, 0, 1, 3).reshape(400, 120)
-    )  # rows (h, w, c) -> (c, h, w)
+    # Its rows stand for pixels, flattened from (h, w, c) there and from (c, h, w) here.
+    dense1 = dense1.reshape(5, 5, 16, 120).transpose(2, 0, 1, 3).reshape(400, 120)
     arrays = [conv1.transpose(3, 2, 0, 1), bias1, conv2.transpose(3, 2, 0, 1), bias2, dense1.T]
     arrays += [array.T for array in rest]
     model = LeNet5()
     model.load_state_dict({name: torch.tensor(a) for name, a in zip(model.state_dict(), arrays, strict=True)})
-    return model.to(memory_format=torch.channels_last)
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def read(model: LeNet5) -> Weights:
     conv1, bias1, conv2, bias2, dense1, *rest = (p.numpy(force=True) for p in model.parameters())
-    dense1 = (
-        dense1.reshape(120, 16, 5, 5).transpose(2, 3, 1, 0).reshape(400, 120)
-    )  # rows (c, h, w) -> (h, w, c)
+    dense1 = dense1.reshape(120, 16, 5, 5).transpose(2, 3, 1, 0).reshape(400, 120)
     arrays = [conv1.transpose(2, 3, 1, 0), bias1, conv2.transpose(2, 3, 1, 0), bias2, dense1]
     arrays += [array.T for array in rest]
-    return [np.array(array, order="C") for array in arrays]  # copies: the next step updates these in place
+    return [np.array(array, order="C") for array in arrays]  # copies: the next step updates in place

@@ -3,7 +3,7 @@
 In Linen, for the speed of its step: lenet5_flax.py says why.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -67,5 +67,5 @@ def load(weights: Weights) -> dict[str, dict[str, jax.Array]]:
     return {layer: {"kernel": jnp.array(kernel), "bias": jnp.array(bias)} for layer, kernel, bias in pairs}
 
 
-def read(params: dict[str, dict[str, jax.Array]]) -> Weights:
+def read(params: Mapping[str, Mapping[str, jax.Array]]) -> Weights:
     return [np.array(params[layer][name]) for layer in LAYERS for name in ("kernel", "bias")]

@@ -1,6 +1,6 @@
-"""A multilayer perceptron the TensorFlow way, without Keras: variables, tf.nn, a step traced by tf.function."""
+"""A multilayer perceptron the TensorFlow way, without Keras: variables, tf.nn and tf.function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -26,15 +26,15 @@ class MLP(tf.Module):
 
 
 class AdamW:
-    """Loshchilov and Hutter 2019, arXiv:1711.05101. Written out: TensorFlow's own optimizers live in Keras."""
+    """Loshchilov and Hutter 2019, arXiv:1711.05101. Written out: TensorFlow's optimizers are Keras's."""
 
     def __init__(self, variables: list[tf.Variable], learning_rate: float, weight_decay: float) -> None:
         self.variables, self.learning_rate, self.weight_decay = variables, learning_rate, weight_decay
         self.means = [tf.Variable(tf.zeros_like(v)) for v in variables]
         self.squares = [tf.Variable(tf.zeros_like(v)) for v in variables]
-        self.steps = tf.Variable(0.0, dtype=tf.float64)  # in float32, 1 - 0.999 is wrong in its fifth digit
+        self.steps = tf.Variable(tf.zeros((), tf.float64))  # in float32, 1 - 0.999 is wrong in digit 5
 
-    def apply(self, gradients: list[tf.Tensor]) -> None:
+    def apply(self, gradients: Sequence[tf.Tensor]) -> None:
         t = self.steps.assign_add(1.0)
         rate = tf.cast(self.learning_rate / (1.0 - BETA1**t), tf.float32)
         root = tf.cast(tf.sqrt(1.0 - BETA2**t), tf.float32)
@@ -59,7 +59,7 @@ def trainer(
     def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x)))
-        optimizer.apply(tape.gradient(loss, model.weights))
+        optimizer.apply(tape.gradient(loss, model.weights))  # pyright: ignore[reportArgumentType]
         return loss
 
     return step, lambda: [weight.numpy() for weight in model.weights]

@@ -59,14 +59,13 @@ def predictor(weights: Weights, *, mode: str = "eager") -> Callable[[Tensor], Te
 
 
 def load(weights: Weights) -> MLP:
-    """The zoo's (in, out) kernels are (out, in) here. One channel: its rows are already in (c, h, w) order."""
+    """The zoo's (in, out) kernels are (out, in) here. With one channel, (h, w, c) is (c, h, w)."""
     model = MLP()
-    model.load_state_dict(
-        {name: torch.tensor(w.T) for name, w in zip(model.state_dict(), weights, strict=True)}
-    )
+    arrays = [weight.T for weight in weights]
+    model.load_state_dict({name: torch.tensor(a) for name, a in zip(model.state_dict(), arrays, strict=True)})
     return model
 
 
 def read(model: MLP) -> Weights:
-    # Copies: the next step updates the parameters in place.
-    return [np.array(p.numpy(force=True).T, order="C") for p in model.parameters()]
+    arrays = [p.numpy(force=True).T for p in model.parameters()]
+    return [np.array(array, order="C") for array in arrays]  # copies: the next step updates in place

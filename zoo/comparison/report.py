@@ -25,6 +25,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from zoo.ladder import BOUNDS
+
 Number = float | None
 Record = dict[str, Any]  # what JSON calls an object: a result, a part of one, a chart's specification
 
@@ -37,9 +39,6 @@ PARITY = {
     "final_weights": "Final weights",
     "predictions": "Predictions that differ",
 }
-# How far apart two runs of a model may be. A model's own "bounds" come first: what a chaotic model
-# drifts from itself is no fault of a framework.
-BOUNDS = {"initial_weights": 0.0, "outputs": 1e-5, "losses": 1e-5}
 
 here = Path(__file__).parent
 escape = html.escape
@@ -207,7 +206,7 @@ def beyond(pair: Record, quantity: str, bounds: dict[str, float]) -> bool:
 
 
 def mark(kind: str, style: str, **encoding: Any) -> Record:
-    return {"mark": {"type": kind, "style": style, "clip": kind == "line"}, "encoding": encoding}
+    return {"mark": {"type": kind, "style": style, "clip": kind in ("line", "point")}, "encoding": encoding}
 
 
 def values(name: str, **more: Any) -> Record:
@@ -250,7 +249,7 @@ def loss_chart(runs: list[Run], points: int) -> Record:
 
 def breaks(runs: list[Run]) -> list[Record]:
     """A cross where losses stop being numbers: the line alone would end there without a word."""
-    rows = [
+    rows: list[Record] = [
         identity(run) | {"step": run.broken_at, "value": run.losses[run.broken_at - 2], "text": "NaN"}
         for run in runs
         if run.broken_at and run.broken_at > 1
@@ -302,7 +301,7 @@ def difference_chart(runs: list[Run], bound: float) -> Record:
 
 def line_chart(runs: list[Run], columns: list[list[Number]], every: int) -> Record:
     """A row a run, its values in a list, which is a third as long as a row a point."""
-    rows = [
+    rows: list[Record] = [
         identity(run)
         | {"step": [1 + every * i for i in range(len(column))]}
         | {"value": [None if value is None else float(f"{value:.9g}") for value in column]}
@@ -342,7 +341,7 @@ def bar_chart(
     runs: list[Run], what: str, length: str, form: Callable[[Number], str], *over: Record
 ) -> Record:
     """A bar a run, its name and its number above it, and `over` drawn on it."""
-    rows = [
+    rows: list[Record] = [
         identity(run)
         | {name: getattr(run, name) for name in ("step_ms", "first_step_s", "compile_s", "peak_mb")}
         | dict(zip(("low", "high"), run.step_ms_quartiles, strict=True))
@@ -373,16 +372,17 @@ def section(model: Record, result: Record) -> str:
     runs = read_runs(row for row in result["runs"] if row["model"] == model["name"])
     finished = [run for run in runs if not run.error]
     pairs = [pair for pair in result["differences"] if pair["model"] == model["name"]]
+    # A model may bring bounds of its own: what a chaotic one drifts from itself is no framework's fault.
     bounds = BOUNDS | (model.get("bounds") or {})
     first, *rest = finding(runs, pairs, bounds)
     title = f"model{result['models'].index(model)}"
     # The whole page draws some 20,000 points a chart at most: a long training must not make it heavy.
     points = min(600, 20_000 // max(1, len(result["runs"])))
     return f"""<section class="model" aria-labelledby="{title}">
-<h2 id="{title}">{escape(model["name"])}: {escape(first)}</h2>
-<p class="lead">{escape(" ".join(rest))}</p>
+<h2 id="{title}">{escape(model["name"])}: {prose(first)}</h2>
+<p class="lead">{prose(" ".join(rest))}</p>
 {facts(model)}
-{legend(finished)}
+{legend(finished) if finished else ""}
 <div class="figures">{"".join(figures(finished, bounds["losses"], points))}</div>
 <h3>Runs</h3>
 {runs_table(runs)}
@@ -391,6 +391,11 @@ def section(model: Record, result: Record) -> str:
 <h3>One definition, and the loops that trained it</h3>
 {code(model, finished)}
 </section>"""
+
+
+def prose(text: str) -> str:
+    """Text in which no line ends inside a number such as 4.6e-7."""
+    return re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', escape(text))
 
 
 def facts(model: Record) -> str:
@@ -482,7 +487,7 @@ def parity_table(runs: list[Run], pairs: list[Record], bounds: dict[str, float])
     header = ["Pair", *PARITY.values(), "First layer to differ"]
     rows = []
     for pair in pairs:
-        a, b = (escape(names.get(pair[side], pair[side])) for side in "ab")
+        a, b = (escape(names.get(pair[side], str(pair[side]))) for side in "ab")
         cells = "".join(parity_cell(pair, quantity, bounds) for quantity in PARITY)
         layer = pair.get("first_layer")
         where = f"{layer['layer']}, by {scientific(layer['difference'])}" if layer else "–"
@@ -509,7 +514,7 @@ def table(note: str, header: list[str], rows: list[str]) -> str:
     """A table in a box of its own, which scrolls where the page is too narrow."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"""<p class="note">{escape(note)}</p>
+    return f"""<p class="note">{prose(note)}</p>
 <div class="scroll" tabindex="0" role="region" aria-label="{escape(header[0])}s"><table>
 <thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"""
 
@@ -643,7 +648,8 @@ def finite(value: Any) -> Any:
 @cache
 def library() -> str:
     """Vega, Vega-Lite and vega-embed; made in two seconds, once."""
-    return re.sub("<(/script|!--)", r"\\x3c\1", vl_convert.javascript_bundle(), flags=re.IGNORECASE)
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return re.sub("<(/script|!--)", r"\\x3c\1", bundle, flags=re.IGNORECASE)
 
 
 def policy(scripts: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""The Keras layers behind `zoo.layers`: one for each thing that owns weights, state or a framework's operation.
+"""What the zoo adds to Keras: a layer for each thing that owns weights, state or a framework's operation.
 
 Initial weights are drawn by (seed, layer name, weight name), see `zoo.random`; the arithmetic is that of
 `zoo.backends`. Every layer can be cloned, and saved in a `.keras` file.
@@ -321,3 +321,18 @@ class Parameter(Layer):
     def compute_output_shape(self, shape: Shape) -> Shape:
         del shape
         return self.shape
+
+
+class LastValue(keras.metrics.Metric):
+    """A metric that is the last value it was given, not the mean: how the keras engine reports each step's loss."""
+
+    def __init__(self, name: str):
+        super().__init__(name=name)
+        self.value = self.add_variable(shape=(), initializer="zeros", name="value")
+
+    def update_state(self, value: Tensor, sample_weight: Any = None) -> None:
+        del sample_weight
+        self.value.assign(keras.ops.cast(value, self.value.dtype))
+
+    def result(self) -> Tensor:
+        return self.value + 0  # a copy: the variable itself will hold the next step's

@@ -1,0 +1,35 @@
+"""One framework a test process: KERAS_BACKEND's, else the first installed, on one thread."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before anything imports TensorFlow
+
+import zoo
+from zoo import backends
+from zoo._lazy import keras
+
+zoo.use(os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch"), threads=1)
+
+
+def numpy(value: Any) -> np.ndarray:
+    """A tensor or variable of whichever framework runs, as NumPy."""
+    return np.asarray(keras.ops.convert_to_numpy(value))
+
+
+def python(code: str, **environment: str | None) -> str:
+    """What a fresh interpreter prints; None removes a variable of its environment."""
+    variables = {**os.environ, **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={name: value for name, value in variables.items() if value is not None},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

@@ -1,0 +1,52 @@
+"""The wheel and the editable install, each in a clean environment, used from another folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.package
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def use_it(python: Path, folder: Path) -> None:
+    """What a stranger does first, in a folder that is not the repository."""
+    run(python, "-m", "pip", "install", "-q", "torch", "-c", ROOT / "constraints.txt", cwd=folder)
+    script = (
+        "import zoo, zoo.peers.lenet5_torch; model = zoo.build('lenet5'); "
+        "print(model.count_params(), zoo.backends.current().__name__)"
+    )
+    assert run(python, "-c", script, cwd=folder).split() == ["61706", "zoo.backends.torch"]
+    assert "lenet5-1998" in run(python.with_name("zoo"), "list", cwd=folder)
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    return tmp_path / "venv" / "bin" / "python"
+
+
+def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None:
+    run(sys.executable, "-m", "build", "-q", "--wheel", "--outdir", tmp_path, ROOT, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    shipped = {"zoo/backends/jax.py", "zoo/peers/lenet5_flax.py", "zoo/comparison/report.html", "zoo/py.typed"}
+    assert shipped <= set(names)
+    assert {name.split("/")[0] for name in names} == {"zoo", f"keras_zoo_parity-{wheel.name.split('-')[1]}.dist-info"}
+    run(python, "-m", "pip", "install", "-q", wheel, "-c", ROOT / "constraints.txt", cwd=tmp_path)
+    use_it(python, tmp_path)
+
+
+def test_the_editable_install_works_in_another_folder(python: Path, tmp_path: Path) -> None:
+    run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "-e", ROOT, cwd=tmp_path)
+    use_it(python, tmp_path)

@@ -1,0 +1,282 @@
+"""The command line: `zoo list`, `info`, `train`, `compare`, `bench`, `doctor`.
+
+Exit status: 0 done, 1 the command could not do its work (a wrong name, nothing installed), 2 wrong usage,
+3 a comparison in which a run failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.errors import ZooError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+app = typer.Typer(
+    help="Classic deep-learning models, written once, with the same numbers on PyTorch, TensorFlow and JAX.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="A model's name; `zoo list` shows them.")]
+BackendOption = Annotated[str | None, typer.Option("--backend", "-b", help="torch, tensorflow or jax.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda:0, mps ...; `zoo doctor` lists them.")]
+ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of each framework.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Training steps; overrides --epochs.")]
+EpochsOption = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
+BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Examples in a step.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")]
+TaskOption = Annotated[str | None, typer.Option(help="digits, mnist ...; the model's own by default.")]
+
+
+def main() -> None:
+    """Run the command line; errors of the zoo are one line on standard error and exit status 1."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every process otherwise
+    try:
+        app()
+    except ZooError as error:
+        print(f"zoo: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command("list")
+def list_(pattern: Annotated[str, typer.Argument(help='A shell pattern, e.g. "vit*".')] = "*") -> None:
+    """The models, with their exact number of parameters."""
+    from zoo import registry
+
+    table = _table("model", "parameters>", "input>", "year>", "idea")
+    for name in registry.list_models(pattern):
+        card = registry.card(name)
+        shape = " x ".join(map(str, card.input))
+        table.add_row(name, f"{card.parameters:,}", shape, str(card.year), card.idea)
+    _console().print(table)
+
+
+@app.command()
+def info(model: Model) -> None:
+    """A model's card, its arguments, and its layers with their shapes and parameters."""
+    from zoo import registry
+
+    card = registry.card(model)
+    console = _console()
+    console.print(f"[bold]{card.name}[/]  {card.idea}\n{card.paper}\n{card.url}\n")
+    arguments = ", ".join(f"{name}={value!r}" for name, value in card.arguments.items()) or "none"
+    console.print(f"arguments: {arguments}", markup=False)
+    console.print(
+        f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds an example; "
+        f"task {card.task}, recipe {card.recipe}\n",
+        highlight=False,
+    )
+    table = _table("layer", "kind", "output", "parameters>")
+    for layer in registry.build(card.name).operations:
+        count = layer.count_params() if hasattr(layer, "count_params") else 0
+        shape = ", ".join("b" if n is None else str(n) for n in layer.output.shape)
+        table.add_row(layer.name, type(layer).__name__, f"({shape})", f"{count:,}" if count else "")
+    console.print(table)
+
+
+@app.command()
+def train(
+    model: Model,
+    task: TaskOption = None,
+    backend: BackendOption = None,
+    engine: Annotated[str, typer.Option(help="native or keras.")] = "native",
+    mode: Annotated[str | None, typer.Option(help="How the native engine runs.")] = None,
+    epochs: EpochsOption = None,
+    steps: StepsOption = None,
+    batch_size: BatchOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Train a model and print what came of it."""
+    from zoo import backends, registry
+
+    registry.card(model)
+    backends.use(backend or backends.settle(), device=device, threads=threads)
+    from zoo.training import train
+
+    run = train(
+        model,
+        task,
+        engine=engine,
+        mode=mode,
+        epochs=epochs,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    metrics = "".join(f", {name} {value:.4f}" for name, value in run.metrics.items())
+    print(
+        f"{run.model.name} on {run.task.name}, {run.backend} {run.engine} ({run.mode}): "
+        f"{len(run.losses)} steps in {run.train_s:.1f} s, loss {run.losses[-1]:.4f}{metrics}"
+        + (" (interrupted)" if run.interrupted else "")
+    )
+
+
+@app.command()
+def compare(
+    models: Annotated[list[str], typer.Argument(help="Models' names; `zoo list` shows them.")],
+    task: TaskOption = None,
+    backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
+    engines: Annotated[str, typer.Option(help="Comma-separated.")] = "keras,native",
+    modes: Annotated[str | None, typer.Option(help="Comma-separated: further ways for the native engine.")] = None,
+    epochs: EpochsOption = None,
+    steps: StepsOption = None,
+    batch_size: BatchOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of result.json and report.html.")] = Path("zoo-report"),
+) -> None:
+    """Train models on every framework, by both engines, and show them side by side."""
+    from zoo.comparison import compare
+    from zoo.comparison.terminal import live
+
+    console = _console()
+    with live(console) as show:
+        result = compare(
+            *models,
+            task=task,
+            backends=_split(backends),
+            engines=_split(engines) or (),
+            modes=_split(modes),
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            device=device,
+            threads=threads,
+            out=out,
+            show=show,
+        )
+    from zoo.comparison.terminal import summary
+
+    summary(result, console)
+    console.print(f"Report: {out / 'report.html'}", highlight=False)
+    if any(run["error"] for run in result.runs):
+        raise typer.Exit(3)
+
+
+@app.command()
+def bench(
+    models: Annotated[list[str], typer.Argument(help="Models' names; `zoo list` shows them.")],
+    train: Annotated[bool, typer.Option("--train", help="Only training steps.")] = False,
+    infer: Annotated[bool, typer.Option("--infer", help="Only inference.")] = False,
+    backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
+    batch_size: BatchOption = None,
+    threads: ThreadsOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Time the zoo's step beside plain torch, Flax, tf.function, and Keras's own fit."""
+    from zoo.benchmarks import bench
+
+    console = _console()
+    chosen = [name for name, asked in {"train": train, "infer": infer}.items() if asked or train == infer]
+    with console.status("starting") as status:
+        rows = bench(
+            *models,
+            what=chosen,
+            backends=_split(backends),
+            batch_size=batch_size,
+            threads=threads,
+            show=status.update,
+        )
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for model, kind in dict.fromkeys((row["model"], row["what"]) for row in rows):
+            own = [row for row in rows if (row["model"], row["what"]) == (model, kind)]
+            table = _table("contestant", "step>", "quartiles>", "compile>", "peak>", "ratio>")
+            for row in own:
+                table.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
+            console.print(f"\n[bold]{model}, {kind}[/], batch {own[0]['batch_size']}, {own[0]['threads']} threads")
+            console.print(table)
+            if losses := [row["loss"] for row in own if row.get("loss") is not None]:
+                console.print(
+                    f"Loss after the same steps: {losses[0]:.5f}, all within {max(losses) - min(losses):.0e}",
+                    highlight=False,
+                )
+        for row in rows:
+            if row["error"]:
+                console.print(f"{row['backend']} {row['contestant']} failed: {row['error']}", highlight=False)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(3)
+
+
+def _bench_figures(row: dict[str, Any]) -> list[str]:
+    if row["error"]:
+        return ["failed"]
+    low, high = row["step_ms_quartiles"]
+    return [
+        f"{row['step_ms']:.2f} ms",
+        f"{low:.2f}-{high:.2f}",
+        f"{row['compile_s']:.1f} s",
+        f"{row['peak_mb']:,.0f} MB",
+        "" if row["ratio"] is None else f"{row['ratio']:.2f}",
+    ]
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """What each framework finds on this machine, and what to install where something is missing."""
+    from zoo import machine
+
+    here, found = machine.environment(), machine.frameworks()
+    if as_json:
+        print(json.dumps({"environment": here, "frameworks": found}, indent=1))
+        return
+    console = _console()
+    console.print(
+        f"{here['platform']}, Python {here['python']}\n{here['processor']}, {here['cores']} cores, "
+        f"{here['memory_gb']} GB",
+        highlight=False,
+    )
+    table = _table("framework", "version", "device", "kind", "memory>", "threads>", "native modes")
+    for name, facts in found.items():
+        if "error" in facts:
+            table.add_row(name, facts["error"])
+            continue
+        for i, device in enumerate(facts["devices"]):
+            memory = device["memory_bytes"]
+            table.add_row(
+                *((name, facts["version"]) if i == 0 else ("", "")),
+                device["name"],
+                device["kind"],
+                f"{memory / 2**30:.1f} GB" if memory else "host",
+                str(facts["threads"]) if i == 0 else "",
+                ", ".join(facts["modes"]) if i == 0 else "",
+            )
+    console.print(table)
+
+
+def _split(names: str | None) -> list[str] | None:
+    return [name.strip() for name in names.split(",") if name.strip()] if names else None
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _table(*headings: str) -> Table:
+    """A table; a heading that ends in > is of numbers, set to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        numbers = heading.endswith(">")
+        table.add_column(heading.rstrip(">"), justify="right" if numbers else "left", no_wrap=numbers)
+    return table

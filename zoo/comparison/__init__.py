@@ -1,0 +1,306 @@
+"""`zoo compare`: the same training run on every framework, by both engines, side by side.
+
+The orchestrator here imports no framework. It starts one process for each (model, framework, engine,
+mode), trains in them one after another so that none steals another's time, then asks all of them in turn,
+round after round, for the time of a step. A run that dies becomes a row that says so.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import numpy as np
+
+from zoo import backends, ladder, machine, registry, tasks
+from zoo.errors import UnknownName, WrongConfiguration, ZooError, nearest
+from zoo.recipes import recipe
+
+Record = dict[str, Any]  # a JSON object: docs/result.md describes them
+ENGINES = ("keras", "native")
+ROUNDS = 7  # of timing, each SECONDS long
+SECONDS = 0.4
+
+
+class Comparison(dict[str, Any]):
+    """The result as docs/result.md describes it; in a notebook it shows its report."""
+
+    @property
+    def runs(self) -> list[Record]:
+        """One a process: losses, metrics, times."""
+        return self["runs"]
+
+    @property
+    def differences(self) -> list[Record]:
+        """One a pair of runs of the same model."""
+        return self["differences"]
+
+    def __repr__(self) -> str:
+        failed = sum(bool(run["error"]) for run in self.runs)
+        return f"<Comparison of {', '.join(m['name'] for m in self['models'])}: {len(self.runs)} runs, {failed} failed>"
+
+    def _repr_html_(self) -> str:
+        from zoo.comparison.report import iframe
+
+        return iframe(self)
+
+
+def compare(
+    *models: str,
+    task: str | None = None,
+    backends: Sequence[str] | None = None,
+    engines: Sequence[str] = ENGINES,
+    modes: Sequence[str] | None = None,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str | None = None,
+    out: str | Path | None = "zoo-report",
+    show: Callable[[list[Record]], None] | None = None,
+) -> Comparison:
+    """Train models on every framework, side by side, and measure where and how much they differ.
+
+    `backends` are those installed unless named; `modes` further ways for the native engine to run
+    (`zoo.backends.MODES`), its default otherwise; `threads` the CPU threads of each process. Writes
+    result.json and report.html into `out` (None: nowhere) and returns the result. `show` is called with the
+    rows whenever one changes.
+
+    Raises ZooError's kinds for a wrong name before any process is started. What goes wrong in a run becomes
+    its `error`.
+    """
+    cards = [registry.card(name) for name in models]
+    if not cards:
+        raise WrongConfiguration("compare: no model given; `zoo list` shows them")
+    if task is not None:
+        tasks.source(task)
+    rows = [
+        {"model": card.name, **choice, "error": None, "status": "waiting"}
+        for card in cards
+        for choice in choices(backends, engines, modes)
+    ]
+    settings = {
+        "task": task, "epochs": epochs, "steps": steps, "batch_size": batch_size, "seed": seed,
+        "threads": threads or machine.cores(), "device": device,
+    }  # fmt: skip
+    show = show or (lambda rows: None)
+    models_, differences = [], []
+    with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
+        for card in cards:
+            own = [row for row in rows if row["model"] == card.name]
+            folders = [Path(scratch, f"{card.name}-{i}") for i in range(len(own))]
+            _measure(own, folders, settings, lambda: show(rows))
+            differences += _differences(own, folders)
+            models_.append(_describe(card, own, task, seed))
+    for row in rows:
+        del row["status"]
+    environment = {
+        **machine.environment(),
+        "threads": settings["threads"],
+        "devices": {row["backend"]: row["device"] for row in rows if row.get("device")},
+    }
+    from zoo import __version__
+
+    result = Comparison(
+        zoo=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        models=models_,
+        runs=rows,
+        differences=differences,
+        environment=environment,
+    )
+    if out is not None:
+        from zoo.comparison.report import save
+
+        save(result, Path(out))
+    return result
+
+
+def choices(
+    names: Sequence[str] | None, engines: Sequence[str], modes: Sequence[str] | None
+) -> list[dict[str, str]]:
+    """The (backend, engine, mode) to run. Raises BackendError or UnknownName for what there is not."""
+    names = [backends.checked(name, "compare") for name in names or backends.installed()]
+    if not names:
+        raise backends.BackendError('no framework is installed; pip install "keras-zoo-parity[all]" brings all')
+    for engine in engines:
+        if engine not in ENGINES:
+            raise UnknownName(f"no engine {engine!r}; {nearest(engine, ENGINES)}")
+    every = {mode for name in names for mode in backends.MODES[name]}
+    for mode in modes or ():
+        if mode not in every:
+            raise backends.BackendError(f"no mode {mode!r} on {', '.join(names)}; {nearest(mode, every)}")
+    found = []
+    for name, engine in itertools.product(names, engines):
+        own = ["fit"] if engine == "keras" else [m for m in backends.MODES[name] if not modes or m in modes]
+        found += [{"backend": name, "engine": engine, "mode": m} for m in (own if modes else own[:1])]
+    return found
+
+
+class Worker:
+    """A process that trains and times one run, see `zoo.comparison.worker`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir()
+        self.errors = (folder / "stderr").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "zoo.comparison.worker", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=machine.quiet(),
+        )
+
+    def ask(self, do: str, **arguments: Any) -> Iterator[Record]:
+        """Send a command and yield its answers up to the last. Raises WorkerDied, saying of what."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise WorkerDied(self.last_words()) from None
+        for line in self.process.stdout:
+            answer = json.loads(line)
+            yield answer
+            if answer["event"] in ("trained", "timed"):
+                return
+        raise WorkerDied(self.last_words())
+
+    def last_words(self) -> str:
+        """What the process died of, in a line."""
+        status = self.process.wait()
+        if status == -9:
+            return "killed by the system, most likely out of memory"
+        self.errors.seek(0)
+        return machine.last_words(self.errors.read()) or f"ended with status {status}"
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+
+class WorkerDied(ZooError):
+    """A run's process ended before it had answered."""
+
+
+def _measure(rows: list[Record], folders: list[Path], settings: Record, changed: Callable[[], None]) -> None:
+    """Train every row in a process of its own, one after another, then time them all in turn."""
+    with ExitStack() as stack:
+        workers = []
+        for row, folder in zip(rows, folders, strict=True):
+            worker = Worker(folder)
+            stack.callback(worker.close)
+            workers.append(worker)
+            row["status"] = "starting"
+            changed()
+            try:
+                _train(row, worker, settings, changed)
+            except WorkerDied as error:
+                row |= {"error": str(error), "status": "failed"}
+            changed()
+        alive = [(row, worker) for row, worker in zip(rows, workers, strict=True) if not row["error"]]
+        times: dict[int, list[float]] = {id(row): [] for row in rows}
+        for round_ in range(ROUNDS):
+            for row, worker in alive:
+                row["status"] = f"timing {round_ + 1}/{ROUNDS}"
+                changed()
+                guess = times[id(row)][-1] if times[id(row)] else 1e3 * row["train_s"] / row["steps"]
+                count = max(5, min(1000, round(SECONDS * 1e3 / guess)))
+                try:
+                    *_, answer = worker.ask("time", steps=count)
+                    times[id(row)].append(answer["ms"])
+                except WorkerDied as error:
+                    row |= {"error": str(error), "status": "failed"}
+            alive = [(row, worker) for row, worker in alive if not row["error"]]
+        for row, _ in alive:
+            row |= _timings(times[id(row)], row) | {"status": "done"}
+        changed()
+
+
+def _train(row: Record, worker: Worker, settings: Record, changed: Callable[[], None]) -> None:
+    run = {key: row[key] for key in ("model", "backend", "engine")}
+    mode = None if row["engine"] == "keras" else row["mode"]
+    for answer in worker.ask("train", **run, mode=mode, **settings):
+        if answer["event"] == "step":
+            row["status"] = f"step {answer['step']}, loss {answer['loss']:.4f}"
+        elif answer["event"] == "trained":
+            row |= {**answer, "status": "trained"}
+            del row["event"]
+        changed()
+
+
+def _timings(times: list[float], row: Record) -> Record:
+    """Times of a step in milliseconds, one a round: what they say in all. The first round warms up."""
+    low, middle, high = quantiles(times[1:], n=4, method="inclusive")
+    return {
+        "step_ms": middle,
+        "step_ms_quartiles": [low, high],
+        "examples_per_second": row["batch_size"] / middle * 1e3,
+        "compile_s": max(0.0, row["first_step_s"] - median(times[1:]) / 1e3),
+    }
+
+
+def _differences(rows: list[Record], folders: list[Path]) -> list[Record]:
+    """Every pair of runs that ended well."""
+    done = [(row, folder) for row, folder in zip(rows, folders, strict=True) if not row["error"]]
+    return [_difference(*a, *b) for a, b in itertools.combinations(done, 2)]
+
+
+def _difference(a: Record, folder_a: Path, b: Record, folder_b: Path) -> Record:
+    outputs_a, outputs_b = (dict(np.load(folder / "outputs.npz")) for folder in (folder_a, folder_b))
+    last = next(reversed(outputs_a))
+    predictions = [np.load(folder / "predictions.npz")["predictions"] for folder in (folder_a, folder_b)]
+    return {
+        "model": a["model"],
+        "a": _name(a),
+        "b": _name(b),
+        "initial_weights": _largest(folder_a, folder_b, "initial_weights"),
+        "outputs": ladder.difference(outputs_a[last], outputs_b[last]),
+        "losses": float(np.max(np.abs(np.subtract(a["losses"], b["losses"])))),
+        "final_weights": _largest(folder_a, folder_b, "final_weights"),
+        "predictions": int((predictions[0] != predictions[1]).sum()),
+        "first_layer": ladder.first_difference(outputs_a, outputs_b),
+    }
+
+
+def _largest(folder_a: Path, folder_b: Path, name: str) -> float:
+    """The largest absolute difference between the weights of two runs."""
+    from safetensors.numpy import load_file
+
+    a, b = (load_file(folder / f"{name}.safetensors") for folder in (folder_a, folder_b))
+    if a.keys() != b.keys():
+        return float("inf")
+    return max(float(np.abs(np.subtract(a[k], b[k], dtype=np.float64)).max(initial=0)) for k in a)
+
+
+def _name(row: Record) -> str:
+    return f"{row['backend']}/{row['engine']}/{row['mode']}"
+
+
+def _describe(card: registry.Card, rows: list[Record], task: str | None, seed: int) -> Record:
+    plan = recipe(card.recipe)
+    done: Record = next((row for row in rows if not row["error"]), {})
+    steps = done.get("steps")
+    return {
+        **{key: getattr(card, key) for key in ("name", "paper", "url", "idea", "parameters", "multiply_adds")},
+        "task": task or card.task,
+        "metric": next(iter(done.get("metrics", {})), None),
+        "seed": seed,
+        "recipe": {"optimizer": str(plan), "batch_size": done.get("batch_size"), "steps": steps},
+        "definition": {"file": f"zoo/models/{card.file.name}", "code": inspect.getsource(card.builder)},
+    }

@@ -1,0 +1,102 @@
+"""The comparison on the terminal: rows that fill while it runs, and what they say at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.live import Live
+from rich.table import Table
+
+from zoo.ladder import BOUNDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Record = dict[str, Any]
+
+
+@contextmanager
+def live(console: Console) -> Iterator[Callable[[list[Record]], None]]:
+    """Shows the rows as they change on a terminal; elsewhere a line as each run ends."""
+    if not console.is_terminal:
+        told: set[int] = set()
+
+        def tell(rows: list[Record]) -> None:
+            for row in rows:
+                if id(row) not in told and row["status"] in ("trained", "failed"):
+                    told.add(id(row))
+                    console.print(f"{_name(row)}: {row['error'] or _state(row)}", highlight=False, markup=False)
+
+        yield tell
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as display:
+        yield lambda rows: display.update(_table(rows), refresh=True)
+
+
+def summary(result: Record, console: Console) -> None:
+    """The rows, and for each model how far apart its runs are."""
+    console.print(_table(result["runs"]))
+    for row in result["runs"]:
+        if row["error"]:
+            console.print(f"{_name(row)} failed: {row['error']}", highlight=False, markup=False)
+    for model in result["models"]:
+        pairs = [d for d in result["differences"] if d["model"] == model["name"]]
+        if not pairs:
+            continue
+        worst = {key: max(d[key] for d in pairs) for key in ("initial_weights", "outputs", "losses", "predictions")}
+        weights = "bit-equal" if worst["initial_weights"] == 0 else f"{worst['initial_weights']:.1e} apart"
+        console.print(
+            f"{model['name']}, {len(pairs)} pairs: initial weights {weights}, outputs within "
+            f"{worst['outputs']:.1e}, losses within {worst['losses']:.1e} at every step, "
+            f"at most {worst['predictions']} predictions differ",
+            highlight=False,
+        )
+        for pair in pairs:
+            if pair["first_layer"]:
+                layer, gap = pair["first_layer"]["layer"], pair["first_layer"]["difference"]
+                console.print(
+                    f"  {pair['a']} and {pair['b']} part at {layer}: {gap:.1e}, bound {BOUNDS['outputs']:.0e}",
+                    highlight=False,
+                )
+
+
+def _table(rows: list[Record]) -> Table:
+    several = len({row["model"] for row in rows}) > 1
+    metric = next((name for row in rows for name in row.get("metrics", {})), "metric")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run")
+    for heading in ("loss", metric, "first step", "step", "examples/s", "peak"):
+        table.add_column(heading, justify="right", no_wrap=heading != "first step")
+    table.add_column("")
+    for row in rows:
+        run = " ".join(row[key] for key in ("backend", "engine", "mode") if row[key] != "fit")
+        table.add_row(f"{row['model']} {run}" if several else run, *_figures(row), _state(row))
+    return table
+
+
+def _figures(row: Record) -> Iterator[str]:
+    if "losses" not in row:
+        yield from [""] * 6
+        return
+    yield f"{row['losses'][-1]:.4f}"
+    yield ", ".join(f"{value:.4f}" for value in row["metrics"].values())
+    yield f"{row['first_step_s']:.2f} s"
+    yield f"{row['step_ms']:.2f} ms" if "step_ms" in row else ""
+    yield f"{row['examples_per_second']:,.0f}" if "step_ms" in row else ""
+    yield f"{row['peak_mb']:,.0f} MB"
+
+
+def _state(row: Record) -> str:
+    if row["error"]:
+        return "failed"
+    if row.get("status") == "trained":
+        return f"trained {row['steps']} steps in {row['train_s']:.1f} s"
+    status = row.get("status", "")
+    return "" if status == "done" else status
+
+
+def _name(row: Record) -> str:
+    return f"{row['model']} {row['backend']}/{row['engine']}/{row['mode']}"

@@ -1,0 +1,120 @@
+"""One run of a comparison, in a process of its own: `python -m zoo.comparison.worker FOLDER`.
+
+Reads commands as JSON lines, answers with JSON lines. It imports one framework; the orchestrator none.
+
+    {"do": "train", ...}   trains; {"event": "step", ...} now and then, at the end {"event": "trained", ...}
+    {"do": "time", "steps": n}   n more steps on one batch: {"event": "timed", "ms": a step}
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from zoo import backends, ladder, registry, tasks, training
+from zoo._lazy import keras
+
+
+class Worker:
+    """Holds the trained run between commands, so that timings can be repeated."""
+
+    def __init__(self, folder: Path, answers: TextIO):
+        self.folder, self.answers = folder, answers
+
+    def tell(self, event: str, **facts: Any) -> None:
+        print(json.dumps({"event": event, **facts}), file=self.answers, flush=True)
+
+    def train(
+        self,
+        *,
+        model: str,
+        backend: str,
+        engine: str,
+        mode: str | None,
+        threads: int | None,
+        device: str | None,
+        **arguments: Any,
+    ) -> None:
+        backends.use(backend, threads=threads, device=device)
+        current = backends.current()
+        card = registry.card(model)
+        task = arguments.pop("task") or card.task
+        seed = arguments["seed"]
+        built = registry.build(model, seed=seed, **training.fitting(card, task))
+        save_file(_weights(built), self.folder / "initial_weights.safetensors")
+        sample = tasks.load(task, built.input_shape[1:]).train[0][:16]
+        outputs = ladder.layer_outputs(built, sample)
+        np.savez(self.folder / "outputs.npz", **outputs)  # keeps the layers in order
+        last = 0.0
+
+        def watch(step: int, loss: Any) -> None:
+            nonlocal last
+            if time.perf_counter() - last > 0.2:
+                last = time.perf_counter()
+                self.tell("step", step=step + 1, loss=training.number(loss))
+
+        run = training.train(
+            built, task, engine=engine, mode=mode, progress=False, watch=watch, **arguments
+        )
+        peak = current.peak_memory()
+        save_file(_weights(run.model), self.folder / "final_weights.safetensors")
+        held_out, _ = run.task.test or run.task.train
+        logits = run.stepper.predict(held_out)
+        np.savez(self.folder / "predictions.npz", predictions=logits.argmax(-1))
+        self.run, self.batch = run, next(run.task.batches(run.batch_size, seed, 0))
+        self.tell(
+            "trained",
+            mode=run.mode,
+            losses=run.losses,
+            metrics=run.metrics,
+            steps=len(run.losses),
+            batch_size=run.batch_size,
+            first_step_s=run.first_step_s,
+            train_s=run.train_s,
+            peak_mb=peak / 2**20,
+            version=current.version(),
+            device=current.devices()[0].name if device is None else device,
+            code=inspect.getsource(type(getattr(run.stepper, "step", run.stepper))),
+        )
+
+    def time(self, *, steps: int) -> None:
+        engine, batch, done = self.run.stepper, self.batch, 0
+
+        def on_step(value: Any) -> bool:
+            nonlocal done
+            done += 1
+            if done == steps:
+                training.number(value)
+            return done >= steps
+
+        start = time.perf_counter()
+        engine.fit((batch for _ in count()), steps, on_step, lambda: None)
+        self.tell("timed", ms=(time.perf_counter() - start) * 1e3 / steps)
+
+
+def _weights(model: keras.Model) -> dict[str, np.ndarray]:
+    return {v.path: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for v in model.variables}
+
+
+def main() -> None:
+    """Serve commands until the input ends. What frameworks print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    worker = Worker(Path(sys.argv[1]), answers)
+    worker.tell("ready")
+    for line in sys.stdin:
+        command = json.loads(line)
+        getattr(worker, command.pop("do"))(**command)
+
+
+if __name__ == "__main__":
+    main()
