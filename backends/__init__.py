@@ -8,7 +8,6 @@ function does is said once, in `Backend`, and tested for all three.
 from __future__ import annotations
 
 import importlib
-
 import importlib.util
 import json
 import os

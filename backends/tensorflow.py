@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-
 from zoo.backends import Device, Loss, allowed, find_device, host_memory
 
 if TYPE_CHECKING:
@@ -83,14 +82,16 @@ def kernel_memory(kernel: np.ndarray) -> np.ndarray:
 
 
 def conv(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, *, stride: int, padding: int) -> tf.Tensor:
-    sides = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
-    y = tf.nn.conv2d(x, kernel, stride, sides if padding else "VALID")
+    y = tf.nn.conv2d(x, kernel, stride, _sides(padding))
     return y if bias is None else tf.nn.bias_add(y, bias)
 
 
 def max_pool(x: tf.Tensor, size: int, stride: int, padding: int) -> tf.Tensor:
-    sides = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
-    return tf.nn.max_pool2d(x, size, stride, sides if padding else "VALID")
+    return tf.nn.max_pool2d(x, size, stride, _sides(padding))
+
+
+def _sides(padding: int) -> Any:
+    return [[0, 0], [padding, padding], [padding, padding], [0, 0]] if padding else "VALID"
 
 
 def average_pool(x: tf.Tensor, size: int, stride: int) -> tf.Tensor:
@@ -155,13 +156,15 @@ def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Op
 def gradients(
     model: keras.Model, loss: Loss
 ) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
+    stateless: Any = model.stateless_call
+
     @tf.function
     def call(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
         weights, state = _values(model.trainable_variables), _values(model.non_trainable_variables)
         weights = [tf.convert_to_tensor(w) for w in weights]
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            logits, _, penalties = model.stateless_call(weights, state, x, training=True, return_losses=True)
+            logits, _, penalties = stateless(weights, state, x, training=True, return_losses=True)
             value = loss(y, logits) + sum(penalties)
         return value, [tf.convert_to_tensor(g) for g in tape.gradient(value, weights)]
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
-
 from zoo.backends import Device, Loss, allowed, find_device, host_memory
 
 if TYPE_CHECKING:
@@ -76,9 +75,9 @@ def synchronize(value: torch.Tensor) -> None:
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    from keras import ops
+    from zoo._lazy import ops
 
-    return ops.convert_to_tensor(array)
+    return ops.convert_to_tensor(array)  # on the device that Keras computes on
 
 
 def kernel_memory(kernel: np.ndarray) -> np.ndarray:
@@ -159,7 +158,9 @@ def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> to
     exempt = [v.value for v in variables if not description.decays(v)]
     groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}]
     groups += [{"params": exempt, "weight_decay": 0.0}] if exempt else []
-    return OPTIMIZERS[type(description).__name__](groups, {**settings, "learning_rate": description.rate_at(0)})
+    return OPTIMIZERS[type(description).__name__](
+        groups, {**settings, "learning_rate": description.rate_at(0)}
+    )
 
 
 def gradients(
@@ -290,9 +291,10 @@ def _values(variables: Sequence[keras.Variable]) -> list[torch.Tensor]:
 
 def _pure(model: keras.Model, loss: Loss) -> Callable[..., Any]:
     """(weights, state, x, y) -> (loss, gradients, new state)."""
+    forward: Any = model.stateless_call
 
     def call(weights: list[torch.Tensor], state: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> Any:
-        logits, state, penalties = model.stateless_call(weights, state, x, training=True, return_losses=True)
+        logits, state, penalties = forward(weights, state, x, training=True, return_losses=True)
         value = loss(y, logits) + sum(penalties)
         return value, list(torch.autograd.grad(value, weights)), list(state)
 

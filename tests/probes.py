@@ -46,14 +46,33 @@ def everything() -> Iterator[tuple[str, Array]]:
         for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
             yield f"gradients/{name}/{variable.path}", numpy(gradient)
     for name in registry.list_models():
-        for engine, mode in ways():
-            task = toy_task(registry.card(name))
+        for i in range(3):
             model = zoo.build(name, seed=SEED, **registry.card(name).small)
-            run = zoo.train(model, task, engine=engine, mode=mode, steps=40, batch_size=12, seed=SEED, progress=False)
+            nudge(model, i)
+            run = train(model, "native", None)
+            yield f"nudged training/{name}/{i}", np.array(run.losses)
+        for engine, mode in ways():
+            model = zoo.build(name, seed=SEED, **registry.card(name).small)
+            run = train(model, engine, mode)
             yield f"training/{name}/{engine} {run.mode}/losses", np.array(run.losses)
-            logits = run.stepper.predict(task.train[0])
+            logits = run.stepper.predict(run.task.train[0])
             yield f"training/{name}/{engine} {run.mode}/predictions", logits.argmax(-1)
             yield from prefixed(f"trained weights/{name}/{engine} {run.mode}", weights(model))
+
+
+def train(model: keras.Model, engine: str, mode: str | None) -> zoo.Run:
+    task = toy_task(registry.card(model.name))
+    return zoo.train(
+        model, task, engine=engine, mode=mode, steps=40, batch_size=12, seed=SEED, progress=False
+    )
+
+
+def nudge(model: keras.Model, number: int) -> None:
+    """Move every trainable weight by one unit in the last place, up or down."""
+    for variable in model.trainable_variables:
+        value = numpy(variable)
+        up = random.generator("nudge", number, variable.path).random(value.shape) < 0.5
+        variable.assign(np.nextafter(value, np.where(up, np.float32(np.inf), np.float32(-np.inf))))
 
 
 def ways() -> list[tuple[str, str | None]]:

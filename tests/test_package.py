@@ -14,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -40,9 +42,17 @@ def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None
     run(sys.executable, "-m", "build", "-q", "--wheel", "--outdir", tmp_path, ROOT, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    shipped = {"zoo/backends/jax.py", "zoo/peers/lenet5_flax.py", "zoo/comparison/report.html", "zoo/py.typed"}
+    shipped = {
+        "zoo/backends/jax.py",
+        "zoo/peers/lenet5_flax.py",
+        "zoo/comparison/report.html",
+        "zoo/py.typed",
+    }
     assert shipped <= set(names)
-    assert {name.split("/")[0] for name in names} == {"zoo", f"keras_zoo_parity-{wheel.name.split('-')[1]}.dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "zoo",
+        f"keras_zoo_parity-{wheel.name.split('-')[1]}.dist-info",
+    }
     run(python, "-m", "pip", "install", "-q", wheel, "-c", ROOT / "constraints.txt", cwd=tmp_path)
     use_it(python, tmp_path)
 

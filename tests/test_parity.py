@@ -86,15 +86,22 @@ def test_every_layer_gives_the_same_output(probes: dict[str, Arrays], model: str
 def test_every_gradient_is_the_same(probes: dict[str, Arrays], model: str, a: str, b: str) -> None:
     ours, theirs = (chosen(probes[name], f"gradients/{model}/") for name in (a, b))
     assert ours.keys() == theirs.keys()
-    floor = max(np.abs(g).max() for name, g in ours.items() if not name.endswith("/loss"))
+    # Against the model's largest gradient: a bias's own may be a sum that cancels to nearly nothing.
+    largest = max(np.abs(g).max() for name, g in ours.items() if not name.endswith("/loss"))
     for name, gradient in ours.items():
-        scale = max(np.abs(gradient).max(), 1e-3 * floor)  # a gradient that is zero but for rounding
-        assert np.abs(gradient - theirs[name]).max() <= 1e-5 * scale, name
+        assert np.abs(gradient - theirs[name]).max() <= 1e-5 * largest, name
 
 
 def ways(arrays: Arrays, model: str) -> list[str]:
     """The "engine mode" pairs that a framework trained the model by."""
     return [name.split("/")[2] for name in chosen(arrays, f"training/{model}/") if name.endswith("/losses")]
+
+
+def chaos(arrays: Arrays, backend: str, model: str) -> float:
+    """How far a framework drifts from itself when each initial weight moves by one unit in the last place."""
+    run = arrays[f"training/{model}/native {backends.MODES[backend][0]}/losses"]
+    nudged = chosen(arrays, f"nudged training/{model}/")
+    return max(float(np.abs(losses - run).max()) for losses in nudged.values())
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -107,9 +114,14 @@ def test_training_runs_give_the_same_losses_by_every_engine_and_mode(
         for backend, arrays in probes.items()
         for way in ways(arrays, model)
     }
-    assert len(runs) == 8  # torch: keras, traced, eager; tensorflow: keras, graph, xla, eager; jax ...
+    assert len(runs) == 10  # keras thrice; torch traced, eager; tensorflow graph, xla, eager; jax jit, eager
+    bound = max(1e-5, 4 * max(chaos(arrays, name, model) for name, arrays in probes.items()))
     for (a, ours), (b, theirs) in itertools.combinations(runs.items(), 2):
-        assert np.abs(ours - theirs).max() <= 1e-5, f"{a} and {b}: {np.abs(ours - theirs).max():.1e}"
+        assert np.abs(ours - theirs).max() <= bound, f"{a} and {b}: {np.abs(ours - theirs).max():.1e}"
+
+
+def test_the_chaos_floor_of_a_smooth_network_is_far_below_the_bound(probes: dict[str, Arrays]) -> None:
+    assert 0 < chaos(probes["torch"], "torch", "lenet5") < 1e-6
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -1,4 +1,4 @@
-"""Portable randomness: ours `keras.ops` and NumPy draws, theirs the hash in uint32 and SciPy's distributions."""
+"""Portable randomness: ours against the hash written in uint32, and against SciPy's distributions."""
 
 from math import sqrt
 
@@ -13,7 +13,7 @@ from scipy import stats
 from zoo import backends, random
 from zoo._lazy import keras
 from zoo.layers import Input, Model, batch_norm, conv, dense, flatten
-from zoo.random import Initializer, bits, generator, keep, key32
+from zoo.random import Initializer, bits, keep, key32
 
 FLUKE = 1e-4  # a statistic this unlikely is a fault; keys are fixed, so it either always or never happens
 
@@ -58,18 +58,13 @@ def test_bits_are_the_hash_in_uint32(key: int, step: int, shape: list[int]) -> N
     assert np.array_equal(ours.view(np.uint32), hashed(tuple(shape), key, step))
 
 
-@pytest.mark.parametrize("key", [0, -1, 2**31 - 1, -(2**31), 123_456_789])
+@pytest.mark.parametrize("key", [-1, 2**31 - 1, 123_456_789])
 def test_bits_are_the_same_hash_when_compiled(key: int) -> None:
     tensor = keras.ops.convert_to_tensor
     compiled = backends.current().compile(lambda step: bits((6, 5, 7), key, step))
     for step in (0, 1, 2**31 - 1):
         ours = numpy(compiled(tensor(np.int32(step))))
         assert np.array_equal(ours.view(np.uint32), hashed((6, 5, 7), key, step))
-
-
-def test_mix_is_a_bijection_whose_inverse_is_known() -> None:
-    words = generator("words").integers(0, 2**32, 10_000, dtype=np.uint32)
-    assert np.array_equal(mix(unmix(words)), words)
 
 
 # --- masks ---

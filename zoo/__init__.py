@@ -1,4 +1,4 @@
-"""The classic deep-learning architectures, written once, with the same numbers on PyTorch, TensorFlow and JAX.
+"""The classic deep-learning models, written once: the same numbers on PyTorch, TensorFlow and JAX.
 
     import zoo
     zoo.use("jax")

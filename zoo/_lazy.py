@@ -1,7 +1,7 @@
 """Keras, imported when it is first used.
 
 `import zoo` and `zoo list` load no framework; Keras comes with the first layer that is built, on the
-backend chosen by then. Modules of the zoo write `from zoo._lazy import keras`.
+backend chosen by then. Modules of the zoo write `from zoo._lazy import keras, ops`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from zoo import backends
 
 if TYPE_CHECKING:
     import keras as keras
+
+    ops: Any  # Keras annotates few of its operations, and some wrongly
 else:
 
-    class _Keras(ModuleType):
-        """The first attribute asked of it settles the backend and imports Keras.
+    class _Lazy(ModuleType):
+        """The first attribute asked of it settles the backend and imports the module.
 
         Unlike `importlib.util.LazyLoader` it leaves `sys.modules` alone: that is where the zoo, and others,
         look to learn whether Keras runs.
@@ -27,8 +29,7 @@ else:
             if name.startswith("__"):
                 raise AttributeError(name)
             backends.settle()
-            module = importlib.import_module("keras")
-            self.__dict__.update({key: value for key, value in vars(module).items() if key[:2] != "__"})
-            return getattr(module, name)
+            return getattr(importlib.import_module(self.__name__), name)
 
-    keras = _Keras("keras")
+    keras = _Lazy("keras")
+    ops = _Lazy("keras.ops")

@@ -197,8 +197,9 @@ def _training(step: Callable[[], Any]) -> Burst:
 
 def _inference(backend: backends.Backend, predict: Callable[[], Any], *, ready: bool = False) -> Burst:
     def burst(steps: int) -> float:
-        for _ in range(steps):
-            logits = predict()
+        for _ in range(steps - 1):
+            predict()
+        logits = predict()
         if not ready:
             backend.synchronize(logits)
         return 0.0

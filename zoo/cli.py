@@ -128,7 +128,9 @@ def compare(
     task: TaskOption = None,
     backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
     engines: Annotated[str, typer.Option(help="Comma-separated.")] = "keras,native",
-    modes: Annotated[str | None, typer.Option(help="Comma-separated: further ways for the native engine.")] = None,
+    modes: Annotated[
+        str | None, typer.Option(help="Comma-separated: further ways for the native engine.")
+    ] = None,
     epochs: EpochsOption = None,
     steps: StepsOption = None,
     batch_size: BatchOption = None,
@@ -198,7 +200,9 @@ def bench(
             table = _table("contestant", "step>", "quartiles>", "compile>", "peak>", "ratio>")
             for row in own:
                 table.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
-            console.print(f"\n[bold]{model}, {kind}[/], batch {own[0]['batch_size']}, {own[0]['threads']} threads")
+            console.print(
+                f"\n[bold]{model}, {kind}[/], batch {own[0]['batch_size']}, {own[0]['threads']} threads"
+            )
             console.print(table)
             if losses := [row["loss"] for row in own if row.get("loss") is not None]:
                 console.print(

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from zoo import backends, random
-from zoo._lazy import keras
+from zoo._lazy import keras, ops
 from zoo.random import Initializer
 
 Tensor = Any
@@ -19,7 +19,7 @@ Shape = tuple[Any, ...]
 
 
 class Layer(keras.layers.Layer):
-    """A layer with portable weights. A subclass sets its own arguments as attributes and lists them in `ARGUMENTS`."""
+    """A layer with portable weights; a subclass keeps the arguments named in `ARGUMENTS` as attributes."""
 
     ARGUMENTS: tuple[str, ...] = ()
 
@@ -41,7 +41,9 @@ class Layer(keras.layers.Layer):
         return self.add_weight(
             name=name,
             shape=tuple(shape),
-            initializer=lambda shape, dtype=None: arrange(initializer.draw((self.seed, self.name, name), shape)),
+            initializer=lambda shape, dtype=None: arrange(
+                initializer.draw((self.seed, self.name, name), shape)
+            ),
             trainable=trainable,
             regularizer=regularizer,
         )
@@ -92,10 +94,10 @@ class Conv(Layer):
         self.initializer = _initializer(initializer)
         self.regularizer = keras.regularizers.get(regularizer)
 
-    def build(self, shape: Shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.kernel = self.weight(
             "kernel",
-            (self.size, self.size, shape[-1], self.filters),
+            (self.size, self.size, input_shape[-1], self.filters),
             self.initializer,
             regularizer=self.regularizer,
             arrange=backends.current().kernel_memory,
@@ -103,7 +105,7 @@ class Conv(Layer):
         self.bias = self.weight("bias", (self.filters,), random.zeros) if self.use_bias else None
 
     def call(self, x: Tensor) -> Tensor:
-        tensor = keras.ops.convert_to_tensor
+        tensor = ops.convert_to_tensor
         bias = None if self.bias is None else tensor(self.bias)
         conv = backends.current().conv
         return conv(x, tensor(self.kernel), bias, stride=self.stride, padding=self.padding)
@@ -171,14 +173,14 @@ class Dense(Layer):
         self.initializer = _initializer(initializer)
         self.regularizer = keras.regularizers.get(regularizer)
 
-    def build(self, shape: Shape) -> None:
+    def build(self, input_shape: Shape) -> None:
         self.kernel = self.weight(
-            "kernel", (shape[-1], self.units), self.initializer, regularizer=self.regularizer
+            "kernel", (input_shape[-1], self.units), self.initializer, regularizer=self.regularizer
         )
         self.bias = self.weight("bias", (self.units,), random.zeros) if self.use_bias else None
 
     def call(self, x: Tensor) -> Tensor:
-        tensor = keras.ops.convert_to_tensor
+        tensor = ops.convert_to_tensor
         bias = None if self.bias is None else tensor(self.bias)
         return backends.current().dense(x, tensor(self.kernel), bias)
 
@@ -200,16 +202,16 @@ class BatchNorm(Layer):
         super().__init__(**kwargs)
         self.momentum, self.epsilon = momentum, epsilon
 
-    def build(self, shape: Shape) -> None:
-        channels = shape[-1:]
+    def build(self, input_shape: Shape) -> None:
+        channels = input_shape[-1:]
         self.gamma = self.weight("gamma", channels, random.ones)
         self.beta = self.weight("beta", channels, random.zeros)
         self.mean = self.weight("moving_mean", channels, random.zeros, trainable=False)
         self.variance = self.weight("moving_variance", channels, random.ones, trainable=False)
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
-        tensor, dtype = keras.ops.convert_to_tensor, x.dtype
-        x = keras.ops.cast(x, self.variable_dtype)  # statistics of 16-bit numbers need more than 16 bits
+        tensor, dtype = ops.convert_to_tensor, x.dtype
+        x = ops.cast(x, self.variable_dtype)  # statistics of 16-bit numbers need more than 16 bits
         y, mean, variance = backends.current().batch_norm(
             x,
             *(tensor(v, self.variable_dtype) for v in (self.gamma, self.beta, self.mean, self.variance)),
@@ -220,7 +222,7 @@ class BatchNorm(Layer):
         if training:
             self.mean.assign(mean)
             self.variance.assign(variance)
-        return keras.ops.cast(y, dtype)
+        return ops.cast(y, dtype)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         return shape
@@ -236,15 +238,15 @@ class LayerNorm(Layer):
         super().__init__(**kwargs)
         self.epsilon = epsilon
 
-    def build(self, shape: Shape) -> None:
-        self.gamma = self.weight("gamma", shape[-1:], random.ones)
-        self.beta = self.weight("beta", shape[-1:], random.zeros)
+    def build(self, input_shape: Shape) -> None:
+        self.gamma = self.weight("gamma", input_shape[-1:], random.ones)
+        self.beta = self.weight("beta", input_shape[-1:], random.zeros)
 
     def call(self, x: Tensor) -> Tensor:
-        tensor, dtype = keras.ops.convert_to_tensor, x.dtype
-        x = keras.ops.cast(x, self.variable_dtype)
+        tensor, dtype = ops.convert_to_tensor, x.dtype
+        x = ops.cast(x, self.variable_dtype)
         gamma, beta = (tensor(v, self.variable_dtype) for v in (self.gamma, self.beta))
-        return keras.ops.cast(backends.current().layer_norm(x, gamma, beta, epsilon=self.epsilon), dtype)
+        return ops.cast(backends.current().layer_norm(x, gamma, beta, epsilon=self.epsilon), dtype)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         return shape
@@ -266,7 +268,8 @@ class Dropout(Layer):
         self.scale = 1 / (1 - rate)  # a constant: XLA would turn a division into a multiplication, torch not
         self.key = random.key32(self.seed, self.name, "dropout")
 
-    def build(self, shape: Shape) -> None:
+    def build(self, input_shape: Shape) -> None:
+        del input_shape
         self.step = self.add_weight(
             name="step", shape=(), dtype="int32", initializer="zeros", trainable=False
         )
@@ -274,7 +277,6 @@ class Dropout(Layer):
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         if not training or self.rate == 0:
             return x
-        ops = keras.ops
         keep = random.keep(ops.shape(x), self.rate, self.key, self.step.value)
         self.step.assign_add(1)
         return ops.where(keep, x * ops.cast(self.scale, x.dtype), ops.zeros((), x.dtype))
@@ -310,13 +312,13 @@ class Parameter(Layer):
         super().__init__(**kwargs)
         self.shape, self.initializer = tuple(shape), _initializer(initializer)
 
-    def build(self, shape: Shape) -> None:
-        del shape  # the input's: it only ties the weight into the graph
+    def build(self, input_shape: Shape) -> None:
+        del input_shape  # the input only ties the weight into the graph
         self.value = self.weight("value", self.shape, self.initializer)
 
     def call(self, x: Tensor) -> Tensor:
         del x
-        return keras.ops.convert_to_tensor(self.value)
+        return ops.convert_to_tensor(self.value)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         del shape
@@ -324,7 +326,7 @@ class Parameter(Layer):
 
 
 class LastValue(keras.metrics.Metric):
-    """A metric that is the last value it was given, not the mean: how the keras engine reports each step's loss."""
+    """A metric that is the last value it was given, not the mean: each step's loss, for the keras engine."""
 
     def __init__(self, name: str):
         super().__init__(name=name)
@@ -332,7 +334,7 @@ class LastValue(keras.metrics.Metric):
 
     def update_state(self, value: Tensor, sample_weight: Any = None) -> None:
         del sample_weight
-        self.value.assign(keras.ops.cast(value, self.value.dtype))
+        self.value.assign(ops.cast(value, self.value.dtype))
 
     def result(self) -> Tensor:
         return self.value + 0  # a copy: the variable itself will hold the next step's

@@ -27,7 +27,9 @@ def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
     tapped = keras.Model(model.inputs, [op.output for op in layers])
     values = tapped.predict_on_batch(inputs)
     values = values if isinstance(values, list) else [values]
-    return {_label(i, op): np.asarray(value) for i, (op, value) in enumerate(zip(layers, values, strict=True))}
+    return {
+        _label(i, op): np.asarray(value) for i, (op, value) in enumerate(zip(layers, values, strict=True))
+    }
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

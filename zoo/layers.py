@@ -13,10 +13,9 @@ from importlib import import_module
 from typing import Any
 
 from zoo import random
-from zoo._lazy import keras
+from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration, nearest
 from zoo.random import Initializer
-
 
 Tensor = Any
 
@@ -106,7 +105,7 @@ def layer_norm(x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
 def parameter(
     x: Tensor, shape: Sequence[int], *, initializer: Initializer = random.zeros, name: str
 ) -> Tensor:
-    """A trainable array of that shape, the same for every example; `x`, any tensor of the model, ties it in."""
+    """A trainable array of that shape, whatever the input; `x`, any tensor of the model, ties it in."""
     return _layers().Parameter(shape, initializer=initializer, name=name)(x)
 
 
@@ -125,20 +124,20 @@ def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
 
 
 def max_pool(x: Tensor, size: int, stride: int | None = None, *, padding: int = 0) -> Tensor:
-    """(b, h, w, c) -> (b, h', w', c): the largest of each size x size window, `stride` apart (default: size)."""
+    """(b, h, w, c) -> (b, h', w', c): the largest of each window, `stride` apart (by default size)."""
     _check_window(x, size, padding, "max_pool")
     return _layers().MaxPool(size, stride or size, padding)(x)
 
 
 def average_pool(x: Tensor, size: int, stride: int | None = None) -> Tensor:
-    """(b, h, w, c) -> (b, h', w', c): the mean of each size x size window, `stride` apart (default: size)."""
+    """(b, h, w, c) -> (b, h', w', c): the mean of each window, `stride` apart (by default size)."""
     _check_window(x, size, 0, "average_pool")
     return _layers().AveragePool(size, stride or size)(x)
 
 
 def global_average_pool(x: Tensor) -> Tensor:
     """(b, h, w, c) -> (b, c)."""
-    return keras.ops.mean(x, axis=(1, 2))
+    return ops.mean(x, axis=(1, 2))
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -156,22 +155,22 @@ def identity(x: Tensor) -> Tensor:
 
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + exp(-x))."""
-    return keras.ops.sigmoid(x)
+    return ops.sigmoid(x)
 
 
 def tanh(x: Tensor) -> Tensor:
     """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
-    return keras.ops.tanh(x)
+    return ops.tanh(x)
 
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0)."""
-    return keras.ops.relu(x)
+    return ops.relu(x)
 
 
 def leaky_relu(x: Tensor, slope: float = 0.01) -> Tensor:
     """max(x, 0) + slope min(x, 0) (Maas et al. 2013)."""
-    return keras.ops.leaky_relu(x, negative_slope=slope)
+    return ops.leaky_relu(x, negative_slope=slope)
 
 
 def gelu(x: Tensor) -> Tensor:

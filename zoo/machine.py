@@ -36,7 +36,7 @@ def cores() -> int:
 
 
 def frameworks() -> dict[str, dict[str, Any]]:
-    """What each framework finds here, each asked in a process of its own: see `describe`, or {"error": why}."""
+    """What each framework finds here (see `describe`), or {"error": why}; each in a process of its own."""
     return {name: _ask(name) for name in backends.NAMES}
 
 

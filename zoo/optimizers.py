@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from math import log
 from typing import Any
 
-from zoo._lazy import keras
+from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
 
 Tensor = Any
@@ -52,8 +52,8 @@ class Optimizer(keras.optimizers.Optimizer):
         for name in KERAS_ONLY:
             if config.get(name):
                 raise WrongConfiguration(
-                    f"{type(self).__name__}: {name}={config[name]!r} is for the keras engine; the native engine "
-                    "has no twin of it. Leave it out, or train with engine='keras'."
+                    f"{type(self).__name__}: {name}={config[name]!r} has no native twin. Leave it out, or "
+                    "train with engine='keras'."
                 )
         return {**config, "learning_rate": self.rate, "weight_decay": self.weight_decay}
 
@@ -68,11 +68,13 @@ KERAS_ONLY = (
 class SGD(Optimizer):
     """Stochastic gradient descent, weight decay added to the gradient, as torch.optim.SGD."""
 
-    def __init__(self, learning_rate: Any = 1e-3, *, weight_decay: float = 0.0, name: str = "sgd", **kwargs: Any):
+    def __init__(
+        self, learning_rate: Any = 1e-3, *, weight_decay: float = 0.0, name: str = "sgd", **kwargs: Any
+    ):
         super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
 
     def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
-        ops, dtype = keras.ops, variable.dtype
+        dtype = variable.dtype
         if self.weight_decay and self.decays(variable):
             gradient = gradient + ops.cast(self.weight_decay, dtype) * variable
         self.assign_sub(variable, ops.cast(learning_rate, dtype) * gradient)
@@ -105,8 +107,8 @@ class AdamW(Optimizer):
         self.momentums, self.velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
 
     def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
-        ops, dtype = keras.ops, variable.dtype
-        rate, step = ops.cast(learning_rate, dtype), ops.cast(self.iterations + 1, dtype)
+        dtype = variable.dtype
+        rate, step = ops.cast(learning_rate, dtype), ops.cast(self.iterations, dtype) + 1
         index = self._get_variable_index(variable)
         m, v = self.momentums[index], self.velocities[index]
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
@@ -124,8 +126,7 @@ class AdamW(Optimizer):
 def _one_minus_power(beta: float, step: Tensor) -> Tensor:
     """1 - beta^step. In float32 1 - 0.999 is off by 1.3e-5; through expm1 it is exact to rounding."""
 
-
-    return -keras.ops.expm1(step * log(beta)) if beta else keras.ops.ones_like(step)
+    return -ops.expm1(step * log(beta)) if beta else ops.ones_like(step)
 
 
 def at_least_zero(who: str, **settings: float) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo._lazy import keras
+from zoo._lazy import ops
 
 Tensor = Any
 
@@ -137,7 +137,6 @@ def key32(*key: int | str) -> int:
 
 def bits(shape: Sequence[int | Tensor], key: int, step: Tensor) -> Tensor:
     """Portable random 32-bit words: int32 of that shape, another draw for each `step` (an int32 scalar)."""
-    ops = keras.ops
     count = prod(shape) if all(isinstance(n, int) for n in shape) else ops.prod(ops.stack(list(shape)))
     index = ops.bitwise_xor(ops.arange(count, dtype="int32"), key)
     return ops.reshape(_mix(_mix(index) + ops.cast(step, "int32")), shape)
@@ -145,11 +144,11 @@ def bits(shape: Sequence[int | Tensor], key: int, step: Tensor) -> Tensor:
 
 def keep(shape: Sequence[int | Tensor], rate: float, key: int, step: Tensor) -> Tensor:
     """A boolean mask, False with probability `rate` (to the nearest 2^-24), compared in integers."""
-    return keras.ops.greater_equal(_shift(bits(shape, key, step), 8), round(rate * 2**24))
+    return ops.greater_equal(_shift(bits(shape, key, step), 8), round(rate * 2**24))
 
 
 def _mix(x: Tensor) -> Tensor:
-    xor = keras.ops.bitwise_xor
+    xor = ops.bitwise_xor
     x = xor(x, _shift(x, 16)) * 0x7FEB352D
     x = xor(x, _shift(x, 15)) * (0x846CA68B - 2**32)  # the same bits as a signed number
     return xor(x, _shift(x, 16))
@@ -157,4 +156,4 @@ def _mix(x: Tensor) -> Tensor:
 
 def _shift(x: Tensor, n: int) -> Tensor:
     """Shift right and fill with zeros: int32's own shift would copy the sign."""
-    return keras.ops.bitwise_and(keras.ops.right_shift(x, n), 2 ** (32 - n) - 1)
+    return ops.bitwise_and(ops.right_shift(x, n), 2 ** (32 - n) - 1)

@@ -165,7 +165,7 @@ def multiply_adds(model: keras.Model) -> int:
     for layer in model.layers:
         kernel = getattr(layer, "kernel", None)
         if kernel is not None:
-            positions = np.prod([n for n in layer.output.shape[1:-1]], dtype=np.int64)
+            positions = np.prod(list(layer.output.shape[1:-1]), dtype=np.int64)
             total += int(positions) * int(np.prod(kernel.shape))
     return total
 

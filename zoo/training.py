@@ -20,13 +20,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from zoo import backends, registry, tasks
-from zoo._lazy import keras
+from zoo._lazy import keras, ops
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, recipe
 from zoo.tasks import Pair, Task
 
 Tensor = Any
 ENGINES = ("native", "keras")
+SILENT: Any = 0  # Keras annotates `verbose` as a string
 
 
 @dataclass
@@ -87,29 +88,31 @@ def train(
         raise UnknownName(f"no engine {engine!r}; {nearest(str(engine), ENGINES)}")
     name = model if isinstance(model, str) else model.name
     known = registry.card(name) if isinstance(model, str) or name in registry.list_models() else None
-    if task is None and known is None:
+    chosen = task if task is not None else known and known.task
+    if chosen is None:
         raise WrongConfiguration(f"{name}: not a model of the zoo, so it has no task of its own; give task=")
     plan = recipe(known.recipe) if known else Recipe("AdamW")
     for argument, value in {"epochs": epochs, "steps": steps, "batch_size": batch_size}.items():
         if value is not None and (not isinstance(value, int) or value < 1):
             raise WrongConfiguration(f"{argument}={value!r}; expected an integer, 1 or more")
     backend = backends.current()
-    mode = backends.allowed(backend.NAME, mode) if engine == "native" else _fit_only(mode)
+    way = backends.allowed(backend.NAME, mode) if engine == "native" else _fit_only(mode)
 
-    chosen = task if task is not None else known.task
     if isinstance(model, str):
-        model = registry.build(name, seed=seed, **fitting(known, chosen))
+        model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen))
     data = _load(chosen, model.input_shape[1:], loss, validation)
     _check_fit(model, data)
     batch_size = batch_size or plan.batch_size
     per_epoch = data.steps(batch_size)
     total = steps or (epochs or plan.epochs) * per_epoch
     if optimizer is not None and schedule is not None:
-        raise WrongConfiguration("schedule= replaces the recipe's learning rate; give it to your optimizer instead")
+        raise WrongConfiguration(
+            "schedule= replaces the recipe's learning rate; give it to your optimizer instead"
+        )
     optimizer = optimizer if optimizer is not None else plan.make_optimizer(schedule)
-    runner = make_engine(engine, model, loss or data.loss, optimizer, mode)
+    runner = make_engine(engine, model, loss or data.loss, optimizer, way)
 
-    run = Run(model, backend.NAME, engine, mode, data, batch_size, seed, runner)
+    run = Run(model, backend.NAME, engine, way, data, batch_size, seed, runner)
     batches = (pair for epoch in count() for pair in data.batches(batch_size, seed, epoch))
     shown = progress if progress is not None else sys.stderr.isatty()
     with _bar(run, total, shown) as show, _interruptible() as stop:
@@ -144,7 +147,7 @@ def train(
 
 def number(value: Tensor) -> float:
     """A scalar as a Python number, once it has been computed."""
-    return float(keras.ops.convert_to_numpy(value))
+    return float(ops.convert_to_numpy(value))
 
 
 # The two engines
@@ -160,7 +163,7 @@ class Engine(Protocol):
         on_step: Callable[[Tensor], bool],
         on_epoch: Callable[[], None],
     ) -> None:
-        """Step over endless `batches` until `on_step(loss)` says stop; `on_epoch` after each epoch and the end."""
+        """Step until `on_step(loss)` says stop; `on_epoch` after each epoch and at the end."""
         ...
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -169,13 +172,13 @@ class Engine(Protocol):
 
 
 def make_engine(name: str, model: keras.Model, loss: Any, optimizer: Any, mode: str) -> Engine:
-    """The engine of that name over a model; `loss` is a name of `LOSSES` or a function (y, logits) -> scalar."""
+    """The engine of that name; `loss` is a name of `LOSSES` or a function (y, logits) -> scalar."""
     if name == "keras":
         return KerasEngine(model, LOSSES[loss][0]() if isinstance(loss, str) else loss, optimizer)
     if not hasattr(optimizer, "settings"):
         raise WrongConfiguration(
-            f"optimizer={type(optimizer).__name__}: the native engine takes those of zoo.optimizers, which it "
-            "can translate to the framework's own; engine='keras' takes any Keras optimizer"
+            f"optimizer={type(optimizer).__name__}: the native engine takes those of zoo.optimizers, for "
+            "which the framework has its own; engine='keras' takes any Keras optimizer"
         )
     return NativeEngine(model, LOSSES[loss][1]() if isinstance(loss, str) else loss, optimizer, mode)
 
@@ -204,7 +207,7 @@ class NativeEngine:
             on_epoch()
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        return keras.ops.convert_to_numpy(self.predictor(self.backend.tensor(x)))
+        return ops.convert_to_numpy(self.predictor(self.backend.tensor(x)))
 
 
 class KerasEngine:
@@ -237,11 +240,16 @@ class KerasEngine:
 
         events = keras.callbacks.LambdaCallback(on_train_batch_end=step, on_epoch_end=epoch)
         self.model.fit(
-            batches, steps_per_epoch=per_epoch, epochs=sys.maxsize, shuffle=False, callbacks=[events], verbose=0
+            batches,
+            steps_per_epoch=per_epoch,
+            epochs=sys.maxsize,
+            shuffle=False,
+            callbacks=[events],
+            verbose=SILENT,
         )
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        return self.model.predict(x, batch_size=len(x), verbose=0)
+        return self.model.predict(x, batch_size=len(x), verbose=SILENT)
 
 
 # name -> (as compile takes it, as a native step takes it)
@@ -252,7 +260,7 @@ LOSSES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     ),
     "mean_squared_error": (
         lambda: keras.losses.MeanSquaredError(),
-        lambda: lambda y, x: keras.ops.mean(keras.ops.square(x - y)),
+        lambda: lambda y, x: ops.mean(ops.square(x - y)),
     ),
 }
 
@@ -314,11 +322,13 @@ def _check_fit(model: keras.Model, task: Task) -> None:
             f"{model.name} takes examples of shape {model.input_shape[1:]}, {task.name} has {x.shape[1:]}"
         )
     if isinstance(task.loss, str) and task.loss not in LOSSES:
-        raise UnknownName(f"no loss {task.loss!r}; {nearest(task.loss, LOSSES)}, or give a function (y, logits)")
+        raise UnknownName(
+            f"no loss {task.loss!r}; {nearest(task.loss, LOSSES)}, or give a function (y, logits)"
+        )
     if task.loss == "cross_entropy" and int(y.max()) >= model.output_shape[-1]:
         raise WrongConfiguration(
-            f"{task.name} has labels up to {int(y.max())}, {model.name} tells {model.output_shape[-1]} classes "
-            f"apart; build it with classes={int(y.max()) + 1}"
+            f"{task.name} has labels up to {int(y.max())}, {model.name} tells {model.output_shape[-1]} "
+            f"classes apart; build it with classes={int(y.max()) + 1}"
         )
     if task.loss == "mean_squared_error" and tuple(y.shape[1:]) != tuple(model.output_shape[1:]):
         raise WrongConfiguration(
@@ -352,7 +362,7 @@ def _interruptible() -> Iterator[threading.Event]:
 
 @contextmanager
 def _bar(run: Run, total: int, shown: bool) -> Iterator[Callable[[int, Tensor], None]]:
-    """A progress bar: loss, metric, steps a second, time left. Reads the loss off the device twice a second."""
+    """A progress bar: loss (read off the device twice a second), metric, steps a second, time left."""
     if not shown:
         yield lambda step, loss: None
         return

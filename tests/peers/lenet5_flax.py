@@ -15,7 +15,6 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
-
 from zoo.peers import Weights, choose
 
 MODES = {"jit": jax.jit}

@@ -9,7 +9,6 @@ from functools import partial
 
 import numpy as np
 import tensorflow as tf
-
 from zoo.peers import Weights, choose
 
 MODES = {"graph": tf.function, "xla": partial(tf.function, jit_compile=True)}

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
 from zoo.peers import Weights, choose
 
 # fullgraph: better an error than a model that quietly falls back to Python halfway.

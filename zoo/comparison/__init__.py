@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
@@ -47,8 +46,9 @@ class Comparison(dict[str, Any]):
         return self["differences"]
 
     def __repr__(self) -> str:
+        names = ", ".join(model["name"] for model in self["models"])
         failed = sum(bool(run["error"]) for run in self.runs)
-        return f"<Comparison of {', '.join(m['name'] for m in self['models'])}: {len(self.runs)} runs, {failed} failed>"
+        return f"<Comparison of {names}: {len(self.runs)} runs, {failed} failed>"
 
     def _repr_html_(self) -> str:
         from zoo.comparison.report import iframe
@@ -134,7 +134,9 @@ def choices(
     """The (backend, engine, mode) to run. Raises BackendError or UnknownName for what there is not."""
     names = [backends.checked(name, "compare") for name in names or backends.installed()]
     if not names:
-        raise backends.BackendError('no framework is installed; pip install "keras-zoo-parity[all]" brings all')
+        raise backends.BackendError(
+            'no framework is installed; pip install "keras-zoo-parity[all]" brings all'
+        )
     for engine in engines:
         if engine not in ENGINES:
             raise UnknownName(f"no engine {engine!r}; {nearest(engine, ENGINES)}")
@@ -167,7 +169,8 @@ class Worker:
 
     def ask(self, do: str, **arguments: Any) -> Iterator[Record]:
         """Send a command and yield its answers up to the last. Raises WorkerDied, saying of what."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         try:
             print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
         except BrokenPipeError:
@@ -297,7 +300,9 @@ def _describe(card: registry.Card, rows: list[Record], task: str | None, seed: i
     done: Record = next((row for row in rows if not row["error"]), {})
     steps = done.get("steps")
     return {
-        **{key: getattr(card, key) for key in ("name", "paper", "url", "idea", "parameters", "multiply_adds")},
+        **{
+            key: getattr(card, key) for key in ("name", "paper", "url", "idea", "parameters", "multiply_adds")
+        },
         "task": task or card.task,
         "metric": next(iter(done.get("metrics", {})), None),
         "seed": seed,

@@ -28,7 +28,9 @@ def live(console: Console) -> Iterator[Callable[[list[Record]], None]]:
             for row in rows:
                 if id(row) not in told and row["status"] in ("trained", "failed"):
                     told.add(id(row))
-                    console.print(f"{_name(row)}: {row['error'] or _state(row)}", highlight=False, markup=False)
+                    console.print(
+                        f"{_name(row)}: {row['error'] or _state(row)}", highlight=False, markup=False
+                    )
 
         yield tell
         return
@@ -46,7 +48,9 @@ def summary(result: Record, console: Console) -> None:
         pairs = [d for d in result["differences"] if d["model"] == model["name"]]
         if not pairs:
             continue
-        worst = {key: max(d[key] for d in pairs) for key in ("initial_weights", "outputs", "losses", "predictions")}
+        worst = {
+            key: max(d[key] for d in pairs) for key in ("initial_weights", "outputs", "losses", "predictions")
+        }
         weights = "bit-equal" if worst["initial_weights"] == 0 else f"{worst['initial_weights']:.1e} apart"
         console.print(
             f"{model['name']}, {len(pairs)} pairs: initial weights {weights}, outputs within "
@@ -56,9 +60,10 @@ def summary(result: Record, console: Console) -> None:
         )
         for pair in pairs:
             if pair["first_layer"]:
-                layer, gap = pair["first_layer"]["layer"], pair["first_layer"]["difference"]
+                first, bound = pair["first_layer"], BOUNDS["outputs"]
                 console.print(
-                    f"  {pair['a']} and {pair['b']} part at {layer}: {gap:.1e}, bound {BOUNDS['outputs']:.0e}",
+                    f"  {pair['a']} and {pair['b']} part at {first['layer']}: {first['difference']:.1e}, "
+                    f"bound {bound:.0e}",
                     highlight=False,
                 )
 

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from zoo import backends, ladder, registry, tasks, training
-from zoo._lazy import keras
+from zoo._lazy import keras, ops
 
 
 class Worker:
@@ -53,7 +53,7 @@ class Worker:
         save_file(_weights(built), self.folder / "initial_weights.safetensors")
         sample = tasks.load(task, built.input_shape[1:]).train[0][:16]
         outputs = ladder.layer_outputs(built, sample)
-        np.savez(self.folder / "outputs.npz", **outputs)  # keeps the layers in order
+        np.savez(self.folder / "outputs.npz", allow_pickle=False, **outputs)  # keeps the layers in order
         last = 0.0
 
         def watch(step: int, loss: Any) -> None:
@@ -62,9 +62,7 @@ class Worker:
                 last = time.perf_counter()
                 self.tell("step", step=step + 1, loss=training.number(loss))
 
-        run = training.train(
-            built, task, engine=engine, mode=mode, progress=False, watch=watch, **arguments
-        )
+        run = training.train(built, task, engine=engine, mode=mode, progress=False, watch=watch, **arguments)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
         held_out, _ = run.task.test or run.task.train
@@ -102,7 +100,7 @@ class Worker:
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:
-    return {v.path: np.ascontiguousarray(keras.ops.convert_to_numpy(v)) for v in model.variables}
+    return {v.path: np.ascontiguousarray(ops.convert_to_numpy(v)) for v in model.variables}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo._lazy import keras
+from zoo._lazy import keras, ops
 from zoo.layers import Input, Model, activate, average_pool, conv, dense, flatten, parameter, tanh
 from zoo.random import lecun_1998, uniform, zeros
 from zoo.registry import register
@@ -66,9 +66,9 @@ def subsample(x: Tensor, *, name: str) -> Tensor:
 
 
 def sparse_conv(x: Tensor, table: tuple[str, ...], *, name: str) -> Tensor:
-    """(b, h, w, c) -> (b, h-4, w-4, len(table)): map i is a 5 x 5 convolution of the maps that row i names."""
-    maps = [keras.ops.take(x, [int(m) for m in row], axis=-1) for row in table]
-    return keras.ops.concatenate(
+    """(b, h, w, c) -> (b, h-4, w-4, rows): map i is a 5 x 5 convolution of the maps that row i names."""
+    maps = [ops.take(x, [int(m) for m in row], axis=-1) for row in table]
+    return ops.concatenate(
         [conv(m, 1, 5, padding=0, initializer=lecun_1998, name=f"{name}_{i}") for i, m in enumerate(maps)],
         axis=-1,
     )
@@ -76,7 +76,7 @@ def sparse_conv(x: Tensor, table: tuple[str, ...], *, name: str) -> Tensor:
 
 def squared_distance(x: Tensor, centres: np.ndarray) -> Tensor:
     """(b, n), (k, n) -> (b, k): the radial basis function units of eq. 7."""
-    return keras.ops.sum(keras.ops.square(keras.ops.expand_dims(x, 1) - centres), axis=-1)
+    return ops.sum(ops.square(ops.expand_dims(x, 1) - centres), axis=-1)
 
 
 # Table I of the paper: which of the six maps of S2 each of the sixteen maps of C3 sees.

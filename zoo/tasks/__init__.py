@@ -105,7 +105,9 @@ def _pair(name: str, data: Any) -> Pair:
         raise WrongConfiguration(f"{name}: expected a pair of arrays (x, y), got {type(data).__name__}")
     x, y = np.asarray(data[0]), np.asarray(data[1])
     if len(x) != len(y) or not len(x):
-        raise WrongConfiguration(f"{name}: {len(x)} examples and {len(y)} labels; expected as many, at least 1")
+        raise WrongConfiguration(
+            f"{name}: {len(x)} examples and {len(y)} labels; expected as many, at least 1"
+        )
     x = x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
     if np.issubdtype(y.dtype, np.integer):
         if y.ndim != 1 or y.min() < 0:

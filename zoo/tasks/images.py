@@ -42,8 +42,8 @@ def keras_dataset(name: str) -> Callable[[Shape], dict[str, Pair]]:
             train, test = getattr(keras.datasets, name).load_data()
         except Exception as error:  # Keras raises a bare Exception when a download fails
             raise DataUnavailable(
-                f"{name}: {error}. It is downloaded on first use: connect to the network, or put the file into "
-                "~/.keras/datasets. `digits` needs no download."
+                f"{name}: {error}. It is downloaded on first use: connect to the network, or put the file "
+                "into ~/.keras/datasets. `digits` needs no download."
             ) from error
 
         def prepare(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,10 +69,11 @@ def fit(x: np.ndarray, shape: Shape, name: str) -> np.ndarray:
     if x.shape[3] != channels:
         if x.shape[3] != 1:
             raise WrongConfiguration(
-                f"{name} has {x.shape[3]} channels, the model takes {channels}; build it with channels={x.shape[3]}"
+                f"{name} has {x.shape[3]} channels, the model takes {channels}; build it with "
+                f"channels={x.shape[3]}"
             )
         x = np.repeat(x, channels, axis=3)
     if x.shape[1:3] != (height, width):
         zoom = (1, height / x.shape[1], width / x.shape[2], 1)
-        x = ndimage.zoom(x, zoom, order=1, mode="nearest", grid_mode=True)
+        x = np.asarray(ndimage.zoom(x, zoom, order=1, mode="nearest", grid_mode=True))
     return np.ascontiguousarray(x, np.float32)
