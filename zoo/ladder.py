@@ -24,7 +24,7 @@ def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
     model has the same keys in every process.
     """
     layers = [op for op in model.operations if not isinstance(op, keras.layers.InputLayer)]
-    tapped = keras.Model(model.inputs, [op.output for op in layers])
+    tapped = keras.Model(model.input, [op.output for op in layers])
     values = tapped.predict_on_batch(inputs)
     values = values if isinstance(values, list) else [values]
     return {

@@ -154,7 +154,7 @@ def choices(
 class Worker:
     """A process that trains and times one run, see `zoo.comparison.worker`."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, backend: str):
         self.folder = folder
         folder.mkdir()
         self.errors = (folder / "stderr").open("w+")
@@ -164,7 +164,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env=machine.quiet(),
+            env={**machine.quiet(), "KERAS_BACKEND": backend},
         )
 
     def ask(self, do: str, **arguments: Any) -> Iterator[Record]:
@@ -206,7 +206,7 @@ def _measure(rows: list[Record], folders: list[Path], settings: Record, changed:
     with ExitStack() as stack:
         workers = []
         for row, folder in zip(rows, folders, strict=True):
-            worker = Worker(folder)
+            worker = Worker(folder, row["backend"])
             stack.callback(worker.close)
             workers.append(worker)
             row["status"] = "starting"

@@ -1,0 +1,162 @@
+"""`zoo compare` and `zoo bench`: every framework in a process of its own, and what becomes of one that dies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import zoo
+from zoo import backends, benchmarks, comparison, ladder
+from zoo.cli import app
+
+KEYS = {
+    "model", "backend", "engine", "mode", "losses", "metrics", "step_ms", "compile_s", "first_step_s", "peak_mb",
+    "error", "step_ms_quartiles", "examples_per_second", "train_s", "version", "code",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[comparison.Comparison, Path]:
+    folder = tmp_path_factory.mktemp("report")
+    return zoo.compare("mlp", steps=30, threads=1, out=folder), folder
+
+
+@pytest.mark.parity
+def test_three_frameworks_and_two_engines_make_six_rows(compared: tuple[Any, Path]) -> None:
+    result, _ = compared
+    ways = {(run["backend"], run["engine"]) for run in result.runs}
+    assert ways == set(itertools.product(backends.NAMES, ("keras", "native")))
+    for run in result.runs:
+        assert run["error"] is None
+        assert run.keys() >= KEYS
+        assert len(run["losses"]) == 30
+        low, high = run["step_ms_quartiles"]
+        assert 0 < low <= run["step_ms"] <= high
+        assert run["first_step_s"] >= run["compile_s"] >= 0
+
+
+@pytest.mark.parity
+def test_differences_are_those_of_the_losses_and_the_weights_are_bit_equal(compared: tuple[Any, Path]) -> None:
+    result, _ = compared
+    losses = {f"{r['backend']}/{r['engine']}/{r['mode']}": r["losses"] for r in result.runs}
+    assert len(result.differences) == 15
+    for pair in result.differences:
+        assert pair["losses"] == np.abs(np.subtract(losses[pair["a"]], losses[pair["b"]])).max() <= 1e-5
+        assert pair["initial_weights"] == 0
+        assert pair["outputs"] <= 1e-5
+        assert pair["predictions"] == 0
+        assert pair["first_layer"] is None
+
+
+@pytest.mark.parity
+def test_the_folder_holds_the_result_and_the_page(compared: tuple[Any, Path]) -> None:
+    result, folder = compared
+    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert "<html" in (folder / "report.html").read_text()
+    assert "<iframe" in result._repr_html_()
+
+
+@pytest.mark.parity
+def test_a_framework_that_fails_to_import_becomes_a_row_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "optax"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('this optax is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    out = tmp_path / "report"
+    done = CliRunner().invoke(
+        app, ["compare", "mlp", "--steps", "3", "--threads", "1", "--backends", "jax,torch", "--out", str(out)]
+    )
+    assert done.exit_code == 3
+    runs = json.loads((out / "result.json").read_text())["runs"]
+    assert [run["error"] for run in runs if run["backend"] == "torch"] == [None, None]
+    assert all("this optax is broken" in run["error"] for run in runs if run["backend"] == "jax")
+    assert "this optax is broken" in done.output
+
+
+def test_a_worker_that_the_system_kills_says_so(tmp_path: Path) -> None:
+    worker = comparison.Worker(tmp_path / "worker", backends.installed()[0])
+    os.kill(worker.process.pid, signal.SIGKILL)
+    with pytest.raises(comparison.WorkerDied, match="out of memory"):
+        list(worker.ask("time", steps=1))
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"models": []}, "no model given"),
+        ({"models": ["lenet6"]}, "nearest: lenet"),
+        ({"task": "digitz"}, "nearest: digits"),
+        ({"backends": ["pytorch"]}, "nearest: torch"),
+        ({"engines": ["kears"]}, "nearest: keras"),
+        ({"modes": ["warp"]}, "no mode 'warp'"),
+    ],
+)
+def test_wrong_names_are_errors_before_any_process(
+    arguments: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "Worker", lambda *_: pytest.fail("a process was started"))
+    models = arguments.pop("models", ["mlp"])
+    with pytest.raises(zoo.ZooError, match=said):
+        zoo.compare(*models, out=None, **arguments)
+
+
+def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
+    """Scale one layer's kernel by 1 + 1e-3: every layer from there on differs, none before."""
+    model = zoo.build("mlp", **zoo.card("mlp").small)
+    inputs = zoo.example(model)
+    good = ladder.layer_outputs(model, inputs)
+    assert ladder.first_difference(good, ladder.layer_outputs(model, inputs)) is None
+    layer = model.get_layer("hidden2")
+    layer.kernel.assign(layer.kernel * 1.001)
+    found = ladder.first_difference(good, ladder.layer_outputs(model, inputs))
+    assert found is not None
+    assert found["layer"] == "hidden2"
+    assert found["difference"] == pytest.approx(1e-3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([0.0, 2.0], [0.0, 2.0], 0.0),
+        ([1.0, -4.0], [1.1, -4.0], 0.025),
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([1.0, np.nan], [1.0, np.nan], 0.0),
+        ([1.0, np.nan], [1.0, 2.0], np.inf),
+        ([1.0], [1.0, 2.0], np.inf),
+    ],
+)
+def test_a_difference_is_relative_to_the_largest_value(a: list[float], b: list[float], expected: float) -> None:
+    assert ladder.difference(np.array(a), np.array(b)) == pytest.approx(expected)
+
+
+@pytest.mark.parity
+def test_every_contestant_of_a_benchmark_arrives_at_the_same_loss() -> None:
+    rows = zoo.bench("mlp", what=["train"], threads=1)
+    assert {(row["backend"], row["contestant"]) for row in rows} == {
+        ("torch", "zoo traced"), ("torch", "plain eager"), ("torch", "plain compiled"), ("torch", "keras fit"),
+        ("tensorflow", "zoo graph"), ("tensorflow", "plain graph"), ("tensorflow", "plain xla"),
+        ("tensorflow", "keras fit"), ("jax", "zoo jit"), ("jax", "plain jit"), ("jax", "keras fit"),
+    }  # fmt: skip
+    assert [row["error"] for row in rows] == [None] * len(rows)
+    losses = [row["loss"] for row in rows]
+    assert max(losses) - min(losses) <= 1e-5
+    references = [row for row in rows if row["contestant"] in ("plain eager", "plain graph", "plain jit")]
+    assert [row["ratio"] for row in references] == [1.0, 1.0, 1.0]
+
+
+def test_a_benchmark_of_nothing_known_is_an_error() -> None:
+    with pytest.raises(zoo.UnknownModel, match="nearest: mlp"):
+        benchmarks.bench("mpl")
+    with pytest.raises(zoo.WrongConfiguration, match="expected train or infer"):
+        benchmarks.bench("mlp", what=["trian"])
