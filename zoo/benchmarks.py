@@ -19,7 +19,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from zoo import backends, machine, registry
-from zoo.errors import WrongConfiguration, ZooError
+from zoo.errors import BackendError, WrongConfiguration, ZooError
 from zoo.recipes import recipe
 
 Record = dict[str, Any]
@@ -148,7 +148,10 @@ def make(contestant: Contestant, job: Record) -> Burst:
     x, y = next(task.batches(job["batch_size"], 0, 0))
     model = registry.build(card.name)
     if contestant.who == "plain":
-        peer = import_module(_peer(card.name, backend.NAME))
+        try:
+            peer = import_module(_peer(card.name, backend.NAME))
+        except ModuleNotFoundError as error:
+            raise BackendError(f"the plain peer needs {error.name}: pip install {error.name}") from None
         weights = [_numpy(v) for v in model.trainable_variables]
         px, py = peer.prepare(x, y)
         if job["what"] == "infer":
