@@ -151,7 +151,7 @@ class Backend(Protocol):
 
     # Training
 
-    def optimizer(self, optimizer: Optimizer, variables: Sequence[keras.Variable]) -> Any:
+    def optimizer(self, description: Optimizer, variables: Sequence[keras.Variable]) -> Any:
         """The framework's own optimizer over these variables, with the meaning of the zoo's."""
         ...
 
@@ -193,14 +193,14 @@ def use(name: str, *, device: str | None = None, threads: int | None = None) -> 
             f"zoo.use({name!r}): Keras already runs on {running} in this process and cannot change. "
             f"Call zoo.use before anything imports keras, or start a new process with KERAS_BACKEND={name}."
         )
-    os.environ["KERAS_BACKEND"] = name
+    if threads is not None and threads < 1:
+        raise BackendError(f"zoo.use(threads={threads}): expected 1 or more")
     backend = load(name)
     if threads is not None:
-        if threads < 1:
-            raise BackendError(f"zoo.use(threads={threads}): expected 1 or more")
         backend.set_threads(threads)
     if device is not None:
         backend.use_device(device)
+    os.environ["KERAS_BACKEND"] = name
 
 
 def current() -> Backend:

@@ -257,7 +257,7 @@ class CompiledStep(TracedStep):
 
 
 def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    if mode == "eager":
+    if allowed(NAME, mode) == "eager":
 
         def eager(x: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():

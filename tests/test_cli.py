@@ -43,7 +43,9 @@ def test_info_shows_layers_whose_parameters_add_up() -> None:
 
 def test_train_says_what_came_of_it() -> None:
     printed = run("train", "mlp", "--steps", "3", "--threads", "1")
-    assert re.search(rf"mlp on digits, {backends.current().NAME} native .*3 steps .*accuracy 0\.\d{{4}}", printed)
+    assert re.search(
+        rf"mlp on digits, {backends.current().NAME} native .*3 steps .*accuracy 0\.\d{{4}}", printed
+    )
 
 
 def test_doctor_lists_every_framework_and_what_to_install() -> None:
@@ -67,7 +69,9 @@ def test_doctor_lists_every_framework_and_what_to_install() -> None:
         (["compare", "resnet5"], "zoo: UnknownModel"),
     ],
 )
-def test_an_error_is_one_line_on_standard_error_and_status_1(words: list[str], said: str, tmp_path: Path) -> None:
+def test_an_error_is_one_line_on_standard_error_and_status_1(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", "import sys; from zoo.cli import main; main()", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1

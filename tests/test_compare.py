@@ -1,4 +1,4 @@
-"""`zoo compare` and `zoo bench`: every framework in a process of its own, and what becomes of one that dies."""
+"""`zoo compare` and `zoo bench`: each framework in its own process, and what becomes of one that dies."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from zoo import backends, benchmarks, comparison, ladder
 from zoo.cli import app
 
 KEYS = {
-    "model", "backend", "engine", "mode", "losses", "metrics", "step_ms", "compile_s", "first_step_s", "peak_mb",
-    "error", "step_ms_quartiles", "examples_per_second", "train_s", "version", "code",
+    "model", "backend", "engine", "mode", "losses", "metrics", "step_ms", "compile_s", "first_step_s",
+    "peak_mb", "error", "step_ms_quartiles", "examples_per_second", "train_s", "version", "code",
 }  # fmt: skip
 
 
@@ -44,7 +44,9 @@ def test_three_frameworks_and_two_engines_make_six_rows(compared: tuple[Any, Pat
 
 
 @pytest.mark.parity
-def test_differences_are_those_of_the_losses_and_the_weights_are_bit_equal(compared: tuple[Any, Path]) -> None:
+def test_differences_are_those_of_the_losses_and_the_weights_are_bit_equal(
+    compared: tuple[Any, Path],
+) -> None:
     result, _ = compared
     losses = {f"{r['backend']}/{r['engine']}/{r['mode']}": r["losses"] for r in result.runs}
     assert len(result.differences) == 15
@@ -74,7 +76,8 @@ def test_a_framework_that_fails_to_import_becomes_a_row_and_the_rest_goes_on(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     out = tmp_path / "report"
     done = CliRunner().invoke(
-        app, ["compare", "mlp", "--steps", "3", "--threads", "1", "--backends", "jax,torch", "--out", str(out)]
+        app,
+        ["compare", "mlp", "--steps", "3", "--threads", "1", "--backends", "jax,torch", "--out", str(out)],
     )
     assert done.exit_code == 3
     runs = json.loads((out / "result.json").read_text())["runs"]
@@ -136,7 +139,9 @@ def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
         ([1.0], [1.0, 2.0], np.inf),
     ],
 )
-def test_a_difference_is_relative_to_the_largest_value(a: list[float], b: list[float], expected: float) -> None:
+def test_a_difference_is_relative_to_the_largest_value(
+    a: list[float], b: list[float], expected: float
+) -> None:
     assert ladder.difference(np.array(a), np.array(b)) == pytest.approx(expected)
 
 
@@ -144,7 +149,8 @@ def test_a_difference_is_relative_to_the_largest_value(a: list[float], b: list[f
 def test_every_contestant_of_a_benchmark_arrives_at_the_same_loss() -> None:
     rows = zoo.bench("mlp", what=["train"], threads=1)
     assert {(row["backend"], row["contestant"]) for row in rows} == {
-        ("torch", "zoo traced"), ("torch", "plain eager"), ("torch", "plain compiled"), ("torch", "keras fit"),
+        ("torch", "zoo traced"), ("torch", "plain eager"), ("torch", "plain compiled"),
+        ("torch", "keras fit"),
         ("tensorflow", "zoo graph"), ("tensorflow", "plain graph"), ("tensorflow", "plain xla"),
         ("tensorflow", "keras fit"), ("jax", "zoo jit"), ("jax", "plain jit"), ("jax", "keras fit"),
     }  # fmt: skip

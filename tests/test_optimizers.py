@@ -91,7 +91,7 @@ def test_every_update_equals_the_formula_and_torch(name: str, settings: dict[str
 
 
 def test_the_first_step_of_adam_corrects_its_bias_exactly() -> None:
-    """1 - 0.999 in float32 is off by 1.3e-5; the first update of Adam is the rate times the gradient's sign."""
+    """1 - 0.999 in float32 is off by 1.3e-5; Adam's first update is the rate times the gradient's sign."""
     weight, gradients = np.zeros(SHAPE, np.float32), start()[1]
     variable = keras.Variable(weight, name="weight")
     optimizers.AdamW(1.0).apply([keras.ops.convert_to_tensor(gradients[0])], [variable])
@@ -159,7 +159,10 @@ def test_an_optimizer_survives_saving(name: str) -> None:
     config = keras.optimizers.serialize(optimizer)
     again = keras.optimizers.deserialize(config)
     assert type(again) is type(optimizer)
-    assert float(again.learning_rate.numpy() if hasattr(again.learning_rate, "numpy") else again.learning_rate) == 0.125
+    assert (
+        float(again.learning_rate.numpy() if hasattr(again.learning_rate, "numpy") else again.learning_rate)
+        == 0.125
+    )
     assert again.weight_decay == 0.25
 
 

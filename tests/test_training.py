@@ -60,7 +60,9 @@ def test_a_run_equals_gradient_descent_written_out_in_float64(engine: str) -> No
         return layers.Model(image, layers.dense(layers.flatten(image), 10, name="head"))
 
     optimizer = zoo.optimizers.SGD(0.1)
-    run = zoo.train(linear(), toy(), engine=engine, optimizer=optimizer, steps=11, batch_size=16, progress=False)
+    run = zoo.train(
+        linear(), toy(), engine=engine, optimizer=optimizer, steps=11, batch_size=16, progress=False
+    )
     losses, expected = plain_sgd(linear(), run, 0.1)
     np.testing.assert_allclose(run.losses, losses, rtol=1e-5)
     for ours, theirs in zip(weights(run), expected, strict=True):
@@ -258,7 +260,12 @@ def test_a_run_off_a_terminal_prints_nothing(tmp_path: Path) -> None:
     script = "import zoo; zoo.train('mlp', steps=2)"
     environment = {**os.environ, "KERAS_BACKEND": backends.current().NAME, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == ""
     assert "steps/s" not in done.stderr

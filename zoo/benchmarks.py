@@ -114,7 +114,7 @@ def _compete(job: Record, show: Callable[[str], None]) -> list[Record]:
 
 def _run(how: str, job: Record) -> Record:
     """`python -m zoo.benchmarks` on a job: its answer, or {"error": what it died of}."""
-    command = [sys.executable, "-m", "zoo.benchmarks", how, json.dumps(job)]
+    command = [*machine.PYTHON, "-m", "zoo.benchmarks", how, json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, env=machine.quiet(), check=False)
     if done.returncode:
         return {"error": machine.last_words(done.stderr) or f"ended with status {done.returncode}"}

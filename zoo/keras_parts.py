@@ -34,10 +34,14 @@ class Layer(keras.layers.Layer):
         initializer: Initializer,
         *,
         trainable: bool = True,
+        autocast: bool = True,
         regularizer: Any = None,
         arrange: Callable[[Any], Any] = lambda array: array,
     ) -> keras.Variable:
-        """A weight of its own draw; `arrange` may lay the drawn array out in memory, not change it."""
+        """A weight of its own draw; `arrange` may lay the drawn array out in memory, not change it.
+
+        Without `autocast` the layer sees it in full precision under a mixed policy too.
+        """
         return self.add_weight(
             name=name,
             shape=tuple(shape),
@@ -45,6 +49,7 @@ class Layer(keras.layers.Layer):
                 initializer.draw((self.seed, self.name, name), shape)
             ),
             trainable=trainable,
+            autocast=autocast,
             regularizer=regularizer,
         )
 
@@ -204,17 +209,18 @@ class BatchNorm(Layer):
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1:]
-        self.gamma = self.weight("gamma", channels, random.ones)
-        self.beta = self.weight("beta", channels, random.zeros)
-        self.mean = self.weight("moving_mean", channels, random.zeros, trainable=False)
-        self.variance = self.weight("moving_variance", channels, random.ones, trainable=False)
+        self.gamma = self.weight("gamma", channels, random.ones, autocast=False)
+        self.beta = self.weight("beta", channels, random.zeros, autocast=False)
+        # With autocast torch's `assign` would write into a 16-bit copy: the statistics would never move.
+        self.mean = self.weight("moving_mean", channels, random.zeros, trainable=False, autocast=False)
+        self.variance = self.weight("moving_variance", channels, random.ones, trainable=False, autocast=False)
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         tensor, dtype = ops.convert_to_tensor, x.dtype
         x = ops.cast(x, self.variable_dtype)  # statistics of 16-bit numbers need more than 16 bits
         y, mean, variance = backends.current().batch_norm(
             x,
-            *(tensor(v, self.variable_dtype) for v in (self.gamma, self.beta, self.mean, self.variance)),
+            *map(tensor, (self.gamma, self.beta, self.mean, self.variance)),
             momentum=self.momentum,
             epsilon=self.epsilon,
             training=training,
@@ -239,14 +245,14 @@ class LayerNorm(Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape: Shape) -> None:
-        self.gamma = self.weight("gamma", input_shape[-1:], random.ones)
-        self.beta = self.weight("beta", input_shape[-1:], random.zeros)
+        self.gamma = self.weight("gamma", input_shape[-1:], random.ones, autocast=False)
+        self.beta = self.weight("beta", input_shape[-1:], random.zeros, autocast=False)
 
     def call(self, x: Tensor) -> Tensor:
         tensor, dtype = ops.convert_to_tensor, x.dtype
         x = ops.cast(x, self.variable_dtype)
-        gamma, beta = (tensor(v, self.variable_dtype) for v in (self.gamma, self.beta))
-        return ops.cast(backends.current().layer_norm(x, gamma, beta, epsilon=self.epsilon), dtype)
+        y = backends.current().layer_norm(x, tensor(self.gamma), tensor(self.beta), epsilon=self.epsilon)
+        return ops.cast(y, dtype)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         return shape

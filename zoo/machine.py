@@ -15,6 +15,8 @@ from typing import Any
 
 from zoo import backends
 
+# The interpreter, not taking modules from the folder it runs in: that may hold a folder named zoo.
+PYTHON = (sys.executable, "-P")
 PACKAGES = ("keras", "numpy", "torch", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "optax", "flax")
 
 
@@ -60,7 +62,7 @@ def quiet() -> dict[str, str]:
 def _ask(name: str) -> dict[str, Any]:
     if name not in backends.installed():
         return {"error": f'not installed: pip install "keras-zoo-parity[{name}]"'}
-    command = [sys.executable, "-m", "zoo.machine", name]
+    command = [*PYTHON, "-m", "zoo.machine", name]
     answer = subprocess.run(command, capture_output=True, text=True, env=quiet(), check=False)
     if answer.returncode:
         return {"error": last_words(answer.stderr) or f"exit status {answer.returncode}"}

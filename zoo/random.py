@@ -65,7 +65,7 @@ class Initializer:
 
     def draw(self, key: Sequence[int | str], shape: Sequence[int]) -> np.ndarray:
         """float32 of that shape; the fan-in and fan-out are read off the shape (..., in, out)."""
-        *window, fan_in, fan_out = (1, *shape) if len(shape) < 2 else shape
+        *window, fan_in, fan_out = (1, 1, *shape)
         fans = fan_in * prod(window), fan_out * prod(window)
         return DISTRIBUTIONS[self.distribution](generator(*key), tuple(shape), self.scale, *fans)
 

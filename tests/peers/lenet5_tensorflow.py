@@ -18,7 +18,8 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 class LeNet5(tf.Module):
     def __init__(self, weights: Weights) -> None:
         super().__init__()
-        self.weights = [tf.Variable(weight) for weight in weights]  # the zoo's layouts are TensorFlow's own
+        # The zoo's layouts are TensorFlow's own.
+        self.weights = [tf.Variable(tf.constant(weight)) for weight in weights]
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:  # (b, 32, 32, 1)
         conv1, bias1, conv2, bias2, dense1, bias3, dense2, bias4, dense3, bias5 = self.weights

@@ -11,7 +11,6 @@ import inspect
 import itertools
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -159,7 +158,7 @@ class Worker:
         folder.mkdir()
         self.errors = (folder / "stderr").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "zoo.comparison.worker", str(folder)],
+            [*machine.PYTHON, "-m", "zoo.comparison.worker", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
