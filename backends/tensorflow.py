@@ -149,8 +149,9 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Optimizer:
     """TensorFlow's optimizers are Keras's: the description itself, its update part of the graph."""
     description.settings()  # refuses what the native engine has no twin for, as on the other frameworks
-    description.build(variables)
-    return description
+    twin = description.fresh()
+    twin.build(variables)
+    return twin
 
 
 def gradients(

@@ -186,6 +186,12 @@ def test_a_schedule_sets_the_rate_of_each_step() -> None:
             np.testing.assert_allclose(ours, theirs, atol=1e-7)
 
 
+def test_a_native_run_starts_with_an_optimizer_that_remembers_nothing() -> None:
+    optimizer = zoo.optimizers.AdamW(0.01)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    assert train(optimizer=optimizer).losses == train(optimizer=optimizer).losses
+
+
 def test_a_model_is_built_to_fit_the_data() -> None:
     x, y = toy(40, classes=4)
     run = zoo.train("mlp", (x, y), steps=1, progress=False)

@@ -43,6 +43,14 @@ class Optimizer(keras.optimizers.Optimizer):
         """Whether weight decay applies to this variable (see `exclude_from_weight_decay`)."""
         return self._use_weight_decay(variable)
 
+    def fresh(self) -> Optimizer:
+        """The same optimizer without its memory: a native run starts anew, as torch's and optax's do."""
+        twin = type(self).from_config({**self.get_config(), "learning_rate": self.rate})
+        for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+            if hasattr(self, name):
+                setattr(twin, name, getattr(self, name))
+        return twin
+
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         del variables  # each update step has it in its formula
 

@@ -35,11 +35,11 @@ def live(console: Console) -> Iterator[Callable[[list[Record]], None]]:
         yield tell
         return
     with Live(console=console, auto_refresh=False, transient=True) as display:
-        yield lambda rows: display.update(_table(rows), refresh=True)
+        yield lambda rows: display.update(_table(rows, running=True), refresh=True)
 
 
 def summary(result: Record, console: Console) -> None:
-    """The rows, and for each model how far apart its runs are."""
+    """The rows, what failed and of what, and for each model how far apart its runs are."""
     console.print(_table(result["runs"]))
     for row in result["runs"]:
         if row["error"]:
@@ -68,39 +68,41 @@ def summary(result: Record, console: Console) -> None:
                 )
 
 
-def _table(rows: list[Record]) -> Table:
+# heading -> how a trained row says it; the metric's heading is its name
+FIGURES: dict[str, Callable[[Record], str]] = {
+    "loss": lambda row: f"{row['losses'][-1]:.4f}",
+    "metric": lambda row: ", ".join(f"{value:.4f}" for value in row["metrics"].values()),
+    "first step": lambda row: f"{row['first_step_s']:.2f} s",
+    "step": lambda row: f"{row['step_ms']:.2f} ms" if "step_ms" in row else "",
+    "peak": lambda row: f"{row['peak_mb']:,.0f} MB",
+}
+
+
+def _table(rows: list[Record], *, running: bool = False) -> Table:
+    """A row a run; while they run, with what each is doing."""
     several = len({row["model"] for row in rows}) > 1
     metric = next((name for row in rows for name in row.get("metrics", {})), "metric")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("run")
-    for heading in ("loss", metric, "first step", "step", "examples/s", "peak"):
-        table.add_column(heading, justify="right", no_wrap=heading != "first step")
-    table.add_column("")
+    figures = {name: FIGURES[name] for name in (("loss", "metric", "step") if running else FIGURES)}
+    table.add_column("run", no_wrap=True)
+    for heading in figures:
+        table.add_column(metric if heading == "metric" else heading, justify="right", no_wrap=True)
+    if running:
+        table.add_column("", no_wrap=True)
     for row in rows:
         run = " ".join(row[key] for key in ("backend", "engine", "mode") if row[key] != "fit")
-        table.add_row(f"{row['model']} {run}" if several else run, *_figures(row), _state(row))
+        said = [say(row) if "losses" in row else "" for say in figures.values()]
+        state = [_state(row)] if running else []
+        table.add_row(f"{row['model']} {run}" if several else run, *said, *state)
     return table
-
-
-def _figures(row: Record) -> Iterator[str]:
-    if "losses" not in row:
-        yield from [""] * 6
-        return
-    yield f"{row['losses'][-1]:.4f}"
-    yield ", ".join(f"{value:.4f}" for value in row["metrics"].values())
-    yield f"{row['first_step_s']:.2f} s"
-    yield f"{row['step_ms']:.2f} ms" if "step_ms" in row else ""
-    yield f"{row['examples_per_second']:,.0f}" if "step_ms" in row else ""
-    yield f"{row['peak_mb']:,.0f} MB"
 
 
 def _state(row: Record) -> str:
     if row["error"]:
         return "failed"
-    if row.get("status") == "trained":
-        return f"trained {row['steps']} steps in {row['train_s']:.1f} s"
-    status = row.get("status", "")
-    return "" if status == "done" else status
+    if row["status"] == "trained":
+        return f"trained in {row['train_s']:.1f} s"
+    return row["status"]
 
 
 def _name(row: Record) -> str:

@@ -1,0 +1,279 @@
+"""Every registered model is what its card says; theirs: the papers' counts, and formulas of the layers' shapes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import numpy
+from numpy import ndarray
+from scipy import stats
+
+import zoo
+from zoo import registry
+from zoo._lazy import keras
+from zoo.layers import Input, Model, dense
+
+MODELS = registry.list_models()
+
+# Trainable numbers, as the literature counts them: LeCun et al. 1998, section II.B, for lenet5-1998.
+PARAMETERS = {
+    "mlp": (784 + 1) * 256 + (256 + 1) * 128 + (128 + 1) * 10,
+    "lenet5": 6 * (25 + 1) + 16 * (6 * 25 + 1) + 120 * (400 + 1) + 84 * (120 + 1) + 10 * (84 + 1),
+    "lenet5-1998": 60_000,
+}
+# Output positions x kernel numbers, layer by layer; 60 is the number of connections in the paper's Table I.
+MULTIPLY_ADDS = {
+    "mlp": 784 * 256 + 256 * 128 + 128 * 10,
+    "lenet5": 28 * 28 * 6 * 25 + 10 * 10 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 84 * 10,
+    "lenet5-1998": 28 * 28 * 6 * 25 + 10 * 10 * 60 * 25 + 400 * 120 + 120 * 84,
+}
+
+
+def weights(model: keras.Model) -> dict[str, ndarray]:
+    return {v.path: numpy(v) for v in model.variables}
+
+
+def small(name: str, **changes: Any) -> keras.Model:
+    return zoo.build(name, **{**registry.card(name).small, **changes})
+
+
+# --- cards ---
+
+
+def test_every_model_has_a_witness_here() -> None:
+    assert set(MODELS) == set(PARAMETERS) == set(MULTIPLY_ADDS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_full_size_model_has_the_papers_number_of_parameters(name: str) -> None:
+    model = zoo.build(name)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == PARAMETERS[name]
+    assert zoo.card(name).parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_full_size_model_does_the_multiply_adds_that_its_shapes_say(name: str) -> None:
+    assert registry.multiply_adds(zoo.build(name)) == MULTIPLY_ADDS[name]
+    assert zoo.card(name).multiply_adds == MULTIPLY_ADDS[name]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_cards_input_is_the_models(name: str) -> None:
+    assert zoo.build(name).input_shape == (None, *zoo.card(name).input)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_weight_has_a_name_of_its_own(name: str) -> None:
+    model = zoo.build(name)
+    paths = [v.path for v in model.variables]
+    assert len(set(paths)) == len(paths)
+
+
+# --- build ---
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_gives_a_logit_a_class_for_each_example(name: str) -> None:
+    model = small(name)
+    classes = registry.card(name).small.get("classes", 10)
+    logits = numpy(model(zoo.example(model, batch=3)))
+    assert logits.shape == (3, classes)
+    assert not np.allclose(logits.sum(1), 1)  # not probabilities
+
+
+def test_classes_are_as_many_as_were_asked_for() -> None:
+    assert small("lenet5", classes=7).output_shape == (None, 7)
+    assert small("mlp", classes=2).output_shape == (None, 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_small_configuration_is_no_larger_than_the_model(name: str) -> None:
+    assert small(name).count_params() <= zoo.build(name).count_params()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_builds_the_same_bits(name: str) -> None:
+    first, second = weights(small(name, seed=3)), weights(small(name, seed=3))
+    assert first.keys() == second.keys()
+    assert all(first[path].tobytes() == second[path].tobytes() for path in first)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_another_seed_builds_other_kernels(name: str) -> None:
+    first, second = weights(small(name, seed=3)), weights(small(name, seed=4))
+    kernels = [path for path in first if path.endswith("kernel")]
+    assert kernels
+    for path in kernels:
+        assert abs(np.corrcoef(first[path].ravel(), second[path].ravel())[0, 1]) < 5 / first[path].size ** 0.5
+
+
+def test_without_a_seed_it_is_0() -> None:
+    first, second = weights(small("lenet5")), weights(small("lenet5", seed=0))
+    assert all(np.array_equal(first[path], second[path]) for path in first)
+
+
+def test_what_was_built_before_changes_no_weight() -> None:
+    alone = weights(small("lenet5", seed=3))
+    for name in MODELS:
+        small(name, seed=5)
+    after = weights(small("lenet5", seed=3))
+    assert alone.keys() == after.keys()
+    assert all(np.array_equal(alone[path], after[path]) for path in alone)
+
+
+@pytest.mark.parametrize("asked", ["lenet5-1998", "LeNet5-1998", "lenet5_1998", "LENET-5_1998", "lenet51998"])
+def test_names_ignore_case_hyphen_and_underscore(asked: str) -> None:
+    assert zoo.card(asked).name == "lenet5-1998"
+    assert small(asked).name == "lenet5-1998"
+
+
+@pytest.mark.parametrize(("family", "default"), [("lenet", "lenet5"), ("LeNet", "lenet5"), ("mlp", "mlp")])
+def test_a_familys_name_is_its_default_model(family: str, default: str) -> None:
+    assert zoo.card(family).name == default
+
+
+def test_list_models_takes_a_shell_pattern() -> None:
+    assert zoo.list_models("lenet*") == ["lenet5", "lenet5-1998"]
+    assert zoo.list_models("LENET5") == ["lenet5"]
+    assert zoo.list_models("nothing*") == []
+    assert zoo.list_models() == MODELS
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize("call", [zoo.card, zoo.build])
+def test_an_unknown_model_gets_the_nearest(call: Any) -> None:
+    with pytest.raises(zoo.UnknownModel, match=rf'"?lenett5\W.*nearest: .*lenet5.*all {len(MODELS)}'):
+        call("lenett5")
+
+
+def test_a_name_near_nothing_gets_all_there_are() -> None:
+    with pytest.raises(zoo.UnknownModel, match="there are: .*lenet5.*mlp"):
+        zoo.card("zzzzzz")
+
+
+def test_an_unknown_model_can_be_caught_as_a_lookup_error() -> None:
+    with pytest.raises(LookupError):
+        zoo.card("lenett5")
+
+
+def test_an_unknown_argument_gets_the_nearest_and_all_there_are() -> None:
+    with pytest.raises(zoo.WrongConfiguration) as caught:
+        zoo.build("lenet5", clases=10)
+    message = str(caught.value)
+    assert message.startswith("lenet5 takes no argument 'clases'; nearest: classes")
+    assert all(text in message for text in ("activation='tanh'", "image_size=32", "channels=1", "classes=10"))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """A registered model "probe", of an argument of each kind, that keeps what it was built with."""
+    seen: list[dict[str, Any]] = []
+
+    def builder(
+        widths: tuple[int, ...] = (2,),
+        *,
+        size: int = 4,
+        rate: float = 0.5,
+        f: str = "relu",
+        bias: bool = True,
+    ) -> keras.Model:
+        seen.append({"widths": widths, "size": size, "rate": rate, "f": f, "bias": bias})
+        x = Input((size,))
+        return Model(x, dense(x, 3, use_bias=bias, name="head"))
+
+    # Builders live in modules whose annotations are strings, and those are what the registry reads.
+    builder.__annotations__ = {
+        "widths": "tuple[int, ...]", "size": "int", "rate": "float", "f": "str", "bias": "bool",
+    }  # fmt: skip
+    for register in ("_cards", "_aliases"):
+        monkeypatch.setattr(registry, register, dict(getattr(registry, register)))
+    about = {"paper": "", "url": "", "year": 1998, "idea": "", "task": "digits", "recipe": "mlp"}
+    registry.register("probe", builder, parameters=15, multiply_adds=12, about=about, size=5)
+    yield seen
+
+
+def test_a_variants_changes_are_its_defaults(calls: list) -> None:
+    assert zoo.build("probe").input_shape == (None, 5)
+    assert zoo.card("probe").arguments["size"] == 5
+    assert zoo.build("probe", size=7).input_shape == (None, 7)
+    assert [call["size"] for call in calls] == [5, 7]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "expected"),
+    [
+        ("size", 0, "an integer, 1 or more"),
+        ("size", -3, "an integer, 1 or more"),
+        ("size", 2.0, "an integer, 1 or more"),
+        ("size", True, "an integer, 1 or more"),
+        ("size", "4", "an integer, 1 or more"),
+        ("size", None, "an integer, 1 or more"),
+        ("widths", 4, "a tuple of integers, 1 or more each"),
+        ("widths", (4, 0), "a tuple of integers, 1 or more each"),
+        ("widths", (4, "4"), "a tuple of integers, 1 or more each"),
+        ("rate", "0.5", "a number"),
+        ("rate", True, "a number"),
+        ("f", 3, "a string"),
+        ("bias", 1, "True or False"),
+        ("seed", -1, "an integer, 0 or more"),
+        ("seed", 1.5, "an integer, 0 or more"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name_before_anything_is_built(
+    calls: list, argument: str, value: Any, expected: str
+) -> None:
+    with pytest.raises(zoo.WrongConfiguration) as caught:
+        zoo.build("probe", **{argument: value})
+    assert str(caught.value) == f"probe: {argument}={value!r}; expected {expected}"
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": 7},
+        {"widths": [3, 4]},
+        {"widths": ()},
+        {"rate": 1},
+        {"rate": 0.25},
+        {"f": "tanh"},
+        {"bias": False},
+    ],
+)
+def test_a_right_value_reaches_the_builder(calls: list, changes: dict[str, Any]) -> None:
+    zoo.build("probe", **changes)
+    assert calls[0].items() >= changes.items()
+
+
+def test_a_name_can_be_registered_once(calls: list) -> None:  # noqa: ARG001
+    with pytest.raises(ValueError, match="two models are named 'probe'"):
+        registry.register("probe", lambda: None, parameters=0, multiply_adds=0, about={})
+
+
+# --- examples ---
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_example_is_a_float32_batch_that_fits(name: str) -> None:
+    model = small(name)
+    x = zoo.example(model, batch=5)
+    assert x.shape == (5, *model.input_shape[1:])
+    assert x.dtype == np.float32
+
+
+def test_an_example_is_standard_normal_and_keyed_by_its_seed() -> None:
+    model = zoo.build("lenet5")
+    first, again, other = (zoo.example(model, 16, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert stats.kstest(first.ravel(), stats.norm.cdf).pvalue > 1e-3
+    assert stats.pearsonr(first.ravel(), other.ravel()).pvalue > 1e-3
+
+
+def test_an_example_of_two_inputs_is_a_dict_by_their_names() -> None:
+    a, b = Input((3,), name="a"), Input((3,), name="b")
+    x = zoo.example(Model([a, b], a + b), batch=4)
+    assert {name: array.shape for name, array in x.items()} == {"a": (4, 3), "b": (4, 3)}
+    assert not np.array_equal(x["a"], x["b"])
