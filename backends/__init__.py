@@ -180,12 +180,15 @@ def installed() -> tuple[str, ...]:
     return tuple(name for name in NAMES if importlib.util.find_spec(name) is not None)
 
 
-def use(name: str, *, device: str | None = None, threads: int | None = None) -> None:
+def use(
+    name: str, *, device: str | None = None, threads: int | None = None, deterministic: bool = False
+) -> None:
     """Choose the framework of this process, before the first model is built.
 
     `device` is one of the names that `zoo doctor` lists ("cpu", "cuda:0", ...), `threads` how many CPU
-    threads one operation may use. Raises BackendError when the name is wrong, the framework is not
-    installed, Keras already runs another, or the device is not there.
+    threads one operation may use; `deterministic` allows only algorithms that give the same bits on every
+    run. Raises BackendError when the name is wrong, the framework is not installed, Keras already runs
+    another, or the device is not there.
     """
     name = checked(name, "zoo.use")
     if (running := _running()) not in (None, name):
@@ -196,6 +199,8 @@ def use(name: str, *, device: str | None = None, threads: int | None = None) -> 
     if threads is not None and threads < 1:
         raise BackendError(f"zoo.use(threads={threads}): expected 1 or more")
     backend = load(name)
+    if deterministic:
+        backend.set_deterministic()
     if threads is not None:
         backend.set_threads(threads)
     if device is not None:

@@ -1,6 +1,5 @@
-"""Every registered model is what its card says; theirs: the papers' counts, and formulas of the layers' shapes."""
+"""Every model is what its card says; theirs: the papers' counts, and formulas of the layers' shapes."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -88,11 +87,6 @@ def test_classes_are_as_many_as_were_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_small_configuration_is_no_larger_than_the_model(name: str) -> None:
-    assert small(name).count_params() <= zoo.build(name).count_params()
-
-
-@pytest.mark.parametrize("name", MODELS)
 def test_the_same_seed_builds_the_same_bits(name: str) -> None:
     first, second = weights(small(name, seed=3)), weights(small(name, seed=3))
     assert first.keys() == second.keys()
@@ -150,7 +144,7 @@ def test_an_unknown_model_gets_the_nearest(call: Any) -> None:
 
 
 def test_a_name_near_nothing_gets_all_there_are() -> None:
-    with pytest.raises(zoo.UnknownModel, match="there are: .*lenet5.*mlp"):
+    with pytest.raises(zoo.UnknownModel, match=r"there are: .*lenet5.*mlp"):
         zoo.card("zzzzzz")
 
 
@@ -168,7 +162,7 @@ def test_an_unknown_argument_gets_the_nearest_and_all_there_are() -> None:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A registered model "probe", of an argument of each kind, that keeps what it was built with."""
     seen: list[dict[str, Any]] = []
 
@@ -192,7 +186,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         monkeypatch.setattr(registry, register, dict(getattr(registry, register)))
     about = {"paper": "", "url": "", "year": 1998, "idea": "", "task": "digits", "recipe": "mlp"}
     registry.register("probe", builder, parameters=15, multiply_adds=12, about=about, size=5)
-    yield seen
+    return seen
 
 
 def test_a_variants_changes_are_its_defaults(calls: list) -> None:
