@@ -109,16 +109,19 @@ def test_lenet5_refuses_images_too_small_for_its_windows() -> None:
 # --- lenet5-1998, the paper's ---
 
 # Table I: a column for each map of C3, a row for each map of S2.
-TABLE_1 = np.array(
-    [
-        list("X...XXX..XXXX.XX"),
-        list("XX...XXX..XXXX.X"),
-        list("XXX...XXX..X.XXX"),
-        list(".XXX..XXXX..X.XX"),
-        list("..XXX..XXXX.XX.X"),
-        list("...XXX..XXXX.XXX"),
-    ]
-) == "X"
+TABLE_1 = (
+    np.array(
+        [
+            list("X...XXX..XXXX.XX"),
+            list("XX...XXX..XXXX.X"),
+            list("XXX...XXX..X.XXX"),
+            list(".XXX..XXXX..X.XX"),
+            list("..XXX..XXXX.XX.X"),
+            list("...XXX..XXXX.XXX"),
+        ]
+    )
+    == "X"
+)
 
 
 def squash(x: ndarray) -> ndarray:
