@@ -198,14 +198,21 @@ def use(
         )
     if threads is not None and threads < 1:
         raise BackendError(f"zoo.use(threads={threads}): expected 1 or more")
-    backend = load(name)
-    if deterministic:
-        backend.set_deterministic()
-    if threads is not None:
-        backend.set_threads(threads)
-    if device is not None:
-        backend.use_device(device)
-    os.environ["KERAS_BACKEND"] = name
+    before = os.environ.get("KERAS_BACKEND")
+    os.environ["KERAS_BACKEND"] = name  # first: importing TensorFlow may import Keras
+    try:
+        backend = load(name)
+        if deterministic:
+            backend.set_deterministic()
+        if threads is not None:
+            backend.set_threads(threads)
+        if device is not None:
+            backend.use_device(device)
+    except Exception:
+        os.environ.pop("KERAS_BACKEND")
+        if before is not None:
+            os.environ["KERAS_BACKEND"] = before
+        raise
 
 
 def current() -> Backend:
@@ -259,10 +266,13 @@ def host_memory() -> int:
     """The most memory this process has held so far, in bytes."""
     if sys.platform == "win32":
         raise BackendError("peak memory is read from getrusage, which Windows lacks; use WSL")
-    import resource
+    try:  # Linux: getrusage would answer for the parent too, whose peak a child takes over
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux, bytes on macOS
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _running() -> str | None:

@@ -293,12 +293,13 @@ def test_threads_are_as_many_as_were_asked_for() -> None:
     assert many[1] - few[1] >= 4
 
 
-def test_peak_memory_is_in_bytes_and_holds_what_was_allocated() -> None:
+def test_peak_memory_is_in_bytes_of_this_process_alone() -> None:
+    """The parent here is larger than the child ever gets, and Linux's ru_maxrss outlives `exec`."""
+    ballast = np.ones(750_000_000, np.uint8)
     code = f"""
 import numpy as np, zoo
 zoo.use("{NAME}", threads=1)
-from zoo import backends
-here = backends.current()
+here = zoo.backends.current()
 def hold(n):
     value = here.tensor(np.ones(n // 4, np.float32)) + 1
     here.synchronize(value)
@@ -306,8 +307,8 @@ def hold(n):
 print(hold(4_000), hold(200_000_000))
 """
     before, after = map(int, python(code).split())
-    assert before < 4e9
     assert 200e6 <= after - before <= 900e6  # the array, its copy, their sum
+    del ballast
 
 
 DETERMINISTIC = {  # what the framework itself says of it

@@ -149,7 +149,9 @@ def test_a_window_that_does_not_fit_is_refused_by_name(part: Callable[[Tensor], 
         part(Input((8, 6, 3)))
 
 
-def test_a_window_as_large_as_the_image_fits() -> None:
+def test_a_window_as_large_as_the_padded_image_fits() -> None:
+    assert layers.conv(Input((2, 3, 1)), 4, 5, name="conv").shape == (None, 2, 3, 4)
+    assert layers.max_pool(Input((1, 2, 3)), 3, 1, padding=1).shape == (None, 1, 2, 3)
     assert layers.conv(Input((8, 6, 3)), 4, 6, padding=0, name="conv").shape == (None, 3, 1, 4)
     assert layers.average_pool(Input((6, 6, 3)), 6).shape == (None, 1, 1, 3)
 

@@ -23,7 +23,7 @@ from zoo.errors import (
 )
 
 if TYPE_CHECKING:
-    from zoo import backends, layers, optimizers, random, tasks
+    from zoo import backends, layers, optimizers, random, schedules, tasks
     from zoo.backends import use
     from zoo.benchmarks import bench
     from zoo.comparison import compare
@@ -46,7 +46,7 @@ _HOMES = {
     "train": "training",
     "use": "backends",
 }
-_MODULES = ("backends", "layers", "optimizers", "random", "tasks")
+_MODULES = ("backends", "layers", "optimizers", "random", "schedules", "tasks")
 
 __all__ = [
     "BackendError",
@@ -68,6 +68,7 @@ __all__ = [
     "optimizers",
     "random",
     "register",
+    "schedules",
     "tasks",
     "train",
     "use",

@@ -37,7 +37,9 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        return float(self.rate(step)) if self.scheduled else self.rate
+        if not self.scheduled:
+            return self.rate
+        return self.rate.at(step) if hasattr(self.rate, "at") else float(self.rate(step))
 
     def decays(self, variable: keras.Variable) -> bool:
         """Whether weight decay applies to this variable (see `exclude_from_weight_decay`)."""

@@ -30,6 +30,8 @@ from zoo.ladder import BOUNDS
 Number = float | None
 Record = dict[str, Any]  # what JSON calls an object: a result, a part of one, a chart's specification
 
+__all__ = ["iframe", "render", "save"]
+
 FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
 ENGINES = {"keras": "Keras", "native": "native"}
 PARITY = {
