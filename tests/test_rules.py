@@ -10,7 +10,7 @@ from conftest import python
 
 import zoo
 
-ROOT = Path(zoo.__file__).parent.parent
+ROOT = Path(__file__).parent.parent  # the sources, not the installed copy of them
 ZOO = sorted((ROOT / "zoo").rglob("*.py"))
 SOURCES = sorted(path for folder in ("zoo", "backends", "tests") for path in (ROOT / folder).rglob("*.py"))
 FRAMEWORKS = {"torch", "tensorflow", "jax", "jaxlib", "optax", "flax"}

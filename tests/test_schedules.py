@@ -109,7 +109,8 @@ def exact(schedule: Schedule, step: int) -> Decimal:
         done = Decimal(step - warmup) / (total - warmup) if total > warmup else Decimal(step == total)
         return anneal(decay, s["peak"], s["end"], done, s["power"])
     total, top = s["total_steps"], s["max_learning_rate"]
-    first, peak, step = top / s["div_factor"], s["warmup_fraction"] * total - 1, min(step, total - 1)
+    first, step = top / s["div_factor"], min(step, total - 1)
+    peak = Decimal(float(s["warmup_fraction"]) * total) - 1  # rounded, as torch decides a step's phase by it
     if step <= peak:
         return anneal(s["anneal"], first, top, step / peak if peak else Decimal(1))
     if s["three_phase"]:
