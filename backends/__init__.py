@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -45,8 +45,41 @@ class Device:
     memory_bytes: int | None  # None where the framework does not say
 
 
+@dataclass(frozen=True)
+class LossScaling:
+    """Dynamic loss scaling: halved by gradients that are not finite, doubled after so many steps that are.
+
+    The defaults are those of keras.optimizers.LossScaleOptimizer; torch.amp.GradScaler starts at 2^16.
+    """
+
+    initial_scale: float = 2.0**15
+    growth_steps: int = 2000
+
+
+class Updater(Protocol):
+    """The native optimizer and all that `zoo.optimizers` says about gradients and averages around it."""
+
+    def __call__(self, gradients: Sequence[Tensor]) -> None:
+        """One update of the model's variables by the gradients of the scaled loss."""
+        ...
+
+    def memory(self) -> dict[str, np.ndarray]:
+        """What is remembered, by the names of `zoo.optimizers.Optimizer.memory`; loss scaling's, too."""
+        ...
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        """Go on from such a memory, of whichever framework and engine."""
+        ...
+
+    def finish(self) -> None:
+        """Put the averages in the weights' place, if any are kept."""
+        ...
+
+
 class Step(Protocol):
     """One step of training, state inside: `(state, batch) -> (state, loss)` with the state kept for you."""
+
+    updater: Updater
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """The batch's loss before the update, left on the device so that steps can run ahead."""
@@ -145,8 +178,11 @@ class Backend(Protocol):
         """x Phi(x), exact, or by Hendrycks and Gimpel's tanh; precise in the dtype of x."""
         ...
 
-    def cross_entropy(self, labels: Tensor, logits: Tensor) -> Tensor:
-        """(b,), (b, classes) -> the mean over the batch of -log softmax(logits)[label]."""
+    def cross_entropy(self, labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """(b,), (b, classes) -> the mean over the batch of -log softmax(logits)[label].
+
+        Smoothing gives each class label_smoothing / classes of the target, as torch.nn.CrossEntropyLoss.
+        """
         ...
 
     # Training
@@ -155,11 +191,27 @@ class Backend(Protocol):
         """The framework's own optimizer over these variables, with the meaning of the zoo's."""
         ...
 
+    def updater(
+        self,
+        description: Optimizer,
+        variables: Sequence[keras.Variable],
+        scaling: LossScaling | None = None,
+    ) -> Updater:
+        """That optimizer at work on them."""
+        ...
+
     def gradients(self, model: keras.Model, loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, list]]:
         """`(x, y) -> (loss, gradients)` in training mode, one a trainable variable; changes no state."""
         ...
 
-    def step(self, model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str) -> Step:
+    def step(
+        self,
+        model: keras.Model,
+        loss: Loss,
+        optimizer: Optimizer,
+        mode: str,
+        scaling: LossScaling | None = None,
+    ) -> Step:
         """The native engine's training step in one of `MODES`."""
         ...
 

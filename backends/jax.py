@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from zoo.backends import Device, Loss, allowed, find_device, host_memory
+from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory
 
 if TYPE_CHECKING:
     import keras
@@ -140,24 +140,95 @@ def gelu(x: jax.Array, *, approximate: bool) -> jax.Array:
     return jax.nn.gelu(x, approximate=approximate)
 
 
-def cross_entropy(labels: jax.Array, logits: jax.Array) -> jax.Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def cross_entropy(labels: jax.Array, logits: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    if not label_smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    targets = optax.smooth_labels(
+        jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing
+    )
+    return optax.softmax_cross_entropy(logits, targets).mean()
 
 
 # Training
 
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "SGD": lambda s, decays: optax.chain(
-        optax.add_decayed_weights(s["weight_decay"], decays), optax.sgd(s["learning_rate"])
+Transform = optax.GradientTransformation
+Value = float | Callable[[Any], Any]  # a number, or a function of the update's count
+
+# (description, momentum or beta_1) -> gradients to updates, before weight decay and rate
+OPTIMIZERS: dict[str, Callable[[Any, Value], Transform]] = {
+    "SGD": lambda o, _: optax.identity(),
+    "Momentum": lambda o, momentum: (
+        _cycled_trace(momentum, o.nesterov) if callable(momentum) else optax.trace(momentum, o.nesterov)
     ),
-    "AdamW": lambda s, decays: optax.chain(
-        optax.scale_by_adam(s["beta_1"], s["beta_2"], s["epsilon"]),
-        optax.scale_by_schedule(_bias_correction_error(s["beta_1"], s["beta_2"])),
-        optax.add_decayed_weights(s["weight_decay"], decays),
-        optax.scale_by_learning_rate(s["learning_rate"]),
-    ),
+    "Adam": lambda o, beta_1: _moments(o, beta_1),
+    "AdamW": lambda o, beta_1: _moments(o, beta_1),
+    "LAMB": lambda o, beta_1: _moments(o, beta_1),
 }
+
+
+def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Transform:
+    o, name = description, type(description).__name__
+    multipliers, decays = zip(*(o.group(v) for v in variables), strict=True)
+    momentum = o.rate.momentum if o.cycles else o.momentum_at(0) if o.CYCLED else 0.0
+    inner, decay = OPTIMIZERS[name](o, momentum), _decayed(decays)
+    late = name in ("AdamW", "LAMB")
+    every = o.gradient_accumulation_steps
+    transform = optax.chain(
+        optax.scale(1 / every) if every else optax.identity(),
+        _clip(o),
+        *((inner, decay) if late else (decay, inner)),
+        optax.scale_by_trust_ratio() if name == "LAMB" else optax.identity(),
+        optax.scale_by_learning_rate(o.rate),
+        _each(lambda update, multiplier: update * multiplier, multipliers, 1.0),
+    )
+    if every:
+        transform = optax.MultiSteps(transform, every, use_grad_mean=False).gradient_transformation()
+    return transform
+
+
+def _each(function: Callable[..., Any], settings: Sequence[float], idle: float) -> Transform:
+    """`function(update, setting)` of each variable; nothing where the setting is idle."""
+    return optax.stateless(
+        lambda updates, _: [
+            u if s == idle else function(u, s) for u, s in zip(updates, settings, strict=True)
+        ]
+    )
+
+
+def _decayed(decays: Sequence[float]) -> Transform:
+    return optax.stateless(
+        lambda updates, weights: [
+            u + d * w if d else u for u, w, d in zip(updates, weights or (), decays, strict=True)
+        ]
+    )
+
+
+def _clip(o: Optimizer) -> Transform:
+    if o.clipvalue:
+        return optax.clip(o.clipvalue)
+    if o.clipnorm:
+        return optax.stateless(
+            lambda gradients, _: [
+                g * (o.clipnorm / jnp.maximum(jnp.linalg.norm(g.ravel()), o.clipnorm)) for g in gradients
+            ]
+        )
+    return optax.clip_by_global_norm(o.global_clipnorm) if o.global_clipnorm else optax.identity()
+
+
+def _moments(o: Any, beta_1: Value) -> Transform:
+    if callable(beta_1) or o.amsgrad or not o.bias_correction:
+        return _own_moments(o, beta_1)
+    return optax.chain(
+        optax.scale_by_adam(beta_1, o.beta_2, o.epsilon),
+        optax.scale_by_schedule(_bias_correction_error(beta_1, o.beta_2)),
+    )
+
+
+def _correction(beta: Any, count: Any, dtype: Any) -> Any:
+    """1 - beta^t, exact to rounding in float32 too."""
+    log = np.log(beta) if isinstance(beta, float | int) and beta else jnp.log(beta)
+    return -jnp.expm1(count.astype(dtype) * log)
 
 
 def _bias_correction_error(beta_1: float, beta_2: float) -> optax.Schedule:
@@ -173,15 +244,194 @@ def _bias_correction_error(beta_1: float, beta_2: float) -> optax.Schedule:
     return lambda count: off(beta_1, count + 1) / jnp.sqrt(off(beta_2, count + 1))
 
 
-def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> optax.GradientTransformation:
-    decays = [description.decays(v) for v in variables]
-    return OPTIMIZERS[type(description).__name__](description.settings(), decays)
+def _own_moments(o: Any, beta_1: Value) -> Transform:
+    """What optax's Adam has not: torch's AMSGrad, a beta that follows a schedule, no bias correction."""
+
+    def init(weights: list) -> optax.ScaleByAmsgradState:
+        mu, nu, largest = ([jnp.zeros_like(w) for w in weights] for _ in range(3))
+        return optax.ScaleByAmsgradState(jnp.zeros((), jnp.int32), mu, nu, largest)
+
+    def update(gradients: list, state: optax.ScaleByAmsgradState, weights: Any = None) -> Any:
+        del weights
+        first: Any = beta_1(state.count) if callable(beta_1) else beta_1
+        count = optax.safe_increment(state.count)
+        mu = [m + (g - m) * (1 - first) for m, g in zip(state.mu, gradients, strict=True)]
+        nu = [v + (g * g - v) * (1 - o.beta_2) for v, g in zip(state.nu, gradients, strict=True)]
+        largest = [jnp.maximum(x, v) for x, v in zip(state.nu_max, nu, strict=True)]
+
+        def direction(m: jax.Array, v: jax.Array) -> jax.Array:
+            if not o.bias_correction:
+                return m / (jnp.sqrt(v) + o.epsilon)
+            root = jnp.sqrt(_correction(o.beta_2, count, v.dtype))
+            return m / _correction(first, count, m.dtype) / (jnp.sqrt(v) / root + o.epsilon)
+
+        updates = [direction(m, v) for m, v in zip(mu, largest if o.amsgrad else nu, strict=True)]
+        return updates, optax.ScaleByAmsgradState(count, mu, nu, largest)
+
+    return Transform(init, update)
+
+
+class CycledTraceState(NamedTuple):
+    """The momentum of `_cycled_trace`."""
+
+    count: Any
+    trace: Any
+
+
+def _cycled_trace(momentum: Callable[[Any], Any], nesterov: bool) -> Transform:
+    """optax.trace whose momentum follows a schedule."""
+
+    def init(weights: list) -> CycledTraceState:
+        return CycledTraceState(jnp.zeros((), jnp.int32), [jnp.zeros_like(w) for w in weights])
+
+    def update(gradients: list, state: CycledTraceState, weights: Any = None) -> Any:
+        del weights
+        mu = momentum(state.count)
+        trace = [g + mu * v for g, v in zip(gradients, state.trace, strict=True)]
+        updates = [g + mu * v for g, v in zip(gradients, trace, strict=True)] if nesterov else trace
+        return updates, CycledTraceState(optax.safe_increment(state.count), trace)
+
+    return Transform(init, update)
+
+
+def updater(
+    description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
+) -> Updater:
+    return Updater(description, variables, scaling)
+
+
+class Updater:
+    """An optax transformation and what stands around it: loss scaling, and an average of the weights.
+
+    `pure` is a step of it for compiled code; called, it updates the model's own variables.
+    """
+
+    def __init__(
+        self, description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None
+    ):
+        self.description, self.scaling, self.variables = description, scaling, list(variables)
+        self.transform = optimizer(description, variables)
+        self.state = self.init([jnp.copy(v) for v in _values(variables)])
+
+    def init(self, weights: list) -> dict[str, Any]:
+        state: dict[str, Any] = {"batches": jnp.zeros((), jnp.int32), "optax": self.transform.init(weights)}
+        if self.description.use_ema:
+            state["average"] = [jnp.zeros_like(w) for w in weights]
+        if self.scaling:
+            state["scale"] = jnp.asarray(self.scaling.initial_scale, jnp.float32)
+            state["scale_steps"] = jnp.zeros((), jnp.int32)
+        return state
+
+    def scale(self, loss: jax.Array, state: dict[str, Any]) -> jax.Array:
+        factor = state["scale"] if self.scaling else self.description.loss_scale_factor
+        return loss if factor is None else loss * factor
+
+    def pure(self, gradients: list, state: dict[str, Any], weights: list) -> tuple[list, dict[str, Any]]:
+        """(gradients of the scaled loss, state, weights) -> (weights, state)."""
+        if not self.scaling:
+            factor = self.description.loss_scale_factor
+            gradients = [g / factor for g in gradients] if factor else gradients
+            return self.update(gradients, state, weights)
+        gradients = [g / state["scale"] for g in gradients]
+        finite = jnp.all(jnp.stack([jnp.isfinite(g).all() for g in gradients]))
+        weights, state = lax.cond(
+            finite, lambda: self.update(gradients, state, weights), lambda: (weights, state)
+        )
+        good = jnp.where(finite, state["scale_steps"] + 1, 0)
+        grown = good == self.scaling.growth_steps
+        factor = jnp.where(finite, jnp.where(grown, 2.0, 1.0), 0.5)
+        return weights, {
+            **state,
+            "scale": state["scale"] * factor.astype(jnp.float32),
+            "scale_steps": jnp.where(grown, 0, good).astype(jnp.int32),
+        }
+
+    def update(self, gradients: list, state: dict[str, Any], weights: list) -> tuple[list, dict[str, Any]]:
+        o = self.description
+        updates, memory = self.transform.update(gradients, state["optax"], weights)
+        weights = optax.apply_updates(weights, updates)
+        batches = state["batches"] + 1
+        state = {**state, "optax": memory, "batches": batches}
+        if o.use_ema:
+            every = o.gradient_accumulation_steps or 1
+            count, due = batches // every, batches % every == 0
+            kept = jnp.where(due, jnp.where(count == 1, 0.0, o.ema_momentum), 1.0)
+            average = [
+                kept.astype(w.dtype) * a + (1 - kept).astype(w.dtype) * w
+                for a, w in zip(state["average"], weights, strict=True)
+            ]
+            state["average"] = average
+            if often := o.ema_overwrite_frequency:
+                due = due & (count % often == 0)
+                weights = [jnp.where(due, a, w) for a, w in zip(average, weights, strict=True)]
+        return weights, state
+
+    def __call__(self, gradients: Sequence[jax.Array]) -> None:
+        weights, self.state = self.pure(list(gradients), self.state, _values(self.variables))
+        for variable, weight in zip(self.variables, weights, strict=True):
+            variable.assign(weight)
+
+    def finish(self) -> None:
+        for variable, average in zip(self.variables, self.state.get("average", ()), strict=False):
+            variable.assign(average)
+
+    # The zoo's names of what is remembered -> optax's
+    NAMES: ClassVar = {"velocity": "nu", "largest": "nu_max", "gradients": "acc_grads"}
+
+    def kinds(self) -> dict[str, str]:
+        o = self.description
+        first = "trace" if type(o).__name__ == "Momentum" else "mu"
+        kinds = [*o.SLOTS, *(["gradients"] if o.gradient_accumulation_steps else [])]
+        return {kind: self.NAMES.get(kind, first) for kind in kinds}
+
+    def memory(self) -> dict[str, np.ndarray]:
+        own = {k: self.state[k] for k in ("batches", "scale", "scale_steps") if k in self.state}
+        found = {name: np.asarray(value) for name, value in own.items()}
+        lists = {kind: _tree_get(self.state["optax"], name) for kind, name in self.kinds().items()}
+        if self.description.use_ema:
+            lists["average"] = self.state["average"]
+        for kind, arrays in lists.items():
+            pairs = zip(self.variables, arrays, strict=True)
+            found |= {f"{kind}/{v.path}": np.array(x) for v, x in pairs}
+        return found
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        def kept(kind: str) -> list[jax.Array]:
+            return [jnp.asarray(memory[f"{kind}/{v.path}"]) for v in self.variables]
+
+        batches, every = int(memory["batches"]), self.description.gradient_accumulation_steps
+        counts: dict[str, Any] = {"count": jnp.asarray(batches // (every or 1), jnp.int32)}
+        if every:
+            counts["mini_step"] = jnp.asarray(batches % every, jnp.int32)
+            counts["gradient_step"] = counts["count"]
+        lists = {name: kept(kind) for kind, name in self.kinds().items()}
+        known = {k: v for k, v in counts.items() if _tree_has(self.state["optax"], k)}
+        self.state["optax"] = _tree_set(self.state["optax"], **known, **lists)
+        self.state["batches"] = jnp.asarray(batches, jnp.int32)
+        if self.description.use_ema:
+            self.state["average"] = kept("average")
+        if self.scaling:
+            self.state["scale"] = jnp.asarray(memory["scale"], jnp.float32)
+            self.state["scale_steps"] = jnp.asarray(memory["scale_steps"], jnp.int32)
+
+
+def _tree_get(state: Any, name: str) -> Any:
+    found = optax.tree_utils.tree_get_all_with_path(state, name)
+    return found[0][1]
+
+
+def _tree_has(state: Any, name: str) -> bool:
+    return bool(optax.tree_utils.tree_get_all_with_path(state, name))
+
+
+def _tree_set(state: Any, **values: Any) -> Any:
+    return optax.tree_utils.tree_set(state, **values)
 
 
 def gradients(
     model: keras.Model, loss: Loss
 ) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, list[jax.Array]]]:
-    pure = jax.jit(_pure(model, loss))
+    pure = jax.jit(jax.value_and_grad(_objective(model, loss), has_aux=True))
 
     def call(x: jax.Array, y: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
         (value, _), gradients = pure(
@@ -192,38 +442,61 @@ def gradients(
     return call
 
 
-def step(model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str) -> JaxStep:
-    return JaxStep(model, loss, optimizer, compiled=allowed(NAME, mode) == "jit")
+def step(
+    model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str, scaling: LossScaling | None = None
+) -> JaxStep:
+    return JaxStep(model, loss, optimizer, scaling, compiled=allowed(NAME, mode) == "jit")
 
 
 class JaxStep:
     """`jit` of `value_and_grad` and an optax update: (state, batch) -> (state, loss), the state donated."""
 
-    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, *, compiled: bool):
-        pure, transform = _pure(model, loss), optimizer(description, model.trainable_variables)
-
-        def update(state: tuple, x: jax.Array, y: jax.Array) -> tuple[tuple, jax.Array]:
-            weights, other, memory = state
-            (value, other), gradients = pure(weights, other, x, y)
-            updates, memory = transform.update(gradients, memory, weights)
-            return (optax.apply_updates(weights, updates), other, memory), value
-
+    def __init__(
+        self,
+        model: keras.Model,
+        loss: Loss,
+        description: Optimizer,
+        scaling: LossScaling | None,
+        *,
+        compiled: bool,
+    ):
         self.model = model
-        self.update = jax.jit(update, donate_argnums=0) if compiled else update
-        # A donated buffer is gone after the step, so the state starts as copies of the model's.
-        weights = [jnp.copy(v) for v in _values(model.trainable_variables)]
-        other = [jnp.copy(v) for v in _values(model.non_trainable_variables)]
-        self.state = weights, other, transform.init(weights)
+        self.updater = updater = Updater(description, model.trainable_variables, scaling)
+        objective = _objective(model, loss)
+
+        def scaled(weights: list, other: list, memory: dict, x: jax.Array, y: jax.Array) -> tuple:
+            value, other = objective(weights, other, x, y)
+            return updater.scale(value, memory), (value, other)
+
+        def step(state: tuple, x: jax.Array, y: jax.Array) -> tuple[tuple, jax.Array]:
+            weights, other, memory = state
+            (_, (value, other)), gradients = jax.value_and_grad(scaled, has_aux=True)(
+                weights, other, memory, x, y
+            )
+            weights, memory = updater.pure(gradients, memory, weights)
+            return (weights, other, memory), value
+
+        self.step = jax.jit(step, donate_argnums=0) if compiled else step
+        self.state: tuple | None = None
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        self.state, loss = self.update(self.state, x, y)
+        if self.state is None:
+            # A donated buffer is gone after the step, so the state starts as copies of the model's.
+            weights = [jnp.copy(v) for v in _values(self.model.trainable_variables)]
+            other = [jnp.copy(v) for v in _values(self.model.non_trainable_variables)]
+            self.state = weights, other, self.updater.state
+        self.state, loss = self.step(self.state, x, y)
         return loss
 
     def sync(self) -> None:
-        weights, other, _ = self.state
+        if self.state is None:
+            return
+        weights, other, memory = self.state
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         for variable, value in zip(variables, [*weights, *other], strict=True):
-            variable.assign(jnp.copy(value))
+            variable.assign(value)
+        self.updater.state = memory
+        self.state = None  # the model's variables may change before the next step
 
 
 def predictor(model: keras.Model, mode: str) -> Callable[[jax.Array], jax.Array]:
@@ -242,8 +515,8 @@ def _values(variables: Sequence[keras.Variable]) -> list[jax.Array]:
     return [v.value for v in variables]
 
 
-def _pure(model: keras.Model, loss: Loss) -> Callable[..., Any]:
-    """(weights, state, x, y) -> ((loss, new state), gradients)."""
+def _objective(model: keras.Model, loss: Loss) -> Callable[..., tuple[jax.Array, list]]:
+    """(weights, state, x, y) -> (loss, new state)."""
 
     call: Any = model.stateless_call
 
@@ -251,4 +524,4 @@ def _pure(model: keras.Model, loss: Loss) -> Callable[..., Any]:
         logits, state, penalties = call(weights, state, x, training=True, return_losses=True)
         return loss(y, logits) + sum(penalties), state
 
-    return jax.value_and_grad(objective, has_aux=True)
+    return objective

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from zoo.backends import Device, Loss, allowed, find_device, host_memory
+from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory
 
 if TYPE_CHECKING:
     import keras
@@ -139,19 +140,122 @@ def gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
     return 0.5 * x * tf.math.erfc(-x * tf.constant(0.5**0.5, x.dtype))
 
 
-def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
+    if not label_smoothing:
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    classes = logits.shape[-1]
+    low = label_smoothing / classes
+    targets = tf.one_hot(labels, classes, 1 - label_smoothing + low, low, dtype=logits.dtype)
+    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
 
 
 # Training
 
 
 def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Optimizer:
-    """TensorFlow's optimizers are Keras's: the description itself, its update part of the graph."""
-    description.settings()  # refuses what the native engine has no twin for, as on the other frameworks
+    """TensorFlow's optimizers are Keras's: the description itself, its update by TensorFlow's kernels."""
     twin = description.fresh()
     twin.build(variables)
+    kernel = KERNELS.get(type(twin).__name__)
+    if kernel and not getattr(twin, "amsgrad", False):
+        twin.update = partial(kernel, twin)
     return twin
+
+
+def _momentum_kernel(
+    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, memory: Any
+) -> None:
+    tf.raw_ops.ResourceApplyMomentum(
+        var=variable.handle,
+        accum=memory[0].value.handle,
+        lr=rate,
+        grad=gradient + decay * variable if decay else gradient,
+        momentum=tf.convert_to_tensor(self.cycled(variable.dtype.name), variable.dtype),
+        use_nesterov=self.nesterov,
+    )
+
+
+def _adam_kernel(
+    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, memory: Any
+) -> None:
+    dtype = variable.dtype
+    # As the kernel rounds them: in float32 1 - 0.999 is 1.3e-5 off, above and below in v / (1 - b2^t) alike.
+    beta_1, beta_2 = (
+        float(dtype.as_numpy_dtype(b)) if isinstance(b, float) else b
+        for b in (self.cycled(dtype.name), self.beta_2)
+    )
+    root = tf.sqrt(self.correction(beta_2, dtype.name))
+    if decay and self.DECOUPLED:
+        variable.assign(variable * (1 - rate * decay))
+    tf.raw_ops.ResourceApplyAdam(
+        var=variable.handle,
+        m=memory[0].value.handle,
+        v=memory[1].value.handle,
+        # The kernel's own bias correction takes powers in float32, 6e-6 off: it is given powers of 0.
+        beta1_power=tf.zeros((), dtype),
+        beta2_power=tf.zeros((), dtype),
+        lr=rate * root / self.correction(beta_1, dtype.name),
+        beta1=tf.convert_to_tensor(beta_1, dtype),
+        beta2=tf.constant(beta_2, dtype),
+        epsilon=self.epsilon * root,
+        grad=gradient + decay * variable if decay and not self.DECOUPLED else gradient,
+    )
+
+
+KERNELS: dict[str, Callable[..., None]] = {
+    "Momentum": _momentum_kernel,
+    "Adam": _adam_kernel,
+    "AdamW": _adam_kernel,
+}  # the others are made of operations, in zoo.optimizers; so is AMSGrad, whose kernel XLA lacks
+
+
+def updater(
+    description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
+) -> Updater:
+    return Updater(description, variables, scaling)
+
+
+class Updater:
+    """One update of the model's own variables by the native optimizer."""
+
+    def __init__(
+        self, description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None
+    ):
+        self.variables = list(variables)
+        self.optimizer = twin = optimizer(description, variables)
+        self.scaled: Any = None if scaling is None else _scaled(twin, scaling)
+        if self.scaled is not None:
+            self.scaled.build(variables)
+
+    def __call__(self, gradients: Sequence[tf.Tensor]) -> None:
+        gradients = [tf.convert_to_tensor(g) for g in gradients]
+        (self.scaled or self.optimizer).apply(gradients, self.variables)
+
+    def scale(self, loss: tf.Tensor) -> tf.Tensor:
+        return (self.scaled or self.optimizer).scale_loss(loss)
+
+    def memory(self) -> dict[str, np.ndarray]:
+        scale = {} if self.scaled is None else {
+            "scale": self.scaled.dynamic_scale.numpy(), "scale_steps": self.scaled.step_counter.numpy()
+        }  # fmt: skip
+        return {**self.optimizer.memory(), **scale}
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        self.optimizer.restore(memory)
+        if self.scaled is not None:
+            self.scaled.dynamic_scale.assign(memory["scale"])
+            self.scaled.step_counter.assign(memory["scale_steps"])
+
+    def finish(self) -> None:
+        self.optimizer.finalize_variable_values(self.variables)
+
+
+def _scaled(twin: Optimizer, scaling: LossScaling) -> Any:
+    from zoo._lazy import keras
+
+    return keras.optimizers.LossScaleOptimizer(
+        twin, initial_scale=scaling.initial_scale, dynamic_growth_steps=scaling.growth_steps
+    )
 
 
 def gradients(
@@ -172,27 +276,32 @@ def gradients(
     return call
 
 
-def step(model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str) -> TensorFlowStep:
-    return TensorFlowStep(model, loss, optimizer, allowed(NAME, mode))
+def step(
+    model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str, scaling: LossScaling | None = None
+) -> TensorFlowStep:
+    return TensorFlowStep(model, loss, optimizer, allowed(NAME, mode), scaling)
 
 
 class TensorFlowStep:
     """`tf.function` around a `GradientTape` and the update; the variables are the model's own."""
 
-    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, mode: str):
-        native = optimizer(description, model.trainable_variables)
+    def __init__(
+        self, model: keras.Model, loss: Loss, description: Optimizer, mode: str, scaling: LossScaling | None
+    ):
+        weights = model.trainable_variables
+        self.updater = updater = Updater(description, weights, scaling)
 
-        def update(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 value = loss(y, model(x, training=True)) + sum(model.losses)
-            weights = model.trainable_variables
-            native.apply(tape.gradient(value, _values(weights)), weights)
+                scaled = updater.scale(value)
+            updater(tape.gradient(scaled, _values(weights)))
             return value
 
-        self.update = update if mode == "eager" else tf.function(update, jit_compile=mode == "xla")
+        self.step = step if mode == "eager" else tf.function(step, jit_compile=mode == "xla")
 
     def __call__(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        return self.update(x, y)
+        return self.step(x, y)
 
     def sync(self) -> None:
         pass  # TensorFlow trains the model's own variables

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.fx.experimental.proxy_tensor import make_fx
-from zoo.backends import Device, Loss, allowed, find_device, host_memory
+from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory
 
 if TYPE_CHECKING:
     import keras
@@ -129,8 +129,10 @@ def gelu(x: torch.Tensor, *, approximate: bool) -> torch.Tensor:
     return F.gelu(x, approximate="tanh" if approximate else "none")
 
 
-def cross_entropy(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(logits, labels.long())
+def cross_entropy(
+    labels: torch.Tensor, logits: torch.Tensor, *, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    return F.cross_entropy(logits, labels.long(), label_smoothing=label_smoothing)
 
 
 def _channels_first(x: torch.Tensor) -> torch.Tensor:
@@ -144,23 +146,212 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
 # Training
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "SGD": lambda groups, s: torch.optim.SGD(groups, s["learning_rate"], fused=True),
-    "AdamW": lambda groups, s: torch.optim.AdamW(
-        groups, s["learning_rate"], (s["beta_1"], s["beta_2"]), s["epsilon"], fused=True
+class LAMB(torch.optim.Optimizer):
+    """You et al. 2019, algorithm 2, which torch.optim lacks; see `zoo.optimizers.LAMB`."""
+
+    def __init__(
+        self, groups: Any, lr: float, betas: tuple[float, float], eps: float, *, bias_correction: bool
+    ):
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+        self.bias_correction = bias_correction
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del closure
+        for group in self.param_groups:
+            (beta_1, beta_2), decay = group["betas"], group["weight_decay"]
+            for weight in group["params"]:
+                state = self.state[weight]
+                if not state:
+                    state["step"] = torch.zeros(())
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+                state["step"] += 1
+                t, m, v = state["step"].item(), state["exp_avg"], state["exp_avg_sq"]
+                m.lerp_(weight.grad, 1 - beta_1)
+                v.lerp_(weight.grad.square(), 1 - beta_2)
+                first, second = (1 - beta_1**t, 1 - beta_2**t) if self.bias_correction else (1.0, 1.0)
+                update = m / first / (v.sqrt() / second**0.5 + group["eps"])
+                if decay:
+                    update.add_(weight, alpha=decay)
+                size, length = weight.norm(), update.norm()
+                ratio = torch.where((size > 0) & (length > 0), size / length, 1.0)
+                weight.sub_(group["lr"] * ratio * update)
+
+
+# fused: the same arithmetic in one kernel, on CPU, CUDA and MPS
+OPTIMIZERS: dict[str, Callable[[Any, float, Any], torch.optim.Optimizer]] = {
+    "SGD": lambda groups, rate, o: torch.optim.SGD(groups, rate, fused=True),
+    "Momentum": lambda groups, rate, o: torch.optim.SGD(
+        groups, rate, o.momentum, nesterov=o.nesterov, fused=True
     ),
-}  # fused: the same arithmetic in one kernel, on CPU, CUDA and MPS
+    "Adam": lambda groups, rate, o: torch.optim.Adam(
+        groups, rate, (o.beta_1, o.beta_2), o.epsilon, amsgrad=o.amsgrad, fused=True
+    ),
+    "AdamW": lambda groups, rate, o: torch.optim.AdamW(
+        groups, rate, (o.beta_1, o.beta_2), o.epsilon, amsgrad=o.amsgrad, fused=True
+    ),
+    "LAMB": lambda groups, rate, o: LAMB(
+        groups, rate, (o.beta_1, o.beta_2), o.epsilon, bias_correction=o.bias_correction
+    ),
+}
+# the zoo's names of what Adam and its kin remember -> torch's
+STATE = {"momentum": "exp_avg", "velocity": "exp_avg_sq", "largest": "max_exp_avg_sq"}
 
 
 def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> torch.optim.Optimizer:
-    settings = description.settings()
-    decayed = [v.value for v in variables if description.decays(v)]
-    exempt = [v.value for v in variables if not description.decays(v)]
-    groups = [{"params": decayed, "weight_decay": settings["weight_decay"]}]
-    groups += [{"params": exempt, "weight_decay": 0.0}] if exempt else []
+    groups: dict[tuple[float, float], list[torch.Tensor]] = {}
+    for variable in variables:
+        groups.setdefault(description.group(variable), []).append(variable.value)
+    rate = description.rate_at(0)
     return OPTIMIZERS[type(description).__name__](
-        groups, {**settings, "learning_rate": description.rate_at(0)}
+        [
+            {"params": weights, "multiplier": multiplier, "weight_decay": decay, "lr": rate * multiplier}
+            for (multiplier, decay), weights in groups.items()
+        ],
+        rate,
+        description,
     )
+
+
+def updater(
+    description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
+) -> Updater:
+    return Updater(description, variables, scaling)
+
+
+class Updater:
+    """What stands around torch.optim: scaling, accumulation, clipping, the schedule, an average."""
+
+    def __init__(
+        self, description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None
+    ):
+        self.description, self.scaling = description, scaling
+        self.paths, self.weights = [v.path for v in variables], _values(variables)
+        self.optimizer = optimizer(description, variables)
+        self.updates = self.batches = self.good = 0
+        self.loss_scale = scaling.initial_scale if scaling else description.loss_scale_factor
+        self.sums: list[torch.Tensor] | None = None
+        self.average: list[torch.Tensor] | None = None
+
+    def scale(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss if self.loss_scale is None else loss * self.loss_scale
+
+    @torch.no_grad()
+    def __call__(self, gradients: Sequence[torch.Tensor]) -> None:
+        o, gradients = self.description, list(gradients)
+        if self.loss_scale is not None:
+            gradients = list(torch._foreach_div(gradients, self.loss_scale))
+            if self.scaling and not self.rescale(gradients):
+                self.optimizer.zero_grad()
+                return
+        self.batches += 1
+        if every := o.gradient_accumulation_steps:
+            self.sums = list(torch._foreach_add(self.sums, gradients)) if self.sums else gradients
+            self.optimizer.zero_grad()
+            if self.batches % every:
+                return
+            gradients, self.sums = list(torch._foreach_div(self.sums, every)), None
+        for weight, gradient in zip(self.weights, self.clip(gradients), strict=True):
+            # A fused optimizer walks both in memory order. Autograd's own accumulation lays a gradient out
+            # like its weight; in a traced graph nothing else would.
+            same = gradient.stride() == weight.stride()
+            weight.grad = gradient if same else torch.empty_like(weight).copy_(gradient)
+        if o.scheduled:
+            for group in self.optimizer.param_groups:
+                group["lr"] = o.rate_at(self.updates) * group["multiplier"]
+                if o.cycles:
+                    self.cycle(group)
+        self.optimizer.step()
+        self.optimizer.zero_grad()  # forgets them: the next backward pass starts anew
+        self.updates += 1
+        if o.use_ema:
+            self.remember()
+
+    def rescale(self, gradients: list[torch.Tensor]) -> bool:
+        """Whether the gradients are finite; the next loss's scale follows from it."""
+        assert self.scaling is not None
+        assert self.loss_scale is not None
+        finite = bool(torch.stack([g.isfinite().all() for g in gradients]).all())
+        self.good = self.good + 1 if finite else 0
+        if not finite:
+            self.loss_scale /= 2
+        elif self.good == self.scaling.growth_steps:
+            self.loss_scale, self.good = self.loss_scale * 2, 0
+        return finite
+
+    def clip(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        o = self.description
+        if o.clipvalue:
+            return [g.clamp(-o.clipvalue, o.clipvalue) for g in gradients]
+        if o.clipnorm:
+            return [g * (o.clipnorm / g.norm().clamp(min=o.clipnorm)) for g in gradients]
+        if o.global_clipnorm:  # torch.nn.utils.clip_grad_norm_ adds 1e-6 to the norm
+            total = torch.nn.utils.get_total_norm(gradients)
+            return list(torch._foreach_mul(gradients, o.global_clipnorm / total.clamp(min=o.global_clipnorm)))
+        return gradients
+
+    def cycle(self, group: dict[str, Any]) -> None:
+        momentum = self.description.momentum_at(self.updates)
+        if "momentum" in group:
+            group["momentum"] = momentum
+        else:
+            group["betas"] = momentum, group["betas"][1]
+
+    def remember(self) -> None:
+        o = self.description
+        if self.average is None:
+            self.average = [weight.detach().clone() for weight in self.weights]
+        else:
+            torch._foreach_lerp_(self.average, self.weights, 1 - o.ema_momentum)
+        if o.ema_overwrite_frequency and self.updates % o.ema_overwrite_frequency == 0:
+            self.finish()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        for weight, average in zip(self.weights, self.average or self.weights, strict=True):
+            weight.copy_(average)
+
+    def state_name(self, kind: str) -> str:
+        return "momentum_buffer" if isinstance(self.optimizer, torch.optim.SGD) else STATE[kind]
+
+    def memory(self) -> dict[str, np.ndarray]:
+        kept: dict[str, list[torch.Tensor]] = {
+            kind: [self.optimizer.state[w][self.state_name(kind)] for w in self.weights]
+            if self.updates
+            else [torch.zeros_like(w) for w in self.weights]
+            for kind in self.description.SLOTS
+        }
+        zeros = [torch.zeros_like(w) for w in self.weights]
+        if self.description.use_ema:
+            kept["average"] = self.average or zeros
+        if self.description.gradient_accumulation_steps:
+            kept["gradients"] = self.sums or zeros
+        found: dict[str, np.ndarray] = {"batches": np.array(self.batches)}
+        for kind, tensors in kept.items():
+            pairs = zip(self.paths, tensors, strict=True)
+            found |= {f"{kind}/{path}": np.array(x.detach().cpu()) for path, x in pairs}
+        if self.scaling:
+            found |= {"scale": np.array(self.loss_scale, np.float32), "scale_steps": np.array(self.good)}
+        return found
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        def kept(kind: str) -> list[torch.Tensor]:
+            return [
+                torch.empty_like(w).copy_(torch.tensor(memory[f"{kind}/{path}"])).detach()
+                for path, w in zip(self.paths, self.weights, strict=True)
+            ]
+
+        o, every = self.description, self.description.gradient_accumulation_steps or 1
+        self.batches = int(memory["batches"])
+        self.updates = self.batches // every
+        self.average = kept("average") if o.use_ema and self.updates else None
+        self.sums = kept("gradients") if self.batches % every else None
+        slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
+        for i, weight in enumerate(self.weights if slots else ()):
+            step = torch.tensor(float(self.updates), device=weight.device)
+            self.optimizer.state[weight] = {"step": step, **{name: xs[i] for name, xs in slots.items()}}
+        if self.scaling:
+            self.loss_scale, self.good = float(memory["scale"]), int(memory["scale_steps"])
 
 
 def gradients(
@@ -176,32 +367,25 @@ def gradients(
     return call
 
 
-def step(model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str) -> EagerStep:
+def step(
+    model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str, scaling: LossScaling | None = None
+) -> EagerStep:
     kind = {"eager": EagerStep, "traced": TracedStep, "compiled": CompiledStep}[allowed(NAME, mode)]
-    return kind(model, loss, optimizer)
+    return kind(model, loss, optimizer, scaling)
 
 
 class EagerStep:
     """The loop a torch user writes."""
 
-    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer):
-        self.model, self.loss, self.description = model, loss, description
-        self.optimizer = optimizer(description, model.trainable_variables)
-        self.count = 0
+    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, scaling: LossScaling | None):
+        self.model, self.loss = model, loss
+        self.updater = Updater(description, model.trainable_variables, scaling)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        self.optimizer.zero_grad()
         loss = self.loss(y, self.model(x, training=True)) + sum(self.model.losses)
-        loss.backward()
-        self.update()
+        self.updater.scale(loss).backward()
+        self.updater([weight.grad for weight in self.updater.weights])
         return loss.detach()
-
-    def update(self) -> None:
-        if self.description.scheduled:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.description.rate_at(self.count)
-        self.optimizer.step()
-        self.count += 1
 
     def sync(self) -> None:
         pass  # torch trains the model's own variables
@@ -214,32 +398,31 @@ class TracedStep(EagerStep):
     step counter, which is part of the state: nothing random is baked in.
     """
 
-    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer):
-        super().__init__(model, loss, description)
+    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, scaling: LossScaling | None):
+        super().__init__(model, loss, description, scaling)
         self.pure = _pure(model, loss)
-        self.weights = _values(model.trainable_variables)
         self.state = _values(model.non_trainable_variables)
         self.graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        # The scale of a loss is an input of the graph: dynamic scaling changes it.
+        scale = (
+            () if (factor := self.updater.loss_scale) is None else (torch.tensor(factor, device=x.device),)
+        )
+        arguments = self.updater.weights, self.state, x, y, *scale
         key = (x.shape, x.dtype, y.shape, y.dtype)
         if key not in self.graphs:
-            self.graphs[key] = self.record(x, y)
+            self.graphs[key] = self.record(*arguments)
         with torch.no_grad():
-            loss, gradients, state = self.graphs[key](self.weights, self.state, x, y)
+            loss, gradients, state = self.graphs[key](*arguments)
             for old, new in zip(self.state, state, strict=True):
                 if new is not old:
                     old.copy_(new)
-        for weight, gradient in zip(self.weights, gradients, strict=True):
-            # A fused optimizer walks both in memory order. Autograd's own accumulation lays a gradient out
-            # like its weight; here nothing else would.
-            same = gradient.stride() == weight.stride()
-            weight.grad = gradient if same else torch.empty_like(weight).copy_(gradient)
-        self.update()
+        self.updater(gradients)
         return loss
 
-    def record(self, x: torch.Tensor, y: torch.Tensor) -> Callable[..., Any]:
-        graph = make_fx(self.pure)(self.weights, self.state, x, y)
+    def record(self, *arguments: Any) -> Callable[..., Any]:
+        graph = make_fx(self.pure)(*arguments)
         for node in list(graph.graph.nodes):  # autograd's bookkeeping: outside autograd a detach is nothing
             if node.target is torch.ops.aten.detach.default:
                 node.replace_all_uses_with(node.args[0])
@@ -252,8 +435,8 @@ class TracedStep(EagerStep):
 class CompiledStep(TracedStep):
     """The recorded graph through TorchInductor: seconds to compile, worth it for long runs."""
 
-    def record(self, x: torch.Tensor, y: torch.Tensor) -> Callable[..., Any]:
-        return torch.compile(super().record(x, y), dynamic=False)
+    def record(self, *arguments: Any) -> Callable[..., Any]:
+        return torch.compile(super().record(*arguments), dynamic=False)
 
 
 def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -290,12 +473,15 @@ def _values(variables: Sequence[keras.Variable]) -> list[torch.Tensor]:
 
 
 def _pure(model: keras.Model, loss: Loss) -> Callable[..., Any]:
-    """(weights, state, x, y) -> (loss, gradients, new state)."""
+    """(weights, state, x, y[, scale]) -> (loss, gradients of the scaled loss, new state)."""
     forward: Any = model.stateless_call
 
-    def call(weights: list[torch.Tensor], state: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> Any:
+    def call(
+        weights: list[torch.Tensor], state: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor, *scale: Any
+    ) -> Any:
         logits, state, penalties = forward(weights, state, x, training=True, return_losses=True)
         value = loss(y, logits) + sum(penalties)
-        return value, list(torch.autograd.grad(value, weights)), list(state)
+        scaled = value * scale[0] if scale else value
+        return value, list(torch.autograd.grad(scaled, weights)), list(state)
 
     return call

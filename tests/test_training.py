@@ -242,11 +242,6 @@ def test_a_keras_optimizer_is_for_the_keras_engine() -> None:
     assert len(train(optimizer=keras.optimizers.Adam(), engine="keras").losses) == 12
 
 
-def test_a_setting_without_a_native_twin_is_refused_not_ignored() -> None:
-    with pytest.raises(zoo.WrongConfiguration, match=r"clipnorm=1\.0 has no native twin"):
-        train(optimizer=zoo.optimizers.AdamW(clipnorm=1.0))
-
-
 @pytest.mark.parametrize("engine", training.ENGINES)
 def test_ctrl_c_stops_after_the_step_and_keeps_what_was_learnt(engine: str) -> None:
     def interrupt(step: int, _: object) -> None:

@@ -23,12 +23,12 @@ from zoo.errors import (
 )
 
 if TYPE_CHECKING:
-    from zoo import backends, layers, optimizers, random, schedules, tasks
+    from zoo import backends, checkpoints, layers, optimizers, random, schedules, tasks
     from zoo.backends import use
     from zoo.benchmarks import bench
     from zoo.comparison import compare
     from zoo.registry import Card, build, card, example, list_models, register
-    from zoo.training import Run, train
+    from zoo.training import EarlyStopping, Run, train
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ _HOMES = {
     "Card": "registry",
     "card": "registry",
     "compare": "comparison",
+    "EarlyStopping": "training",
     "example": "registry",
     "list_models": "registry",
     "register": "registry",
@@ -46,12 +47,13 @@ _HOMES = {
     "train": "training",
     "use": "backends",
 }
-_MODULES = ("backends", "layers", "optimizers", "random", "schedules", "tasks")
+_MODULES = ("backends", "checkpoints", "layers", "optimizers", "random", "schedules", "tasks")
 
 __all__ = [
     "BackendError",
     "Card",
     "DataUnavailable",
+    "EarlyStopping",
     "Run",
     "UnknownModel",
     "UnknownName",
@@ -61,6 +63,7 @@ __all__ = [
     "bench",
     "build",
     "card",
+    "checkpoints",
     "compare",
     "example",
     "layers",

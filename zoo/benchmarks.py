@@ -166,7 +166,7 @@ def make(contestant: Contestant, job: Record) -> Burst:
         return _training(lambda: step(px, py))
     engine = "keras" if contestant.who == "keras" else "native"
     mode = "fit" if engine == "keras" else contestant.mode
-    stepper = training.make_engine(engine, model, task.loss, plan.make_optimizer(), mode)
+    stepper = training.make_engine(engine, model, training.Objective(task.loss), plan.make_optimizer(), mode)
     if job["what"] == "infer":
         if engine == "keras":
             return _inference(backend, lambda: model.predict_on_batch(x), ready=True)
@@ -181,8 +181,9 @@ def make(contestant: Contestant, job: Record) -> Burst:
         stepper.fit(
             ((x, y) for _ in count()),
             steps,
+            steps,
             lambda loss: (losses.append(loss), len(losses) >= steps)[1],
-            lambda: None,
+            lambda: False,
         )
         return float(losses[-1])
 

@@ -283,12 +283,25 @@ class Dropout(Layer):
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         if not training or self.rate == 0:
             return x
-        keep = random.keep(ops.shape(x), self.rate, self.key, self.step.value)
+        keep = random.keep(self.mask_shape(ops.shape(x)), self.rate, self.key, self.step.value)
         self.step.assign_add(1)
         return ops.where(keep, x * ops.cast(self.scale, x.dtype), ops.zeros((), x.dtype))
 
+    def mask_shape(self, shape: Shape) -> Shape:
+        """One draw for each number."""
+        return shape
+
     def compute_output_shape(self, shape: Shape) -> Shape:
         return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class DropPath(Dropout):
+    """Dropout of whole examples: the branch of a residual block is left out for some of the batch."""
+
+    def mask_shape(self, shape: Shape) -> Shape:
+        """One draw for each example."""
+        return (shape[0], *(1 for _ in shape[1:]))
 
 
 @keras.saving.register_keras_serializable("zoo")

@@ -123,6 +123,18 @@ def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
     return _layers().Dropout(rate, name=name)(x) if rate else x
 
 
+def drop_path(x: Tensor, rate: float, *, name: str) -> Tensor:
+    """(b, ...) -> (b, ...): zero each example with probability `rate` in training, scale the rest.
+
+    Stochastic depth (Huang et al. 2016, arXiv:1603.09382) in the form of Larsson et al. 2017: the branch of
+    a residual block is dropped, and scaled by 1 / (1 - rate) where it stays. The mask is bit-equal on every
+    framework. Raises WrongConfiguration for a rate outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise WrongConfiguration(f"{name}: drop-path rate {rate}; expected 0 <= rate < 1")
+    return _layers().DropPath(rate, name=name)(x) if rate else x
+
+
 def max_pool(x: Tensor, size: int, stride: int | None = None, *, padding: int = 0) -> Tensor:
     """(b, h, w, c) -> (b, h', w', c): the largest of each window, `stride` apart (by default size)."""
     _check_window(x, size, padding, "max_pool")

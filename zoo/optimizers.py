@@ -1,49 +1,100 @@
 """Optimizers with torch.optim's meaning, for `compile` and for the native engine alike.
 
 Keras's own differ: SGD folds the learning rate into its velocity, so that a schedule diverges; Adam's
-epsilon sits elsewhere and is 1e-7. Here, with gradient g, rate a, decay d:
+epsilon sits elsewhere and is 1e-7; LAMB leaves weight decay out of its trust ratio. Here, with gradient g,
+weight w, rate a, decay d, and step t counted from 1:
 
-    SGD      g <- g + d w                                w <- w - a g
-    AdamW    w <- (1 - a d) w
-             m <- b1 m + (1 - b1) g                      v <- b2 v + (1 - b2) g^2
-             w <- w - a / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + e)
+    SGD, Momentum, Adam    g <- g + d w
+    SGD                    w <- w - a g
+    Momentum               v <- mu v + g                    w <- w - a v   (Nesterov: w - a (g + mu v))
+    moments                m <- b1 m + (1 - b1) g           v <- b2 v + (1 - b2) g^2
+    direction              r = m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + e)   (AMSGrad: the largest v so far)
+    Adam                   w <- w - a r
+    AdamW                  w <- (1 - a d) w - a r
+    LAMB                   w <- w - a |w| / |r + d w| (r + d w)
 
 Arguments go by Keras's names with torch's defaults. One object describes the optimizer for both engines;
-`zoo.backends` builds its native twin (torch.optim, optax; TensorFlow's own optimizers are Keras's).
+`zoo.backends` builds its native twin: torch.optim's, optax's, TensorFlow's own update kernels.
+
+Every optimizer also takes, with the same meaning in both engines, in the order they are applied:
+
+- `loss_scale_factor`: the loss is multiplied by it before the gradients are taken, they are divided by it.
+  A model under the policy "mixed_float16" has its loss scaled dynamically instead, as Keras and torch do it.
+- `gradient_accumulation_steps`: one update for so many batches, with the mean of their gradients. Schedules,
+  bias correction and averages count updates (in Keras a schedule counts batches).
+- `clipvalue`, `clipnorm`, `global_clipnorm`: each number, each gradient's norm, the norm of all.
+- `groups`: settings of some variables, see `Optimizer`.
+- `use_ema`, `ema_momentum`, `ema_overwrite_frequency`: an average of the weights, w' <- m w' + (1 - m) w,
+  that replaces them when training ends, and every so many updates if asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import log
+import re
+from collections.abc import Mapping, Sequence
+from math import inf, log
 from typing import Any
 
+import numpy as np
+
 from zoo._lazy import keras, ops
-from zoo.errors import WrongConfiguration
+from zoo.errors import WrongConfiguration, nearest
 
 Tensor = Any
 
 
 class Optimizer(keras.optimizers.Optimizer):
-    """What the optimizers share: checked settings, and their description for the native twin."""
+    """What the optimizers share: checked settings, and their description for the native twin.
 
-    def __init__(self, learning_rate: Any, *, weight_decay: float = 0.0, **kwargs: Any):
+    `groups` maps a regular expression to settings of the variables whose path it is found in, the first
+    that is: {"bias|gamma|beta": {"weight_decay": 0.0}, "^head/": {"learning_rate_multiplier": 10}}.
+    """
+
+    SLOTS: tuple[str, ...] = ()  # what is remembered of each variable
+    CYCLED: str | None = None  # the setting that OneCycle's momentum takes the place of
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        *,
+        weight_decay: float = 0.0,
+        groups: Mapping[str, Mapping[str, float]] | None = None,
+        **kwargs: Any,
+    ):
+        who = type(self).__name__
         scheduled = isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule)
         if not scheduled:
-            at_least_zero(type(self).__name__, learning_rate=learning_rate)
-        at_least_zero(type(self).__name__, weight_decay=weight_decay)
+            at_least_zero(who, learning_rate=learning_rate)
+            learning_rate = float(learning_rate)
+        at_least_zero(who, weight_decay=weight_decay)
+        _check_common(who, kwargs)
+        checked = _checked_groups(who, groups)
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
-        self.rate, self.scheduled = learning_rate, scheduled
+        self.rate, self.scheduled, self._groups = learning_rate, scheduled, checked
+
+    # What both engines ask
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
+        """The learning rate of an update, counted from 0."""
         if not self.scheduled:
             return self.rate
         return self.rate.at(step) if hasattr(self.rate, "at") else float(self.rate(step))
 
-    def decays(self, variable: keras.Variable) -> bool:
-        """Whether weight decay applies to this variable (see `exclude_from_weight_decay`)."""
-        return self._use_weight_decay(variable)
+    @property
+    def cycles(self) -> bool:
+        """Whether the momentum (Adam's beta_1) follows the schedule, as OneCycle's does."""
+        return self.CYCLED is not None and getattr(self.rate, "cycle_momentum", False)
+
+    def momentum_at(self, step: int) -> float:
+        """The momentum (Adam's beta_1) of an update, counted from 0."""
+        assert self.CYCLED is not None
+        return self.rate.momentum_at(step) if self.cycles else getattr(self, self.CYCLED)
+
+    def group(self, variable: keras.Variable) -> tuple[float, float]:
+        """(learning rate multiplier, weight decay) of this variable."""
+        chosen = next((own for pattern, own in self._groups if re.search(pattern, variable.path)), {})
+        decay = chosen.get("weight_decay", self.weight_decay) if self._use_weight_decay(variable) else 0.0
+        return chosen.get("learning_rate_multiplier", 1.0), decay
 
     def fresh(self) -> Optimizer:
         """The same optimizer without its memory: a native run starts anew, as torch's and optax's do."""
@@ -53,25 +104,109 @@ class Optimizer(keras.optimizers.Optimizer):
                 setattr(twin, name, getattr(self, name))
         return twin
 
+    # The memory, by names that every engine and framework shares (`zoo.checkpoints`)
+
+    def memory(self) -> dict[str, np.ndarray]:
+        """What is remembered: "batches" seen, and "momentum/dense/kernel" and the like."""
+        if not self.built:
+            return {}
+        found = {"batches": self._iterations}
+        for kind, (variables, kept) in self._kept().items():
+            found |= {f"{kind}/{v.path}": x for v, x in zip(variables, kept, strict=True)}
+        return {name: ops.convert_to_numpy(x) for name, x in found.items()}
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        """Go on from such a memory. The optimizer must be built."""
+        self._iterations.assign(memory["batches"])
+        for kind, (variables, kept) in self._kept().items():
+            for variable, x in zip(variables, kept, strict=True):
+                x.assign(memory[f"{kind}/{variable.path}"])
+
+    def _kept(self) -> dict[str, tuple[Sequence[keras.Variable], Sequence[keras.Variable]]]:
+        kept = dict(self.slots)
+        if self.use_ema:
+            kept["average"] = self._model_variables_moving_average
+        if self.gradient_accumulation_steps:
+            kept["gradients"] = self._accumulated_gradients
+        return {kind: (self._trainable_variables, xs) for kind, xs in kept.items()}
+
+    # What Keras calls
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        slots = [self.add_optimizer_variables(variables, slot) for slot in self.SLOTS]
+        self.slots = dict(zip(self.SLOTS, slots, strict=True))
+        self._plan = tuple(self.group(variable) for variable in variables)
+
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
+        index = self._get_variable_index(variable)
+        multiplier, decay = self._plan[index]
+        rate = ops.cast(learning_rate, variable.dtype)
+        rate = rate if multiplier == 1 else rate * multiplier
+        self.update(gradient, variable, rate, decay, [self.slots[slot][index] for slot in self.SLOTS])
+
+    def update(
+        self,
+        gradient: Tensor,
+        variable: keras.Variable,
+        rate: Tensor,
+        decay: float,
+        memory: Sequence[keras.Variable],
+    ) -> None:
+        """One variable's update; `memory` are its slots."""
+        raise NotImplementedError
+
+    def count(self, dtype: str) -> Tensor:
+        """t, the number of the update under way, counted from 1."""
+        return ops.cast(self.iterations, dtype) + 1
+
+    def cycled(self, dtype: str) -> Tensor:
+        """The momentum (Adam's beta_1) of the update under way."""
+        assert self.CYCLED is not None
+        own = getattr(self, self.CYCLED)
+        return ops.cast(self.rate.momentum(self.iterations), dtype) if self.cycles else own
+
+    def _get_current_learning_rate(self) -> Tensor:
+        return self._learning_rate(self.iterations) if self.scheduled else self._learning_rate
+
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
-        del variables  # each update step has it in its formula
+        del variables  # each update has it in its formula
 
-    def settings(self) -> dict[str, Any]:
-        """The arguments a native twin needs. Raises WrongConfiguration for what has no twin."""
-        config = self.get_config()
-        for name in KERAS_ONLY:
-            if config.get(name):
-                raise WrongConfiguration(
-                    f"{type(self).__name__}: {name}={config[name]!r} has no native twin. Leave it out, or "
-                    "train with engine='keras'."
-                )
-        return {**config, "learning_rate": self.rate, "weight_decay": self.weight_decay}
+    def _backend_apply_gradients(self, grads: Sequence[Tensor], variables: Sequence[keras.Variable]) -> None:
+        every = self.gradient_accumulation_steps
+        if not every:
+            self._apply(grads, variables)
+            return
+        # Without branches, which JAX would need free of assignments: the update is made, and taken back
+        # where it is not due.
+        kept = [self._accumulated_gradients[self._get_variable_index(v)] for v in variables]
+        sums = [g + kept for g, kept in zip(grads, kept, strict=True)]
+        state = [*variables, *(x for xs in self.slots.values() for x in xs)]
+        state += self._model_variables_moving_average if self.use_ema else []
+        before = [ops.copy(x.value) for x in state]
+        due = ops.equal((self._iterations + 1) % every, 0)
+        self._apply([s / every for s in sums], variables)
+        for x, old in zip(state, before, strict=True):
+            x.assign(ops.where(due, x.value, old))
+        for x, s in zip(kept, sums, strict=True):
+            x.assign(ops.where(due, ops.zeros_like(s), s))
 
+    def _apply(self, grads: Sequence[Tensor], variables: Sequence[keras.Variable]) -> None:
+        self._backend_update_step(self._clip_gradients(grads), variables, self.learning_rate)
+        if not self.use_ema:
+            return
+        self._update_model_variables_moving_average(self._trainable_variables)
+        if every := self.ema_overwrite_frequency:
+            due = ops.equal((self.iterations + 1) % every, 0)
+            for x, average in zip(
+                self._trainable_variables, self._model_variables_moving_average, strict=True
+            ):
+                x.assign(ops.where(due, average.value, x.value))
 
-# Settings of Keras's optimizer base that only Keras's own training step applies.
-KERAS_ONLY = (
-    "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "loss_scale_factor", "gradient_accumulation_steps",
-)  # fmt: skip
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "groups": {pattern: dict(own) for pattern, own in self._groups}}
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -83,71 +218,260 @@ class SGD(Optimizer):
     ):
         super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
 
-    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
-        dtype = variable.dtype
-        if self.weight_decay and self.decays(variable):
-            gradient = gradient + ops.cast(self.weight_decay, dtype) * variable
-        self.assign_sub(variable, ops.cast(learning_rate, dtype) * gradient)
+    def update(
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+    ) -> None:
+        del memory
+        self.assign_sub(variable, rate * decayed(gradient, variable, decay))
 
 
 @keras.saving.register_keras_serializable("zoo")
-class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2), as torch.optim.AdamW."""
+class Momentum(Optimizer):
+    """Gradient descent with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013), as torch.optim.SGD.
+
+    The velocity sums gradients, not steps: a change of rate acts on all of it.
+    """
+
+    SLOTS = ("momentum",)
+    CYCLED = "momentum"
 
     def __init__(
         self,
         learning_rate: Any = 1e-3,
+        momentum: float = 0.9,
         *,
-        weight_decay: float = 0.01,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+        name: str = "momentum",
+        **kwargs: Any,
+    ):
+        below_one("Momentum", momentum=momentum)
+        super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
+        self.momentum, self.nesterov = momentum, nesterov
+
+    def update(
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+    ) -> None:
+        (v,), mu = memory, self.cycled(variable.dtype)
+        g = decayed(gradient, variable, decay)
+        velocity = mu * v + g
+        self.assign(v, velocity)
+        self.assign_sub(variable, rate * (g + mu * velocity if self.nesterov else velocity))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015, algorithm 1), weight decay added to the gradient, as torch.optim.Adam.
+
+    With `amsgrad` (Reddi et al. 2018) the second moment is the largest so far, then bias-corrected; optax
+    corrects first.
+    """
+
+    CYCLED = "beta_1"
+    DECOUPLED = False  # weight decay apart from the gradient
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-8,
+        *,
+        amsgrad: bool = False,
+        weight_decay: float = 0.0,
+        name: str = "adam",
+        **kwargs: Any,
+    ):
+        who = type(self).__name__
+        below_one(who, beta_1=beta_1, beta_2=beta_2)
+        at_least_zero(who, epsilon=epsilon)
+        super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
+        self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
+        self.bias_correction = True
+
+    @property
+    def SLOTS(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return ("momentum", "velocity", "largest") if self.amsgrad else ("momentum", "velocity")
+
+    def update(
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+    ) -> None:
+        if self.DECOUPLED:
+            direction = self.direction(gradient, memory)
+            kept = variable * (1 - rate * decay) if decay else variable
+            self.assign(variable, kept - rate * direction)
+        else:
+            direction = self.direction(decayed(gradient, variable, decay), memory)
+            self.assign_sub(variable, rate * direction)
+
+    def direction(self, g: Tensor, memory: Sequence[keras.Variable]) -> Tensor:
+        """r of the formulas above, the moments brought up to date."""
+        m, v, *largest = memory
+        beta_1 = self.cycled(m.dtype)
+        first, second = m + (g - m) * (1 - beta_1), v + (ops.square(g) - v) * (1 - self.beta_2)
+        self.assign(m, first)
+        self.assign(v, second)
+        for x in largest:
+            second = ops.maximum(x, second)
+            self.assign(x, second)
+        if self.bias_correction:
+            first = first / self.correction(beta_1, m.dtype)
+            root = ops.sqrt(self.correction(self.beta_2, m.dtype))
+            return first / (ops.sqrt(second) / root + self.epsilon)
+        return first / (ops.sqrt(second) + self.epsilon)
+
+    def correction(self, beta: Any, dtype: str) -> Tensor:
+        """1 - beta^t. In float32 1 - 0.999 is off by 1.3e-5; through expm1 it is exact to rounding."""
+        step = self.count(dtype)
+        if isinstance(beta, float | int):
+            return -ops.expm1(step * log(beta)) if beta else ops.ones_like(step)
+        return -ops.expm1(step * ops.log(beta))
+
+    def get_config(self) -> dict[str, Any]:
+        names = ("beta_1", "beta_2", "epsilon", "amsgrad")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+@keras.saving.register_keras_serializable("zoo")
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2), as torch.optim.AdamW."""
+
+    DECOUPLED = True
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        *,
+        amsgrad: bool = False,
+        weight_decay: float = 0.01,
         name: str = "adamw",
         **kwargs: Any,
     ):
-        below_one("AdamW", beta_1=beta_1, beta_2=beta_2)
-        at_least_zero("AdamW", epsilon=epsilon)
-        super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
-        self.beta_1, self.beta_2, self.epsilon = beta_1, beta_2, epsilon
+        super().__init__(
+            learning_rate,
+            beta_1,
+            beta_2,
+            epsilon,
+            amsgrad=amsgrad,
+            weight_decay=weight_decay,
+            name=name,
+            **kwargs,
+        )
 
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        if self.built:
-            return
-        super().build(variables)
-        self.momentums, self.velocities = self.add_optimizer_variables(variables, ["momentum", "velocity"])
 
-    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
-        dtype = variable.dtype
-        rate, step = ops.cast(learning_rate, dtype), ops.cast(self.iterations, dtype) + 1
-        index = self._get_variable_index(variable)
-        m, v = self.momentums[index], self.velocities[index]
-        self.assign_add(m, (gradient - m) * (1 - self.beta_1))
-        self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
-        step_size = rate / _one_minus_power(self.beta_1, step)
-        deviation = ops.sqrt(v) / ops.sqrt(_one_minus_power(self.beta_2, step)) + self.epsilon
-        kept = variable * (1 - rate * self.weight_decay) if self.decays(variable) else variable
-        self.assign(variable, kept - step_size * (m / deviation))
+@keras.saving.register_keras_serializable("zoo")
+class LAMB(Adam):
+    """Layer-wise adaptive moments (You et al. 2019, arXiv:1904.00962, algorithm 2), the paper's defaults.
+
+    The trust ratio |w| / |r + d w| is over the decayed update, and 1 where either norm is 0; every variable
+    has one, whether it decays or not. `bias_correction` off is what the authors' own code does.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-6,
+        *,
+        bias_correction: bool = True,
+        weight_decay: float = 0.01,
+        name: str = "lamb",
+        **kwargs: Any,
+    ):
+        super().__init__(
+            learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, name=name, **kwargs
+        )
+        self.bias_correction = bias_correction
+
+    def update(
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+    ) -> None:
+        r = decayed(self.direction(gradient, memory), variable, decay)
+        size, length = norm(ops.convert_to_tensor(variable)), norm(r)
+        both = ops.logical_and(size > 0, length > 0)
+        ratio = ops.where(both, size / ops.where(both, length, ops.ones_like(length)), ops.ones_like(size))
+        self.assign_sub(variable, rate * ratio * r)
 
     def get_config(self) -> dict[str, Any]:
-        own = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
-        return {**super().get_config(), **own}
+        config = {**super().get_config(), "bias_correction": self.bias_correction}
+        del config["amsgrad"]
+        return config
 
 
-def _one_minus_power(beta: float, step: Tensor) -> Tensor:
-    """1 - beta^step. In float32 1 - 0.999 is off by 1.3e-5; through expm1 it is exact to rounding."""
+def decayed(x: Tensor, variable: keras.Variable, decay: float) -> Tensor:
+    """x + decay w."""
+    return x + decay * ops.convert_to_tensor(variable) if decay else x
 
-    return -ops.expm1(step * log(beta)) if beta else ops.ones_like(step)
+
+def norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of all of x."""
+    return ops.sqrt(ops.sum(ops.square(x)))
+
+
+# What must hold before any work is done
 
 
 def at_least_zero(who: str, **settings: float) -> None:
     """Raise WrongConfiguration, naming the argument, for a negative setting."""
     for name, value in settings.items():
-        if not value >= 0:
-            raise WrongConfiguration(f"{who}: {name}={value!r}; expected 0 or more")
+        if not _number(value) or not 0 <= value < inf:
+            raise WrongConfiguration(f"{who}: {name}={value!r}; expected a number, 0 or more")
 
 
 def below_one(who: str, **settings: float) -> None:
     """Raise WrongConfiguration, naming the argument, for a setting outside [0, 1)."""
     for name, value in settings.items():
-        if not 0 <= value < 1:
+        if not _number(value) or not 0 <= value < 1:
             raise WrongConfiguration(f"{who}: {name}={value!r}; expected 0 <= {name} < 1")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, float | int | np.floating | np.integer) and not isinstance(value, bool)
+
+
+CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
+
+
+def _check_common(who: str, settings: Mapping[str, Any]) -> None:
+    """What every optimizer takes."""
+    given = [name for name in CLIPS if settings.get(name) is not None]
+    if len(given) > 1:
+        raise WrongConfiguration(f"{who}: {' and '.join(given)}; expected at most one way to clip")
+    for name in (*given, *(["loss_scale_factor"] if settings.get("loss_scale_factor") is not None else [])):
+        if not _number(settings[name]) or not 0 < settings[name] < inf:
+            raise WrongConfiguration(f"{who}: {name}={settings[name]!r}; expected a number above 0")
+    if settings.get("use_ema"):
+        below_one(who, ema_momentum=settings.get("ema_momentum", 0.99))
+    for name, least in {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1}.items():
+        value = settings.get(name)
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise WrongConfiguration(
+                f"{who}: {name}={value!r}; expected an integer, {least} or more, or None"
+            )
+
+
+GROUP_SETTINGS = ("learning_rate_multiplier", "weight_decay")
+
+
+def _checked_groups(who: str, groups: Any) -> tuple[tuple[str, dict[str, float]], ...]:
+    for pattern, own in (groups or {}).items():
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise WrongConfiguration(
+                f"{who}: groups: {pattern!r} is no regular expression: {error}"
+            ) from None
+        for name, value in own.items():
+            if name not in GROUP_SETTINGS:
+                raise WrongConfiguration(
+                    f"{who}: groups: no setting {name!r}; {nearest(name, GROUP_SETTINGS)}"
+                )
+            at_least_zero(f"{who}: groups[{pattern!r}]", **{name: value})
+    return tuple((pattern, dict(own)) for pattern, own in (groups or {}).items())

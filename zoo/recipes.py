@@ -17,6 +17,7 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)  # its arguments
     epochs: int = 15
     batch_size: int = 64
+    label_smoothing: float = 0.0
 
     def make_optimizer(self, schedule: Any = None) -> Any:
         """The optimizer, with a schedule in place of its learning rate if one is given."""

@@ -241,7 +241,8 @@ class OneCycle(Schedule):
         total_steps - 1                      the first / final_div_factor     max_momentum
 
     Between two rows both follow half a cosine or, with anneal="linear", a line; the row in brackets is there
-    with `three_phase`. After the last row both stay. Raises WrongConfiguration for a negative rate, fewer
+    with `three_phase`. After the last row both stay. An optimizer of the zoo takes the momentum too (Adam's
+    beta_1), unless `cycle_momentum` is off. Raises WrongConfiguration for a negative rate, fewer
     steps than 1, a fraction outside [0, 1] (in three phases [0, 0.5]), factors of 0 or less, momentums
     outside [0, 1] or base above maximum, an unknown anneal. Smith and Topin 2018, "Super-Convergence",
     arXiv:1708.07120; to the step as torch.optim's OneCycleLR, which has no rate where a phase has no length,
@@ -259,6 +260,7 @@ class OneCycle(Schedule):
         three_phase: bool = False,
         base_momentum: float = 0.85,
         max_momentum: float = 0.95,
+        cycle_momentum: bool = True,
     ):
         self.max_learning_rate = number(self, max_learning_rate=max_learning_rate)
         self.total_steps = whole(self, 1, total_steps=total_steps)
@@ -270,6 +272,7 @@ class OneCycle(Schedule):
         for name in ("div_factor", "final_div_factor"):
             if getattr(self, name) == 0:
                 raise WrongConfiguration(f"OneCycle: {name}=0 divides a rate; expected more than 0")
+        self.cycle_momentum = bool(cycle_momentum)
         self.max_momentum = number(self, 1, max_momentum=max_momentum)
         self.base_momentum = number(self, self.max_momentum, base_momentum=base_momentum)
 

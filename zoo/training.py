@@ -11,15 +11,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, islice
+from math import inf
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from zoo import backends, registry, tasks
+from zoo import backends, checkpoints, registry, tasks
 from zoo._lazy import keras, ops
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, recipe
@@ -69,8 +72,12 @@ def train(
     optimizer: Any = None,
     schedule: Any = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
+    label_smoothing: float | None = None,
     validation: tuple[Any, Any] | None = None,
-    seed: int = 0,
+    early_stopping: EarlyStopping | None = None,
+    seed: int | None = None,
+    checkpoint: str | Path | None = None,
+    resume: str | Path | None = None,
     progress: bool | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Run:
@@ -79,6 +86,10 @@ def train(
     `task` is a name (`zoo.tasks.TASKS`) or a pair of arrays (x, y), with `validation` another; None takes
     the card's. What is not given comes from the card's recipe: `steps` overrides `epochs`, `schedule`
     replaces the optimizer's learning rate. `mode` is how the native engine runs, see `zoo.backends.MODES`.
+    `label_smoothing` takes that share of each target away and spreads it over the classes (Szegedy et al.
+    2016, section 7). `checkpoint` is a file to save the run in, after every epoch and at the end; `resume`
+    one to go on from, saved on whichever framework, by whichever engine: `steps` and `epochs` count from the
+    beginning, the seed and batch size are the saved run's, and so is the optimizer unless you give one.
     `progress` shows a bar, by default on a terminal; `watch(step, loss)` is called after every step with
     the loss still on the device. Ctrl-C stops after the step under way and returns what was learnt.
 
@@ -98,10 +109,19 @@ def train(
     backend = backends.current()
     way = backends.allowed(backend.NAME, mode) if engine == "native" else _fit_only(mode)
 
+    saved = None if resume is None else checkpoints.read(resume)
+    if saved is not None:
+        seed, batch_size = saved.take("seed", seed), saved.take("batch_size", batch_size)
+    seed = 0 if seed is None else seed
     if isinstance(model, str):
         model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen))
     data = _load(chosen, model.input_shape[1:], loss, validation)
     _check_fit(model, data)
+    objective = Objective(
+        loss or data.loss, plan.label_smoothing if label_smoothing is None else label_smoothing
+    )
+    if early_stopping is not None and data.test is None:
+        raise WrongConfiguration("early_stopping= needs held-out examples; give validation=(x, y)")
     batch_size = batch_size or plan.batch_size
     per_epoch = data.steps(batch_size)
     total = steps or (epochs or plan.epochs) * per_epoch
@@ -109,20 +129,29 @@ def train(
         raise WrongConfiguration(
             "schedule= replaces the recipe's learning rate; give it to your optimizer instead"
         )
-    optimizer = optimizer if optimizer is not None else plan.make_optimizer(schedule)
-    runner = make_engine(engine, model, loss or data.loss, optimizer, way)
-
+    if optimizer is None:
+        reuse = saved is not None and schedule is None
+        optimizer = saved.optimizer() if saved and reuse else plan.make_optimizer(schedule)
+    if checkpoint is not None:
+        checkpoints.writable(checkpoint)
+    runner = make_engine(engine, model, objective, optimizer, way)
     run = Run(model, backend.NAME, engine, way, data, batch_size, seed, runner)
-    batches = (pair for epoch in count() for pair in data.batches(batch_size, seed, epoch))
+    if saved is not None:
+        saved.restore(run, total)
+    done = len(run.losses)  # by the run that is resumed
+    losses: list[Tensor] = list(run.losses)
+    epoch, position = divmod(done, per_epoch)
+    order = (pair for e in count(epoch) for pair in data.batches(batch_size, seed, e))
+    batches = (pair for pair in islice(order, position, None))  # Keras takes generators, not iterators
+    patience = None if early_stopping is None else Patience(early_stopping, run)
     shown = progress if progress is not None else sys.stderr.isatty()
     with _bar(run, total, shown) as show, _interruptible() as stop:
-        losses: list[Tensor] = []
         start = time.perf_counter()
         paused = 0.0
 
         def on_step(value: Tensor) -> bool:
             losses.append(value)
-            if len(losses) == 1:
+            if len(losses) == done + 1:
                 number(value)
                 run.first_step_s = time.perf_counter() - start
             if watch:
@@ -130,24 +159,81 @@ def train(
             show(len(losses), value)
             return stop.is_set() or len(losses) >= total
 
-        def on_epoch() -> None:
+        def on_epoch() -> bool:
             nonlocal paused
             number(losses[-1])  # wait for the steps under way
             before = time.perf_counter()
             run.history.append(evaluate(runner, data))
             run.metrics = run.history[-1]
+            if checkpoint is not None:
+                run.losses = [number(value) for value in losses]
+                checkpoints.write(checkpoint, run, optimizer)
             paused += time.perf_counter() - before
+            return patience is not None and patience.ends(run.metrics)
 
-        runner.fit(batches, per_epoch, on_step, on_epoch)
+        runner.fit(batches, per_epoch, per_epoch - position, on_step, on_epoch)
         run.train_s = time.perf_counter() - start - paused
         run.interrupted = stop.is_set()
     run.losses = [number(value) for value in losses]
+    if runner.finish() or (patience and patience.restore()):
+        run.metrics = evaluate(runner, data)
     return run
 
 
 def number(value: Tensor) -> float:
     """A scalar as a Python number, once it has been computed."""
     return float(ops.convert_to_numpy(value))
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop once the held-out `monitor` has not improved for `patience` epochs, as keras.callbacks does.
+
+    An improvement is more than `min_delta`; "loss" is better when lower, any other metric when higher.
+    `restore_best` ends with the weights of the best epoch. Prechelt 1998, "Early stopping - but when?".
+    """
+
+    patience: int = 5
+    monitor: str = "loss"
+    min_delta: float = 0.0
+    restore_best: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.patience, int) or self.patience < 0:
+            raise WrongConfiguration(f"EarlyStopping: patience={self.patience!r}; expected 0 or more epochs")
+        if not self.min_delta >= 0:
+            raise WrongConfiguration(f"EarlyStopping: min_delta={self.min_delta!r}; expected 0 or more")
+
+
+class Patience:
+    """Early stopping under way."""
+
+    def __init__(self, rule: EarlyStopping, run: Run):
+        monitored = {"loss", run.task.metric} - {None}
+        if rule.monitor not in monitored:
+            raise UnknownName(
+                f"EarlyStopping: {run.task.name} has no metric {rule.monitor!r}; "
+                f"{nearest(rule.monitor, monitored)}"
+            )
+        self.rule, self.run = rule, run
+        self.best, self.waited, self.weights = inf, 0, []
+
+    def ends(self, metrics: dict[str, float]) -> bool:
+        """Whether training ends after an epoch with these metrics."""
+        value = metrics[self.rule.monitor] * (1 if self.rule.monitor == "loss" else -1)
+        if value < self.best - self.rule.min_delta:
+            self.best, self.waited = value, 0
+            if self.rule.restore_best:
+                self.weights = [np.array(ops.convert_to_numpy(v)) for v in self.run.model.variables]
+        else:
+            self.waited += 1
+        return self.waited >= max(1, self.rule.patience)
+
+    def restore(self) -> bool:
+        """Put the best weights back; whether there were any."""
+        for variable, value in zip(self.run.model.variables, self.weights, strict=False):
+            variable.assign(value)
+        return bool(self.weights)
 
 
 # The two engines
@@ -160,107 +246,238 @@ class Engine(Protocol):
         self,
         batches: Iterator[Pair],
         per_epoch: int,
+        first_epoch: int,
         on_step: Callable[[Tensor], bool],
-        on_epoch: Callable[[], None],
+        on_epoch: Callable[[], bool],
     ) -> None:
-        """Step until `on_step(loss)` says stop; `on_epoch` after each epoch and at the end."""
+        """Step until `on_step(loss)` says stop, or `on_epoch()` does, after each epoch and at the end.
+
+        The first epoch has `first_epoch` steps, the others `per_epoch`.
+        """
         ...
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """The logits of these examples."""
         ...
 
+    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
+        """The mean loss of these logits."""
+        ...
 
-def make_engine(name: str, model: keras.Model, loss: Any, optimizer: Any, mode: str) -> Engine:
-    """The engine of that name; `loss` is a name of `LOSSES` or a function (y, logits) -> scalar."""
+    def memory(self) -> dict[str, np.ndarray]:
+        """What the optimizer remembers, see `zoo.optimizers.Optimizer.memory`."""
+        ...
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        """Go on from such a memory."""
+        ...
+
+    def finish(self) -> bool:
+        """Put averaged weights in their place; whether there are any."""
+        ...
+
+
+def make_engine(name: str, model: keras.Model, objective: Objective, optimizer: Any, mode: str) -> Engine:
+    """The engine of that name."""
+    from zoo.optimizers import Optimizer
+
     if name == "keras":
-        return KerasEngine(model, LOSSES[loss][0]() if isinstance(loss, str) else loss, optimizer)
-    if not hasattr(optimizer, "settings"):
+        return KerasEngine(model, objective, optimizer)
+    scaling = None
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        scaling = backends.LossScaling(optimizer.initial_scale, optimizer.dynamic_growth_steps)
+        optimizer = optimizer.inner_optimizer
+    elif model.dtype_policy.name == "mixed_float16":  # as `compile` decides
+        scaling = backends.LossScaling()
+    if not isinstance(optimizer, Optimizer):
         raise WrongConfiguration(
             f"optimizer={type(optimizer).__name__}: the native engine takes those of zoo.optimizers, for "
             "which the framework has its own; engine='keras' takes any Keras optimizer"
         )
-    return NativeEngine(model, LOSSES[loss][1]() if isinstance(loss, str) else loss, optimizer, mode)
+    return NativeEngine(model, objective, optimizer, mode, scaling)
 
 
 class NativeEngine:
     """The framework's own training step, see `zoo.backends`."""
 
-    def __init__(self, model: keras.Model, loss: backends.Loss, optimizer: Any, mode: str):
-        self.backend = backends.current()
-        self.step = self.backend.step(model, loss, optimizer, mode)
+    def __init__(
+        self,
+        model: keras.Model,
+        objective: Objective,
+        optimizer: Any,
+        mode: str,
+        scaling: backends.LossScaling | None,
+    ):
+        self.backend, self.objective = backends.current(), objective.native()
+        self.averages = optimizer.use_ema
+        self.step = self.backend.step(model, self.objective, optimizer, mode, scaling)
         self.predictor = self.backend.predictor(model, mode)
 
     def fit(
         self,
         batches: Iterator[Pair],
         per_epoch: int,
+        first_epoch: int,
         on_step: Callable[[Tensor], bool],
-        on_epoch: Callable[[], None],
+        on_epoch: Callable[[], bool],
     ) -> None:
-        tensor, stop = self.backend.tensor, False
+        tensor, stop, length = self.backend.tensor, False, first_epoch
         while not stop:
-            for x, y in islice(batches, per_epoch):
+            for x, y in islice(batches, length):
                 if stop := on_step(self.step(tensor(x), tensor(y))):
                     break
             self.step.sync()
-            on_epoch()
+            stop, length = on_epoch() or stop, per_epoch
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return ops.convert_to_numpy(self.predictor(self.backend.tensor(x)))
+
+    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
+        return number(self.objective(self.backend.tensor(y), self.backend.tensor(logits)))
+
+    def memory(self) -> dict[str, np.ndarray]:
+        return self.step.updater.memory()
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        self.step.updater.restore(memory)
+
+    def finish(self) -> bool:
+        self.step.updater.finish()
+        return self.averages
 
 
 class KerasEngine:
     """Keras's own `compile` and `fit`."""
 
-    def __init__(self, model: keras.Model, loss: Any, optimizer: Any):
+    def __init__(self, model: keras.Model, objective: Objective, optimizer: Any):
         from zoo.keras_parts import LastValue
 
-        self.model = model
-        model.compile(optimizer=optimizer, loss=loss)
+        self.model, self.objective = model, objective.native()
+        model.compile(optimizer=optimizer, loss=objective.keras())
         # Keras reports the mean loss of the epoch so far; parity needs each step's. Keras offers no way to
         # choose that metric, and a second one would compute the loss twice, so its own is replaced.
         object.__setattr__(model, "_loss_tracker", LastValue(name="loss"))
+        # Keras would put averaged weights in place whenever a `fit` ends; a run does so once, at its end.
+        self.finalize = model.optimizer.finalize_variable_values
+        model.optimizer.finalize_variable_values = lambda variables: None
 
     def fit(
         self,
         batches: Iterator[Pair],
         per_epoch: int,
+        first_epoch: int,
         on_step: Callable[[Tensor], bool],
-        on_epoch: Callable[[], None],
+        on_epoch: Callable[[], bool],
     ) -> None:
+        stop = False
+
         def step(_: int, logs: dict[str, Tensor]) -> None:
-            self.model.stop_training = on_step(logs["loss"])
+            nonlocal stop
+            stop = on_step(logs["loss"])
+            self.model.stop_training = stop
 
         def epoch(_: int, logs: dict[str, Tensor]) -> None:
+            nonlocal stop
             del logs
-            stop = self.model.stop_training
-            on_epoch()
+            stop = on_epoch() or stop
             self.model.stop_training = stop  # predicting resets it
 
         events = keras.callbacks.LambdaCallback(on_train_batch_end=step, on_epoch_end=epoch)
-        self.model.fit(
-            batches,
-            steps_per_epoch=per_epoch,
-            epochs=sys.maxsize,
-            shuffle=False,
-            callbacks=[events],
-            verbose=SILENT,
-        )
+        fit = partial(self.model.fit, batches, shuffle=False, callbacks=[events], verbose=SILENT)
+        if first_epoch < per_epoch:
+            fit(steps_per_epoch=first_epoch)
+        if not stop:
+            fit(steps_per_epoch=per_epoch, epochs=sys.maxsize)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self.model.predict(x, batch_size=len(x), verbose=SILENT)
 
+    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
+        tensor = backends.current().tensor
+        return number(self.objective(tensor(y), tensor(logits)))
 
-# name -> (as compile takes it, as a native step takes it)
-LOSSES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+    def memory(self) -> dict[str, np.ndarray]:
+        from zoo.optimizers import Optimizer
+
+        optimizer, scale = self.model.optimizer, {}
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            names = {"scale": optimizer.dynamic_scale, "scale_steps": optimizer.step_counter}
+            scale = {name: ops.convert_to_numpy(x) for name, x in names.items()}
+            optimizer = optimizer.inner_optimizer
+        if not isinstance(optimizer, Optimizer):
+            raise WrongConfiguration(
+                f"optimizer={type(optimizer).__name__}: a checkpoint keeps those of zoo.optimizers"
+            )
+        return {**optimizer.memory(), **scale}
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        optimizer = self.model.optimizer
+        optimizer.build(self.model.trainable_variables)
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            optimizer.dynamic_scale.assign(memory["scale"])
+            optimizer.step_counter.assign(memory["scale_steps"])
+            optimizer = optimizer.inner_optimizer
+        optimizer.restore(memory)
+
+    def finish(self) -> bool:
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        self.finalize(self.model.trainable_variables)
+        return optimizer.use_ema
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is minimized: a name of `LOSSES` or a function (y, logits) -> scalar."""
+
+    loss: str | Callable[[Tensor, Tensor], Tensor]
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise WrongConfiguration(
+                f"label_smoothing={self.label_smoothing!r}; expected 0 <= label_smoothing < 1"
+            )
+        if self.label_smoothing and self.loss != "cross_entropy":
+            raise WrongConfiguration(f"label_smoothing= goes with cross_entropy, not with {self.loss!r}")
+
+    def keras(self) -> Any:
+        """As `compile` takes it."""
+        return LOSSES[self.loss][0](self.label_smoothing) if isinstance(self.loss, str) else self.loss
+
+    def native(self) -> backends.Loss:
+        """As a native step takes it, computed in full precision under a mixed policy too, as Keras does."""
+        function = LOSSES[self.loss][1](self.label_smoothing) if isinstance(self.loss, str) else self.loss
+        wide = keras.config.floatx()
+
+        def loss(y: Tensor, logits: Tensor) -> Tensor:
+            dtype = keras.backend.standardize_dtype(logits.dtype)
+            return function(y, logits if dtype == wide else ops.cast(logits, wide))
+
+        return loss
+
+
+def _smooth_cross_entropy(smoothing: float) -> Any:
+    if not smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def loss(y: Tensor, logits: Tensor) -> Tensor:
+        targets = ops.one_hot(y, logits.shape[-1], dtype=logits.dtype)
+        return keras.losses.categorical_crossentropy(
+            targets, logits, from_logits=True, label_smoothing=smoothing
+        )
+
+    return loss
+
+
+# name -> (as compile takes it, as a native step takes it), of the label smoothing
+LOSSES: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {
     "cross_entropy": (
-        lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        lambda: backends.current().cross_entropy,
+        _smooth_cross_entropy,
+        lambda smoothing: partial(backends.current().cross_entropy, label_smoothing=smoothing),
     ),
     "mean_squared_error": (
-        lambda: keras.losses.MeanSquaredError(),
-        lambda: lambda y, x: ops.mean(ops.square(x - y)),
+        lambda _: keras.losses.MeanSquaredError(),
+        lambda _: lambda y, x: ops.mean(ops.square(x - y)),
     ),
 }
 
@@ -274,12 +491,13 @@ METRICS = {"accuracy": accuracy}
 
 
 def evaluate(engine: Engine, task: Task, batch_size: int = 512) -> dict[str, float]:
-    """The task's metric on its held-out examples; empty where it has none."""
-    if task.test is None or task.metric is None:
+    """The task's metric and the loss on its held-out examples; empty where it has none."""
+    if task.test is None:
         return {}
     x, y = task.test
     logits = np.concatenate([engine.predict(x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
-    return {task.metric: METRICS[task.metric](y, logits)}
+    found = {} if task.metric is None else {task.metric: METRICS[task.metric](y, logits)}
+    return {**found, "loss": engine.loss(y, logits)}
 
 
 # What must hold before any work is done

@@ -71,7 +71,7 @@ def summary(result: Record, console: Console) -> None:
 # heading -> how a trained row says it; the metric's heading is its name
 FIGURES: dict[str, Callable[[Record], str]] = {
     "loss": lambda row: f"{row['losses'][-1]:.4f}",
-    "metric": lambda row: ", ".join(f"{value:.4f}" for value in row["metrics"].values()),
+    "metric": lambda row: next((f"{value:.4f}" for value in row["metrics"].values()), ""),
     "first step": lambda row: f"{row['first_step_s']:.2f} s",
     "step": lambda row: f"{row['step_ms']:.2f} ms" if "step_ms" in row else "",
     "peak": lambda row: f"{row['peak_mb']:,.0f} MB",

@@ -95,7 +95,7 @@ class Worker:
             return done >= steps
 
         start = time.perf_counter()
-        engine.fit((batch for _ in count()), steps, on_step, lambda: None)
+        engine.fit((batch for _ in count()), steps, steps, on_step, lambda: False)
         self.tell("timed", ms=(time.perf_counter() - start) * 1e3 / steps)
 
 

@@ -1,0 +1,136 @@
+"""A training run in a file: saved on any framework by either engine, resumed on any other.
+
+One safetensors file holds the model's variables by path ("model/head/kernel"), what the optimizer remembers
+("optimizer/momentum/head/kernel", see `zoo.optimizers.Optimizer.memory`), the losses so far, and in its
+header the model's name, the seed, the batch size and the optimizer's description. Layer names are the zoo's
+and not a counter's, so the paths are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo._lazy import keras, ops
+from zoo.errors import WrongConfiguration
+
+if TYPE_CHECKING:
+    from zoo.training import Run
+
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds."""
+
+    path: Path
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+    def take(self, name: str, given: Any) -> Any:
+        """The saved run's setting. Raises WrongConfiguration if another was given."""
+        if given is not None and given != self.facts[name]:
+            raise WrongConfiguration(
+                f"resume: {self.path} was trained with {name}={self.facts[name]}, not {given}; leave it out"
+            )
+        return self.facts[name]
+
+    def optimizer(self) -> Any:
+        """The optimizer it was trained by, without its memory."""
+        return keras.optimizers.deserialize(self.facts["optimizer"])
+
+    def part(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays below a name: "model" or "optimizer"."""
+        return {key[len(name) + 1 :]: x for key, x in self.arrays.items() if key.startswith(f"{name}/")}
+
+    def restore(self, run: Run, total: int) -> None:
+        """Put a new run where the saved one was. Raises WrongConfiguration, and leaves the run as it is, for
+        another model, optimizer or length."""
+        model, memory, losses = self.part("model"), self.part("optimizer"), self.arrays["losses"]
+        if total <= len(losses):
+            raise WrongConfiguration(
+                f"resume: {self.path} has {len(losses)} steps already; steps={total} (or as many epochs) "
+                "counts from the beginning, so ask for more"
+            )
+        shapes = {v.path: tuple(v.shape) for v in run.model.variables}
+        _same(f"resume: {self.path}: variables", shapes, {k: x.shape for k, x in model.items()})
+        needed, had = run.stepper.memory(), memory
+        if needed:  # a Keras optimizer has none before it is built
+            _same(f"resume: {self.path}: the optimizer's memory", _shapes(needed), _shapes(had))
+        for variable in run.model.variables:
+            variable.assign(model[variable.path])
+        run.stepper.restore(memory)
+        run.losses = [float(x) for x in losses]
+        run.history = [dict(metrics) for metrics in self.facts["history"]]
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: np.shape(x) for name, x in arrays.items()}
+
+
+def _same(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raise WrongConfiguration unless these names have these shapes."""
+    if missing := [name for name in ours if name not in theirs]:
+        raise WrongConfiguration(f"{what}: {', '.join(missing[:3])} not in the file; {len(missing)} missing")
+    if unknown := [name for name in theirs if name not in ours]:
+        raise WrongConfiguration(f"{what}: no place for {', '.join(unknown[:3])}; {len(unknown)} too many")
+    for name, shape in ours.items():
+        if tuple(theirs[name]) != tuple(shape):
+            raise WrongConfiguration(f"{what}: {name} is {theirs[name]}, the model needs {shape}")
+
+
+def write(path: str | Path, run: Run, optimizer: Any) -> None:
+    """Save a run, whole or not at all: the file is replaced once the new one is complete."""
+    from safetensors.numpy import save_file
+
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    arrays = {f"model/{v.path}": np.array(ops.convert_to_numpy(v)) for v in run.model.variables}
+    arrays |= {f"optimizer/{name}": np.array(x) for name, x in run.stepper.memory().items()}
+    arrays["losses"] = np.array(run.losses, np.float64)
+    facts = {
+        "version": VERSION,
+        "model": run.model.name,
+        "task": run.task.name,
+        "backend": run.backend,
+        "engine": run.engine,
+        "seed": run.seed,
+        "batch_size": run.batch_size,
+        "history": run.history,
+        "optimizer": keras.optimizers.serialize(optimizer),
+    }
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, part, {"zoo": json.dumps(facts)})
+    part.replace(path)
+
+
+def writable(path: str | Path) -> None:
+    """Raise WrongConfiguration, before any work, unless a checkpoint can be written there."""
+    folder = Path(path).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise WrongConfiguration(f"checkpoint={str(path)!r}: no folder {folder} that can be written to")
+
+
+def read(path: str | Path) -> Checkpoint:
+    """A saved run. Raises WrongConfiguration for a file that is none."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise WrongConfiguration(f"resume={str(path)!r}: no such file")
+    try:
+        with safe_open(path, "numpy") as file:
+            facts = json.loads((file.metadata() or {})["zoo"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise WrongConfiguration(
+            f"resume={str(path)!r}: not a checkpoint of zoo.train ({error}); weights alone go by zoo.weights"
+        ) from None
+    return Checkpoint(path, facts, arrays)
