@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -187,9 +187,14 @@ def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Tr
     return transform
 
 
+def _stateless(function: Callable[[Any, Any], list]) -> Transform:
+    """`function(updates, weights)`, both lists: optax's types allow any tree."""
+    return optax.stateless(function)
+
+
 def _each(function: Callable[..., Any], settings: Sequence[float], idle: float) -> Transform:
     """`function(update, setting)` of each variable; nothing where the setting is idle."""
-    return optax.stateless(
+    return _stateless(
         lambda updates, _: [
             u if s == idle else function(u, s) for u, s in zip(updates, settings, strict=True)
         ]
@@ -197,7 +202,7 @@ def _each(function: Callable[..., Any], settings: Sequence[float], idle: float) 
 
 
 def _decayed(decays: Sequence[float]) -> Transform:
-    return optax.stateless(
+    return _stateless(
         lambda updates, weights: [
             u + d * w if d else u for u, w, d in zip(updates, weights or (), decays, strict=True)
         ]
@@ -208,7 +213,7 @@ def _clip(o: Optimizer) -> Transform:
     if o.clipvalue:
         return optax.clip(o.clipvalue)
     if o.clipnorm:
-        return optax.stateless(
+        return _stateless(
             lambda gradients, _: [
                 g * (o.clipnorm / jnp.maximum(jnp.linalg.norm(g.ravel()), o.clipnorm)) for g in gradients
             ]
@@ -234,8 +239,8 @@ def _correction(beta: Any, count: Any, dtype: Any) -> Any:
 def _bias_correction_error(beta_1: float, beta_2: float) -> optax.Schedule:
     """What optax's Adam update is to be multiplied by.
 
-    optax takes 1 - beta^t in float32, where 1 - 0.999 is 1.3e-5 too small: its first updates are 6e-6 too
-    large. Over 345 steps of LeNet-5 that moves the losses by 7e-6, against 5e-7 without.
+    optax takes 1 - beta^t in float32, where 1 - 0.999 is 1.3e-5 too small: its first updates are 7e-6 too
+    small. Over 345 steps of LeNet-5 that moves the losses by 7e-6 (docs/upstream.md).
     """
 
     def off(beta: float, step: Any) -> Any:
@@ -247,11 +252,11 @@ def _bias_correction_error(beta_1: float, beta_2: float) -> optax.Schedule:
 def _own_moments(o: Any, beta_1: Value) -> Transform:
     """What optax's Adam has not: torch's AMSGrad, a beta that follows a schedule, no bias correction."""
 
-    def init(weights: list) -> optax.ScaleByAmsgradState:
+    def init(weights: Any) -> Any:
         mu, nu, largest = ([jnp.zeros_like(w) for w in weights] for _ in range(3))
         return optax.ScaleByAmsgradState(jnp.zeros((), jnp.int32), mu, nu, largest)
 
-    def update(gradients: list, state: optax.ScaleByAmsgradState, weights: Any = None) -> Any:
+    def update(gradients: Any, state: Any, weights: Any = None) -> Any:
         del weights
         first: Any = beta_1(state.count) if callable(beta_1) else beta_1
         count = optax.safe_increment(state.count)
@@ -268,7 +273,7 @@ def _own_moments(o: Any, beta_1: Value) -> Transform:
         updates = [direction(m, v) for m, v in zip(mu, largest if o.amsgrad else nu, strict=True)]
         return updates, optax.ScaleByAmsgradState(count, mu, nu, largest)
 
-    return Transform(init, update)
+    return Transform(cast(Any, init), cast(Any, update))
 
 
 class CycledTraceState(NamedTuple):
@@ -281,17 +286,17 @@ class CycledTraceState(NamedTuple):
 def _cycled_trace(momentum: Callable[[Any], Any], nesterov: bool) -> Transform:
     """optax.trace whose momentum follows a schedule."""
 
-    def init(weights: list) -> CycledTraceState:
+    def init(weights: Any) -> Any:
         return CycledTraceState(jnp.zeros((), jnp.int32), [jnp.zeros_like(w) for w in weights])
 
-    def update(gradients: list, state: CycledTraceState, weights: Any = None) -> Any:
+    def update(gradients: Any, state: Any, weights: Any = None) -> Any:
         del weights
         mu = momentum(state.count)
         trace = [g + mu * v for g, v in zip(gradients, state.trace, strict=True)]
         updates = [g + mu * v for g, v in zip(gradients, trace, strict=True)] if nesterov else trace
         return updates, CycledTraceState(optax.safe_increment(state.count), trace)
 
-    return Transform(init, update)
+    return Transform(cast(Any, init), cast(Any, update))
 
 
 def updater(
@@ -349,7 +354,7 @@ class Updater:
     def update(self, gradients: list, state: dict[str, Any], weights: list) -> tuple[list, dict[str, Any]]:
         o = self.description
         updates, memory = self.transform.update(gradients, state["optax"], weights)
-        weights = optax.apply_updates(weights, updates)
+        weights = cast(list, optax.apply_updates(weights, updates))
         batches = state["batches"] + 1
         state = {**state, "optax": memory, "batches": batches}
         if o.use_ema:
@@ -425,7 +430,9 @@ def _tree_has(state: Any, name: str) -> bool:
 
 
 def _tree_set(state: Any, **values: Any) -> Any:
-    return optax.tree_utils.tree_set(state, **values)
+    for name, value in values.items():  # at once, it would not look inside what it has set
+        state = optax.tree_utils.tree_set(state, **{name: value})
+    return state
 
 
 def gradients(
@@ -484,7 +491,7 @@ class JaxStep:
             # A donated buffer is gone after the step, so the state starts as copies of the model's.
             weights = [jnp.copy(v) for v in _values(self.model.trainable_variables)]
             other = [jnp.copy(v) for v in _values(self.model.non_trainable_variables)]
-            self.state = weights, other, self.updater.state
+            self.state = weights, other, jax.tree.map(jnp.copy, self.updater.state)
         self.state, loss = self.step(self.state, x, y)
         return loss
 

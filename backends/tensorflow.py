@@ -143,7 +143,7 @@ def gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
     if not label_smoothing:
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-    classes = logits.shape[-1]
+    classes = int(logits.shape[-1] or 0)
     low = label_smoothing / classes
     targets = tf.one_hot(labels, classes, 1 - label_smoothing + low, low, dtype=logits.dtype)
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
@@ -181,7 +181,7 @@ def _adam_kernel(
     dtype = variable.dtype
     # As the kernel rounds them: in float32 1 - 0.999 is 1.3e-5 off, above and below in v / (1 - b2^t) alike.
     beta_1, beta_2 = (
-        float(dtype.as_numpy_dtype(b)) if isinstance(b, float) else b
+        float(np.array(b, dtype.as_numpy_dtype)) if isinstance(b, float) else b
         for b in (self.cycled(dtype.name), self.beta_2)
     )
     root = tf.sqrt(self.correction(beta_2, dtype.name))
@@ -227,7 +227,7 @@ class Updater:
         if self.scaled is not None:
             self.scaled.build(variables)
 
-    def __call__(self, gradients: Sequence[tf.Tensor]) -> None:
+    def __call__(self, gradients: Sequence[Any]) -> None:
         gradients = [tf.convert_to_tensor(g) for g in gradients]
         (self.scaled or self.optimizer).apply(gradients, self.variables)
 

@@ -329,7 +329,7 @@ class Updater:
         found: dict[str, np.ndarray] = {"batches": np.array(self.batches)}
         for kind, tensors in kept.items():
             pairs = zip(self.paths, tensors, strict=True)
-            found |= {f"{kind}/{path}": np.array(x.detach().cpu()) for path, x in pairs}
+            found |= {f"{kind}/{path}": x.detach().cpu().numpy().copy() for path, x in pairs}
         if self.scaling:
             found |= {"scale": np.array(self.loss_scale, np.float32), "scale_steps": np.array(self.good)}
         return found
@@ -384,7 +384,8 @@ class EagerStep:
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         loss = self.loss(y, self.model(x, training=True)) + sum(self.model.losses)
         self.updater.scale(loss).backward()
-        self.updater([weight.grad for weight in self.updater.weights])
+        gradients: list[Any] = [weight.grad for weight in self.updater.weights]
+        self.updater(gradients)
         return loss.detach()
 
     def sync(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends, benchmarks, comparison, ladder
+from zoo import backends, benchmarks, comparison, ladder, workers
 from zoo.cli import app
 
 KEYS = {
@@ -87,9 +87,9 @@ def test_a_framework_that_fails_to_import_becomes_a_row_and_the_rest_goes_on(
 
 
 def test_a_worker_that_the_system_kills_says_so(tmp_path: Path) -> None:
-    worker = comparison.Worker(tmp_path / "worker", backends.installed()[0])
+    worker = workers.Worker("zoo.comparison.worker", tmp_path / "worker", backends.installed()[0])
     os.kill(worker.process.pid, signal.SIGKILL)
-    with pytest.raises(comparison.WorkerDied, match="out of memory"):
+    with pytest.raises(workers.WorkerDied, match="out of memory"):
         list(worker.ask("time", steps=1))
     worker.close()
 

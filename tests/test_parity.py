@@ -1,135 +1,151 @@
-"""Three frameworks, each in a process of its own, give the same numbers."""
+"""Three frameworks, each in a process of its own, climb the ladder: every model, every rung, every pair."""
 
 from __future__ import annotations
 
-import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from zoo import backends, ladder, registry
+from zoo import backends, faults, ladder, registry
 
 pytestmark = pytest.mark.parity
 
-PAIRS = list(itertools.combinations(backends.NAMES, 2))
 MODELS = registry.list_models()
-Arrays = dict[str, np.ndarray]
+RUNGS = [rung.name for rung in ladder.RUNGS]
 
 
-@pytest.fixture(scope="session")
-def probes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Arrays]:
-    """What `probes.py` found on each framework."""
-    folder = tmp_path_factory.mktemp("probes")
-    found = {}
-    for backend in backends.NAMES:
-        environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
-        script, path = Path(__file__).with_name("probes.py"), folder / f"{backend}.npz"
-        done = subprocess.run(
-            [sys.executable, script, path], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{backend}: {done.stderr[-3000:]}"
-        found[backend] = dict(np.load(path))
-    return found
+@pytest.fixture(scope="module")
+def climbed() -> ladder.Parity:
+    """Every registered model in its small configuration, in both float types."""
+    return ladder.parity(float64=True)
 
 
-def chosen(arrays: Arrays, prefix: str) -> Arrays:
-    found = {name: array for name, array in arrays.items() if name.startswith(prefix)}
-    assert found, f"no probe is called {prefix}"
-    return found
-
-
-def assert_bit_equal(ours: Arrays, theirs: Arrays) -> None:
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        assert ours[name].dtype == theirs[name].dtype, name
-        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
-
-
-@pytest.mark.parametrize("probe", ["bits", "masks"])
-@pytest.mark.parametrize(("a", "b"), PAIRS)
-def test_random_bits_and_masks_are_bit_equal_on_two_frameworks(
-    probes: dict[str, Arrays], probe: str, a: str, b: str
-) -> None:
-    assert_bit_equal(chosen(probes[a], probe), chosen(probes[b], probe))
-
-
-@pytest.mark.parametrize("backend", backends.NAMES)
-@pytest.mark.parametrize("probe", ["bits", "masks"])
-def test_random_bits_and_masks_are_bit_equal_compiled_and_eager(
-    probes: dict[str, Arrays], probe: str, backend: str
-) -> None:
-    arrays = probes[backend]
-    np.testing.assert_array_equal(arrays[f"{probe}/compiled"], arrays[f"{probe}/eager"])
-
-
+@pytest.mark.long
+@pytest.mark.parametrize("rung", RUNGS)
+@pytest.mark.parametrize("dtype", ladder.DTYPES)
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("a", "b"), PAIRS)
-def test_initial_weights_are_bit_equal(probes: dict[str, Arrays], model: str, a: str, b: str) -> None:
-    for probe in ("full weights", "weights"):
-        assert_bit_equal(chosen(probes[a], f"{probe}/{model}/"), chosen(probes[b], f"{probe}/{model}/"))
+def test_every_pair_of_frameworks_holds(climbed: ladder.Parity, model: str, dtype: str, rung: str) -> None:
+    rows = [row for row in climbed.rows if (row["model"], row["dtype"]) == (model, dtype)]
+    assert not [row["error"] for row in rows if row["error"]]
+    rows = [row for row in rows if row["name"] == rung]
+    assert len(rows) == 3  # the pairs; of the engines, the frameworks
+    for row in rows:
+        assert row["verdict"] in ("holds", "gap"), row
+        assert row["measured"] <= row["bound"] or row["verdict"] == "gap"
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("a", "b"), PAIRS)
-def test_every_layer_gives_the_same_output(probes: dict[str, Arrays], model: str, a: str, b: str) -> None:
-    ours, theirs = (chosen(probes[name], f"forward/{model}/") for name in (a, b))
-    assert ours.keys() == theirs.keys()
-    assert ladder.first_difference(ours, theirs, bound=1e-5) is None
+@pytest.mark.long
+def test_the_chaos_floor_of_a_smooth_network_is_far_below_the_bound(climbed: ladder.Parity) -> None:
+    floors = {row["chaos"] for row in climbed.rows if row["model"] == "lenet5" and row["chaos"] is not None}
+    assert len(floors) == 1
+    assert 0 < floors.pop() < 1e-6
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(("a", "b"), PAIRS)
-def test_every_gradient_is_the_same(probes: dict[str, Arrays], model: str, a: str, b: str) -> None:
-    ours, theirs = (chosen(probes[name], f"gradients/{model}/") for name in (a, b))
-    assert ours.keys() == theirs.keys()
-    # Against the model's largest gradient: a bias's own may be a sum that cancels to nearly nothing.
-    largest = max(np.abs(g).max() for name, g in ours.items() if not name.endswith("/loss"))
-    for name, gradient in ours.items():
-        assert np.abs(gradient - theirs[name]).max() <= 1e-5 * largest, name
+@pytest.mark.long
+def test_every_fault_is_caught_by_its_rung() -> None:
+    rows = faults.hunt()
+    control, *seeded = rows
+    assert control["caught"] is None, control
+    assert len(seeded) == len(faults.FAULTS)
+    for row in seeded:
+        assert row["caught"] == row["rung"], row
 
 
-def ways(arrays: Arrays, model: str) -> list[str]:
-    """The "engine mode" pairs that a framework trained the model by."""
-    return [name.split("/")[2] for name in chosen(arrays, f"training/{model}/") if name.endswith("/losses")]
+def stock() -> Any:
+    """A user's own model, of Keras's layers: its initial weights are each framework's."""
+    import keras
+
+    image = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(4, 3, activation="relu")(image)
+    x = keras.layers.Dense(5, name="middle")(keras.layers.Flatten()(x))
+    return keras.Model(image, keras.layers.Dense(3, name="last")(keras.ops.tanh(x)))
 
 
-def chaos(arrays: Arrays, model: str) -> float:
-    """How far torch drifts from itself when each initial weight moves by one unit in the last place."""
-    run = arrays[f"training/{model}/native traced/losses"]
-    nudged = chosen(arrays, f"nudged training/{model}/")
-    return max(float(np.abs(losses - run).max()) for losses in nudged.values())
+def faulty(break_: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    """The same with an operation that is another on JAX."""
+
+    def build() -> Any:
+        import keras
+
+        class Odd(keras.layers.Layer):
+            def call(self, x: Any) -> Any:
+                return break_(keras.ops, x) if keras.backend.backend() == "jax" else x
+
+        image = keras.Input((6, 6, 2))
+        x = keras.layers.Dense(4, name="first")(keras.layers.Flatten()(image))
+        x = keras.layers.Dense(4, name="second")(Odd(name="odd")(x))
+        return keras.Model(image, keras.layers.Dense(3, name="last")(x))
+
+    return build
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_training_runs_give_the_same_losses_by_every_engine_and_mode(
-    probes: dict[str, Arrays], model: str
-) -> None:
-    """30 steps of the recipe, dropout on where the model has it, a short batch at each epoch's end."""
-    runs = {
-        f"{backend} {way}": arrays[f"training/{model}/{way}/losses"]
-        for backend, arrays in probes.items()
-        for way in ways(arrays, model)
-    }
-    assert len(runs) == 10  # keras thrice; torch traced, eager; tensorflow graph, xla, eager; jax jit, eager
-    bound = max(1e-5, 4 * chaos(probes["torch"], model))
-    for (a, ours), (b, theirs) in itertools.combinations(runs.items(), 2):
-        assert np.abs(ours - theirs).max() <= bound, f"{a} and {b}: {np.abs(ours - theirs).max():.1e}"
+INPUTS = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype(np.float32)
 
 
-def test_the_chaos_floor_of_a_smooth_network_is_far_below_the_bound(probes: dict[str, Arrays]) -> None:
-    assert 0 < chaos(probes["torch"], "lenet5") < 1e-6
+def first_failure(result: ladder.Parity) -> dict[str, Any]:
+    return next(row for row in result.rows if row["verdict"] == "fails")
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_trained_models_predict_the_same(probes: dict[str, Arrays], model: str) -> None:
-    runs = [
-        arrays[f"training/{model}/{way}/predictions"]
-        for arrays in probes.values()
-        for way in ways(arrays, model)
-    ]
-    for ours, theirs in itertools.combinations(runs, 2):
-        np.testing.assert_array_equal(ours, theirs)
+def test_a_users_own_model_is_climbed_from_the_same_weights() -> None:
+    result = ladder.parity(stock, inputs=INPUTS)
+    assert {row["rung"] for row in result.rows} == {1, 2, 3, 4}
+    assert {(row["a"], row["b"]) for row in result.rows} == {
+        ("torch", "tensorflow"), ("torch", "jax"), ("tensorflow", "jax")
+    }  # fmt: skip
+    assert not result.failed, result.failed
+
+
+def test_the_localizer_names_the_operation_whose_output_differs() -> None:
+    result = ladder.parity(faulty(lambda ops, x: x * 1.001), inputs=INPUTS, rungs=(1, 2, 3))
+    row = first_failure(result)
+    assert (row["rung"], row["a"], row["b"]) == (2, "torch", "jax")
+    assert row["where"]["suspect"] == "Odd"
+    assert row["where"]["b"] == pytest.approx(1.001 * row["where"]["a"], rel=1e-5)
+    pairs = {(row["a"], row["b"]) for row in result.failed}
+    assert pairs == {("torch", "jax"), ("tensorflow", "jax")}
+
+
+def test_the_localizer_names_the_operation_whose_gradient_differs() -> None:
+    def break_(ops: Any, x: Any) -> Any:
+        return 2 * x - ops.stop_gradient(x)
+
+    row = first_failure(
+        ladder.parity(faulty(break_), inputs=INPUTS, rungs=(1, 2, 3), backends=("torch", "jax"))
+    )
+    assert row["rung"] == 3
+    assert row["where"]["layer"] == "outputs/first"
+    assert row["where"]["suspect"].endswith("Odd")
+    assert row["where"]["b"] == pytest.approx(2 * row["where"]["a"], rel=1e-5)
+
+
+def test_a_process_that_dies_is_a_row_and_the_others_go_on() -> None:
+    def build() -> Any:
+        import keras
+
+        if keras.backend.backend() == "jax":
+            raise RuntimeError("no such luck")
+        return stock()
+
+    result = ladder.parity(build, inputs=INPUTS, rungs=(2,))
+    died = [row for row in result.rows if row["error"]]
+    assert [(row["a"], row["verdict"]) for row in died] == [("jax", "fails")]
+    assert "no such luck" in died[0]["error"]
+    assert [(row["a"], row["b"]) for row in result.rows if not row["error"]] == [("torch", "tensorflow")]
+
+
+def test_a_users_model_is_trained_where_targets_are_given() -> None:
+    x = np.random.default_rng(1).normal(size=(60, 6, 6, 2)).astype(np.float32)
+    result = ladder.parity(
+        stock, inputs=x, targets=np.arange(60) % 3, rungs=(5, 6), backends=("torch", "tensorflow")
+    )
+    assert {row["rung"] for row in result.rows} == {5, 6}
+    assert not result.failed, result.failed
+
+
+@pytest.mark.long
+def test_torchs_compiled_mode_and_compiled_masks_hold_too() -> None:
+    result = ladder.parity("mlp", rungs=(1, 7), modes=("compiled",), backends=("torch", "jax"))
+    assert not result.failed, result.failed
+    assert backends.MODES["torch"][-1] == "compiled"

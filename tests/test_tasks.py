@@ -56,7 +56,10 @@ def test_the_digits_held_out_are_not_simply_the_last_or_every_fifth() -> None:
     place = {(x / 16).astype(np.float32).tobytes(): i for i, x in enumerate(DIGITS.images)}
     held_out = np.array([place[x.tobytes()] for x in tasks.load("digits", (8, 8, 1)).test[0]])
     assert abs(held_out.mean() - 1796 / 2) < 4 * 1797 / np.sqrt(12 * len(held_out))  # as uniform draws
-    assert len(set(np.diff(np.sort(held_out)))) > 5
+    assert len(set(np.diff(np.sort(held_out)))) > 5  # not every fifth of all
+    for digit in range(10):  # nor of one digit's
+        gaps = np.diff(np.flatnonzero(np.isin(np.flatnonzero(DIGITS.target == digit), held_out)))
+        assert len(set(gaps)) > 5
 
 
 def test_the_split_is_the_same_at_every_size() -> None:

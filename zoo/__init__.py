@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.backends import use
     from zoo.benchmarks import bench
     from zoo.comparison import compare
+    from zoo.ladder import parity
     from zoo.registry import Card, build, card, example, list_models, register
     from zoo.training import EarlyStopping, Run, train
 
@@ -42,6 +43,7 @@ _HOMES = {
     "EarlyStopping": "training",
     "example": "registry",
     "list_models": "registry",
+    "parity": "ladder",
     "register": "registry",
     "Run": "training",
     "train": "training",
@@ -69,6 +71,7 @@ __all__ = [
     "layers",
     "list_models",
     "optimizers",
+    "parity",
     "random",
     "register",
     "schedules",

@@ -61,9 +61,7 @@ class Checkpoint:
             )
         shapes = {v.path: tuple(v.shape) for v in run.model.variables}
         _same(f"resume: {self.path}: variables", shapes, {k: x.shape for k, x in model.items()})
-        needed, had = run.stepper.memory(), memory
-        if needed:  # a Keras optimizer has none before it is built
-            _same(f"resume: {self.path}: the optimizer's memory", _shapes(needed), _shapes(had))
+        _same(f"resume: {self.path}: the optimizer's memory", _shapes(run.stepper.memory()), _shapes(memory))
         for variable in run.model.variables:
             variable.assign(model[variable.path])
         run.stepper.restore(memory)
@@ -91,8 +89,8 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
     from safetensors.numpy import save_file
 
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    arrays = {f"model/{v.path}": np.array(ops.convert_to_numpy(v)) for v in run.model.variables}
-    arrays |= {f"optimizer/{name}": np.array(x) for name, x in run.stepper.memory().items()}
+    arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
+    arrays |= {f"optimizer/{name}": x for name, x in run.stepper.memory().items()}
     arrays["losses"] = np.array(run.losses, np.float64)
     facts = {
         "version": VERSION,
@@ -107,8 +105,13 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
     }
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
-    save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, part, {"zoo": json.dumps(facts)})
-    part.replace(path)
+    try:
+        save_file(
+            {name: np.array(x, order="C") for name, x in arrays.items()}, part, {"zoo": json.dumps(facts)}
+        )
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def writable(path: str | Path) -> None:
@@ -133,4 +136,8 @@ def read(path: str | Path) -> Checkpoint:
         raise WrongConfiguration(
             f"resume={str(path)!r}: not a checkpoint of zoo.train ({error}); weights alone go by zoo.weights"
         ) from None
+    if facts["version"] != VERSION:
+        raise WrongConfiguration(
+            f"resume={str(path)!r}: a checkpoint of format {facts['version']}; this zoo reads {VERSION}"
+        )
     return Checkpoint(path, facts, arrays)

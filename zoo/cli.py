@@ -93,9 +93,13 @@ def train(
     epochs: EpochsOption = None,
     steps: StepsOption = None,
     batch_size: BatchOption = None,
-    seed: SeedOption = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="0 by default.")] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File to save the run in, after every epoch and at the end.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Checkpoint to go on from, of any framework.")] = None,
 ) -> None:
     """Train a model and print what came of it."""
     from zoo import backends, registry
@@ -113,6 +117,8 @@ def train(
         steps=steps,
         batch_size=batch_size,
         seed=seed,
+        checkpoint=checkpoint,
+        resume=resume,
     )
     metrics = "".join(f", {name} {value:.4f}" for name, value in run.metrics.items())
     print(
@@ -169,6 +175,63 @@ def compare(
 
 
 @app.command()
+def parity(
+    models: Annotated[list[str] | None, typer.Argument(help="Models' names; all of them by default.")] = None,
+    backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
+    rungs: Annotated[str | None, typer.Option(help="Comma-separated, 1 to 8; all by default.")] = None,
+    float64: Annotated[bool, typer.Option("--float64", help="In float64 as well.")] = False,
+    modes: Annotated[
+        str | None, typer.Option(help="Comma-separated: the native engine's; all but compiled by default.")
+    ] = None,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Seed faults in one framework; list which rung catches which.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of parity.json and report.html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Climb the parity ladder: where do the frameworks differ first, and by how much?"""
+    from zoo.comparison import ladder_report
+    from zoo.errors import WrongConfiguration
+
+    console = _console()
+    names = _split(backends)
+    try:
+        numbers = [int(n) for n in _split(rungs) or []]
+    except ValueError:
+        raise WrongConfiguration(f"--rungs {rungs}: expected numbers from 1 to 8, e.g. 1,2,3") from None
+    if faults:
+        from zoo.faults import hunt
+
+        with console.status("starting") as status:
+            rows = hunt(backends=names, show=status.update)
+        if as_json:
+            print(json.dumps(rows, indent=1))
+        else:
+            ladder_report.faults(rows, console)
+        raise typer.Exit(3 if any(row["caught"] != row["rung"] for row in rows) else 0)
+    from zoo.ladder import NUMBERS, QUICK_MODES, parity
+
+    with console.status("starting") as status:
+        result = parity(
+            *(models or ()),
+            backends=names,
+            rungs=numbers or NUMBERS,
+            float64=float64,
+            modes=_split(modes) or QUICK_MODES,
+            out=out,
+            show=status.update,
+        )
+    if as_json:
+        print(json.dumps(result.rows, indent=1))
+    else:
+        ladder_report.summary(result, console)
+        if out is not None:
+            console.print(f"Report: {out / 'report.html'}", highlight=False)
+    if result.failed:
+        raise typer.Exit(3)
+
+
+@app.command()
 def bench(
     models: Annotated[list[str], typer.Argument(help="Models' names; `zoo list` shows them.")],
     train: Annotated[bool, typer.Option("--train", help="Only training steps.")] = False,
@@ -211,7 +274,11 @@ def bench(
                 )
         for row in rows:
             if row["error"]:
-                console.print(f"{row['backend']} {row['contestant']} failed: {row['error']}", highlight=False)
+                console.print(
+                    f"{row['backend']} {row['contestant']} failed: {row['error']}",
+                    highlight=False,
+                    markup=False,
+                )
     if any(row["error"] for row in rows):
         raise typer.Exit(3)
 
@@ -240,6 +307,8 @@ def doctor(
     if as_json:
         print(json.dumps({"environment": here, "frameworks": found}, indent=1))
         return
+    from rich.markup import escape
+
     console = _console()
     console.print(
         f"{here['platform']}, Python {here['python']}\n{here['processor']}, {here['cores']} cores, "
@@ -249,7 +318,7 @@ def doctor(
     table = _table("framework", "version", "device", "kind", "memory>", "threads>", "native modes")
     for name, facts in found.items():
         if "error" in facts:
-            table.add_row(name, facts["error"])
+            table.add_row(name, escape(facts["error"]))
             continue
         for i, device in enumerate(facts["devices"]):
             memory = device["memory_bytes"]

@@ -42,12 +42,15 @@ class Layer(keras.layers.Layer):
 
         Without `autocast` the layer sees it in full precision under a mixed policy too.
         """
+
+        def draw(shape: Shape, dtype: str | None = None) -> Any:
+            array = arrange(initializer.draw((self.seed, self.name, name), shape))
+            return array if dtype in (None, array.dtype.name) else ops.cast(array, dtype)  # keeps the memory
+
         return self.add_weight(
             name=name,
             shape=tuple(shape),
-            initializer=lambda shape, dtype=None: arrange(
-                initializer.draw((self.seed, self.name, name), shape)
-            ),
+            initializer=draw,
             trainable=trainable,
             autocast=autocast,
             regularizer=regularizer,
@@ -285,7 +288,7 @@ class Dropout(Layer):
             return x
         keep = random.keep(self.mask_shape(ops.shape(x)), self.rate, self.key, self.step.value)
         self.step.assign_add(1)
-        return ops.where(keep, x * ops.cast(self.scale, x.dtype), ops.zeros((), x.dtype))
+        return ops.where(keep, x * self.scale, ops.zeros((), x.dtype))
 
     def mask_shape(self, shape: Shape) -> Shape:
         """One draw for each number."""
@@ -342,6 +345,32 @@ class Parameter(Layer):
     def compute_output_shape(self, shape: Shape) -> Shape:
         del shape
         return self.shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class L1(keras.regularizers.L1):
+    """weight sum |w|, whose gradient at 0 is 0 everywhere; that of Keras's is +weight on JAX."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.l1 * ops.sum(x * ops.stop_gradient(ops.sign(x)))
+
+
+class Tap(keras.layers.Layer):
+    """x + 0, the zeros being weights of x's shape: their gradient is that of x. See `zoo.taps`."""
+
+    def __init__(self, batch: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.batch = batch
+
+    def build(self, input_shape: Shape) -> None:
+        shape = (self.batch, *input_shape[1:]) if input_shape and input_shape[0] is None else input_shape
+        self.zeros = self.add_weight(name="zeros", shape=shape, initializer="zeros")
+
+    def call(self, x: Tensor) -> Tensor:
+        return x + self.zeros
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
 
 
 class LastValue(keras.metrics.Metric):

@@ -212,7 +212,7 @@ def activate(x: Tensor, activation: str) -> Tensor:
 
 def l1(weight: float) -> Any:
     """weight sum |w|."""
-    return keras.regularizers.L1(weight)
+    return _layers().L1(weight)
 
 
 def l2(weight: float) -> Any:

@@ -72,7 +72,7 @@ def _ask(name: str) -> dict[str, Any]:
 def last_words(text: str) -> str:
     """What a process that died had to say: the error its traceback ends with, or its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)\b", line)]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)(:|$)", line)]
     return (errors or lines or [""])[-1]
 
 

@@ -70,14 +70,15 @@ class Optimizer(keras.optimizers.Optimizer):
         _check_common(who, kwargs)
         checked = _checked_groups(who, groups)
         super().__init__(learning_rate=learning_rate, weight_decay=weight_decay, **kwargs)
-        self.rate, self.scheduled, self._groups = learning_rate, scheduled, checked
+        self.rate: Any = learning_rate
+        self.scheduled, self._groups, self._decay = scheduled, checked, weight_decay
 
     # What both engines ask
 
     def rate_at(self, step: int) -> float:
         """The learning rate of an update, counted from 0."""
         if not self.scheduled:
-            return self.rate
+            return float(self.rate)
         return self.rate.at(step) if hasattr(self.rate, "at") else float(self.rate(step))
 
     @property
@@ -93,15 +94,16 @@ class Optimizer(keras.optimizers.Optimizer):
     def group(self, variable: keras.Variable) -> tuple[float, float]:
         """(learning rate multiplier, weight decay) of this variable."""
         chosen = next((own for pattern, own in self._groups if re.search(pattern, variable.path)), {})
-        decay = chosen.get("weight_decay", self.weight_decay) if self._use_weight_decay(variable) else 0.0
+        decay = chosen.get("weight_decay", self._decay) if self._use_weight_decay(variable) else 0.0
         return chosen.get("learning_rate_multiplier", 1.0), decay
 
     def fresh(self) -> Optimizer:
         """The same optimizer without its memory: a native run starts anew, as torch's and optax's do."""
         twin = type(self).from_config({**self.get_config(), "learning_rate": self.rate})
-        for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
-            if hasattr(self, name):
-                setattr(twin, name, getattr(self, name))
+        if excluded := getattr(
+            self, "_exclude_from_weight_decay", None
+        ):  # variables; names are in the config
+            twin._exclude_from_weight_decay = excluded
         return twin
 
     # The memory, by names that every engine and framework shares (`zoo.checkpoints`)
@@ -123,7 +125,7 @@ class Optimizer(keras.optimizers.Optimizer):
                 x.assign(memory[f"{kind}/{variable.path}"])
 
     def _kept(self) -> dict[str, tuple[Sequence[keras.Variable], Sequence[keras.Variable]]]:
-        kept = dict(self.slots)
+        kept: dict[str, Any] = dict(self.slots)
         if self.use_ema:
             kept["average"] = self._model_variables_moving_average
         if self.gradient_accumulation_steps:
@@ -181,9 +183,9 @@ class Optimizer(keras.optimizers.Optimizer):
             return
         # Without branches, which JAX would need free of assignments: the update is made, and taken back
         # where it is not due.
-        kept = [self._accumulated_gradients[self._get_variable_index(v)] for v in variables]
-        sums = [g + kept for g, kept in zip(grads, kept, strict=True)]
-        state = [*variables, *(x for xs in self.slots.values() for x in xs)]
+        kept: list[Any] = [self._accumulated_gradients[self._get_variable_index(v)] for v in variables]
+        sums: list[Any] = [g + k for g, k in zip(grads, kept, strict=True)]
+        state: list[Any] = [*variables, *(x for xs in self.slots.values() for x in xs)]
         state += self._model_variables_moving_average if self.use_ema else []
         before = [ops.copy(x.value) for x in state]
         due = ops.equal((self._iterations + 1) % every, 0)
@@ -206,7 +208,20 @@ class Optimizer(keras.optimizers.Optimizer):
                 x.assign(ops.where(due, average.value, x.value))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "groups": {pattern: dict(own) for pattern, own in self._groups}}
+        excluded = getattr(self, "_exclude_from_weight_decay_pattern", None)
+        return {
+            **super().get_config(),
+            "groups": {pattern: dict(own) for pattern, own in self._groups},
+            "undecayed": excluded and excluded.pattern,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        undecayed = config.pop("undecayed", None)
+        made = super().from_config(config, custom_objects)
+        if undecayed:
+            made.exclude_from_weight_decay(var_names=[undecayed])
+        return made
 
 
 @keras.saving.register_keras_serializable("zoo")

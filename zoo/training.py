@@ -136,11 +136,14 @@ def train(
         checkpoints.writable(checkpoint)
     runner = make_engine(engine, model, objective, optimizer, way)
     run = Run(model, backend.NAME, engine, way, data, batch_size, seed, runner)
+    if checkpoint is not None:
+        runner.memory()  # raises for an optimizer that cannot be kept
     if saved is not None:
         saved.restore(run, total)
     done = len(run.losses)  # by the run that is resumed
     losses: list[Tensor] = list(run.losses)
     epoch, position = divmod(done, per_epoch)
+    del run.history[epoch:]  # of an epoch that was cut: it will end again
     order = (pair for e in count(epoch) for pair in data.batches(batch_size, seed, e))
     batches = (pair for pair in islice(order, position, None))  # Keras takes generators, not iterators
     patience = None if early_stopping is None else Patience(early_stopping, run)
@@ -175,7 +178,8 @@ def train(
         run.train_s = time.perf_counter() - start - paused
         run.interrupted = stop.is_set()
     run.losses = [number(value) for value in losses]
-    if runner.finish() or (patience and patience.restore()):
+    changed = [runner.finish(), patience is not None and patience.restore()]
+    if any(changed):
         run.metrics = evaluate(runner, data)
     return run
 
@@ -383,11 +387,12 @@ class KerasEngine:
             self.model.stop_training = stop  # predicting resets it
 
         events = keras.callbacks.LambdaCallback(on_train_batch_end=step, on_epoch_end=epoch)
-        fit = partial(self.model.fit, batches, shuffle=False, callbacks=[events], verbose=SILENT)
+        fit = partial(self.model.fit, shuffle=False, callbacks=[events], verbose=SILENT)
         if first_epoch < per_epoch:
-            fit(steps_per_epoch=first_epoch)
+            first = list(islice(batches, first_epoch))  # from an iterator `fit` would take a batch too many
+            fit((pair for pair in first), steps_per_epoch=first_epoch)
         if not stop:
-            fit(steps_per_epoch=per_epoch, epochs=sys.maxsize)
+            fit(batches, steps_per_epoch=per_epoch, epochs=sys.maxsize)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         return self.model.predict(x, batch_size=len(x), verbose=SILENT)
@@ -400,6 +405,8 @@ class KerasEngine:
         from zoo.optimizers import Optimizer
 
         optimizer, scale = self.model.optimizer, {}
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             names = {"scale": optimizer.dynamic_scale, "scale_steps": optimizer.step_counter}
             scale = {name: ops.convert_to_numpy(x) for name, x in names.items()}
@@ -412,7 +419,8 @@ class KerasEngine:
 
     def restore(self, memory: Mapping[str, np.ndarray]) -> None:
         optimizer = self.model.optimizer
-        optimizer.build(self.model.trainable_variables)
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
         if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
             optimizer.dynamic_scale.assign(memory["scale"])
             optimizer.step_counter.assign(memory["scale_steps"])
@@ -461,7 +469,7 @@ def _smooth_cross_entropy(smoothing: float) -> Any:
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def loss(y: Tensor, logits: Tensor) -> Tensor:
-        targets = ops.one_hot(y, logits.shape[-1], dtype=logits.dtype)
+        targets = ops.one_hot(ops.cast(y, "int32"), logits.shape[-1], dtype=logits.dtype)
         return keras.losses.categorical_crossentropy(
             targets, logits, from_logits=True, label_smoothing=smoothing
         )

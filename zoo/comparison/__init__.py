@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import json
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from zoo import backends, ladder, machine, registry, tasks
-from zoo.errors import UnknownName, WrongConfiguration, ZooError, nearest
+from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import recipe
+from zoo.workers import Worker, WorkerDied
 
 Record = dict[str, Any]  # a JSON object: docs/result.md describes them
 ENGINES = ("keras", "native")
@@ -102,7 +101,7 @@ def compare(
             folders = [Path(scratch, f"{card.name}-{i}") for i in range(len(own))]
             _measure(own, folders, settings, lambda: show(rows))
             differences += _differences(own, folders)
-            models_.append(_describe(card, own, task, seed))
+            models_.append(_describe(card, own, settings))
     for row in rows:
         del row["status"]
     environment = {
@@ -150,62 +149,12 @@ def choices(
     return found
 
 
-class Worker:
-    """A process that trains and times one run, see `zoo.comparison.worker`."""
-
-    def __init__(self, folder: Path, backend: str):
-        self.folder = folder
-        folder.mkdir()
-        self.errors = (folder / "stderr").open("w+")
-        self.process = subprocess.Popen(
-            [*machine.PYTHON, "-m", "zoo.comparison.worker", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env={**machine.quiet(), "KERAS_BACKEND": backend},
-        )
-
-    def ask(self, do: str, **arguments: Any) -> Iterator[Record]:
-        """Send a command and yield its answers up to the last. Raises WorkerDied, saying of what."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            raise WorkerDied(self.last_words()) from None
-        for line in self.process.stdout:
-            answer = json.loads(line)
-            yield answer
-            if answer["event"] in ("trained", "timed"):
-                return
-        raise WorkerDied(self.last_words())
-
-    def last_words(self) -> str:
-        """What the process died of, in a line."""
-        status = self.process.wait()
-        if status == -9:
-            return "killed by the system, most likely out of memory"
-        self.errors.seek(0)
-        return machine.last_words(self.errors.read()) or f"ended with status {status}"
-
-    def close(self) -> None:
-        """End the process and wait for it."""
-        self.process.kill()
-        self.process.communicate()
-        self.errors.close()
-
-
-class WorkerDied(ZooError):
-    """A run's process ended before it had answered."""
-
-
 def _measure(rows: list[Record], folders: list[Path], settings: Record, changed: Callable[[], None]) -> None:
     """Train every row in a process of its own, one after another, then time them all in turn."""
     with ExitStack() as stack:
         workers = []
         for row, folder in zip(rows, folders, strict=True):
-            worker = Worker(folder, row["backend"])
+            worker = Worker("zoo.comparison.worker", folder, row["backend"])
             stack.callback(worker.close)
             workers.append(worker)
             row["status"] = "starting"
@@ -238,11 +187,10 @@ def _train(row: Record, worker: Worker, settings: Record, changed: Callable[[], 
     run = {key: row[key] for key in ("model", "backend", "engine")}
     mode = None if row["engine"] == "keras" else row["mode"]
     for answer in worker.ask("train", **run, mode=mode, **settings):
-        if answer["event"] == "step":
+        if "step" in answer:
             row["status"] = f"step {answer['step']}, loss {answer['loss']:.4f}"
-        elif answer["event"] == "trained":
+        else:
             row |= {**answer, "status": "trained"}
-            del row["event"]
         changed()
 
 
@@ -294,7 +242,7 @@ def _name(row: Record) -> str:
     return f"{row['backend']}/{row['engine']}/{row['mode']}"
 
 
-def _describe(card: registry.Card, rows: list[Record], task: str | None, seed: int) -> Record:
+def _describe(card: registry.Card, rows: list[Record], settings: Record) -> Record:
     plan = recipe(card.recipe)
     done: Record = next((row for row in rows if not row["error"]), {})
     steps = done.get("steps")
@@ -302,9 +250,14 @@ def _describe(card: registry.Card, rows: list[Record], task: str | None, seed: i
         **{
             key: getattr(card, key) for key in ("name", "paper", "url", "idea", "parameters", "multiply_adds")
         },
-        "task": task or card.task,
+        "task": settings["task"] or card.task,
         "metric": next(iter(done.get("metrics", {})), None),
-        "seed": seed,
-        "recipe": {"optimizer": str(plan), "batch_size": done.get("batch_size"), "steps": steps},
+        "seed": settings["seed"],
+        "recipe": {
+            "optimizer": str(plan),
+            "epochs": None if settings["steps"] else settings["epochs"] or plan.epochs,
+            "batch_size": done.get("batch_size"),
+            "steps": steps,
+        },
         "definition": {"file": f"zoo/models/{card.file.name}", "code": inspect.getsource(card.builder)},
     }

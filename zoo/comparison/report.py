@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, Context, Decimal
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -25,6 +24,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from zoo.comparison import ladder_report
+from zoo.comparison.ladder_report import scientific
 from zoo.ladder import BOUNDS
 
 Number = float | None
@@ -46,31 +47,48 @@ here = Path(__file__).parent
 escape = html.escape
 
 
-def render(result: Record) -> str:
-    """The page, complete: its style, its charts and their JavaScript are inside it."""
-    result = finite(result)
-    models = result["models"]
-    links = [f'<a href="#model{i}">{escape(model["name"])}</a>' for i, model in enumerate(models)]
-    frameworks = listed(dict.fromkeys(framework(row["backend"]) for row in result["runs"]))
+def render(result: Record, ladder: Record | None = None) -> str:
+    """The page, complete: its style, its charts and their JavaScript are inside it.
+
+    `result` is a comparison, or a parity ladder by itself; `ladder` one that joins a comparison.
+    """
+    result, ladder = finite(result), finite(ladder)
+    if "rungs" in result:
+        ladder, sections = result, []
+        names, links = result["models"], [escape(name) for name in result["models"]]
+        frameworks = listed(map(framework, result["backends"]))
+    else:
+        names = [model["name"] for model in result["models"]]
+        links = [f'<a href="#model{i}">{escape(name)}</a>' for i, name in enumerate(names)]
+        frameworks = listed(dict.fromkeys(framework(row["backend"]) for row in result["runs"]))
+        sections = [section(model, result) for model in result["models"]]
+    sections += [ladder_report.section(ladder)] if ladder else []
     scripts = [library(), (here / "report.js").read_text("utf-8")]
     return Template((here / "report.html").read_text("utf-8")).substitute(
         policy=escape(policy(scripts)),
         style=(here / "report.css").read_text("utf-8"),
-        title=escape(f"{listed(model['name'] for model in models)} on {frameworks}"),
+        title=escape(f"{listed(names)} on {frameworks}"),
         heading=f"{listed(links)} on {escape(frameworks)}",
         made=made(result),
-        sections="\n".join(section(model, result) for model in models),
+        sections="\n".join(sections),
         environment=environment(result["environment"]),
+        data="parity.json" if result is ladder else "result.json",
         library=scripts[0],
         script=scripts[1],
     )
 
 
 def save(result: Record, folder: Path) -> Path:
-    """Writes `result.json` and `report.html` into the folder, each whole or not at all; the page's path."""
+    """Writes `result.json` (`parity.json` of a ladder) and `report.html`, each whole or not at all.
+
+    Returns the page's path. A comparison and a ladder saved into one folder share the page.
+    """
+    own, other = ("parity.json", "result.json") if "rungs" in result else ("result.json", "parity.json")
+    beside = json.loads((folder / other).read_text("utf-8")) if (folder / other).is_file() else None
+    pages = {"parity.json": (beside, result) if beside else (result, None), "result.json": (result, beside)}
     texts = {
-        "result.json": json.dumps(finite(result), indent=1, allow_nan=False) + "\n",
-        "report.html": render(result),
+        own: json.dumps(finite(result), indent=1, allow_nan=False) + "\n",
+        "report.html": render(*pages[own]),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -85,8 +103,9 @@ def save(result: Record, folder: Path) -> Path:
 
 def iframe(result: Record, height: int = 720) -> str:
     """The page as one element, for a notebook's `_repr_html_`; height in CSS pixels."""
+    title = "zoo parity" if "rungs" in result else "zoo compare"
     return (
-        f'<iframe title="zoo compare" sandbox="allow-scripts allow-popups" srcdoc="{escape(render(result))}" '
+        f'<iframe title="{title}" sandbox="allow-scripts allow-popups" srcdoc="{escape(render(result))}" '
         f'style="width: 100%; height: {height}px; border: 0"></iframe>'
     )
 
@@ -584,13 +603,6 @@ def thin(column: list[Number], every: int, pick: Callable[[list[float]], float])
     return [
         None if None in chunk else pick([value for value in chunk if value is not None]) for chunk in chunks
     ]
-
-
-def scientific(value: Number) -> str:
-    """Two digits, rounded up: "within 4.6e-7" has to be true."""
-    if value is None:
-        return "not a number"
-    return f"{Context(prec=2, rounding=ROUND_CEILING).create_decimal(Decimal(repr(value))):.1e}"
 
 
 def power(bound: float) -> str:

@@ -1,37 +1,32 @@
 """One run of a comparison, in a process of its own: `python -m zoo.comparison.worker FOLDER`.
 
-Reads commands as JSON lines, answers with JSON lines. It imports one framework; the orchestrator none.
+It imports one framework; the orchestrator none. Commands, see `zoo.workers`:
 
-    {"do": "train", ...}   trains; {"event": "step", ...} now and then, at the end {"event": "trained", ...}
-    {"do": "time", "steps": n}   n more steps on one batch: {"event": "timed", "ms": a step}
+    train   trains; answers {"step", "loss"} now and then, and at the end the facts of the run
+    time    n more steps on one batch: {"ms": a step}
 """
 
 from __future__ import annotations
 
 import inspect
-import json
-import os
-import sys
 import time
 from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from zoo import backends, ladder, registry, tasks, training
+from zoo import backends, registry, taps, tasks, training
 from zoo._lazy import keras, ops
+from zoo.workers import Tell, serve
 
 
 class Worker:
     """Holds the trained run between commands, so that timings can be repeated."""
 
-    def __init__(self, folder: Path, answers: TextIO):
-        self.folder, self.answers = folder, answers
-
-    def tell(self, event: str, **facts: Any) -> None:
-        print(json.dumps({"event": event, **facts}), file=self.answers, flush=True)
+    def __init__(self, folder: Path, tell: Tell):
+        self.folder, self.tell = folder, tell
 
     def train(
         self,
@@ -52,7 +47,7 @@ class Worker:
         built = registry.build(model, seed=seed, **training.fitting(card, task))
         save_file(_weights(built), self.folder / "initial_weights.safetensors")
         sample = tasks.load(task, built.input_shape[1:]).train[0][:16]
-        outputs = ladder.layer_outputs(built, sample)
+        outputs = taps.layer_outputs(built, sample)
         np.savez(self.folder / "outputs.npz", allow_pickle=False, **outputs)  # keeps the layers in order
         last = 0.0
 
@@ -60,7 +55,7 @@ class Worker:
             nonlocal last
             if time.perf_counter() - last > 0.2:
                 last = time.perf_counter()
-                self.tell("step", step=step + 1, loss=training.number(loss))
+                self.tell(step=step + 1, loss=training.number(loss))
 
         run = training.train(built, task, engine=engine, mode=mode, progress=False, watch=watch, **arguments)
         peak = current.peak_memory()
@@ -70,7 +65,7 @@ class Worker:
         np.savez(self.folder / "predictions.npz", predictions=logits.argmax(-1))
         self.run, self.batch = run, next(run.task.batches(run.batch_size, seed, 0))
         self.tell(
-            "trained",
+            last=True,
             mode=run.mode,
             losses=run.losses,
             metrics=run.metrics,
@@ -96,23 +91,12 @@ class Worker:
 
         start = time.perf_counter()
         engine.fit((batch for _ in count()), steps, steps, on_step, lambda: False)
-        self.tell("timed", ms=(time.perf_counter() - start) * 1e3 / steps)
+        self.tell(last=True, ms=(time.perf_counter() - start) * 1e3 / steps)
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:
     return {v.path: np.ascontiguousarray(ops.convert_to_numpy(v)) for v in model.variables}
 
 
-def main() -> None:
-    """Serve commands until the input ends. What frameworks print goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    worker = Worker(Path(sys.argv[1]), answers)
-    worker.tell("ready")
-    for line in sys.stdin:
-        command = json.loads(line)
-        getattr(worker, command.pop("do"))(**command)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Worker)

@@ -1,0 +1,181 @@
+"""How the ladder compares: what counts as a difference, where it is, and what is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import zoo
+from zoo import backends, faults, ladder
+
+FACTS = {
+    "order": ["conv", "relu", "head"],
+    "consumers": {"conv": ["relu"], "relu": ["head"], "head": []},
+    "kinds": {"conv": "Conv", "relu": "Relu", "head": "Dense"},
+    "weights": {"conv": ["conv/kernel"], "relu": [], "head": ["head/kernel"]},
+}
+
+
+def pair(a: dict[str, Any], b: dict[str, Any], bound: float = 1e-5, dtype: str = "float32") -> ladder.Pair:
+    sides = [{name: np.asarray(x) for name, x in side.items()} for side in (a, b)]
+    return ladder.Pair("torch", "jax", *sides, bound, FACTS, dtype)
+
+
+def compare(rung: int, a: dict[str, Any], b: dict[str, Any], **more: Any) -> ladder.Measured:
+    found = ladder.COMPARE[rung](pair(a, b, **more))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (np.float32([1.0, 2.0]), np.float32([1.0, np.nextafter(np.float32(2), np.float32(3))])),
+        (np.float32([1.0]), np.float64([1.0])),
+        (np.float32([0.0]), np.float32([-0.0])),
+        (np.float32([1.0]), np.float32([[1.0]])),
+        (np.float32([1.0]), np.float32([np.nan])),
+    ],
+    ids=["last place", "type", "sign of zero", "shape", "nan"],
+)
+def test_the_first_rung_takes_nothing_but_equal_bits(ours: np.ndarray, theirs: np.ndarray) -> None:
+    name = "initial/weights/0 a"
+    assert compare(1, {name: ours}, {name: ours.copy()}).value == 0
+    assert compare(1, {name: ours}, {name: theirs}).value > 0
+    assert compare(1, {name: ours}, {}).value > 0
+    assert compare(1, {}, {name: ours}).value > 0
+
+
+def test_the_first_layer_to_differ_is_named_with_both_values() -> None:
+    ours = {"forward/conv": [1.0, 2.0], "forward/relu": [1.0, 4.0], "forward/head": [3.0]}
+    theirs = {**ours, "forward/relu": [1.0, 5.0], "forward/head": [9.0]}
+    found = compare(2, ours, theirs)
+    assert found.where == {
+        "layer": "relu", "difference": 0.2, "index": [1], "a": 4.0, "b": 5.0, "suspect": "Relu"
+    }  # fmt: skip
+    assert found.value == pytest.approx(6 / 9)  # the largest of all layers
+
+
+def test_a_gradient_is_traced_back_to_the_operation_that_made_it() -> None:
+    ours = {
+        "gradients/loss": 2.0, "gradients/outputs/conv": [1.0], "gradients/outputs/relu": [2.0],
+        "gradients/outputs/head": [3.0], "gradients/weights/conv/kernel": [4.0],
+        "gradients/weights/head/kernel": [5.0],
+    }  # fmt: skip
+    for wrong, suspect in {
+        "gradients/loss": "the loss",
+        "gradients/outputs/head": "the backward pass of the loss",
+        "gradients/outputs/relu": "the backward pass of head: Dense",
+        "gradients/outputs/conv": "the backward pass of relu: Relu",
+        "gradients/weights/head/kernel": "the backward pass of head: Dense, for its weight",
+    }.items():
+        upstream = {} if "weights" in wrong else {"gradients/weights/conv/kernel": [0.0]}  # goes wrong later
+        found = compare(3, ours, {**ours, **upstream, wrong: np.multiply(ours[wrong], 1.01)})
+        assert found.where is not None
+        assert found.where["layer"] == wrong.removeprefix("gradients/")
+        assert found.where["suspect"].startswith(suspect)
+
+
+def test_an_update_is_measured_against_itself_beyond_the_rounding_of_its_weight() -> None:
+    w, update = np.float32(1000.0), np.float32(0.01)
+    path = np.array([[w], [w + update]], np.float32)
+    off = np.array([[w], [np.nextafter(w + update, np.float32(0))]], np.float32)
+    assert ladder.update_difference(path, off, "float32") == 0  # one unit in the last place of 1000
+    small = np.array([[0.0], [update]], np.float32)
+    assert ladder.update_difference(small, small * np.float32(1.001), "float32") == pytest.approx(
+        1e-3, rel=0.01
+    )
+
+
+def test_losses_are_compared_as_they_are_and_the_step_is_named() -> None:
+    ours = {f"training/{e}": np.ones(5) for e in ("native", "keras")}
+    theirs = {f"training/{e}": np.ones(5) for e in ("native", "keras")}
+    assert compare(5, ours, theirs).value == 0
+    theirs["training/keras"][3:] += 0.5
+    found = compare(5, ours, theirs)
+    assert found.value == 0.5
+    assert found.where is not None
+    assert found.where["layer"] == "step 4, torch native and jax keras"
+
+
+def test_a_run_of_nans_never_holds() -> None:
+    ours = {"training/native": np.ones(3)}
+    assert not compare(5, ours, {"training/native": np.array([1, np.nan, np.nan])}).value <= 1e9
+
+
+def test_predictions_are_counted() -> None:
+    ours = {"evaluation/native": [1, 2, 3], "evaluation/keras": [1, 2, 3]}
+    assert compare(6, ours, ours).value == 0
+    assert compare(6, ours, {**ours, "evaluation/native": [3, 2, 1]}).value == 2
+
+
+def test_engines_are_compared_within_a_framework() -> None:
+    arrays = {"training/native": np.ones(4), "training/keras": np.ones(4), "modes/eager": np.ones(2)}
+    assert ladder.engines(arrays).value == 0
+    assert ladder.engines({**arrays, "modes/eager": np.array([1, 1.25])}).value == 0.25
+
+
+def test_the_chaos_floor_is_a_bound_only_where_it_is_more() -> None:
+    assert ladder.floor(0.0) == 1e-5
+    assert ladder.floor(1e-3) == 4e-3
+
+
+@pytest.mark.parametrize(
+    ("measured", "known", "verdict"),
+    [(0.0, False, "holds"), (1.0, False, "fails"), (1.0, True, "gap"), (0.0, True, "closed")],
+)
+def test_a_known_gap_is_shown_and_fails_once_it_holds(
+    monkeypatch: pytest.MonkeyPatch, measured: float, known: bool, verdict: str
+) -> None:
+    gap = ladder.Gap("m", 2, "float64", ("torch", "jax"), "float32 inside", "https://example.org/1")
+    monkeypatch.setattr(ladder, "GAPS", (gap,) if known else ())
+    row = ladder.row("m", "float64", ladder.RUNGS[1], "torch", "jax", ladder.Measured(measured), 1e-12, 0.0)
+    assert row["verdict"] == verdict
+    result = ladder.Parity(rows=[row])
+    assert bool(result.failed) == (verdict in ("fails", "closed"))
+
+
+def test_there_are_25_faults_or_more_across_every_rung() -> None:
+    assert len(faults.FAULTS) >= 25
+    assert {fault.rung for fault in faults.FAULTS} == set(ladder.NUMBERS)
+    assert len({fault.name for fault in faults.FAULTS}) == len(faults.FAULTS)
+
+
+def test_a_fault_lasts_as_long_as_it_is_asked_for() -> None:
+    backend = backends.current()
+    whole = backend.gelu
+    with faults.seeded("GELU's other form"):
+        assert backend.gelu is not whole
+    assert backend.gelu is whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"rungs": (9,)}, "no rung 9"),
+        ({"inputs": np.zeros(3)}, "for a model of your own"),
+        ({"modes": ("compild",)}, "compiled"),
+    ],
+)
+def test_wrong_arguments_are_named_before_a_process_starts(
+    monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(ladder, "chosen_backends", lambda names: list(backends.NAMES))
+    monkeypatch.setattr(ladder, "Climb", None)
+    with pytest.raises(zoo.ZooError, match=said):
+        zoo.parity("mlp", **arguments)
+
+
+def test_one_framework_is_no_pair() -> None:
+    with pytest.raises(zoo.BackendError, match="two frameworks or more"):
+        zoo.parity("mlp", backends=[backends.current().NAME])
+
+
+def test_every_rung_says_its_claim_and_bounds() -> None:
+    assert [rung.number for rung in ladder.RUNGS] == list(range(1, 9))
+    for rung in ladder.RUNGS:
+        assert set(dataclasses.asdict(rung)) == {"number", "name", "claim", "float32", "float64"}
+        assert rung.float64 <= 1e-9
