@@ -63,6 +63,10 @@ class Updater(Protocol):
         """One update of the model's variables by the gradients of the scaled loss."""
         ...
 
+    def scale(self, loss: Tensor) -> Tensor:
+        """The loss whose gradients it takes: scaled as the optimizer says, or the policy."""
+        ...
+
     def memory(self) -> dict[str, np.ndarray]:
         """What is remembered, by the names of `zoo.optimizers.Optimizer.memory`; loss scaling's, too."""
         ...

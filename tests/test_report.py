@@ -5,6 +5,7 @@ Witnesses: numbers known by construction, html.parser, json, and a real Chromium
 
 import copy
 import html
+import io
 import json
 import math
 import re
@@ -18,7 +19,9 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
+from rich.console import Console
 
+from zoo.comparison import ladder_report
 from zoo.comparison.report import iframe, render, save
 
 STEPS = 345
@@ -680,3 +683,109 @@ def test_iframe_holds_the_page_and_draws_it(chromium: Browser) -> None:
     assert page.frame_locator("iframe").locator(f".chart {LINES}").count() == 5 + 4
     assert complaints == []
     page.close()
+
+
+# The parity ladder: a page of its own, or a section of a comparison's
+
+
+def ladder_row(rung: int, **changes: Any) -> dict[str, Any]:
+    names = {2: "forward", 6: "evaluation", 7: "engines"}
+    row = {
+        "model": "lenet5", "dtype": "float32", "rung": rung, "name": names[rung], "a": "torch", "b": "jax",
+        "measured": 2.31e-7, "bound": 1e-5, "verdict": "holds", "where": None, "chaos": None, "reason": None,
+        "error": None,
+    }  # fmt: skip
+    return {**row, **changes}
+
+
+def ladder(*rows: dict[str, Any]) -> dict[str, Any]:
+    rungs = {row["rung"]: row["name"] for row in rows}
+    return {
+        **{
+            key: value
+            for key, value in result(training()).items()
+            if key in ("zoo", "created", "environment")
+        },
+        "backends": ["torch", "jax"],
+        "models": ["lenet5"],
+        "rungs": [
+            {"number": n, "name": name, "claim": f"claim {n}", "float32": 1e-5, "float64": 1e-12}
+            for n, name in rungs.items()
+        ],
+        "rows": list(rows),
+    }
+
+
+WHERE = {"layer": "conv2", "difference": 0.25, "index": [0, 3], "a": 1.0, "b": 1.25, "suspect": "Conv"}
+FAILED = ladder_row(2, measured=0.25, verdict="fails", where=WHERE)
+
+
+def test_a_ladder_that_holds_says_so_with_every_figure() -> None:
+    page = render(ladder(ladder_row(2), ladder_row(6, measured=0.0), ladder_row(7, b="torch", measured=3e-8)))
+    assert "all 3 comparisons hold" in page
+    assert "<td>2.4e-7</td>" in page  # rounded up
+    assert "<td>equal</td>" in page
+    assert '<th scope="row">lenet5 float32: torch, jax</th>' in page
+    assert '<th scope="row">lenet5 float32: torch</th>' in page
+
+
+def test_a_ladder_that_fails_names_the_layer_both_values_and_the_suspect() -> None:
+    page = render(ladder(FAILED, ladder_row(6, measured=3.0, verdict="fails")))
+    assert "2 of 2 comparisons beyond their bound" in page
+    assert '<td class="fail">✗ 2.5e-1</td>' in page
+    assert '<td class="fail">✗ 3</td>' in page
+    assert "first differs at conv2[0, 3]: 1 against 1.25, by 2.5e-1. Suspect: Conv." in page
+
+
+def test_what_a_ladder_brings_in_is_escaped() -> None:
+    nasty = ladder_row(2, verdict="fails", where={**WHERE, "layer": "<script>", "suspect": "</section>"})
+    page = render(ladder(nasty, {**ladder_row(6), "rung": 0, "error": "<b>boom</b>"}))
+    assert "<b>boom" not in page
+    assert "differs at &lt;script&gt;" in page
+
+
+def test_a_ladder_and_a_comparison_in_one_folder_share_the_page(tmp_path: Path) -> None:
+    for order in ((result(training()), ladder(FAILED)), (ladder(FAILED), result(training()))):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for each in order:
+            path = save(each, folder)
+        page = path.read_text("utf-8")
+        assert "The parity ladder: 1 of 1" in page
+        assert "Runs</h3>" in page
+        assert {file.name for file in folder.iterdir()} == {"report.html", "result.json", "parity.json"}
+
+
+def test_the_terminal_shows_the_ladder_and_what_failed() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    ladder_report.summary(ladder(FAILED, ladder_row(7, b="torch")), console)
+    text = console.file.getvalue()
+    assert re.search(r"lenet5 +\n *float32 +2 +7", text)
+    assert re.search(r"torch, jax +2\.5e-1", text)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "2.5e-1" in text
+    assert "2 forward: claim 2 (1e-05)" in text
+    assert "rung 2, torch and jax: first differs at conv2[0, 3]: 1 against 1.25" in " ".join(text.split())
+    assert text.rstrip().endswith("2 comparisons, 1 beyond its bound")
+
+
+def test_the_terminal_lists_which_rung_caught_which_fault() -> None:
+    row = {"fault": None, "rung": None, "caught": None, "where": None, "error": None}
+    rows = [
+        row,
+        {**row, "fault": "a", "rung": 2, "caught": 2, "where": "conv"},
+        {**row, "fault": "b", "rung": 3},
+    ]
+    console = Console(file=io.StringIO(), width=110)
+    ladder_report.faults(rows, console)
+    text = console.file.getvalue()
+    assert "2 faults, 1 missed, none caught by another rung; with none seeded every rung holds" in text
+
+
+@pytest.mark.browser
+def test_a_ladders_page_is_whole_in_a_browser_and_on_a_phone(look: Look) -> None:
+    for text, charts in ((render(ladder(FAILED)), False), (render(result(training()), ladder(FAILED)), True)):
+        window = look(text, width=390)
+        assert window.complaints == []
+        assert window.page.locator("section[aria-labelledby=ladder] td.fail").count() == 1
+        assert (window.page.locator(".chart").count() > 0) == charts
+        assert window.page.evaluate("document.documentElement.scrollWidth") == 390

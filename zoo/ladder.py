@@ -50,7 +50,9 @@ RUNGS = (
     Rung(1, "initial", "initial weights, batches and dropout masks, bit for bit", 0.0, 0.0),
     Rung(2, "forward", "every layer's output, of its largest value", 1e-5, 1e-12),
     Rung(3, "gradients", "the gradient of every output and weight, of the largest", 1e-5, 1e-12),
-    Rung(4, "update", "every optimizer's updates at every step of a schedule, of the largest", 1e-6, 1e-12),
+    Rung(
+        4, "update", "every optimizer's updates along a schedule, of the largest of the update", 1e-6, 1e-12
+    ),
     Rung(5, "training", "the losses of 100 training steps", None, 1e-9),
     Rung(6, "evaluation", "predictions after training that differ", 0.0, 0.0),
     Rung(7, "engines", "losses of the native engine, Keras's, and every mode", None, 1e-9),
@@ -508,7 +510,8 @@ def _gradients(pair: Pair) -> Measured:
 def _updates(pair: Pair) -> Measured:
     """Rung 4. The schedules, then the updates by both engines of both frameworks, each pair of the four."""
     found: list[tuple[float, str, str]] = []
-    for name in dict.fromkeys(name for name in pair.a if name.startswith("update/")):
+    paths: dict[str, list[str]] = {}  # by optimizer
+    for name in (name for name in pair.a if name.startswith("update/")):
         _, optimizer, *rest = name.split("/")
         if optimizer == "rates":
             x, y = pair.a[name], pair.b[name]  # (steps, 2): as a tensor, as a float
@@ -516,10 +519,13 @@ def _updates(pair: Pair) -> Measured:
                 scale = np.where(v == 0, np.abs(v).max(), np.abs(v))
                 found.append((float((np.abs(u - v) / scale).max()), rest[0], f"the schedule of {rest[0]}"))
         elif rest[0] == "native":
-            path = "/".join(rest[1:])
-            four = pair.engines(f"update/{optimizer}/{{engine}}/{path}")
-            for m, n in itertools.combinations(four, 2):
-                by = update_difference(four[m], four[n], pair.dtype)
+            paths.setdefault(optimizer, []).append("/".join(rest[1:]))
+    for optimizer, own in paths.items():
+        four = [pair.engines(f"update/{optimizer}/{{engine}}/{path}") for path in own]
+        scale = np.max([np.abs(x - x[:1]).reshape(len(x), -1).max(1) for x in map(_any, four)], axis=0)[1:]
+        for path, runs in zip(own, four, strict=True):
+            for m, n in itertools.combinations(runs, 2):
+                by = update_difference(runs[m], runs[n], scale, pair.dtype)
                 found.append((by, optimizer, f"{optimizer}, {path} ({m} and {n})"))
     worst = max((by for by, _, _ in found), default=0.0)
     first = next((f for f in found if not f[0] <= pair.bound), None)
@@ -527,19 +533,20 @@ def _updates(pair: Pair) -> Measured:
     return Measured(worst, where)
 
 
-def update_difference(x: np.ndarray, y: np.ndarray, dtype: str) -> float:
-    """How far two paths of a weight part in any update, relative to the update.
+def _any(runs: Mapping[str, np.ndarray]) -> np.ndarray:
+    return next(iter(runs.values()))
 
-    Beyond the rounding of the weights that the update is added to: two units in the last place.
+
+def update_difference(x: np.ndarray, y: np.ndarray, scale: np.ndarray, dtype: str) -> float:
+    """How far two sets of updates of a weight part, each relative to its scale.
+
+    The first of each array is the weight before, the others that after an update. Beyond the rounding of the
+    weight that an update is added to: two units in the last place.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
-    ours, theirs = np.diff(x, axis=0), np.diff(y, axis=0)
-    rounding = 2 * np.spacing(np.maximum(np.abs(x[:-1]), np.abs(x[1:])).astype(dtype)).astype(np.float64)
-    # What was different before an update is not the update's doing, but it is kept in what is added.
-    beyond = np.maximum(0, np.abs(ours - theirs) - rounding)
-    axes = tuple(range(1, x.ndim))
-    scale = np.maximum(np.abs(ours).max(axis=axes), 1e-300)
-    return float((beyond.max(axis=axes) / scale).max(initial=0))
+    rounding = 2 * np.spacing(np.maximum(np.abs(x[:1]), np.abs(x[1:])).astype(dtype)).astype(np.float64)
+    beyond = np.maximum(0, np.abs((x[1:] - x[0]) - (y[1:] - y[0])) - rounding)
+    return float((beyond.reshape(len(beyond), -1).max(1) / np.where(scale == 0, 1, scale)).max())
 
 
 def _training(pair: Pair) -> Measured | None:

@@ -173,6 +173,16 @@ class Optimizer(keras.optimizers.Optimizer):
     def _get_current_learning_rate(self) -> Tensor:
         return self._learning_rate(self.iterations) if self.scheduled else self._learning_rate
 
+    @keras.optimizers.Optimizer.learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        base: Any = keras.optimizers.Optimizer.learning_rate
+        base.fset(self, value)
+        self.rate = value
+
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
+        if int(ops.convert_to_numpy(self.iterations)):  # before the first update there is no average
+            super().finalize_variable_values(var_list)
+
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         del variables  # each update has it in its formula
 
@@ -188,7 +198,8 @@ class Optimizer(keras.optimizers.Optimizer):
         state: list[Any] = [*variables, *(x for xs in self.slots.values() for x in xs)]
         state += self._model_variables_moving_average if self.use_ema else []
         before = [ops.copy(x.value) for x in state]
-        due = ops.equal((self._iterations + 1) % every, 0)
+        iterations: Any = self._iterations
+        due = ops.equal((iterations + 1) % every, 0)
         self._apply([s / every for s in sums], variables)
         for x, old in zip(state, before, strict=True):
             x.assign(ops.where(due, x.value, old))
@@ -452,18 +463,23 @@ def _number(value: Any) -> bool:
 
 
 CLIPS = ("clipvalue", "clipnorm", "global_clipnorm")
+COMMON = (
+    *CLIPS, "use_ema", "ema_momentum", "ema_overwrite_frequency", "loss_scale_factor",
+    "gradient_accumulation_steps", "name",
+)  # fmt: skip
 
 
 def _check_common(who: str, settings: Mapping[str, Any]) -> None:
     """What every optimizer takes."""
+    if unknown := [name for name in settings if name not in COMMON]:
+        raise WrongConfiguration(f"{who} takes no argument {unknown[0]!r}; {nearest(unknown[0], COMMON)}")
     given = [name for name in CLIPS if settings.get(name) is not None]
     if len(given) > 1:
         raise WrongConfiguration(f"{who}: {' and '.join(given)}; expected at most one way to clip")
     for name in (*given, *(["loss_scale_factor"] if settings.get("loss_scale_factor") is not None else [])):
         if not _number(settings[name]) or not 0 < settings[name] < inf:
             raise WrongConfiguration(f"{who}: {name}={settings[name]!r}; expected a number above 0")
-    if settings.get("use_ema"):
-        below_one(who, ema_momentum=settings.get("ema_momentum", 0.99))
+    below_one(who, ema_momentum=settings.get("ema_momentum", 0.99))
     for name, least in {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1}.items():
         value = settings.get(name)
         if value is not None and (not isinstance(value, int) or value < least):
@@ -476,10 +492,16 @@ GROUP_SETTINGS = ("learning_rate_multiplier", "weight_decay")
 
 
 def _checked_groups(who: str, groups: Any) -> tuple[tuple[str, dict[str, float]], ...]:
+    if groups is not None and not isinstance(groups, Mapping):
+        raise WrongConfiguration(f"{who}: groups={groups!r}; expected a dict from patterns to settings")
     for pattern, own in (groups or {}).items():
+        if not isinstance(own, Mapping):
+            raise WrongConfiguration(
+                f"{who}: groups[{pattern!r}]={own!r}; expected a dict of {', '.join(GROUP_SETTINGS)}"
+            )
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise WrongConfiguration(
                 f"{who}: groups: {pattern!r} is no regular expression: {error}"
             ) from None

@@ -272,13 +272,13 @@ def plans() -> dict[str, tuple[str, dict[str, Any], Any]]:
     from zoo import schedules as s
 
     return {
-        "SGD": ("SGD", {"weight_decay": 0.1}, s.StepDecay(1.0, 4, 0.5)),
-        "Momentum": ("Momentum", {"weight_decay": 0.1}, s.OneCycle(1.0, 12)),
+        "SGD": ("SGD", {"weight_decay": 0.01}, s.StepDecay(1.0, 4, 0.5)),
+        "Momentum": ("Momentum", {"weight_decay": 0.01}, s.OneCycle(1.0, 12)),
         "Nesterov": ("Momentum", {"nesterov": True}, s.CosineAnnealing(1.0, 12, 0.01)),
-        "Adam": ("Adam", {"weight_decay": 0.1}, s.WarmupDecay(1.0, 3, 12)),
+        "Adam": ("Adam", {"weight_decay": 0.01}, s.WarmupDecay(1.0, 3, 12)),
         "AMSGrad": ("Adam", {"amsgrad": True}, s.WarmupDecay(1.0, 3, 12, decay="cosine")),
-        "AdamW": ("AdamW", {"weight_decay": 0.1}, s.OneCycle(1.0, 12, anneal="linear", three_phase=True)),
-        "LAMB": ("LAMB", {"weight_decay": 0.1}, s.WarmupDecay(1.0, 3, 12, decay="polynomial")),
+        "AdamW": ("AdamW", {"weight_decay": 0.01}, s.OneCycle(1.0, 12, anneal="linear", three_phase=True)),
+        "LAMB": ("LAMB", {"weight_decay": 0.01}, s.WarmupDecay(1.0, 3, 12, decay="polynomial")),
         "LAMB uncorrected": (
             "LAMB",
             {"bias_correction": False},
@@ -287,30 +287,35 @@ def plans() -> dict[str, tuple[str, dict[str, Any], Any]]:
     }
 
 
-COMMON = {"global_clipnorm": 4.0, "groups": {"bias|gamma|beta": {"weight_decay": 0.0}}}
-
-
 def updates(subject: Subject) -> Iterator[tuple[str, Array]]:
-    """Twelve updates of every optimizer with the same made-up gradients, by the native one and by Keras's."""
+    """Twelve updates of every optimizer with made-up gradients, by the native one and by Keras's.
+
+    Each starts from the same weights; the optimizer remembers what came before.
+    """
     from zoo import optimizers
 
     model = subject.build()
     every = model.trainable_variables
     variables = every if len(every) <= 6 else [*every[:3], *every[-3:]]  # a rule is the same for all
     start = [numpy(v) for v in variables]
+    common = {
+        # Half the norm that gradients drawn from a normal distribution have.
+        "global_clipnorm": 0.5 * sum(x.size for x in start) ** 0.5,
+        "groups": {"bias|gamma|beta": {"weight_decay": 0.0}},
+    }
     for name, (kind, settings, schedule) in plans().items():
         steps = range(14)
         yield f"update/rates/{name}", np.array([[numpy(schedule(step)), schedule.at(step)] for step in steps])
         for engine in ("native", "keras"):
-            for variable, value in zip(variables, start, strict=True):
-                variable.assign(value)
-            optimizer = getattr(optimizers, kind)(schedule, **settings, **COMMON)
+            optimizer = getattr(optimizers, kind)(schedule, **settings, **common)
             if engine == "native":
                 apply: Any = backends.current().updater(optimizer, variables)
             else:
                 apply = lambda gradients, optimizer=optimizer: optimizer.apply(gradients, variables)  # noqa: E731
             path = [start]
             for step in range(12):
+                for variable, value in zip(variables, start, strict=True):
+                    variable.assign(value)  # each update on its own: what drifts is the fifth rung's
                 gradients = [
                     random.generator("gradient", step, v.path).standard_normal(v.shape) for v in variables
                 ]
@@ -322,7 +327,10 @@ def updates(subject: Subject) -> Iterator[tuple[str, Array]]:
                 )
                 path.append([numpy(v) for v in variables])
             for i, variable in enumerate(variables):
-                yield f"update/{name}/{engine}/{variable.path}", np.stack([weights[i] for weights in path])
+                yield (
+                    f"update/{name}/{engine}/{variable.path}",
+                    np.stack([weights[i] for weights in path]),
+                )
 
 
 # Rungs 5 to 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Iterator
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING, Any
@@ -92,26 +93,16 @@ def summary(result: Record, console: Console) -> None:
     from rich.text import Text
 
     numbers = [rung["number"] for rung in result["rungs"]]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("model", "pair"):
-        table.add_column(heading, no_wrap=heading == "model")
-    for n in numbers:
-        table.add_column(str(n), justify="right", no_wrap=True)
-    before = None
-    for model, dtype, pair, rows in grid(result):
-        name = f"{model} {dtype}"
-        if 0 in rows:
-            table.add_row(name, pair, Text("died", style="bold red"))
-            continue
-        cells = [
-            Text(cell(rows[n]), style="" if rows[n]["verdict"] == "holds" else "bold red")
-            if n in rows
-            else Text("")
-            for n in numbers
-        ]
-        table.add_row("" if name == before else name, pair, *cells)
-        before = name
-    console.print(table)
+    for (model, dtype), pairs in itertools.groupby(grid(result), key=lambda found: found[:2]):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
+        table.add_column(f"{model}\n{dtype}", width=max(11, len(model)), no_wrap=True)
+        for n in numbers:
+            table.add_column(f"\n{n}", justify="right", width=7, no_wrap=True)
+        for _, _, pair, rows in pairs:
+            short = pair.replace("tensorflow", "tf")  # eighty columns hold all eight rungs
+            cells = [Text("died", style="bold red")] if 0 in rows else [_cell(rows.get(n)) for n in numbers]
+            table.add_row(short, *cells)
+        console.print(table)
     for line in bounds(result):
         console.print(line, highlight=False, markup=False)
     for line in failures(result):
@@ -121,6 +112,14 @@ def summary(result: Record, console: Console) -> None:
         f"{len(result['rows'])} comparisons, {failed or 'none'} beyond its bound",
         highlight=False,
         markup=False,
+    )
+
+
+def _cell(row: Record | None) -> Any:
+    from rich.text import Text
+
+    return Text(
+        "" if row is None else cell(row), style="bold red" if row and row["verdict"] != "holds" else ""
     )
 
 
