@@ -43,6 +43,17 @@ def test_the_chaos_floor_of_a_smooth_network_is_far_below_the_bound(climbed: lad
     assert 0 < floors.pop() < 1e-6
 
 
+SPECIMEN = np.random.default_rng(0).normal(size=(100, 8, 8, 1)).astype(np.float32)
+
+
+@pytest.mark.long
+def test_every_kind_of_layer_and_regularization_holds() -> None:
+    """Pools, norms, drop-path, dropout, both GELUs, a penalty: the network that faults are seeded in."""
+    result = ladder.parity(faults.specimen, inputs=SPECIMEN, targets=np.arange(100) % 10, float64=True)
+    assert {row["rung"] for row in result.rows} == set(ladder.NUMBERS)
+    assert not result.failed, result.failed
+
+
 @pytest.mark.long
 def test_every_fault_is_caught_by_its_rung() -> None:
     rows = faults.hunt()

@@ -185,7 +185,7 @@ def _dropped_batch(original: Any, self: Any, batch_size: int, seed: int, epoch: 
 
 
 def _no_penalty() -> Patches:
-    return [patch.object(keras.regularizers.L2, "__call__", lambda self, x: 0 * ops.sum(x))]
+    return [patch.object(import_module("zoo.keras_parts").L2, "__call__", lambda self, x: 0 * ops.sum(x))]
 
 
 def _constructed(module: str, owner: str, name: str, value: Any) -> Callable[[], Patches]:

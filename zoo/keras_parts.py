@@ -355,6 +355,14 @@ class L1(keras.regularizers.L1):
         return self.l1 * ops.sum(x * ops.stop_gradient(ops.sign(x)))
 
 
+@keras.saving.register_keras_serializable("zoo")
+class L2(keras.regularizers.L2):
+    """weight sum w^2. Keras's casts the weight, which TensorFlow does by way of float32."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.l2 * ops.sum(ops.square(x))
+
+
 class Tap(keras.layers.Layer):
     """x + 0, the zeros being weights of x's shape: their gradient is that of x. See `zoo.taps`."""
 

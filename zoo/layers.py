@@ -217,7 +217,7 @@ def l1(weight: float) -> Any:
 
 def l2(weight: float) -> Any:
     """weight sum w^2; with plain SGD the same as a weight decay of 2 weight, with Adam not."""
-    return keras.regularizers.L2(weight)
+    return _layers().L2(weight)
 
 
 def _layers() -> Any:

@@ -212,7 +212,8 @@ class Optimizer(keras.optimizers.Optimizer):
             return
         self._update_model_variables_moving_average(self._trainable_variables)
         if every := self.ema_overwrite_frequency:
-            due = ops.equal((self.iterations + 1) % every, 0)
+            updates: Any = self.iterations
+            due = ops.equal((updates + 1) % every, 0)
             for x, average in zip(
                 self._trainable_variables, self._model_variables_moving_average, strict=True
             ):
