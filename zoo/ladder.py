@@ -59,7 +59,8 @@ RUNGS = (
     Rung(8, "resume", "losses after a checkpoint of another framework", None, 1e-9),
 )
 NUMBERS = tuple(rung.number for rung in RUNGS)
-FLOORS = 4  # times the chaos floor, or 1e-5 if that is more
+FLOORS = 5  # times the chaos floor
+LAST_PLACE = 2.0**-22  # of a loss between 2 and 4 in float32: no floor is less
 
 
 @dataclass(frozen=True)
@@ -351,7 +352,7 @@ def load(folder: Path, model: str) -> dict[str, np.ndarray]:
 
 def floor(chaos: float) -> float:
     """The bound that a training run's losses are held to in float32."""
-    return max(1e-5, FLOORS * chaos)
+    return FLOORS * max(chaos, LAST_PLACE)
 
 
 @dataclass(frozen=True)

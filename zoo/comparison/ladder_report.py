@@ -49,7 +49,7 @@ def bounds(result: Record) -> list[str]:
     said = []
     for rung in result["rungs"]:
         limits = {
-            dtype: "four times the chaos floor, or 1e-5 if that is more"
+            dtype: "five times the chaos floor"
             if rung[dtype] is None
             else "equal" if rung[dtype] == 0 else f"{rung[dtype]:.0e}"
             for dtype in dict.fromkeys(row["dtype"] for row in result["rows"])
