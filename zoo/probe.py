@@ -116,8 +116,8 @@ class Probe:
         self.tell(last=True, facts=facts)
 
     def subject(self, model: str, user: str | None) -> Subject:
-        self.current = registered(model) if user is None else load_user(Path(user))
-        return self.current
+        """A model of the zoo by its name, or a user's by its folder."""
+        return registered(model) if user is None else load_user(Path(user))
 
     def everything(
         self,
@@ -128,6 +128,7 @@ class Probe:
         chaos: bool,
         facts: dict[str, Any],
     ) -> Iterator[tuple[str, Array]]:
+        """The arrays of these rungs; `facts` is filled beside them."""
         trains = subject.targets is not None
         parts: list[tuple[set[int], Callable[[], Iterator[tuple[str, Array]]]]] = [
             ({1}, lambda: initial(subject, compiled="compiled" in modes)),
@@ -146,6 +147,7 @@ class Probe:
     def trained(
         self, subject: Subject, name: str, rungs: list[int], modes: list[str]
     ) -> Iterator[tuple[str, Array]]:
+        """Rungs 5 to 7, and the checkpoint of rung 8."""
         path = self.folder / f"{name}.safetensors"
 
         def keep(step: int, _: Any) -> None:
@@ -402,6 +404,7 @@ def nudge(model: keras.Model, number: int) -> None:
 
 
 def numpy(value: Any) -> Array:
+    """A tensor or variable as an array of its own."""
     return np.array(ops.convert_to_numpy(value))
 
 
