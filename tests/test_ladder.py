@@ -168,6 +168,13 @@ def test_wrong_arguments_are_named_before_a_process_starts(
         zoo.parity("mlp", **arguments)
 
 
+def test_a_builder_without_inputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "chosen_backends", lambda names: list(backends.NAMES))
+    for arguments in ((faults.specimen,), (faults.specimen, "mlp", np.zeros(3))):
+        with pytest.raises(zoo.WrongConfiguration, match="one function that builds a model, and its inputs"):
+            zoo.parity(*arguments)
+
+
 def test_one_framework_is_no_pair() -> None:
     with pytest.raises(zoo.BackendError, match="two frameworks or more"):
         zoo.parity("mlp", backends=[backends.current().NAME])

@@ -100,7 +100,7 @@ def first_failure(result: ladder.Parity) -> dict[str, Any]:
 
 
 def test_a_users_own_model_is_climbed_from_the_same_weights() -> None:
-    result = ladder.parity(stock, inputs=INPUTS)
+    result = ladder.parity(stock, INPUTS)
     assert {row["rung"] for row in result.rows} == {1, 2, 3, 4}
     assert {(row["a"], row["b"]) for row in result.rows} == {
         ("torch", "tensorflow"), ("torch", "jax"), ("tensorflow", "jax")
@@ -109,7 +109,7 @@ def test_a_users_own_model_is_climbed_from_the_same_weights() -> None:
 
 
 def test_the_localizer_names_the_operation_whose_output_differs() -> None:
-    result = ladder.parity(faulty(lambda ops, x: x * 1.001), inputs=INPUTS, rungs=(1, 2, 3))
+    result = ladder.parity(faulty(lambda ops, x: x * 1.001), INPUTS, rungs=(1, 2, 3))
     row = first_failure(result)
     assert (row["rung"], row["a"], row["b"]) == (2, "torch", "jax")
     assert row["where"]["suspect"] == "Odd"

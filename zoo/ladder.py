@@ -105,7 +105,7 @@ QUICK_MODES = tuple({m: None for name in ALL_MODES for m in ALL_MODES[name] if m
 
 
 def parity(
-    *models: str | Callable[[], Any],
+    *models: Any,
     inputs: Any = None,
     targets: np.ndarray | None = None,
     loss: Any = None,
@@ -135,22 +135,23 @@ def parity(
     for mode in modes:
         if mode not in (every := {m for ways in ALL_MODES.values() for m in ways}):
             raise UnknownName(f"no mode {mode!r}; {nearest(mode, every)}")
-    own = [m for m in models if not isinstance(m, str)]
-    if own and (len(models) > 1 or inputs is None):
-        raise WrongConfiguration(
-            "parity(build, inputs): give one function that builds a model, and its inputs"
-        )
-    if inputs is not None and not own:
+    build: Any = None
+    if models and callable(models[0]):
+        build, *rest = models
+        if len(rest) + (inputs is not None) != 1:
+            raise WrongConfiguration(
+                "parity(build, inputs): one function that builds a model, and its inputs"
+            )
+        models, inputs = (), rest[0] if rest else inputs
+    elif inputs is not None:
         raise WrongConfiguration("inputs= are for a model of your own: parity(build, inputs)")
     tell = show or (lambda text: None)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="zoo-")))
-        subjects: list[tuple[str, str | None]] = [
-            (registry.card(m).name, None) for m in models if isinstance(m, str)
-        ]
-        if own:
-            name = getattr(own[0], "__name__", "model").strip("<>")
-            subjects = [(name, str(pack(scratch / "user", own[0], inputs, targets, loss)))]
+        subjects: list[tuple[str, str | None]] = [(registry.card(m).name, None) for m in models]
+        if build is not None:
+            name = getattr(build, "__name__", "model").strip("<>")
+            subjects = [(name, str(pack(scratch / "user", build, inputs, targets, loss)))]
             rungs = [n for n in rungs if targets is not None or n <= 4]
         subjects = subjects or [(name, None) for name in registry.list_models()]
         dtypes = DTYPES if float64 else DTYPES[:1]
