@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends, benchmarks, comparison, ladder, workers
+from zoo import backends, benchmarks, comparison, ladder, taps, workers
 from zoo.cli import app
 
 KEYS = {
@@ -118,11 +118,11 @@ def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
     """Scale one layer's kernel by 1 + 1e-3: every layer from there on differs, none before."""
     model = zoo.build("mlp", **zoo.card("mlp").small)
     inputs = zoo.example(model)
-    good = ladder.layer_outputs(model, inputs)
-    assert ladder.first_difference(good, ladder.layer_outputs(model, inputs)) is None
+    good = taps.layer_outputs(model, inputs)
+    assert ladder.first_difference(good, taps.layer_outputs(model, inputs)) is None
     layer = model.get_layer("hidden2")
     layer.kernel.assign(layer.kernel * 1.001)
-    found = ladder.first_difference(good, ladder.layer_outputs(model, inputs))
+    found = ladder.first_difference(good, taps.layer_outputs(model, inputs))
     assert found is not None
     assert found["layer"] == "hidden2"
     assert found["difference"] == pytest.approx(1e-3, rel=0.01)

@@ -175,6 +175,18 @@ def test_a_builder_without_inputs_is_refused(monkeypatch: pytest.MonkeyPatch) ->
             zoo.parity(*arguments)
 
 
+def test_inputs_and_targets_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "chosen_backends", lambda names: list(backends.NAMES))
+    monkeypatch.setattr(ladder, "Climb", None)
+    for inputs, targets in (
+        (np.zeros((3, 2)), np.zeros(4)),
+        (np.zeros((0, 2)), None),
+        ({"a": np.zeros(2)}, np.zeros(2)),
+    ):
+        with pytest.raises(zoo.WrongConfiguration, match="targets"):
+            zoo.parity(faults.specimen, inputs, targets=targets)
+
+
 def test_one_framework_is_no_pair() -> None:
     with pytest.raises(zoo.BackendError, match="two frameworks or more"):
         zoo.parity("mlp", backends=[backends.current().NAME])
