@@ -50,7 +50,8 @@ def use_device(name: str) -> None:
 
 def set_threads(count: int) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(count)
-    tf.config.threading.set_inter_op_parallelism_threads(count)
+    # Operations side by side need two: with one, an input pipeline and the step that waits for it have hung.
+    tf.config.threading.set_inter_op_parallelism_threads(max(2, count))
 
 
 def threads() -> int:

@@ -25,6 +25,7 @@ from zoo.recipes import recipe
 Record = dict[str, Any]
 PEERS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "flax"}  # zoo/peers/<model>_<suffix>.py
 ROUNDS, BURST = 21, 10  # bursts a contestant, steps a burst
+LIMIT_S = 600  # of one process
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,12 @@ def _compete(job: Record, show: Callable[[str], None]) -> list[Record]:
 def _run(how: str, job: Record) -> Record:
     """`python -m zoo.benchmarks` on a job: its answer, or {"error": what it died of}."""
     command = [*machine.PYTHON, "-m", "zoo.benchmarks", how, json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, env=machine.quiet(), check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=machine.quiet(), check=False, timeout=LIMIT_S
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {LIMIT_S} s"}
     if done.returncode:
         return {"error": machine.last_words(done.stderr) or f"ended with status {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])
