@@ -224,28 +224,24 @@ class Updater:
     ):
         self.variables = list(variables)
         self.optimizer = twin = optimizer(description, variables)
-        self.scaled: Any = None if scaling is None else _scaled(twin, scaling)
-        if self.scaled is not None:
-            self.scaled.build(variables)
+        self.outer: Any = twin if scaling is None else _scaled(twin, scaling)
+        self.outer.build(variables)
 
     def __call__(self, gradients: Sequence[Any]) -> None:
-        gradients = [tf.convert_to_tensor(g) for g in gradients]
-        (self.scaled or self.optimizer).apply(gradients, self.variables)
+        self.outer.apply([tf.convert_to_tensor(g) for g in gradients], self.variables)
 
     def scale(self, loss: tf.Tensor) -> tf.Tensor:
-        return (self.scaled or self.optimizer).scale_loss(loss)
+        return self.outer.scale_loss(loss)
 
     def memory(self) -> dict[str, np.ndarray]:
-        scale = {} if self.scaled is None else {
-            "scale": self.scaled.dynamic_scale.numpy(), "scale_steps": self.scaled.step_counter.numpy()
-        }  # fmt: skip
-        return {**self.optimizer.memory(), **scale}
+        from zoo.optimizers import memory_of
+
+        return memory_of(self.outer)
 
     def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        self.optimizer.restore(memory)
-        if self.scaled is not None:
-            self.scaled.dynamic_scale.assign(memory["scale"])
-            self.scaled.step_counter.assign(memory["scale_steps"])
+        from zoo.optimizers import restore_into
+
+        restore_into(self.outer, memory)
 
     def finish(self) -> None:
         self.optimizer.finalize_variable_values(self.variables)

@@ -257,10 +257,11 @@ class Updater:
             same = gradient.stride() == weight.stride()
             weight.grad = gradient if same else torch.empty_like(weight).copy_(gradient)
         if o.scheduled:
+            rate = o.rate_at(self.updates)
             for group in self.optimizer.param_groups:
-                group["lr"] = o.rate_at(self.updates) * group["multiplier"]
-                if o.cycles:
-                    self.cycle(group)
+                group["lr"] = rate * group["multiplier"]
+            if o.cycles:
+                self.cycle(o.momentum_at(self.updates))
         self.optimizer.step()
         self.optimizer.zero_grad()  # forgets them: the next backward pass starts anew
         self.updates += 1
@@ -290,12 +291,12 @@ class Updater:
             return list(torch._foreach_mul(gradients, o.global_clipnorm / total.clamp(min=o.global_clipnorm)))
         return gradients
 
-    def cycle(self, group: dict[str, Any]) -> None:
-        momentum = self.description.momentum_at(self.updates)
-        if "momentum" in group:
-            group["momentum"] = momentum
-        else:
-            group["betas"] = momentum, group["betas"][1]
+    def cycle(self, momentum: float) -> None:
+        for group in self.optimizer.param_groups:
+            if "momentum" in group:
+                group["momentum"] = momentum
+            else:
+                group["betas"] = momentum, group["betas"][1]
 
     def remember(self) -> None:
         o = self.description
@@ -315,13 +316,13 @@ class Updater:
         return "momentum_buffer" if isinstance(self.optimizer, torch.optim.SGD) else STATE[kind]
 
     def memory(self) -> dict[str, np.ndarray]:
+        zeros = [torch.zeros_like(w) for w in self.weights]
         kept: dict[str, list[torch.Tensor]] = {
             kind: [self.optimizer.state[w][self.state_name(kind)] for w in self.weights]
             if self.updates
-            else [torch.zeros_like(w) for w in self.weights]
+            else zeros
             for kind in self.description.SLOTS
         }
-        zeros = [torch.zeros_like(w) for w in self.weights]
         if self.description.use_ema:
             kept["average"] = self.average or zeros
         if self.description.gradient_accumulation_steps:

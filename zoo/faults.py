@@ -66,23 +66,22 @@ def wrap(owner: Any, name: str, around: Callable[..., Any]) -> Any:
 
 
 def operation(name: str, around: Callable[..., Any]) -> Callable[[], Patches]:
-    """One of the backend's operations."""
+    """One of the backend's functions."""
     return lambda: [wrap(backends.current(), name, around)]
 
 
 def method(module: str, owner: str, name: str, around: Callable[..., Any]) -> Callable[[], Patches]:
     """A method of one of the zoo's classes, `around(original, self, ...)`."""
+    return lambda: [_method(getattr(import_module(f"zoo.{module}"), owner), name, around)]
 
-    def make() -> Patches:
-        found = getattr(import_module(f"zoo.{module}"), owner)
-        original = getattr(found, name)
 
-        def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return around(lambda *a, **k: original(self, *a, **k), self, *args, **kwargs)
+def _method(owner: Any, name: str, around: Callable[..., Any]) -> Any:
+    original = getattr(owner, name)
 
-        return [patch.object(found, name, broken)]
+    def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return around(lambda *a, **k: original(self, *a, **k), self, *args, **kwargs)
 
-    return make
+    return patch.object(owner, name, broken)
 
 
 def backward(factor: float) -> Callable[..., Any]:
@@ -98,6 +97,10 @@ def backward(factor: float) -> Callable[..., Any]:
 def setting(**changes: Any) -> Callable[..., Any]:
     """The operation with other settings."""
     return lambda original, *args, **kwargs: original(*args, **{**kwargs, **changes})
+
+
+def _other_gelu(original: Any, x: Any, *, approximate: bool) -> Any:
+    return original(x, approximate=not approximate)
 
 
 def _transposed(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) -> Any:
@@ -191,30 +194,19 @@ def _no_penalty() -> Patches:
 def _constructed(module: str, owner: str, name: str, value: Any) -> Callable[[], Patches]:
     """Objects of a class whose attribute is another than they were asked for."""
 
-    def make() -> Patches:
-        found = getattr(import_module(f"zoo.{module}"), owner)
-        original = found.__init__
+    def around(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        setattr(self, name, value)
 
-        def init(self: Any, *args: Any, **kwargs: Any) -> None:
-            original(self, *args, **kwargs)
-            setattr(self, name, value)
-
-        return [patch.object(found, "__init__", init)]
-
-    return make
+    return method(module, owner, "__init__", around)
 
 
 def _native(around: Callable[..., Any]) -> Callable[[], Patches]:
     """The native updater alone: Keras's engine goes on as it should."""
 
     def make() -> Patches:
-        owner: Any = backends.current()
-        original = owner.Updater.__call__
-
-        def broken(self: Any, gradients: Any) -> Any:
-            return around(lambda g: original(self, g), self, gradients)
-
-        return [patch.object(owner.Updater, "__call__", broken)]
+        backend: Any = backends.current()
+        return [_method(backend.Updater, "__call__", around)]
 
     return make
 
@@ -276,7 +268,7 @@ FAULTS = (
     Fault("convolution kernels transposed", 2, operation("conv", _transposed)),
     Fault("a strided convolution padded on one side", 2, operation("conv", _uneven)),
     Fault("max pooling one beside", 2, operation("max_pool", lambda f, x, *a: f(ops.roll(x, 1, axis=1), *a))),
-    Fault("GELU's other form", 2, lambda: [wrap(backends.current(), "gelu", _other_gelu)]),
+    Fault("GELU's other form", 2, operation("gelu", _other_gelu)),
     Fault("layer norm's epsilon 1e-3", 2, operation("layer_norm", setting(epsilon=1e-3))),
     Fault("batch norm's epsilon 1e-3", 2, operation("batch_norm", setting(epsilon=1e-3))),
     Fault("a biased running variance", 2, operation("batch_norm", _biased_variance)),
@@ -311,15 +303,11 @@ FAULTS = (
     # 6 evaluation
     Fault("predictions of the neighbouring class", 6, _engine("predict", _half_prediction)),
     # 7 engines
-    Fault("another loss in other modes", 7, lambda: [wrap(backends.current(), "step", _other_mode)]),
+    Fault("another loss in other modes", 7, operation("step", _other_mode)),
     # 8 resume
     Fault("second moments lost on resuming", 8, _engine("restore", _lost_memory)),
     Fault("the count of updates lost on resuming", 8, _engine("restore", _lost_count)),
 )
-
-
-def _other_gelu(original: Any, x: Any, *, approximate: bool) -> Any:
-    return original(x, approximate=not approximate)
 
 
 def hunt(

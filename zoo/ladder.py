@@ -267,9 +267,7 @@ class Climb:
             raise
         return answer
 
-    def climb(
-        self, place: tuple[str, str], fault: str | None = None, rungs: Sequence[int] | None = None
-    ) -> None:
+    def climb(self, place: tuple[str, str], fault: str | None = None) -> None:
         """Have a process compute every subject's rungs."""
         name, dtype = place
         chaos = dtype == "float32" and name == self.names[0]
@@ -280,7 +278,7 @@ class Climb:
                     place,
                     "climb",
                     model=model,
-                    rungs=list(rungs or self.rungs),
+                    rungs=list(self.rungs),
                     user=user,
                     modes=self.modes if dtype == self.dtypes[0] else [],  # float64 is for the rest
                     chaos=chaos,
@@ -321,7 +319,7 @@ class Climb:
                 }  # fmt: skip
             else:
                 found[name] = load(self.scratch / f"{name}-{dtype}", model)
-        facts, chaos = self.facts.get(model, {}), self.chaos(model)
+        facts, chaos = self.facts.get(model, {}), chaos_of(found.get(self.names[0], {}))
         for rung in RUNGS:
             if rung.number not in self.rungs:
                 continue
@@ -335,14 +333,6 @@ class Climb:
                 for name, arrays in found.items():
                     yield row(model, dtype, rung, name, name, engines(arrays), bound, chaos)
 
-    def chaos(self, model: str) -> float:
-        """The floor: how far a framework drifts from itself, its weights one unit in the last place off."""
-        if (model, self.names[0], "float32") in self.errors:
-            return 0.0
-        arrays = load(self.scratch / f"{self.names[0]}-float32", model)
-        nudged = [x for name, x in arrays.items() if name.startswith("nudged/")]
-        return max((gap(x, arrays["training/native"]) for x in nudged), default=0.0)
-
 
 def load(folder: Path, model: str) -> dict[str, np.ndarray]:
     """What a process wrote of a model."""
@@ -353,6 +343,12 @@ def load(folder: Path, model: str) -> dict[str, np.ndarray]:
                 prefix = "resume/" if name.endswith("-resumed.npz") else ""
                 found |= {prefix + key: arrays[key] for key in arrays.files}
     return found
+
+
+def chaos_of(arrays: Arrays) -> float:
+    """How far a framework drifts from itself, its weights a unit in the last place off; 0 if not measured."""
+    nudged = part(arrays, "nudged/").values()
+    return max((gap(x, arrays["training/native"]) for x in nudged), default=0.0)
 
 
 def floor(chaos: float) -> float:
@@ -666,10 +662,10 @@ class Hunt:
         climb.errors.clear()
         for old in (climb.scratch / "-".join(place)).glob("specimen*.npz"):
             old.unlink()
-        climb.climb(place, fault=name, rungs=upto)
+        climb.rungs = upto
+        climb.climb(place, fault=name)
         if 8 in upto:
             climb.resume(place, fault=name)
-        climb.rungs = upto
         rows = list(climb.compare("specimen", "float64"))
         caught = next((row for row in rows if row["verdict"] == "fails"), None)
         return {

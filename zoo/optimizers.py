@@ -432,6 +432,24 @@ class LAMB(Adam):
         return config
 
 
+def memory_of(optimizer: Any) -> dict[str, np.ndarray]:
+    """As `Optimizer.memory`, with the scale of a keras.optimizers.LossScaleOptimizer around it."""
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer.memory()
+    scale = {"scale": optimizer.dynamic_scale, "scale_steps": optimizer.step_counter}
+    own = {name: ops.convert_to_numpy(x) for name, x in scale.items()}
+    return {**optimizer.inner_optimizer.memory(), **own}
+
+
+def restore_into(optimizer: Any, memory: Mapping[str, np.ndarray]) -> None:
+    """Have it go on from what `memory_of` gave."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.dynamic_scale.assign(memory["scale"])
+        optimizer.step_counter.assign(memory["scale_steps"])
+        optimizer = optimizer.inner_optimizer
+    optimizer.restore(memory)
+
+
 def decayed(x: Tensor, variable: keras.Variable, decay: float) -> Tensor:
     """x + decay w."""
     return x + decay * ops.convert_to_tensor(variable) if decay else x

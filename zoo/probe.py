@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ class Probe:
         chaos: bool,
         fault: str | None = None,
     ) -> None:
-        """Write `MODEL.npz` and `MODEL.json` for these rungs."""
+        """Write `MODEL.npz` for these rungs, and answer with the facts of `zoo.taps.Taps`."""
         from zoo import faults
 
         with faults.seeded(fault):
@@ -137,12 +136,9 @@ class Probe:
             ({5, 6, 7, 8}, lambda: self.trained(subject, name, rungs, modes) if trains else iter(())),
             ({5, 7, 8}, lambda: nudged(subject) if trains and chaos else iter(())),
         ]
-        facts["seconds"] = {}
         for numbers, make in parts:
             if numbers & set(rungs):
-                start = time.perf_counter()
                 yield from make()
-                facts["seconds"][str(sorted(numbers))] = round(time.perf_counter() - start, 1)
 
     def trained(
         self, subject: Subject, name: str, rungs: list[int], modes: list[str]

@@ -29,7 +29,6 @@ class Taps:
     """
 
     def __init__(self, model: keras.Model, batch: int):
-        self.model = model
         self.order: list[str] = []
         self.consumers: dict[str, list[str]] = {}
         self.kinds: dict[str, str] = {}
@@ -62,7 +61,6 @@ class Taps:
         clone = keras.models.clone_model(model, clone_function=lambda op: op, call_function=tap)
         self.tapped = keras.Model(clone.input, outputs)
         self.whole = clone
-        self.last = [producers.get(id(y), self.order[-1]) for y in keras.tree.flatten(clone.output)]
 
     def _label(self, operation: Any) -> str:
         """Its name if it has weights, else what it is and its place: the same in every process."""

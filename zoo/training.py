@@ -402,30 +402,27 @@ class KerasEngine:
         return number(self.objective(tensor(y), tensor(logits)))
 
     def memory(self) -> dict[str, np.ndarray]:
-        from zoo.optimizers import Optimizer
+        from zoo.optimizers import Optimizer, memory_of
 
-        optimizer, scale = self.model.optimizer, {}
-        if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            names = {"scale": optimizer.dynamic_scale, "scale_steps": optimizer.step_counter}
-            scale = {name: ops.convert_to_numpy(x) for name, x in names.items()}
-            optimizer = optimizer.inner_optimizer
-        if not isinstance(optimizer, Optimizer):
+        optimizer = self.built()
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if not isinstance(inner, Optimizer):
             raise WrongConfiguration(
-                f"optimizer={type(optimizer).__name__}: a checkpoint keeps those of zoo.optimizers"
+                f"optimizer={type(inner).__name__}: a checkpoint keeps those of zoo.optimizers"
             )
-        return {**optimizer.memory(), **scale}
+        return memory_of(optimizer)
 
     def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        from zoo.optimizers import restore_into
+
+        restore_into(self.built(), memory)
+
+    def built(self) -> Any:
+        """The model's optimizer, its variables made: Keras makes them at the first step."""
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer.dynamic_scale.assign(memory["scale"])
-            optimizer.step_counter.assign(memory["scale_steps"])
-            optimizer = optimizer.inner_optimizer
-        optimizer.restore(memory)
+        return optimizer
 
     def finish(self) -> bool:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
