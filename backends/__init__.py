@@ -143,8 +143,13 @@ class Backend(Protocol):
         """The same kernel (h, w, in, out), laid in memory as the framework's convolution reads it."""
         ...
 
-    def conv(self, x: Tensor, kernel: Tensor, bias: Tensor | None, *, stride: int, padding: int) -> Tensor:
-        """(b, h, w, in) * (k, k, in, out) -> (b, h', w', out), `padding` zeros on each side."""
+    def conv(
+        self, x: Tensor, kernel: Tensor, bias: Tensor | None, *, stride: int, padding: int, groups: int = 1
+    ) -> Tensor:
+        """(b, h, w, in) * (k, k, in / groups, out) -> (b, h', w', out), `padding` zeros on each side.
+
+        Output channels are in `groups` equal runs; each sees its own run of the input channels.
+        """
         ...
 
     def max_pool(self, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
@@ -178,6 +183,10 @@ class Backend(Protocol):
         """(..., c) -> (..., c), each vector normalized."""
         ...
 
+    def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(b, n, heads, d), (b, m, heads, d) twice -> (b, n, heads, d): softmax(q k^T / sqrt(d)) v."""
+        ...
+
     def gelu(self, x: Tensor, *, approximate: bool) -> Tensor:
         """x Phi(x), exact, or by Hendrycks and Gimpel's tanh; precise in the dtype of x."""
         ...
@@ -185,7 +194,8 @@ class Backend(Protocol):
     def cross_entropy(self, labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """(b,), (b, classes) -> the mean over the batch of -log softmax(logits)[label].
 
-        Smoothing gives each class label_smoothing / classes of the target, as torch.nn.CrossEntropyLoss.
+        Soft labels, (b, classes) as the logits, give -sum labels log softmax(logits). Smoothing gives each
+        class label_smoothing / classes of the target, as torch.nn.CrossEntropyLoss.
         """
         ...
 

@@ -83,10 +83,16 @@ def kernel_memory(kernel: np.ndarray) -> np.ndarray:
     return kernel  # XLA chooses its own layouts
 
 
-def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, stride: int, padding: int) -> jax.Array:
-    axes = ("NHWC", "HWIO", "NHWC")
+def conv(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, stride: int, padding: int, groups: int = 1
+) -> jax.Array:
     y = lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(padding, padding)] * 2, dimension_numbers=axes
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
     return y if bias is None else y + bias
 
@@ -137,16 +143,22 @@ def layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, *, epsilon: floa
     return centred * lax.rsqrt(variance + epsilon) * gamma + beta
 
 
+def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    # jax.nn.dot_product_attention takes its softmax in float32, whatever it is given.
+    scores = jnp.einsum("bnhd,bmhd->bhnm", query * query.shape[-1] ** -0.5, key)
+    return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores), value)
+
+
 def gelu(x: jax.Array, *, approximate: bool) -> jax.Array:
     return jax.nn.gelu(x, approximate=approximate)
 
 
 def cross_entropy(labels: jax.Array, logits: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
-    if not label_smoothing:
+    soft = labels.ndim == logits.ndim
+    if not soft and not label_smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    targets = optax.smooth_labels(
-        jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing
-    )
+    targets = labels if soft else jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(targets.astype(logits.dtype), label_smoothing)
     return optax.softmax_cross_entropy(logits, targets).mean()
 
 

@@ -83,8 +83,18 @@ def kernel_memory(kernel: np.ndarray) -> np.ndarray:
     return kernel  # HWIO is TensorFlow's own
 
 
-def conv(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, *, stride: int, padding: int) -> tf.Tensor:
-    y = tf.nn.conv2d(x, kernel, stride, _sides(padding))
+def conv(
+    x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, *, stride: int, padding: int, groups: int = 1
+) -> tf.Tensor:
+    sides, (inputs, outputs) = _sides(padding), kernel.shape[2:]
+    if groups == 1:
+        y = tf.nn.conv2d(x, kernel, stride, sides)
+    elif inputs == 1:  # a channel to each group
+        each = tf.reshape(kernel, (*kernel.shape[:2], groups, outputs // groups))
+        y = tf.nn.depthwise_conv2d(x, each, (1, stride, stride, 1), sides)
+    else:  # on a CPU TensorFlow convolves groups under XLA only
+        pairs = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
+        y = tf.concat([tf.nn.conv2d(part, own, stride, sides) for part, own in pairs], -1)
     return y if bias is None else tf.nn.bias_add(y, bias)
 
 
@@ -133,6 +143,12 @@ def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: floa
     return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
 
 
+def attention(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+    scores = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
+    return tf.transpose(tf.nn.softmax(scores) @ value, (0, 2, 1, 3))
+
+
 def gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
     # tf.nn.gelu's constants are float32 even for float64, off by 1.8e-9; tf.cast of a number would be too.
     if approximate:
@@ -142,11 +158,12 @@ def gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
-    if not label_smoothing:
+    soft = labels.shape.rank == logits.shape.rank
+    if not soft and not label_smoothing:
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
     classes = int(logits.shape[-1] or 0)
-    low = label_smoothing / classes
-    targets = tf.one_hot(labels, classes, 1 - label_smoothing + low, low, dtype=logits.dtype)
+    targets = tf.cast(labels, logits.dtype) if soft else tf.one_hot(labels, classes, dtype=logits.dtype)
+    targets = targets * (1 - label_smoothing) + label_smoothing / classes
     return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
 
 
@@ -268,7 +285,8 @@ def gradients(
             tape.watch(weights)
             logits, _, penalties = stateless(weights, state, x, training=True, return_losses=True)
             value = loss(y, logits) + sum(penalties)
-        return value, [tf.convert_to_tensor(g) for g in tape.gradient(value, weights)]
+        found = tape.gradient(value, weights, unconnected_gradients="zero")
+        return value, [tf.convert_to_tensor(g) for g in found]
 
     return call
 
@@ -292,7 +310,7 @@ class TensorFlowStep:
             with tf.GradientTape() as tape:
                 value = loss(y, model(x, training=True)) + sum(model.losses)
                 scaled = updater.scale(value)
-            updater(tape.gradient(scaled, _values(weights)))
+            updater(tape.gradient(scaled, _values(weights), unconnected_gradients="zero"))
             return value
 
         self.step = step if mode == "eager" else tf.function(step, jit_compile=mode == "xla")

@@ -86,9 +86,15 @@ def kernel_memory(kernel: np.ndarray) -> np.ndarray:
 
 
 def conv(
-    x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, *, stride: int, padding: int
+    x: torch.Tensor,
+    kernel: torch.Tensor,
+    bias: torch.Tensor | None,
+    *,
+    stride: int,
+    padding: int,
+    groups: int = 1,
 ) -> torch.Tensor:
-    y = F.conv2d(_channels_first(x), kernel.permute(3, 2, 0, 1), bias, stride, padding)
+    y = F.conv2d(_channels_first(x), kernel.permute(3, 2, 0, 1), bias, stride, padding, groups=groups)
     return _channels_last(y)
 
 
@@ -125,6 +131,11 @@ def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *, epsi
     return F.layer_norm(x, gamma.shape, gamma, beta, epsilon)
 
 
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    heads_first = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+
+
 def gelu(x: torch.Tensor, *, approximate: bool) -> torch.Tensor:
     return F.gelu(x, approximate="tanh" if approximate else "none")
 
@@ -132,7 +143,8 @@ def gelu(x: torch.Tensor, *, approximate: bool) -> torch.Tensor:
 def cross_entropy(
     labels: torch.Tensor, logits: torch.Tensor, *, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    return F.cross_entropy(logits, labels.long(), label_smoothing=label_smoothing)
+    targets = labels.to(logits.dtype) if labels.ndim == logits.ndim else labels.long()
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
 def _channels_first(x: torch.Tensor) -> torch.Tensor:
@@ -385,7 +397,8 @@ class EagerStep:
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         loss = self.loss(y, self.model(x, training=True)) + sum(self.model.losses)
         self.updater.scale(loss).backward()
-        gradients: list[Any] = [weight.grad for weight in self.updater.weights]
+        found = ((weight, weight.grad) for weight in self.updater.weights)
+        gradients = [torch.zeros_like(weight) if grad is None else grad for weight, grad in found]
         self.updater(gradients)
         return loss.detach()
 
@@ -484,6 +497,6 @@ def _pure(model: keras.Model, loss: Loss) -> Callable[..., Any]:
         logits, state, penalties = forward(weights, state, x, training=True, return_losses=True)
         value = loss(y, logits) + sum(penalties)
         scaled = value * scale[0] if scale else value
-        return value, list(torch.autograd.grad(scaled, weights)), list(state)
+        return value, list(torch.autograd.grad(scaled, weights, materialize_grads=True)), list(state)
 
     return call

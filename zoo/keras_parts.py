@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from zoo import backends, random
 from zoo._lazy import keras, ops
 from zoo.random import Initializer
@@ -80,9 +82,12 @@ def _out(size: int | None, window: int, stride: int, padding: int = 0) -> int | 
 
 @keras.saving.register_keras_serializable("zoo")
 class Conv(Layer):
-    """y = x * kernel + bias over (b, h, w, c), `padding` zeros on every side."""
+    """y = x * kernel + bias over (b, h, w, c), `padding` zeros on every side, or TensorFlow's "same"."""
 
-    ARGUMENTS = ("filters", "size", "stride", "padding", "use_bias", "initializer", "regularizer")
+    ARGUMENTS = (
+        "filters", "size", "stride", "padding", "groups", "use_bias", "initializer", "bias_initializer",
+        "regularizer",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -90,36 +95,49 @@ class Conv(Layer):
         size: int,
         *,
         stride: int = 1,
-        padding: int = 0,
+        padding: int | str = 0,
+        groups: int = 1,
         use_bias: bool = True,
         initializer: Any = random.glorot_uniform,
+        bias_initializer: Any = random.zeros,
         regularizer: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.filters, self.size, self.stride, self.padding = filters, size, stride, padding
-        self.use_bias = use_bias
-        self.initializer = _initializer(initializer)
+        self.groups, self.use_bias = groups, use_bias
+        self.initializer, self.bias_initializer = _initializer(initializer), _initializer(bias_initializer)
         self.regularizer = keras.regularizers.get(regularizer)
 
     def build(self, input_shape: Shape) -> None:
         self.kernel = self.weight(
             "kernel",
-            (self.size, self.size, input_shape[-1], self.filters),
+            (self.size, self.size, input_shape[-1] // self.groups, self.filters),
             self.initializer,
             regularizer=self.regularizer,
             arrange=backends.current().kernel_memory,
         )
-        self.bias = self.weight("bias", (self.filters,), random.zeros) if self.use_bias else None
+        self.bias = self.weight("bias", (self.filters,), self.bias_initializer) if self.use_bias else None
 
     def call(self, x: Tensor) -> Tensor:
         tensor = ops.convert_to_tensor
         bias = None if self.bias is None else tensor(self.bias)
-        conv = backends.current().conv
-        return conv(x, tensor(self.kernel), bias, stride=self.stride, padding=self.padding)
+        padding = self.padding
+        if isinstance(padding, str):
+            x, padding = ops.pad(x, ((0, 0), *map(self.sides, x.shape[1:3]), (0, 0))), 0
+        return backends.current().conv(
+            x, tensor(self.kernel), bias, stride=self.stride, padding=padding, groups=self.groups
+        )
+
+    def sides(self, extent: int) -> tuple[int, int]:
+        """The zeros that "same" puts before and after: enough for ceil(extent / stride), the odd one last."""
+        missing = max(0, (-(-extent // self.stride) - 1) * self.stride + self.size - extent)
+        return missing // 2, missing - missing // 2
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         b, h, w, _ = shape
+        if isinstance(self.padding, str):
+            return b, -(-h // self.stride), -(-w // self.stride), self.filters
         h, w = (_out(n, self.size, self.stride, self.padding) for n in (h, w))
         return b, h, w, self.filters
 
@@ -162,10 +180,63 @@ class AveragePool(Layer):
 
 
 @keras.saving.register_keras_serializable("zoo")
+class AdaptiveAveragePool(Layer):
+    """(b, h, w, c) -> (b, size, size, c): row i averages rows floor(i h / size) to ceil((i + 1) h / size)."""
+
+    ARGUMENTS = ("size",)
+
+    def __init__(self, size: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.size = size
+
+    def call(self, x: Tensor) -> Tensor:
+        rows, columns = (ops.convert_to_tensor(self.means(n), dtype=x.dtype) for n in x.shape[1:3])
+        return ops.einsum("ih,bhwc,jw->bijc", rows, x, columns)
+
+    def means(self, extent: int) -> Any:
+        """(size, extent): each row averages its own run."""
+        starts = np.arange(self.size)[:, None] * extent // self.size
+        ends = -(-np.arange(1, self.size + 1)[:, None] * extent // self.size)
+        own = (np.arange(extent) >= starts) & (np.arange(extent) < ends)
+        return own / own.sum(1, keepdims=True)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape[0], self.size, self.size, shape[3]
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Attention(Layer):
+    """softmax(q k^T / sqrt(d)) v for each head: (b, n, c), (b, m, c) twice -> (b, n, c), c = heads d."""
+
+    ARGUMENTS = ("heads",)
+
+    def __init__(self, heads: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def call(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        split = (
+            ops.reshape(x, (-1, x.shape[1], self.heads, x.shape[2] // self.heads))
+            for x in (query, key, value)
+        )
+        return ops.reshape(backends.current().attention(*split), (-1, *query.shape[1:]))
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one example: q k^T, and the weights times v."""
+        query, key, _ = self.input
+        return 2 * query.shape[1] * key.shape[1] * query.shape[2]
+
+    def compute_output_shape(self, query_shape: Shape, key_shape: Shape, value_shape: Shape) -> Shape:
+        del key_shape, value_shape
+        return query_shape
+
+
+@keras.saving.register_keras_serializable("zoo")
 class Dense(Layer):
     """y = x kernel + bias over the last axis."""
 
-    ARGUMENTS = ("units", "use_bias", "initializer", "regularizer")
+    ARGUMENTS = ("units", "use_bias", "initializer", "bias_initializer", "regularizer")
 
     def __init__(
         self,
@@ -173,19 +244,20 @@ class Dense(Layer):
         *,
         use_bias: bool = True,
         initializer: Any = random.glorot_uniform,
+        bias_initializer: Any = random.zeros,
         regularizer: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.units, self.use_bias = units, use_bias
-        self.initializer = _initializer(initializer)
+        self.initializer, self.bias_initializer = _initializer(initializer), _initializer(bias_initializer)
         self.regularizer = keras.regularizers.get(regularizer)
 
     def build(self, input_shape: Shape) -> None:
         self.kernel = self.weight(
             "kernel", (input_shape[-1], self.units), self.initializer, regularizer=self.regularizer
         )
-        self.bias = self.weight("bias", (self.units,), random.zeros) if self.use_bias else None
+        self.bias = self.weight("bias", (self.units,), self.bias_initializer) if self.use_bias else None
 
     def call(self, x: Tensor) -> Tensor:
         tensor = ops.convert_to_tensor
@@ -345,6 +417,28 @@ class Parameter(Layer):
     def compute_output_shape(self, shape: Shape) -> Shape:
         del shape
         return self.shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Token(Layer):
+    """(b, n, c) -> (b, n + 1, c): a trainable vector before the first of each sequence."""
+
+    ARGUMENTS = ("initializer",)
+
+    def __init__(self, *, initializer: Any = random.zeros, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.initializer = _initializer(initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        self.value = self.weight("value", (1, 1, input_shape[-1]), self.initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        token = ops.broadcast_to(ops.convert_to_tensor(self.value), (ops.shape(x)[0], 1, x.shape[-1]))
+        return ops.concatenate([token, x], axis=1)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        b, n, c = shape
+        return b, n + 1, c
 
 
 @keras.saving.register_keras_serializable("zoo")

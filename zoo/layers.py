@@ -42,12 +42,18 @@ def dense(
     *,
     use_bias: bool = True,
     initializer: Initializer = random.glorot_uniform,
+    bias_initializer: Initializer = random.zeros,
     regularizer: Any = None,
     name: str,
 ) -> Tensor:
     """(..., c) -> (..., units): x kernel + bias."""
     layer = _layers().Dense(
-        units, use_bias=use_bias, initializer=initializer, regularizer=regularizer, name=name
+        units,
+        use_bias=use_bias,
+        initializer=initializer,
+        bias_initializer=bias_initializer,
+        regularizer=regularizer,
+        name=name,
     )
     return layer(x)
 
@@ -58,27 +64,37 @@ def conv(
     size: int,
     stride: int = 1,
     *,
-    padding: int | None = None,
+    padding: int | str | None = None,
+    groups: int = 1,
     use_bias: bool = True,
     initializer: Initializer = random.glorot_uniform,
+    bias_initializer: Initializer = random.zeros,
     regularizer: Any = None,
     name: str,
 ) -> Tensor:
     """(b, h, w, c) -> (b, h', w', filters): cross-correlation with size x size kernels.
 
     `padding` zeros are added on every side, by default size // 2: stride 1 keeps an odd kernel's height and
-    width, as torch pads (TensorFlow's "same" pads unevenly under a stride). Raises WrongConfiguration when
-    the window does not fit.
+    width, as torch pads. "same" is TensorFlow's: unevenly under a stride, more below and on the right.
+    `groups` runs of filters each see their own run of channels: as many as channels is depthwise. Raises
+    WrongConfiguration when the window does not fit, or the groups do not divide channels and filters.
     """
     padding = size // 2 if padding is None else padding
-    _check_window(x, size, padding, name)
+    if isinstance(padding, int):
+        _check_window(x, size, padding, name)
+    if x.shape[-1] % groups or filters % groups:
+        raise WrongConfiguration(
+            f"{name}: {groups} groups; expected a divisor of its {x.shape[-1]} channels and {filters} filters"
+        )
     layer = _layers().Conv(
         filters,
         size,
         stride=stride,
         padding=padding,
+        groups=groups,
         use_bias=use_bias,
         initializer=initializer,
+        bias_initializer=bias_initializer,
         regularizer=regularizer,
         name=name,
     )
@@ -102,11 +118,35 @@ def layer_norm(x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
     return _layers().LayerNorm(epsilon=epsilon, name=name)(x)
 
 
+def attention(
+    x: Tensor, heads: int, *, initializer: Initializer = random.glorot_uniform, name: str
+) -> Tensor:
+    """(b, n, c) -> (b, n, c): every vector asks all of them, in `heads` subspaces of c / heads each.
+
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2, with biases. Raises WrongConfiguration
+    unless heads divide c.
+    """
+    width = x.shape[-1]
+    if width % heads:
+        raise WrongConfiguration(f"{name}: {heads} heads; expected a divisor of the width, {width}")
+
+    def project(x: Tensor, part: str) -> Tensor:
+        return dense(x, width, initializer=initializer, name=f"{name}_{part}")
+
+    query, key, value = (project(x, part) for part in ("query", "key", "value"))
+    return project(_layers().Attention(heads, name=name)(query, key, value), "output")
+
+
 def parameter(
     x: Tensor, shape: Sequence[int], *, initializer: Initializer = random.zeros, name: str
 ) -> Tensor:
     """A trainable array of that shape, whatever the input; `x`, any tensor of the model, ties it in."""
     return _layers().Parameter(shape, initializer=initializer, name=name)(x)
+
+
+def token(x: Tensor, *, initializer: Initializer = random.zeros, name: str) -> Tensor:
+    """(b, n, c) -> (b, n + 1, c): a trainable vector before the first of each sequence."""
+    return _layers().Token(initializer=initializer, name=name)(x)
 
 
 # Layers without
@@ -147,9 +187,19 @@ def average_pool(x: Tensor, size: int, stride: int | None = None) -> Tensor:
     return _layers().AveragePool(size, stride or size)(x)
 
 
+def adaptive_average_pool(x: Tensor, size: int) -> Tensor:
+    """(b, h, w, c) -> (b, size, size, c), whatever h and w, over windows as torch.nn.AdaptiveAvgPool2d's."""
+    return x if tuple(x.shape[1:3]) == (size, size) else _layers().AdaptiveAveragePool(size)(x)
+
+
 def global_average_pool(x: Tensor) -> Tensor:
     """(b, h, w, c) -> (b, c)."""
     return ops.mean(x, axis=(1, 2))
+
+
+def intermediate(x: Tensor, name: str) -> Tensor:
+    """x itself, under a name by which `zoo.features` finds it."""
+    return keras.layers.Identity(name=name)(x)
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -180,6 +230,11 @@ def relu(x: Tensor) -> Tensor:
     return ops.relu(x)
 
 
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x) (Elfwing et al. 2017, arXiv:1702.03118; "swish")."""
+    return ops.silu(x)
+
+
 def leaky_relu(x: Tensor, slope: float = 0.01) -> Tensor:
     """max(x, 0) + slope min(x, 0) (Maas et al. 2013)."""
     return ops.leaky_relu(x, negative_slope=slope)
@@ -196,7 +251,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 ACTIVATIONS = {
-    f.__name__: f for f in (identity, sigmoid, tanh, relu, leaky_relu, gelu, gelu_tanh)
+    f.__name__: f for f in (identity, sigmoid, tanh, relu, silu, leaky_relu, gelu, gelu_tanh)
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,7 @@ def registered(name: str) -> Subject:
 def toy_data(card: registry.Card) -> tuple[Array, Array]:
     """100 digits at the size of a small configuration, of the classes it tells apart."""
     arguments = {**card.arguments, **card.small}
-    size, shape = card.small.get("image_size"), arguments.get("shape")
-    shape = shape or ((size, size, 1) if size else card.input)
-    x, y = tasks.load("digits", tuple(shape)).train
+    x, y = tasks.load("digits", replace(card, config=arguments).input).train
     chosen = np.flatnonzero(y < arguments.get("classes", 10))[:100]
     return x[chosen], y[chosen]
 
@@ -251,15 +250,21 @@ def flow(subject: Subject, rungs: list[int], facts: dict[str, Any]) -> Iterator[
 
 
 def training_pass(model: keras.Model, x: Any) -> Iterator[tuple[str, Array]]:
-    """What the layers remember after one pass in training mode: running statistics, steps of dropout."""
+    """What the layers remember after one pass in training mode: running statistics, steps of dropout.
+
+    One array a layer: a mean that is zero in exact arithmetic is judged beside its variance.
+    """
     weights = [v.value for v in model.trainable_variables]
     state = [v.value for v in model.non_trainable_variables]
     tensor = backends.current().tensor
     x = {name: tensor(a) for name, a in x.items()} if isinstance(x, Mapping) else tensor(x)
     call: Any = model.stateless_call
     _, after = call(weights, state, x, training=True)
+    owned: dict[str, list[Array]] = {}
     for variable, value in zip(model.non_trainable_variables, after, strict=True):
-        yield f"forward/state/{variable.path}", numpy(value)
+        owned.setdefault(variable.path.rpartition("/")[0], []).append(numpy(value).ravel())
+    for layer, values in owned.items():
+        yield f"forward/state/{layer}", np.concatenate(values)
 
 
 # Rung 4

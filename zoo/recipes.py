@@ -34,6 +34,11 @@ RECIPES = {
     "mlp": Recipe("AdamW", {"learning_rate": 1e-3, "weight_decay": 0.01}),
     "lenet5": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}),
     "lenet5-1998": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}),
+    "alexnet": Recipe("AdamW", {"learning_rate": 1e-3, "weight_decay": 0.01}),
+    "vgg": Recipe("AdamW", {"learning_rate": 1e-3, "weight_decay": 0.01}),
+    "resnet": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}),
+    "efficientnet": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}),
+    "vit": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}, epochs=30),
 }
 
 

@@ -7,22 +7,28 @@ tests and the tables of the documentation.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from zoo import random
-from zoo.errors import UnknownModel, WrongConfiguration, nearest
+from zoo._lazy import keras
+from zoo.errors import UnknownModel, UnknownName, WrongConfiguration, nearest
 
-if TYPE_CHECKING:
-    import keras
-
-FAMILIES = ("mlp", "lenet")  # zoo/models/*.py, in the order of the primer
+FAMILIES = (
+    "mlp",
+    "lenet",
+    "alexnet",
+    "vgg",
+    "resnet",
+    "efficientnet",
+    "vit",
+)  # zoo/models/*.py, in the order of the primer
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Card:
     small: Mapping[str, Any] = field(default_factory=dict)  # changes that make it quick to test
     config: Mapping[str, Any] = field(default_factory=dict)  # how this variant differs from its builder
     fixed_input: tuple[int, ...] | None = None  # where no argument of the builder says it
+    receptive_field: int | None = None  # pixels across that one number of the last map depends on
+    tokens: int | None = None  # of a sequence, with the default configuration
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -78,6 +86,8 @@ def register(
     small: Mapping[str, Any] | None = None,
     family: str | None = None,
     fixed_input: tuple[int, ...] | None = None,
+    receptive_field: int | None = None,
+    tokens: int | None = None,
     **config: Any,
 ) -> None:
     """Add a model: `builder(**config)` builds it.
@@ -95,6 +105,8 @@ def register(
         small=small or {},
         config=config,
         fixed_input=fixed_input,
+        receptive_field=receptive_field,
+        tokens=tokens,
         **about,
     )
     _aliases[_plain(name)] = name
@@ -160,14 +172,34 @@ def example(model: keras.Model, batch: int = 2, seed: int = 0) -> np.ndarray | d
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds of one example's forward pass in convolutions and dense layers, as fvcore counts."""
+    """Multiply-adds of one example's forward pass in convolutions, dense layers and attention.
+
+    As fvcore and torch.utils.flop_counter count them, without activations, norms and pooling.
+    """
     total = 0
     for layer in model.layers:
         kernel = getattr(layer, "kernel", None)
+        total += getattr(layer, "multiply_adds", 0)
         if kernel is not None:
             positions = np.prod(list(layer.output.shape[1:-1]), dtype=np.int64)
             total += int(positions) * int(np.prod(kernel.shape))
     return total
+
+
+def features(model: keras.Model, names: str | Sequence[str] = "features") -> keras.Model:
+    """A model, of the same weights, that gives what is inside another: by default what its head sees.
+
+    `names` is one name, or several for a dict by name: the intermediates that a model file names ("stage3",
+    "block12", "features") or any layer. Raises UnknownName.
+    """
+    known = {layer.name: layer for layer in model.layers}
+    asked = [names] if isinstance(names, str) else list(names)
+    for name in asked:
+        if name not in known:
+            inside = ", ".join(layer.name for layer in model.layers if type(layer).__name__ == "Identity")
+            raise UnknownName(f"{model.name} has no {name!r}; {nearest(name, known)}. It names: {inside}")
+    outputs = {name: known[name].output for name in asked}
+    return keras.Model(model.input, outputs[names] if isinstance(names, str) else outputs, name=model.name)
 
 
 def _all() -> dict[str, Card]:
