@@ -1,5 +1,6 @@
 """Every part that models are written in: ours in float32, theirs NumPy or SciPy in float64."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,72 @@ def test_conv_without_a_bias_has_none() -> None:
     assert off(model(x), correlated(x, weights(model)["kernel"], 1, 1)) <= BOUND
 
 
+@pytest.mark.parametrize(("groups", "filters"), [(2, 6), (3, 3), (6, 6), (6, 12)])
+def test_each_group_of_a_convolution_sees_its_own_channels(groups: int, filters: int) -> None:
+    """Theirs: as many convolutions, side by side; with as many groups as channels it is depthwise."""
+    x = noise(2, 9, 8, 6)
+    model = network(lambda x: layers.conv(x, filters, 3, 2, groups=groups, name="conv"), 9, 8, 6)
+    w = weights(model)
+    assert w["kernel"].shape == (3, 3, 6 // groups, filters)
+    parts = zip(np.split(x, groups, -1), np.split(w["kernel"], groups, -1), strict=True)
+    theirs = np.concatenate([correlated(part, kernel, 2, 1) for part, kernel in parts], -1)
+    assert off(model(x), theirs + w["bias"]) <= BOUND
+
+
+def test_groups_that_do_not_divide_are_refused_by_name() -> None:
+    with pytest.raises(
+        zoo.WrongConfiguration, match=r"^conv: 4 groups; expected a divisor of its 6 channels"
+    ):
+        layers.conv(Input((8, 8, 6)), 8, 3, groups=4, name="conv")
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(
+    ("size", "stride", "sides"),
+    [
+        # TensorFlow's documentation of "SAME", for 11 rows and 8 columns: (rows before, after), (columns ...)
+        (3, 1, ((1, 1), (1, 1))),
+        (3, 2, ((1, 1), (0, 1))),
+        (5, 2, ((2, 2), (1, 2))),
+        (4, 3, ((1, 2), (1, 1))),
+        (1, 2, ((0, 0), (0, 0))),
+    ],
+)
+def test_same_pads_as_tensorflow_does(size: int, stride: int, sides: Any, groups: int) -> None:
+    x = noise(2, 11, 8, 3)
+    model = network(
+        lambda x: layers.conv(x, 3, size, stride, padding="same", groups=groups, name="c"), 11, 8, 3
+    )
+    around, w = np.pad(x, ((0, 0), *sides, (0, 0))), weights(model)
+    parts = zip(np.split(around, groups, -1), np.split(w["kernel"], groups, -1), strict=True)
+    theirs = np.concatenate([correlated(part, kernel, stride, 0) for part, kernel in parts], -1)
+    assert off(model(x), theirs + w["bias"]) <= BOUND
+    assert model.output_shape == (None, *theirs.shape[1:])
+
+
+def test_a_convolutions_and_a_dense_layers_bias_start_where_they_are_told() -> None:
+    image = Input((4, 4, 2))
+    x = layers.conv(image, 3, 3, bias_initializer=random.constant(0.5), name="conv")
+    model = Model(image, layers.dense(x, 2, bias_initializer=random.ones, name="dense"))
+    assert {v.path: set(numpy(v).ravel()) for v in model.variables if v.name == "bias"} == {
+        "conv/bias": {0.5}, "dense/bias": {1.0}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("height", "width"), [(14, 7), (9, 13), (1, 3), (7, 7)])
+def test_adaptive_average_pool_gives_the_size_from_any_other(height: int, width: int) -> None:
+    """Cell i, as torch.nn.AdaptiveAvgPool2d: the mean from floor(i n / 7) to ceil((i + 1) n / 7)."""
+    x = noise(2, height, width, 3)
+    model = network(lambda x: layers.adaptive_average_pool(x, 7), height, width, 3)
+
+    def runs(n: int) -> list[slice]:
+        return [slice(i * n // 7, math.ceil((i + 1) * n / 7)) for i in range(7)]
+
+    cells = [[x[:, r, c].astype(np.float64).mean((1, 2)) for c in runs(width)] for r in runs(height)]
+    assert off(model(x), np.moveaxis(np.array(cells), 2, 0)) <= BOUND
+    assert model.output_shape == (None, 7, 7, 3)
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "padding"), [(2, None, 0), (3, 2, 1), (3, 2, 0), (3, 1, 1), (2, 3, 1)]
 )
@@ -154,6 +221,40 @@ def test_a_window_as_large_as_the_padded_image_fits() -> None:
     assert layers.max_pool(Input((1, 2, 3)), 3, 1, padding=1).shape == (None, 1, 2, 3)
     assert layers.conv(Input((8, 6, 3)), 4, 6, padding=0, name="conv").shape == (None, 3, 1, 4)
     assert layers.average_pool(Input((6, 6, 3)), 6).shape == (None, 1, 1, 3)
+
+
+# --- attention ---
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_is_vaswanis(heads: int) -> None:
+    """softmax(q k^T / sqrt(d)) v in each head, the heads side by side, projected (eq. 1, section 3.2.2)."""
+    x = noise(3, 5, 8)
+    inputs = Input((5, 8))
+    model = Model(inputs, layers.attention(inputs, heads, name="a"))
+    for i, variable in enumerate(model.variables):
+        variable.assign(noise(*variable.shape, seed=i))
+    w = {v.path: numpy(v).astype(np.float64) for v in model.variables}
+    query, key, value = (x @ w[f"a_{p}/kernel"] + w[f"a_{p}/bias"] for p in ("query", "key", "value"))
+    parts = []
+    for q, k, v in zip(*(np.split(y, heads, -1) for y in (query, key, value)), strict=True):
+        parts.append(special.softmax(q @ k.transpose(0, 2, 1) / np.sqrt(8 / heads), -1) @ v)
+    theirs = np.concatenate(parts, -1) @ w["a_output/kernel"] + w["a_output/bias"]
+    assert off(model(x), theirs) <= BOUND
+    assert model.output_shape == (None, 5, 8)
+
+
+def test_heads_that_do_not_divide_the_width_are_refused_by_name() -> None:
+    with pytest.raises(zoo.WrongConfiguration, match=r"^a: 3 heads; expected a divisor of the width, 8"):
+        layers.attention(Input((5, 8)), 3, name="a")
+
+
+def test_a_token_stands_before_every_sequence_and_is_trained() -> None:
+    model = network(lambda x: layers.token(x, name="token"), 4, 3)
+    x, y = noise(2, 4, 3), numpy(model(noise(2, 4, 3)))
+    assert np.array_equal(y[:, 1:], x)
+    assert np.array_equal(y[:, 0], np.tile(numpy(model.trainable_variables[0])[0], (2, 1)))
+    assert model.output_shape == (None, 5, 3)
 
 
 # --- dense, norms, parameters ---
@@ -341,6 +442,7 @@ ACTIVATIONS: dict[str, Callable[[ndarray], ndarray]] = {
     "sigmoid": special.expit,
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x * special.expit(x),
     "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
     "gelu": lambda x: x * special.ndtr(x),
     "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
@@ -378,6 +480,10 @@ def everything(image: Tensor) -> Tensor:
     x = layers.conv(image, 4, 3, 2, regularizer=layers.l2(0.1), initializer=random.lecun_1998, name="conv")
     x = layers.gelu(layers.batch_norm(x, momentum=0.2, epsilon=1e-3, name="batch_norm"))
     x = layers.average_pool(layers.max_pool(x, 3, 1, padding=1), 2)
+    x = layers.conv(x, 4, 3, padding="same", groups=2, bias_initializer=random.ones, name="grouped")
+    x = layers.intermediate(layers.adaptive_average_pool(x, 3), "map")
+    x = layers.token(keras.ops.reshape(x, (-1, 9, 4)), initializer=random.normal(0.1), name="token")
+    x = layers.drop_path(layers.attention(x, 2, name="attention"), 0.25, name="drop_path")
     x = layers.dropout(layers.flatten(x), 0.25, name="dropout")
     x = layers.gelu_tanh(layers.layer_norm(x, epsilon=1e-3, name="layer_norm"))
     x = x * layers.parameter(x, x.shape[-1:], initializer=random.truncated_normal(0.5), name="scale")

@@ -60,6 +60,7 @@ RUNGS = (
 )
 NUMBERS = tuple(rung.number for rung in RUNGS)
 FLOORS = 5  # times the chaos floor
+A_PROCESS = 4  # models, then a new one: JAX keeps every program it has compiled
 LAST_PLACE = 2.0**-22  # of a loss between 2 and 4 in float32: no floor is less
 
 
@@ -116,7 +117,9 @@ def parity(
     out: str | Path | None = None,
     show: Callable[[str], None] | None = None,
 ) -> Parity:
-    """Climb the ladder with models of the zoo (all of them if none is named), in their small configurations.
+    """Climb the ladder with models of the zoo, in their small configurations.
+
+    All of them if none is named, a variant that is built small like another left out.
 
     Or with your own: a function that builds a functional Keras model, and `inputs` for it, one array or a
     dict by input name, as `zoo.parity(build_my_model, inputs)`: its outputs and gradients are compared, the
@@ -153,7 +156,7 @@ def parity(
             name = getattr(build, "__name__", "model").strip("<>")
             subjects = [(name, str(pack(scratch / "user", build, inputs, targets, loss)))]
             rungs = [n for n in rungs if targets is not None or n <= 4]
-        subjects = subjects or [(name, None) for name in registry.list_models()]
+        subjects = subjects or [(name, None) for name in distinct(registry.list_models())]
         dtypes = DTYPES if float64 else DTYPES[:1]
         climb = Climb(scratch, names, dtypes, subjects, sorted(rungs), list(modes), tell)
         rows = climb.run()
@@ -173,6 +176,16 @@ def parity(
 
         save(result, Path(out))
     return result
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The models without those whose small configuration is that of one before: vgg13 is vgg11, built small."""
+    found: dict[str, str] = {}
+    for name in names:
+        card = registry.card(name)
+        small = {**card.arguments, **card.small}
+        found.setdefault(f"{card.builder.__qualname__} {sorted(small.items(), key=lambda i: i[0])}", name)
+    return list(found.values())
 
 
 def chosen_backends(names: Sequence[str] | None) -> list[str]:
@@ -271,7 +284,9 @@ class Climb:
         """Have a process compute every subject's rungs."""
         name, dtype = place
         chaos = dtype == "float32" and name == self.names[0]
-        for model, user in self.subjects:
+        for number, (model, user) in enumerate(self.subjects):
+            if number and number % A_PROCESS == 0 and place in self.workers:
+                self.workers.pop(place).close()
             self.tell(f"{model} · {name} {dtype}")
             try:
                 answer = self.ask(

@@ -134,6 +134,7 @@ def round_channels(channels: float) -> int:
 # name, width, depth, image size and dropout (the authors' code), parameters, multiply-adds, receptive field.
 # The largest three normalize as TensorFlow does, in torchvision's weights too.
 TENSORFLOW: dict[str, Any] = {"norm_momentum": 0.01, "norm_epsilon": 1e-3}
+PLAIN = {"dropout_rate": 0.2, "norm_momentum": 0.1, "norm_epsilon": 1e-5}
 VARIANTS = (
     ("efficientnet-b0", (1.0, 1.0, 224, 0.2), 5_288_548, 385_814_752, 851),
     ("efficientnet-b1", (1.0, 1.1, 240, 0.2), 7_794_184, 686_802_832, 1183),
@@ -152,7 +153,7 @@ for name, (width, depth, image_size, dropout_rate), parameters, multiply_adds, f
         parameters=parameters,
         multiply_adds=multiply_adds,
         receptive_field=field,
-        small={"stages": STAGES[:3], "width": 0.5, "depth": 1.0, "image_size": 32, "classes": 3},
+        small={"stages": STAGES[:3], "width": 0.5, "depth": 1.0, "image_size": 32, "classes": 3, **PLAIN},
         width=width,
         depth=depth,
         image_size=image_size,
