@@ -129,19 +129,30 @@ def card(name: str) -> Card:
     return cards[_aliases[_plain(name)]]
 
 
-def build(name: str, *, seed: int = 0, **changes: Any) -> keras.Model:
+def build(name: str, *, seed: int = 0, dtype: str | None = None, **changes: Any) -> keras.Model:
     """Build a model: a plain `keras.Model`, on torch also a `torch.nn.Module`, that returns logits.
 
     `changes` are arguments of its builder (`zoo info NAME` lists them), e.g. classes=10, image_size=32.
-    The same seed gives the same weights, bit for bit, on every framework. Raises UnknownModel, or
+    The same seed gives the same weights, bit for bit, on every framework. `dtype` is a policy of Keras's
+    ("float32", "bfloat16", "mixed_bfloat16" ...), by default keras.config's. Raises UnknownModel, or
     WrongConfiguration naming the argument and what is allowed.
     """
     chosen = card(name)
     check(chosen, changes)
     if not isinstance(seed, int) or seed < 0:
         raise WrongConfiguration(f"{chosen.name}: seed={seed!r}; expected an integer, 0 or more")
-    with random.seeded(seed):
-        model = chosen.builder(**{**chosen.config, **changes})
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(before if dtype is None else dtype)
+    except (ValueError, TypeError):
+        raise WrongConfiguration(
+            f"{chosen.name}: dtype={dtype!r}; expected one of Keras's policies, as 'mixed_bfloat16'"
+        ) from None
+    try:
+        with random.seeded(seed):
+            model = chosen.builder(**{**chosen.config, **changes})
+    finally:
+        keras.config.set_dtype_policy(before)
     model.name = chosen.name
     return model
 
