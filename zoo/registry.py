@@ -19,6 +19,7 @@ import numpy as np
 from zoo import random
 from zoo._lazy import keras
 from zoo.errors import UnknownModel, UnknownName, WrongConfiguration, nearest
+from zoo.preprocessing import Preprocessing
 
 FAMILIES = (
     "mlp",
@@ -50,6 +51,7 @@ class Card:
     fixed_input: tuple[int, ...] | None = None  # where no argument of the builder says it
     receptive_field: int | None = None  # pixels across that one number of the last map depends on
     tokens: int | None = None  # of a sequence, with the default configuration
+    preprocessing: Preprocessing | None = None  # of photographs, as the best known weights expect
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def register(
     fixed_input: tuple[int, ...] | None = None,
     receptive_field: int | None = None,
     tokens: int | None = None,
+    preprocessing: Preprocessing | None = None,
     **config: Any,
 ) -> None:
     """Add a model: `builder(**config)` builds it.
@@ -107,6 +110,7 @@ def register(
         fixed_input=fixed_input,
         receptive_field=receptive_field,
         tokens=tokens,
+        preprocessing=preprocessing,
         **about,
     )
     _aliases[_plain(name)] = name

@@ -13,9 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count, islice
+from itertools import chain, count, islice, repeat
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,9 +24,11 @@ import numpy as np
 
 from zoo import backends, checkpoints, registry, tasks
 from zoo._lazy import keras, ops
+from zoo.augment import Wanted, parse
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, recipe
 from zoo.tasks import Pair, Task
+from zoo.weights import load as load_weights
 
 Tensor = Any
 ENGINES = ("native", "keras")
@@ -62,7 +64,7 @@ class Run:
 
 def train(
     model: str | keras.Model,
-    task: str | Task | tuple[Any, Any] | None = None,
+    task: str | Path | Task | tuple[Any, Any] | None = None,
     *,
     engine: str = "native",
     mode: str | None = None,
@@ -74,22 +76,27 @@ def train(
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
     validation: tuple[Any, Any] | None = None,
+    augment: Wanted | None = None,
     early_stopping: EarlyStopping | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
     resume: str | Path | None = None,
+    weights: str | Path | None = None,
     progress: bool | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Run:
     """Train a model, by its name or one you built, and return the run.
 
-    `task` is a name (`zoo.tasks.TASKS`) or a pair of arrays (x, y), with `validation` another; None takes
-    the card's. What is not given comes from the card's recipe: `steps` overrides `epochs`, `schedule`
-    replaces the optimizer's learning rate. `mode` is how the native engine runs, see `zoo.backends.MODES`.
+    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), or a
+    pair of arrays (x, y), with `validation` another; None takes the card's. `augment` changes the training
+    examples at random (`zoo.augment`): a list, or in words, "HorizontalFlip, MixUp(0.2)". What is not given
+    comes from the card's recipe: `steps` overrides `epochs`, `schedule` replaces the optimizer's learning
+    rate. `mode` is how the native engine runs, see `zoo.backends.MODES`.
     `label_smoothing` takes that share of each target away and spreads it over the classes (Szegedy et al.
     2016, section 7). `checkpoint` is a file to save the run in, after every epoch and at the end; `resume`
     one to go on from, saved on whichever framework, by whichever engine: `steps` and `epochs` count from the
     beginning, the seed and batch size are the saved run's, and so is the optimizer unless you give one.
+    `weights` to start from are what `zoo.weights.load` takes; a head of other classes starts anew.
     `progress` shows a bar, by default on a terminal; `watch(step, loss)` is called after every step with
     the loss still on the device. Ctrl-C stops after the step under way and returns what was learnt.
 
@@ -99,23 +106,28 @@ def train(
         raise UnknownName(f"no engine {engine!r}; {nearest(str(engine), ENGINES)}")
     name = model if isinstance(model, str) else model.name
     known = registry.card(name) if isinstance(model, str) or name in registry.list_models() else None
-    chosen = task if task is not None else known and known.task
+    chosen = str(task) if isinstance(task, Path) else task if task is not None else known and known.task
     if chosen is None:
         raise WrongConfiguration(f"{name}: not a model of the zoo, so it has no task of its own; give task=")
     plan = recipe(known.recipe) if known else Recipe("AdamW")
     for argument, value in {"epochs": epochs, "steps": steps, "batch_size": batch_size}.items():
         if value is not None and (not isinstance(value, int) or value < 1):
             raise WrongConfiguration(f"{argument}={value!r}; expected an integer, 1 or more")
+    transforms = None if augment is None else parse(augment)
     backend = backends.current()
     way = backends.allowed(backend.NAME, mode) if engine == "native" else _fit_only(mode)
 
+    if weights is not None and resume is not None:
+        raise WrongConfiguration("resume= brings the weights of the saved run; leave weights= out")
     saved = None if resume is None else checkpoints.read(resume)
     if saved is not None:
         seed, batch_size = saved.take("seed", seed), saved.take("batch_size", batch_size)
     seed = 0 if seed is None else seed
     if isinstance(model, str):
-        model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen))
-    data = _load(chosen, model.input_shape[1:], loss, validation)
+        model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen, loss))
+    data = _load(chosen, model.input_shape[1:], loss, validation, known and known.preprocessing)
+    if transforms is not None:
+        data = replace(data, augment=transforms)
     _check_fit(model, data)
     objective = Objective(
         loss or data.loss, plan.label_smoothing if label_smoothing is None else label_smoothing
@@ -134,6 +146,8 @@ def train(
         optimizer = saved.optimizer() if saved and reuse else plan.make_optimizer(schedule)
     if checkpoint is not None:
         checkpoints.writable(checkpoint)
+    if weights is not None:
+        load_weights(model, weights)
     runner = make_engine(engine, model, objective, optimizer, way)
     run = Run(model, backend.NAME, engine, way, data, batch_size, seed, runner)
     if checkpoint is not None:
@@ -144,8 +158,10 @@ def train(
     losses: list[Tensor] = list(run.losses)
     epoch, position = divmod(done, per_epoch)
     del run.history[epoch:]  # of an epoch that was cut: it will end again
-    order = (pair for e in count(epoch) for pair in data.batches(batch_size, seed, e))
-    batches = (pair for pair in islice(order, position, None))  # Keras takes generators, not iterators
+    firsts = chain([position], repeat(0))
+    batches = (
+        pair for e, first in zip(count(epoch), firsts) for pair in data.batches(batch_size, seed, e, first)
+    )
     patience = None if early_stopping is None else Patience(early_stopping, run)
     shown = progress if progress is not None else sys.stderr.isatty()
     with _bar(run, total, shown) as show, _interruptible() as stop:
@@ -461,12 +477,14 @@ class Objective:
         return loss
 
 
-def _smooth_cross_entropy(smoothing: float) -> Any:
-    if not smoothing:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+def _cross_entropy(smoothing: float) -> Any:
+    """Of labels (b,) or soft labels (b, classes): Keras makes both floats, so only their shape tells."""
 
     def loss(y: Tensor, logits: Tensor) -> Tensor:
-        targets = ops.one_hot(ops.cast(y, "int32"), logits.shape[-1], dtype=logits.dtype)
+        soft = len(y.shape) == len(logits.shape)
+        if not soft and not smoothing:
+            return keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
+        targets = y if soft else ops.one_hot(ops.cast(y, "int32"), logits.shape[-1], dtype=logits.dtype)
         return keras.losses.categorical_crossentropy(
             targets, logits, from_logits=True, label_smoothing=smoothing
         )
@@ -477,7 +495,7 @@ def _smooth_cross_entropy(smoothing: float) -> Any:
 # name -> (as compile takes it, as a native step takes it), of the label smoothing
 LOSSES: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {
     "cross_entropy": (
-        _smooth_cross_entropy,
+        _cross_entropy,
         lambda smoothing: partial(backends.current().cross_entropy, label_smoothing=smoothing),
     ),
     "mean_squared_error": (
@@ -488,8 +506,8 @@ LOSSES: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {
 
 
 def accuracy(y: np.ndarray, logits: np.ndarray) -> float:
-    """The share of examples whose largest logit is the label's."""
-    return float(np.mean(logits.argmax(-1) == y))
+    """The share of examples whose largest logit is the label's; of soft labels, the largest one's."""
+    return float(np.mean(logits.argmax(-1) == (y.argmax(-1) if y.ndim == logits.ndim else y)))
 
 
 METRICS = {"accuracy": accuracy}
@@ -514,13 +532,24 @@ def _fit_only(mode: str | None) -> str:
     return "fit"
 
 
-def fitting(card: registry.Card, task: Any) -> dict[str, Any]:
-    """The builder's arguments that a task decides: classes, channels, the shape of an example."""
+def fitting(card: registry.Card, task: Any, loss: Any = None) -> dict[str, Any]:
+    """The builder's arguments that a task decides: classes, channels, the shape of an example.
+
+    A model made for photographs would take hours over thumbnails scaled up to its size, and gigabytes: it is
+    built for images of 32 x 32 or the least it takes, for the few digits in its small configuration.
+    """
     if isinstance(task, str):
         _, source = tasks.source(task)
         wanted = {"classes": source.classes, "channels": source.channels}
+        if source.side is not None and card.preprocessing is not None:
+            least = {"image_size": max(32, card.small["image_size"])}
+            wanted = {**(card.small if source.side < 28 else least), **wanted}
     else:
-        data = task if isinstance(task, Task) else tasks.from_arrays(task, loss=None)
+        data = (
+            task
+            if isinstance(task, Task)
+            else tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None)
+        )
         shape = data.train[0].shape[1:]
         wanted = {"classes": data.classes, "shape": shape}
         if len(shape) == 3 and shape[0] == shape[1]:
@@ -528,13 +557,20 @@ def fitting(card: registry.Card, task: Any) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name in card.arguments and value is not None}
 
 
-def _load(task: Any, shape: tuple[int, ...], loss: Any, validation: Any) -> Task:
+def told(card: registry.Card, task: str) -> str:
+    """What a task changes of a model, in a line; nothing if only its classes and channels."""
+    changes = {k: v for k, v in fitting(card, task).items() if k not in ("classes", "channels")}
+    listed = ", ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in changes.items())
+    return f"{card.name} for {task}: {listed}" if changes else ""
+
+
+def _load(task: Any, shape: tuple[int, ...], loss: Any, validation: Any, preprocessing: Any) -> Task:
     if isinstance(task, Task):
         return task
     if isinstance(task, str):
         if validation is not None:
             raise WrongConfiguration("validation= goes with a pair of arrays; a named task holds out its own")
-        return tasks.load(task, shape)
+        return tasks.load(task, shape, preprocessing)
     return tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None, validation=validation)
 
 
@@ -548,7 +584,17 @@ def _check_fit(model: keras.Model, task: Task) -> None:
         raise UnknownName(
             f"no loss {task.loss!r}; {nearest(task.loss, LOSSES)}, or give a function (y, logits)"
         )
-    if task.loss == "cross_entropy" and int(y.max()) >= model.output_shape[-1]:
+    if task.augment and (made := next(task.batches(1, 0, 0))[0].shape[1:]) != x.shape[1:]:
+        raise WrongConfiguration(
+            f"augment= makes examples of shape {made}, {model.name} takes {model.input_shape[1:]}"
+        )
+    if task.loss == "cross_entropy" and y.ndim == 2:
+        if y.shape[1] != model.output_shape[-1]:
+            raise WrongConfiguration(
+                f"{task.name} has soft labels of {y.shape[1]} classes, {model.name} tells "
+                f"{model.output_shape[-1]} apart; build it with classes={y.shape[1]}"
+            )
+    elif task.loss == "cross_entropy" and int(y.max()) >= model.output_shape[-1]:
         raise WrongConfiguration(
             f"{task.name} has labels up to {int(y.max())}, {model.name} tells {model.output_shape[-1]} "
             f"classes apart; build it with classes={int(y.max()) + 1}"

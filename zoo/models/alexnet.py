@@ -31,6 +31,7 @@ from zoo.layers import (
     max_pool,
     relu,
 )
+from zoo.preprocessing import Preprocessing
 from zoo.random import Initializer, he_normal, normal, ones
 from zoo.registry import register
 
@@ -130,6 +131,7 @@ small = {
 register(
     "alexnet",
     alexnet,
+    preprocessing=Preprocessing(),
     parameters=61_100_840,
     multiply_adds=714_188_480,
     receptive_field=195,
@@ -142,6 +144,7 @@ register(
 register(
     "alexnet-2012",
     alexnet_2012,
+    preprocessing=Preprocessing(227),
     parameters=60_965_224,
     multiply_adds=724_406_816,
     receptive_field=195,

@@ -31,6 +31,7 @@ from zoo.layers import (
     sigmoid,
     silu,
 )
+from zoo.preprocessing import Preprocessing
 from zoo.random import normal, uniform
 from zoo.registry import register
 
@@ -131,21 +132,21 @@ def round_channels(channels: float) -> int:
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
-# name, width, depth, image size and dropout (the authors' code), parameters, multiply-adds, receptive field.
-# The largest three normalize as TensorFlow does, in torchvision's weights too.
+# name; width, depth, image size and dropout (the authors' code); what torchvision scales photographs to;
+# parameters; multiply-adds; receptive field. The largest three normalize as TensorFlow does, there too.
 TENSORFLOW: dict[str, Any] = {"norm_momentum": 0.01, "norm_epsilon": 1e-3}
 PLAIN = {"dropout_rate": 0.2, "norm_momentum": 0.1, "norm_epsilon": 1e-5}
 VARIANTS = (
-    ("efficientnet-b0", (1.0, 1.0, 224, 0.2), 5_288_548, 385_814_752, 851),
-    ("efficientnet-b1", (1.0, 1.1, 240, 0.2), 7_794_184, 686_802_832, 1183),
-    ("efficientnet-b2", (1.1, 1.2, 260, 0.3), 9_109_994, 993_561_872, 1183),
-    ("efficientnet-b3", (1.2, 1.4, 300, 0.3), 12_233_232, 1_827_141_392, 1407),
-    ("efficientnet-b4", (1.4, 1.8, 380, 0.4), 19_341_616, 4_393_771_024, 1799),
-    ("efficientnet-b5", (1.6, 2.2, 456, 0.4), 30_389_784, 10_266_384_752, 2131),
-    ("efficientnet-b6", (1.8, 2.6, 528, 0.5), 43_040_704, 19_067_593_536, 2523),
-    ("efficientnet-b7", (2.0, 3.1, 600, 0.5), 66_347_960, 37_745_884_192, 3079),
+    ("efficientnet-b0", (1.0, 1.0, 224, 0.2), 256, 5_288_548, 385_814_752, 851),
+    ("efficientnet-b1", (1.0, 1.1, 240, 0.2), 256, 7_794_184, 686_802_832, 1183),
+    ("efficientnet-b2", (1.1, 1.2, 260, 0.3), 260, 9_109_994, 993_561_872, 1183),
+    ("efficientnet-b3", (1.2, 1.4, 300, 0.3), 320, 12_233_232, 1_827_141_392, 1407),
+    ("efficientnet-b4", (1.4, 1.8, 380, 0.4), 384, 19_341_616, 4_393_771_024, 1799),
+    ("efficientnet-b5", (1.6, 2.2, 456, 0.4), 456, 30_389_784, 10_266_384_752, 2131),
+    ("efficientnet-b6", (1.8, 2.6, 528, 0.5), 528, 43_040_704, 19_067_593_536, 2523),
+    ("efficientnet-b7", (2.0, 3.1, 600, 0.5), 600, 66_347_960, 37_745_884_192, 3079),
 )
-for name, (width, depth, image_size, dropout_rate), parameters, multiply_adds, field in VARIANTS:
+for name, (width, depth, image_size, dropout_rate), resize, parameters, multiply_adds, field in VARIANTS:
     register(
         name,
         efficientnet,
@@ -153,7 +154,8 @@ for name, (width, depth, image_size, dropout_rate), parameters, multiply_adds, f
         parameters=parameters,
         multiply_adds=multiply_adds,
         receptive_field=field,
-        small={"stages": STAGES[:3], "width": 0.5, "depth": 1.0, "image_size": 32, "classes": 3, **PLAIN},
+        preprocessing=Preprocessing(image_size, resize, "bicubic"),
+        small={"stages": STAGES[:2], "width": 0.5, "depth": 1.0, "image_size": 32, "classes": 3, **PLAIN},
         width=width,
         depth=depth,
         image_size=image_size,

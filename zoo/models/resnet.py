@@ -24,6 +24,7 @@ from zoo.layers import (
     max_pool,
     relu,
 )
+from zoo.preprocessing import Preprocessing
 from zoo.random import he_normal
 from zoo.registry import register
 
@@ -98,6 +99,7 @@ for name, depths, block, parameters, multiply_adds, receptive_field in TABLE_1:
         parameters=parameters,
         multiply_adds=multiply_adds,
         receptive_field=receptive_field,
+        preprocessing=Preprocessing(),
         small={"depths": (1, 1), "width": 16, "image_size": 32, "classes": 3},
         depths=depths,
         block=block,

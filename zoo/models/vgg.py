@@ -23,6 +23,7 @@ from zoo.layers import (
     max_pool,
     relu,
 )
+from zoo.preprocessing import Preprocessing
 from zoo.registry import register
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ for name, depths, plain, normed, multiply_adds, receptive_field in TABLE_1:
             parameters=normed if norm else plain,
             multiply_adds=multiply_adds,
             receptive_field=receptive_field,
+            preprocessing=Preprocessing(),
             small={
                 "depths": (1, 1, 2),
                 "width": 8,

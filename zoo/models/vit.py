@@ -29,6 +29,7 @@ from zoo.layers import (
     parameter,
     token,
 )
+from zoo.preprocessing import HALF, Preprocessing
 from zoo.random import normal, truncated_normal
 from zoo.registry import register
 
@@ -91,22 +92,25 @@ def block(x: Tensor, heads: int, dropout_rate: float, epsilon: float, *, name: s
 
 
 # Table 1 of the paper, and Touvron et al. 2021 (arXiv:2012.12877) for the two smaller: name, width, depth,
-# heads, patch size, parameters, multiply-adds.
+# heads, patch size, parameters, multiply-adds, and how torchvision's weights see a photograph; the two
+# smaller, as those of Steiner et al. 2021 (arXiv:2106.10270) do.
+AUGREG = Preprocessing(224, 248, "bicubic", HALF, HALF)
 TABLE_1 = (
-    ("vit-ti16", 192, 12, 3, 16, 5_717_416, 1_253_683_200),
-    ("vit-s16", 384, 12, 6, 16, 22_050_664, 4_598_882_304),
-    ("vit-b16", 768, 12, 12, 16, 86_567_656, 17_563_828_224),
-    ("vit-b32", 768, 12, 12, 32, 88_224_232, 4_409_186_304),
-    ("vit-l16", 1024, 24, 16, 16, 304_326_632, 61_554_712_576),
-    ("vit-l32", 1024, 24, 16, 32, 306_535_400, 15_377_539_072),
+    ("vit-ti16", 192, 12, 3, 16, 5_717_416, 1_253_683_200, AUGREG),
+    ("vit-s16", 384, 12, 6, 16, 22_050_664, 4_598_882_304, AUGREG),
+    ("vit-b16", 768, 12, 12, 16, 86_567_656, 17_563_828_224, Preprocessing()),
+    ("vit-b32", 768, 12, 12, 32, 88_224_232, 4_409_186_304, Preprocessing()),
+    ("vit-l16", 1024, 24, 16, 16, 304_326_632, 61_554_712_576, Preprocessing(224, 242)),
+    ("vit-l32", 1024, 24, 16, 32, 306_535_400, 15_377_539_072, Preprocessing()),
 )
-for name, width, depth, heads, patch_size, parameters, multiply_adds in TABLE_1:
+for name, width, depth, heads, patch_size, parameters, multiply_adds, preprocessing in TABLE_1:
     register(
         name,
         vit,
         family="vit" if name == "vit-b16" else None,
         parameters=parameters,
         multiply_adds=multiply_adds,
+        preprocessing=preprocessing,
         tokens=(224 // patch_size) ** 2 + 1,
         small={
             "width": 32,

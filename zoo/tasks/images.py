@@ -27,11 +27,17 @@ def digits(shape: Shape) -> dict[str, Pair]:
     bunch = load_digits()
     x = fit(bunch.images[..., None] / np.float32(16), shape, "digits")
     y = bunch.target.astype(np.int32)
-    held_out = np.zeros(len(y), bool)
-    for label in range(10):
-        where = np.flatnonzero(y == label)
-        held_out[random.generator("digits", label).permutation(where)[: round(len(where) / 5)]] = True
-    return {"train": (x[~held_out], y[~held_out]), "test": (x[held_out], y[held_out])}
+    apart = held_out(y, "digits")
+    return {"train": (x[~apart], y[~apart]), "test": (x[apart], y[apart])}
+
+
+def held_out(labels: np.ndarray, name: str) -> np.ndarray:
+    """Booleans (n,): a fifth of the examples of each label, the same ones whatever the seed."""
+    apart = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        where = np.flatnonzero(labels == label)
+        apart[random.generator(name, int(label)).permutation(where)[: round(len(where) / 5)]] = True
+    return apart
 
 
 def keras_dataset(name: str) -> Callable[[Shape], dict[str, Pair]]:

@@ -1,0 +1,153 @@
+"""Augmentation: examples changed at random, another way in every epoch, the same on every framework.
+
+    zoo.train("resnet18", "cifar10", augment=[RandomCrop(32), HorizontalFlip(), MixUp(0.2)])
+    zoo.train("resnet18", "cifar10", augment="RandomCrop(32), HorizontalFlip, MixUp(0.2)")
+
+What an example becomes depends on the seed, the epoch and its place in the data, and on nothing else: not
+on the framework, the number of workers, or where a run was resumed. Mixtures depend on the batch as well:
+each example is mixed with the one before it, which is random, for so is their order.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo import random
+from zoo.augment.base import Mix, Transform
+from zoo.augment.image import (
+    CenterCrop,
+    ColorJitter,
+    CutMix,
+    HorizontalFlip,
+    MixUp,
+    RandAugment,
+    RandomCrop,
+    RandomErasing,
+    RandomResizedCrop,
+    Rotation,
+    VerticalFlip,
+)
+from zoo.errors import UnknownName, WrongConfiguration, nearest
+
+if TYPE_CHECKING:
+    from zoo.tasks import Pair, Task
+
+__all__ = [
+    "CenterCrop",
+    "ColorJitter",
+    "CutMix",
+    "HorizontalFlip",
+    "Mix",
+    "MixUp",
+    "RandAugment",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomResizedCrop",
+    "Rotation",
+    "Transform",
+    "VerticalFlip",
+    "batch",
+    "parse",
+]
+
+Wanted = str | Transform | Sequence[str | Transform]
+TRANSFORMS: dict[str, type[Transform]] = {
+    made.__name__: made
+    for made in (
+        HorizontalFlip,
+        VerticalFlip,
+        Rotation,
+        CenterCrop,
+        RandomCrop,
+        RandomResizedCrop,
+        ColorJitter,
+        RandAugment,
+        RandomErasing,
+        MixUp,
+        CutMix,
+    )
+}
+_plain = {name.lower(): name for name in TRANSFORMS}
+
+
+def parse(augment: Wanted) -> tuple[Transform, ...]:
+    """Transforms by what is written: "HorizontalFlip, RandAugment(2, magnitude=9)", a transform, or a list.
+
+    Names ignore case, hyphen and underscore. Raises UnknownName, WrongConfiguration for other arguments.
+    """
+    if isinstance(augment, Transform):
+        return (augment,)
+    if not isinstance(augment, str):
+        return tuple(transform for part in augment for transform in parse(part))
+    try:
+        text = re.sub(r"-(?=[A-Za-z])", "", augment)
+        listed = ast.parse(f"[{text}]", mode="eval").body
+        calls = [_call(node) for node in listed.elts]  # pyright: ignore[reportAttributeAccessIssue]
+    except (SyntaxError, ValueError, AttributeError):
+        raise WrongConfiguration(
+            f"augment={augment!r}; expected transforms with plain numbers, e.g. "
+            "'HorizontalFlip, RandAugment(2, 9)'"
+        ) from None
+    return tuple(_make(*call) for call in calls)
+
+
+def _call(node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    name = call.func.id  # pyright: ignore[reportAttributeAccessIssue]
+    return name, [ast.literal_eval(a) for a in call.args], named
+
+
+def _make(name: str, given: list[Any], named: dict[str, Any]) -> Transform:
+    key = name.lower().replace("_", "")
+    if key not in _plain:
+        raise UnknownName(f"no transform {name!r}; {nearest(name, TRANSFORMS)}")
+    made = TRANSFORMS[_plain[key]]
+    try:
+        return made(*given, **named)
+    except TypeError:
+        takes = ", ".join(field.name for field in fields(made))
+        text = ", ".join([*map(repr, given), *(f"{k}={v!r}" for k, v in named.items())])
+        raise WrongConfiguration(f"{made.__name__}({text}): it takes {takes}") from None
+
+
+def batch(task: Task, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int) -> Pair:
+    """These training examples of a task, by their places in it, as `task.augment` makes them in this epoch.
+
+    Mixing makes labels soft: (b, classes), float32. Raises WrongConfiguration for labels it cannot mix.
+    """
+    x, y = task.train
+    rngs = [random.generator(seed, "augment", epoch, int(i)) for i in chosen]
+    changes = [t for t in task.augment if not isinstance(t, Mix)]
+    mixes = [t for t in task.augment if isinstance(t, Mix)]
+
+    def change(image: np.ndarray, place: int) -> np.ndarray:
+        for transform in changes:
+            image = transform(image, rngs[place])
+        return image
+
+    if isinstance(x, np.ndarray):
+        images = [change(x[i], place) for place, i in enumerate(chosen)]
+    else:
+        images = x.read(chosen, change, whole=any(isinstance(t, RandomResizedCrop) for t in changes))
+    if not mixes:
+        return np.stack(images), y[chosen]
+    examples = list(zip(images, _soft(y[chosen], task), strict=True))
+    for mix in mixes:
+        others = [examples[-1], *examples[:-1]]
+        examples = [mix.mix(*each) for each in zip(examples, others, rngs, strict=True)]
+    return np.stack([image for image, _ in examples]), np.stack([target for _, target in examples])
+
+
+def _soft(targets: np.ndarray, task: Task) -> np.ndarray:
+    if not np.issubdtype(targets.dtype, np.integer):
+        return targets
+    if task.classes is None:
+        raise WrongConfiguration(f"{task.name}: mixing its labels needs to know how many classes there are")
+    return np.eye(task.classes, dtype=np.float32)[targets]

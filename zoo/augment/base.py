@@ -1,0 +1,79 @@
+"""What a transform is, and what its numbers may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import WrongConfiguration
+
+Example = tuple[np.ndarray, np.ndarray]  # an image (h, w, c) and its target
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Changes one image (h, w, c) by draws from the generator it is given, and by nothing else.
+
+    Images are float32 in [0, 1] or bytes, and come back in the same kind. Raises WrongConfiguration when it
+    is made with a number that cannot be.
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            expected, fits = RANGES[field.name]
+            try:
+                good = fits(value)
+            except (TypeError, ValueError):
+                good = False
+            if not good:
+                raise WrongConfiguration(
+                    f"{type(self).__name__}: {field.name}={value!r}; expected {expected}"
+                )
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The changed image."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Mix(Transform):
+    """Changes an example and its target by another of the same batch."""
+
+    def mix(self, example: Example, other: Example, rng: np.random.Generator) -> Example:
+        """The mixed image and target."""
+        raise NotImplementedError
+
+
+def _share(value: float) -> bool:
+    return 0 <= value <= 1
+
+
+def _span(least: float, most: float) -> bool:
+    return 0 < least <= most
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+# The name of a transform's argument -> what is expected of its value, and whether it is that.
+RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "rate": ("a probability, 0 to 1", _share),
+    "degrees": ("0 to 180", lambda v: 0 <= v <= 180),
+    "size": ("pixels, an integer of 1 or more", lambda v: _whole(v, 1)),
+    "padding": ("pixels, an integer of 0 or more", lambda v: _whole(v, 0)),
+    "area": ("two shares of the image, 0 < least <= most <= 1", lambda v: _span(*v) and v[1] <= 1),
+    "aspect": ("two ratios of width to height, 0 < least <= most", lambda v: _span(*v)),
+    "brightness": ("0 or more", lambda v: v >= 0),
+    "contrast": ("0 or more", lambda v: v >= 0),
+    "saturation": ("0 or more", lambda v: v >= 0),
+    "hue": ("a share of the colour circle, 0 to 0.5", lambda v: 0 <= v <= 0.5),
+    "operations": ("an integer of 0 or more", lambda v: _whole(v, 0)),
+    "magnitude": ("0 to 30", lambda v: 0 <= v <= 30),
+    "fill": ("a brightness, 0 to 1", _share),
+    "alpha": ("more than 0", lambda v: v > 0),
+}  # fmt: skip
