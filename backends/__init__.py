@@ -218,6 +218,10 @@ class Backend(Protocol):
         """`(x, y) -> (loss, gradients)` in training mode, one a trainable variable; changes no state."""
         ...
 
+    def input_gradient(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The gradient of a function of one tensor, with a scalar value, at x: of x's shape."""
+        ...
+
     def step(
         self,
         model: keras.Model,

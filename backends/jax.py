@@ -465,6 +465,10 @@ def gradients(
     return call
 
 
+def input_gradient(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    return jax.grad(function)(x)
+
+
 def step(
     model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str, scaling: LossScaling | None = None
 ) -> JaxStep:

@@ -380,6 +380,12 @@ def gradients(
     return call
 
 
+def input_gradient(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        return torch.autograd.grad(function(x), x)[0]
+
+
 def step(
     model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str, scaling: LossScaling | None = None
 ) -> EagerStep:

@@ -30,6 +30,10 @@ class DataUnavailable(ZooError):
     """Data that could not be had: no network, or a file that is not what it should be."""
 
 
+class WeightsMismatch(ZooError, ValueError):
+    """Weights that are not the model's, name for name and shape for shape; none of them were loaded."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: "nearest: a, b" or, with nothing near, "there are: a, b, c"."""
     known = sorted(known)

@@ -1,0 +1,229 @@
+"""Ours against the originals: torchvision's, timm's and transformers' own models, their weights random.
+
+Each is built by its library, filled, and loaded into ours; then ours is exported and loaded by its library,
+strictly. On the framework of KERAS_BACKEND, in float32 and in float64; JAX needs JAX_ENABLE_X64=1 for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import numpy
+
+import zoo
+from zoo import backends, random
+from zoo._lazy import keras
+from zoo.models.efficientnet import STAGES
+from zoo.probe import use_float64
+from zoo.weights.layouts import resample
+
+pytestmark = pytest.mark.peers
+
+HERE = backends.current()
+MODE = backends.MODES[HERE.NAME][0]
+BOUNDS = {"float32": 1e-5, "float64": 1e-12}  # of the largest value
+COMMON = {"classes": 5, "image_size": 48}
+VGG = {**COMMON, "depths": (1, 2, 1), "width": 8, "units": 24, "dropout_rate": 0.0, "image_size": 32}
+EFFICIENTNET = {**COMMON, "dropout_rate": 0.0, "drop_path_rate": 0.0}
+VIT = {"classes": 5, "image_size": 32, "patch_size": 8, "width": 64, "depth": 2, "heads": 4}
+
+# the original -> ours: a model, and what is changed of it
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "torchvision alexnet": ("alexnet", {**COMMON, "units": 24, "dropout_rate": 0.0, "image_size": 67}),
+    "torchvision vgg": ("vgg16", VGG),
+    "torchvision vgg_bn": ("vgg16-bn", VGG),
+    "torchvision resnet18": ("resnet18", COMMON),
+    "torchvision resnet, bottlenecks": ("resnet50", {**COMMON, "depths": (1, 2, 1, 1)}),
+    "torchvision efficientnet": ("efficientnet-b0", {**EFFICIENTNET, "stages": STAGES[:4]}),
+    "torchvision efficientnet, b5's norm": (
+        "efficientnet-b5", {**EFFICIENTNET, "width": 1.0, "depth": 1.0, "stages": STAGES[:3]},
+    ),
+    "torchvision vit": ("vit-b16", VIT),
+    "timm resnet26": ("resnet50", {**COMMON, "depths": (2, 2, 2, 2)}),
+    "timm efficientnet_b0": ("efficientnet-b0", EFFICIENTNET),
+    "timm tf_efficientnet_b0": (  # maps of odd and of even sizes: TensorFlow pads the even ones unevenly
+        "efficientnet-b0", {**EFFICIENTNET, "padding": "same", "norm_epsilon": 1e-3, "image_size": 45},
+    ),
+    "timm vit": ("vit-s16", VIT),
+    "timm vit, averaged": ("vit-s16", {**VIT, "pooling": "average"}),
+    "transformers vit": ("vit-l16", VIT),
+}  # fmt: skip
+
+# ours in full size -> the originals that it is, by every library that has it
+VARIANTS = {
+    "alexnet": ["torchvision alexnet"],
+    **{f"vgg{n}": [f"torchvision vgg{n}"] for n in (11, 13, 16, 19)},
+    **{f"vgg{n}-bn": [f"torchvision vgg{n}_bn"] for n in (11, 13, 16, 19)},
+    **{f"resnet{n}": [f"torchvision resnet{n}", f"timm resnet{n}"] for n in (18, 34, 50, 101, 152)},
+    **{
+        f"efficientnet-b{n}": [
+            f"{library}efficientnet_b{n}" for library in ("torchvision ", "timm ", "timm tf_")
+        ]
+        for n in range(8)
+    },
+    "vit-ti16": ["timm vit_tiny_patch16_224"],
+    "vit-s16": ["timm vit_small_patch16_224"],
+    "vit-b16": ["torchvision vit_b_16", "timm vit_base_patch16_224"],
+    "vit-b32": ["torchvision vit_b_32", "timm vit_base_patch32_224"],
+    "vit-l16": ["torchvision vit_l_16", "timm vit_large_patch16_224"],
+    "vit-l32": ["torchvision vit_l_32", "timm vit_large_patch32_224"],
+}
+
+
+@pytest.fixture(scope="session")
+def originals() -> Any:
+    return import_module("zoo.peers.originals")
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    use_float64()
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float32"
+
+
+@pytest.fixture(params=BOUNDS)
+def dtype(request: pytest.FixtureRequest) -> str:
+    if request.param == "float64":
+        request.getfixturevalue("float64")
+    return request.param
+
+
+def build(name: str, seed: int = 0) -> keras.Model:
+    model, changes = OURS[name]
+    return zoo.build(model, seed=seed, **changes)
+
+
+def library(name: str) -> str:
+    return name.partition(" ")[0]
+
+
+def off(ours: Any, theirs: np.ndarray, largest: float | None = None) -> float:
+    ours = numpy(ours)
+    assert ours.shape == theirs.shape
+    return np.abs(ours - theirs).max() / (largest or np.abs(theirs).max())
+
+
+def logits(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    return numpy(HERE.predictor(model, MODE)(HERE.tensor(x)))
+
+
+def images(model: keras.Model, dtype: str) -> np.ndarray:
+    x = zoo.example(model, batch=4)
+    assert isinstance(x, np.ndarray)
+    return x.astype(dtype)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_with_their_weights_gives_their_logits(name: str, dtype: str, originals: Any) -> None:
+    theirs, ours = originals.fill(originals.MODELS[name](), dtype), build(name)
+    done = zoo.weights.from_torch(ours, theirs.state_dict())
+    assert done.tensors == sum(x.is_floating_point() for x in theirs.state_dict().values())
+    assert done.notes == ()
+    x = images(ours, dtype)
+    assert off(logits(ours, x), originals.logits(theirs, x)) <= BOUNDS[dtype]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", OURS)
+def test_ours_with_their_weights_learns_as_theirs(name: str, originals: Any) -> None:
+    """One step of gradient descent: every update, which is its gradient, and all running statistics.
+
+    In float64: a rectifier at its edge, before a batch norm over the 16 numbers of the last maps, makes 1e-3
+    of a rounding in float32, and theirs differ by as much from themselves.
+    """
+    theirs = originals.fill(originals.MODELS[name](), "float64")
+    before, ours, after = build(name), build(name), build(name)
+    for model in (before, ours):
+        zoo.weights.from_torch(model, theirs.state_dict())
+    x, y = images(ours, "float64"), np.arange(4, dtype=np.int32)
+    originals.learn(theirs, x, y)
+    zoo.weights.from_torch(after, theirs.state_dict())
+    step = HERE.step(ours, HERE.cross_entropy, zoo.optimizers.SGD(1.0), MODE)
+    step(HERE.tensor(x), HERE.tensor(y))
+    step.sync()
+
+    moved = [numpy(v) - numpy(w) for v, w in zip(after.variables, before.variables, strict=True)]
+    largest = max(np.abs(update).max() for update in moved)
+    for v, w, update in zip(ours.variables, before.variables, moved, strict=True):
+        assert off(numpy(v) - numpy(w), update, largest) <= BOUNDS["float64"], v.path
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_exported_is_loaded_strictly_and_gives_the_same_logits(
+    name: str, dtype: str, originals: Any
+) -> None:
+    ours = build(name, seed=2)
+    x = images(ours, dtype)
+    for variable in ours.non_trainable_variables:
+        variable.assign(random.generator(variable.path).uniform(0.5, 1.5, variable.shape))
+    theirs = originals.MODELS[name]().to(getattr(originals.torch, dtype))
+    theirs.load_state_dict(zoo.weights.to_torch(ours, library(name)), strict=True)
+    assert off(logits(ours, x), originals.logits(theirs, x)) <= BOUNDS[dtype]
+
+
+# --- every variant in full size ---
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_has_the_originals_parameters_and_multiply_adds(name: str, originals: Any) -> None:
+    card, original = zoo.card(name), originals.full(VARIANTS[name][0])
+    assert originals.count(original, card.input[0]) == (card.parameters, card.multiply_adds)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_exports_the_originals_names_and_shapes(
+    name: str, originals: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, in full size; from weights of zero, which are quick to make."""
+    monkeypatch.setattr(random.Initializer, "draw", lambda self, key, shape: np.zeros(shape, np.float32))
+    ours = zoo.build(name)
+    for original in VARIANTS[name]:
+        scheme = next(s for s in zoo.weights.SCHEMES if s.name == library(original) and s.suits(ours))
+        plan, counters = scheme.plan(ours)
+        shapes = {n: tensor.shape for n, tensor in plan.items()} | dict.fromkeys(counters, ())
+        assert shapes == {n: tuple(x.shape) for n, x in originals.full(original).state_dict().items()}
+
+
+# --- files that they write and read, and what they interpolate ---
+
+
+def test_a_folder_that_transformers_saved_is_loaded(tmp_path: Path, originals: Any) -> None:
+    """It writes the names that the hub's files have, which are not those of its modules."""
+    name = "transformers vit"
+    theirs, ours = originals.fill(originals.MODELS[name](), "float32"), build(name)
+    theirs.save_pretrained(tmp_path)
+    zoo.weights.load(ours, tmp_path)
+    x = images(ours, "float32")
+    assert off(logits(ours, x), originals.logits(theirs, x)) <= BOUNDS["float32"]
+
+
+def test_transformers_loads_a_file_that_we_saved(tmp_path: Path, originals: Any) -> None:
+    name = "transformers vit"
+    ours, theirs = build(name, seed=3), originals.MODELS[name]()
+    theirs.config.save_pretrained(tmp_path)
+    zoo.weights.save(ours, tmp_path / "model.safetensors", layout="transformers")
+    x = images(ours, "float32")
+    read = originals.transformers.ViTForImageClassification.from_pretrained(tmp_path)
+    assert off(logits(ours, x), originals.logits(read, x)) <= BOUNDS["float32"]
+
+
+@pytest.mark.parametrize("wanted", [3, 7, 14])
+def test_position_embeddings_are_interpolated_as_timm_and_jax_do(wanted: int, originals: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(1, 26, 8)).astype(np.float32)
+    ours = resample(x, 1 + wanted**2)
+    tensor = originals.torch.from_numpy(x)
+    timms = originals.timm.layers.resample_abs_pos_embed(tensor, (wanted, wanted)).numpy()
+    image = import_module("jax.image")
+    jaxs = image.resize(x[0, 1:].reshape(5, 5, 8), (wanted, wanted, 8), "cubic", antialias=True)
+    assert off(ours, timms) <= 1e-6
+    assert off(ours[:, 1:], np.asarray(jaxs).reshape(1, -1, 8)) <= 1e-6

@@ -1,0 +1,254 @@
+"""Other people's weights in, the zoo's out: files, the hub, torch's state dicts, by names and shapes.
+
+    zoo.weights.load(model, "resnet50.safetensors")           # torchvision's, timm's or the zoo's own names
+    zoo.weights.load(model, "hf://timm/resnet50.a1_in1k")
+    zoo.weights.from_torch(model, torchvision_model.state_dict())
+    zoo.weights.save(model, "resnet50.safetensors", layout="torchvision")
+
+Every array of the file and every weight of the model is accounted for, or nothing is loaded. A layout
+(`zoo.weights.layouts`) says who names what how; it is recognized by the names.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo import backends
+from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest
+from zoo.weights import files, hub, timm, torchvision, transformers
+from zoo.weights.files import Stored
+from zoo.weights.layouts import OWN, Layout, Plan, Row, Scheme, Tensor, Transform
+
+if TYPE_CHECKING:
+    import keras
+
+__all__ = ["Layout", "Loaded", "Row", "Transform", "from_torch", "load", "save", "to_torch"]
+
+SCHEMES: tuple[Scheme, ...] = (
+    OWN, files.KERAS, *torchvision.LAYOUTS, *timm.LAYOUTS, *transformers.LAYOUTS,
+)  # fmt: skip
+HEADS = ("auto", "require", "skip")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was loaded: by whose names, how many arrays, and what is not as it was in the file."""
+
+    model: str
+    layout: str
+    tensors: int
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "; ".join((f"{self.model}: {self.tensors} tensors by {self.layout}'s names", *self.notes))
+
+
+def load(
+    model: keras.Model, source: str | Path, layout: str | Scheme | None = None, *, head: str = "auto"
+) -> Loaded:
+    """Load weights from a file, a folder, or the hub.
+
+    `source` is a path: .safetensors (read piece by piece from the mapped file), a sharded model's
+    .safetensors.index.json, .npz, Keras's .weights.h5, torch's .pt, .pth and .bin (tensors only: nothing in
+    them is run), a checkpoint of `zoo.train`, or a folder that holds one of the hub's names. Or it is
+    "hf://owner/name[/file][@revision]", fetched by huggingface_hub and kept in its cache. `layout` and `head`
+    are those of `from_torch`, and so is what is raised; DataUnavailable for a file that is not there or is
+    not what it should be.
+    """
+    path = hub.fetch(source) if isinstance(source, str) and source.startswith("hf:") else Path(source)
+    with files.reading(path) as arrays:
+        return _fill(model, arrays, layout, head)
+
+
+def from_torch(
+    model: keras.Model,
+    state_dict: Mapping[str, Any],
+    layout: str | Scheme | None = None,
+    *,
+    head: str = "auto",
+) -> Loaded:
+    """Load a state dict: torch tensors of any device and type, or NumPy arrays, by name.
+
+    `layout` is "torchvision", "timm", "transformers" or "zoo", by default recognized by the names, or a
+    `Layout` of your own. With `head` "auto", a head of another number of classes is left as it was built,
+    and this is logged; "require" makes it an error, "skip" never loads the head. A Vision Transformer's
+    position embeddings are interpolated to the model's image size. Integers (`num_batches_tracked`) are no
+    weights and not looked at. Returns what was done; raises WeightsMismatch, with nothing loaded, unless
+    names and shapes are the model's.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise WrongConfiguration(
+            f"from_torch: expected a state dict, got a {type(state_dict).__name__}; give its .state_dict()"
+        )
+    return _fill(model, {name: _stored(value) for name, value in state_dict.items()}, layout, head)
+
+
+def to_torch(model: keras.Model, layout: str | Scheme) -> dict[str, Any]:
+    """The weights as a state dict of torch tensors, which the original loads with strict=True.
+
+    `layout` is that of `from_torch`. Raises BackendError without torch; `save` writes the same to a file
+    with NumPy alone.
+    """
+    try:
+        backends.checked("torch", "zoo.weights.to_torch")
+    except BackendError as error:
+        raise BackendError(
+            f"{error}. zoo.weights.save(model, path, layout=...) writes safetensors without it"
+        ) from None
+    tensors = import_module("zoo.backends.torch_tensors")
+    return {name: tensors.tensor(x) for name, x in _arrays(model, layout).items()}
+
+
+def save(model: keras.Model, path: str | Path, layout: str | Scheme = "zoo") -> None:
+    """Save the weights, whole or not at all: to .safetensors or .npz, or to Keras's .weights.h5.
+
+    `layout` is that of `from_torch`; the zoo's own names ("stage1_block1_conv1/kernel") are the default, and
+    Keras's format knows no other. Raises WrongConfiguration for another ending or a folder that is not there.
+    """
+    path = Path(path)
+    files.check(path)
+    if path.suffix == ".h5":
+        if layout != "zoo":
+            raise WrongConfiguration(f"{path}: Keras's format has names of its own; leave layout= out")
+        with files.replacing(path) as part:
+            model.save_weights(part)
+    else:
+        files.write(path, _arrays(model, layout))
+
+
+def _arrays(model: keras.Model, layout: str | Scheme) -> dict[str, np.ndarray]:
+    plan, counters = _named(model, layout).plan(model)
+    arrays = {name: tensor.theirs() for name, tensor in plan.items()}
+    return arrays | {name: np.zeros((), np.int64) for name in counters}
+
+
+def _stored(value: Any) -> Stored:
+    """A torch tensor, or an array, as what a file would hold."""
+    if isinstance(value, np.ndarray):
+        return Stored(value.shape, files.floating(value.dtype), lambda: value)
+    numpy = import_module("zoo.backends.torch_tensors").numpy
+    return Stored(tuple(value.shape), value.is_floating_point(), lambda: numpy(value))
+
+
+def _named(model: keras.Model, layout: str | Scheme) -> Scheme:
+    """The scheme of that name. Raises UnknownName for one that the model has not."""
+    if not isinstance(layout, str):
+        return layout
+    suited = {scheme.name: scheme for scheme in SCHEMES if scheme.suits(model)}
+    if layout not in suited:
+        raise UnknownName(f"no layout {layout!r} of {model.name}; {nearest(layout, suited)}")
+    return suited[layout]
+
+
+def _recognized(model: keras.Model, arrays: Mapping[str, Any]) -> tuple[Scheme, Plan]:
+    """The scheme by which most of these names are the model's. Raises WeightsMismatch if none are."""
+    plans = []
+    for scheme in SCHEMES:
+        if scheme.suits(model):
+            with suppress(WrongConfiguration):  # a model of that name, but changed
+                plans.append((scheme, scheme.plan(model)[0]))
+    known = [sum(name in arrays for tensor in plan.values() for name in tensor.names) for _, plan in plans]
+    if not max(known):
+        raise WeightsMismatch(
+            f"no name is one of {model.name}'s: {_some(arrays)}; known for it are those of "
+            f"{', '.join(scheme.name for scheme, _ in plans)}, e.g. {next(iter(plans[-1][1]))}. "
+            "Nothing was loaded."
+        )
+    return plans[known.index(max(known))]
+
+
+def _fill(model: keras.Model, arrays: Mapping[str, Stored], layout: str | Scheme | None, head: str) -> Loaded:
+    """Load the arrays once all of them are known to fit."""
+    arrays = {name: stored for name, stored in arrays.items() if stored.floating}
+    if head not in HEADS:
+        raise WrongConfiguration(f"head={head!r}; expected {', '.join(map(repr, HEADS))}")
+    if layout is None:
+        scheme, plan = _recognized(model, arrays)
+    else:
+        scheme = _named(model, layout)
+        plan, _ = scheme.plan(model)
+    pairs = [(tensor, next((n for n in tensor.names if n in arrays), None)) for tensor in plan.values()]
+    left_over = sorted(arrays.keys() - {key for _, key in pairs})
+    heads = [pair for pair in pairs if pair[0].layer == "head"]
+    other = _other_classes(heads, arrays) if head == "auto" else None
+    if head == "skip" or other:
+        pairs = [pair for pair in pairs if pair[0].layer != "head"]
+
+    missing = [tensor.names[0] for tensor, key in pairs if key is None]
+    found = [(tensor, key, arrays[key]) for tensor, key in pairs if key is not None]
+    wrong = [
+        f"{key} is {stored.shape}, {model.name} needs {tensor.shape}"
+        for tensor, key, stored in found
+        if not tensor.fits(stored.shape)
+    ]
+    if wrong or missing or left_over:
+        raise WeightsMismatch(_complaint(scheme, wrong, missing, left_over, heads))
+
+    for tensor, _, stored in found:
+        for variable, value in tensor.ours(stored.read()):
+            # Narrower variables round by themselves.
+            wide = "float64" if variable.dtype == "float64" else "float32"
+            variable.assign(np.array(value, wide, order="C"))
+    notes = [
+        f"{key} was interpolated from {stored.shape} to {tensor.shape}"
+        for tensor, key, stored in found
+        if stored.shape != tensor.shape
+    ]
+    if other:
+        notes.append(f"the head, of {other[0]:,} classes, was left out: the model's own has {other[1]:,}")
+    done = Loaded(model.name, scheme.name, len(found), tuple(notes))
+    if notes:
+        log.warning("%s", done)
+    return done
+
+
+def _other_classes(
+    heads: Sequence[tuple[Tensor, str | None]], arrays: Mapping[str, Stored]
+) -> tuple[int, int] | None:
+    """How many classes their head tells apart and how many ours, if that is all they differ in."""
+    found = set()
+    for tensor, key in heads:
+        given, needed, axis = arrays[key].shape if key else (), tensor.shape, tensor.transform.outputs
+        if len(given) != len(needed) or np.any(np.delete(given, axis) != np.delete(needed, axis)):
+            return None
+        found.add((given[axis], needed[axis]))
+    return next(((theirs, ours) for theirs, ours in found if theirs != ours), None)
+
+
+def _complaint(
+    scheme: Scheme,
+    wrong: Sequence[str],
+    missing: Sequence[str],
+    left_over: Sequence[str],
+    heads: Sequence[tuple[Tensor, str | None]],
+) -> str:
+    parts = [_some(wrong, between="; ")] if wrong else []
+    if missing:
+        parts.append(f"{_count(missing)} missing: {_some(missing)}")
+    if left_over:
+        parts.append(f"{_count(left_over)} left over: {_some(left_over)}")
+    advice = ""
+    if missing and not (wrong or left_over) and all(key is None for _, key in heads):
+        advice = ' head="skip" leaves the head as it is.'
+    return f"by {scheme.name}'s names: {'; '.join(parts)}. Nothing was loaded.{advice}"
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+
+
+def _some(names: Iterable[str], between: str = ", ") -> str:
+    """The first few, and how many more there are."""
+    names = list(names)
+    more = [f"and {len(names) - 5:,} more"] if len(names) > 5 else []
+    return between.join([*names[:5], *more])

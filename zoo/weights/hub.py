@@ -1,0 +1,78 @@
+"""Weights from the Hugging Face hub: "hf://owner/name[/file][@revision]", by huggingface_hub and its cache.
+
+HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN say from where, to where and as whom, as they do everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.weights.files import NAMES
+
+REFERENCE = re.compile(r"hf://([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")  # repository, file, revision
+
+
+def fetch(reference: str) -> Path:
+    """The file in the cache, downloaded if it is not there yet; of a sharded model its index, and all parts.
+
+    A download that was cut goes on where it stopped. Raises WrongConfiguration for what is no reference,
+    DataUnavailable for what cannot be had or is not what the hub says it is.
+    """
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise WrongConfiguration(f"{reference!r}: expected hf://owner/name[/file][@revision]")
+    repository, file, revision = match.groups()
+    try:
+        return _first(repository, [file] if file else NAMES, revision)
+    except DataUnavailable:
+        raise
+    except ImportError:
+        raise DataUnavailable(
+            f"{reference}: huggingface_hub is not installed. To install it: "
+            'pip install "keras-zoo-parity[hub]"'
+        ) from None
+    except Exception as error:  # the network's errors are those of whichever client huggingface_hub uses
+        reason = " ".join(str(error).split())
+        raise DataUnavailable(f"{reference}: {type(error).__name__}: {reason}") from error
+
+
+def _first(repository: str, names: Sequence[str], revision: str | None) -> Path:
+    """The first of these files that the repository has."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    for name in names[:-1]:
+        try:
+            return _with_parts(repository, name, revision)
+        except EntryNotFoundError:  # offline: not in the cache
+            continue
+    return _with_parts(repository, names[-1], revision)
+
+
+def _with_parts(repository: str, name: str, revision: str | None) -> Path:
+    path = _download(repository, name, revision)
+    if name.endswith(".index.json"):
+        for part in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+            _download(repository, str(PurePosixPath(name).parent / part), revision)
+    return path
+
+
+def _download(repository: str, name: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    path = Path(hf_hub_download(repository, name, revision=revision))
+    # The cache names a large file by its SHA-256, and links to it; the library itself compares sizes alone.
+    promised = path.readlink().name if path.is_symlink() else ""
+    if re.fullmatch(r"[0-9a-f]{64}", promised):
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != promised:
+            raise DataUnavailable(
+                f"hf://{repository}/{name}: damaged: its SHA-256 is {found}, the hub's {promised}; delete "
+                f"{path.resolve()} and load again"
+            )
+    return path
