@@ -18,17 +18,31 @@ from zoo.errors import (
     DataUnavailable,
     UnknownModel,
     UnknownName,
+    WeightsMismatch,
     WrongConfiguration,
     ZooError,
 )
 
 if TYPE_CHECKING:
-    from zoo import backends, checkpoints, layers, optimizers, random, schedules, tasks
+    from zoo import (
+        augment,
+        backends,
+        checkpoints,
+        layers,
+        optimizers,
+        preprocessing,
+        random,
+        schedules,
+        show,
+        tasks,
+        weights,
+    )
     from zoo.backends import use
     from zoo.benchmarks import bench
     from zoo.comparison import compare
     from zoo.ladder import parity
-    from zoo.registry import Card, build, card, example, list_models, register
+    from zoo.prediction import predict
+    from zoo.registry import Card, build, card, example, features, list_models, register
     from zoo.training import EarlyStopping, Run, train
 
 __version__ = "0.1.0"
@@ -42,14 +56,28 @@ _HOMES = {
     "compare": "comparison",
     "EarlyStopping": "training",
     "example": "registry",
+    "features": "registry",
     "list_models": "registry",
     "parity": "ladder",
+    "predict": "prediction",
     "register": "registry",
     "Run": "training",
     "train": "training",
     "use": "backends",
 }
-_MODULES = ("backends", "checkpoints", "layers", "optimizers", "random", "schedules", "tasks")
+_MODULES = (
+    "augment",
+    "backends",
+    "checkpoints",
+    "layers",
+    "optimizers",
+    "preprocessing",
+    "random",
+    "schedules",
+    "show",
+    "tasks",
+    "weights",
+)
 
 __all__ = [
     "BackendError",
@@ -59,8 +87,10 @@ __all__ = [
     "Run",
     "UnknownModel",
     "UnknownName",
+    "WeightsMismatch",
     "WrongConfiguration",
     "ZooError",
+    "augment",
     "backends",
     "bench",
     "build",
@@ -68,16 +98,21 @@ __all__ = [
     "checkpoints",
     "compare",
     "example",
+    "features",
     "layers",
     "list_models",
     "optimizers",
     "parity",
+    "predict",
+    "preprocessing",
     "random",
     "register",
     "schedules",
+    "show",
     "tasks",
     "train",
     "use",
+    "weights",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The command line: `zoo list`, `info`, `train`, `compare`, `bench`, `doctor`.
+"""The command line: zoo list, info, train, predict, augment, compare, parity, export, bench, doctor.
 
 Exit status: 0 done, 1 the command could not do its work (a wrong name, nothing installed), 2 wrong usage,
 3 a comparison in which a run failed.
@@ -34,7 +34,15 @@ StepsOption = Annotated[int | None, typer.Option(min=1, help="Training steps; ov
 EpochsOption = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
 BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Examples in a step.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")]
-TaskOption = Annotated[str | None, typer.Option(help="digits, mnist ...; the model's own by default.")]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(help="digits, mnist ..., or a folder or CSV of images; the model's own by default."),
+]
+
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(help="Weights to start from: a file of anyone's, or hf://owner/name of the hub."),
+]
 
 
 def main() -> None:
@@ -72,9 +80,20 @@ def info(model: Model) -> None:
     console.print(f"arguments: {arguments}", markup=False)
     console.print(
         f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds an example; "
-        f"task {card.task}, recipe {card.recipe}\n",
+        f"task {card.task}, recipe {card.recipe}",
         highlight=False,
     )
+    if card.receptive_field is not None:
+        console.print(f"receptive field {card.receptive_field} pixels", highlight=False)
+    if card.tokens is not None:
+        console.print(f"{card.tokens} tokens", highlight=False)
+    if (p := card.preprocessing) is not None:
+        console.print(
+            f"photographs: shorter side to {p.resize} ({p.interpolation}), centre {p.size} x {p.size}, "
+            f"mean {p.mean}, deviation {p.std}",
+            highlight=False,
+        )
+    console.print()
     table = _table("layer", "kind", "output", "parameters>")
     for layer in registry.build(card.name).operations:
         count = layer.count_params() if hasattr(layer, "count_params") else 0
@@ -94,20 +113,27 @@ def train(
     steps: StepsOption = None,
     batch_size: BatchOption = None,
     seed: Annotated[int | None, typer.Option(min=0, help="0 by default.")] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(help='Random changes, e.g. "RandomCrop(32), HorizontalFlip"; see zoo augment.'),
+    ] = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File to save the run in, after every epoch and at the end.")
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint to go on from, of any framework.")] = None,
+    weights: WeightsOption = None,
 ) -> None:
     """Train a model and print what came of it."""
     from zoo import backends, registry
 
-    registry.card(model)
+    card = registry.card(model)
     backends.use(backend or backends.settle(), device=device, threads=threads)
-    from zoo.training import train
+    from zoo.training import told, train
 
+    if note := told(card, task or card.task):
+        print(note)
     run = train(
         model,
         task,
@@ -117,8 +143,10 @@ def train(
         steps=steps,
         batch_size=batch_size,
         seed=seed,
+        augment=augment,
         checkpoint=checkpoint,
         resume=resume,
+        weights=weights,
     )
     metrics = "".join(f", {name} {value:.4f}" for name, value in run.metrics.items())
     print(
@@ -126,6 +154,42 @@ def train(
         f"{len(run.losses)} steps in {run.train_s:.1f} s, loss {run.losses[-1]:.4f}{metrics}"
         + (" (interrupted)" if run.interrupted else "")
     )
+
+
+@app.command()
+def predict(
+    model: Model,
+    photos: Annotated[list[Path], typer.Argument(help="Images, one or several.")],
+    weights: Annotated[
+        str | None, typer.Option(help="A file of anyone's, or hf://owner/name of the hub; random without.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    labels: Annotated[
+        Path | None, typer.Option(help="File of the classes' names, one a line, as many as classes.")
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="The small configuration of the tests.")] = False,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Name what is in photographs: the likeliest classes, and their probabilities."""
+    from zoo import backends, registry
+
+    changes = dict(registry.card(model).small) if small else {}
+    if labels is not None:
+        changes.pop("classes", None)  # as many as names
+    backends.use(backend or backends.settle(), device=device, threads=threads)
+    from zoo.prediction import predict
+
+    found = predict(model, photos, weights=weights, top=top, labels=labels, **changes)
+    from rich.markup import escape
+
+    table = _table("photo", "class", "probability>")
+    for photo, classes in zip(photos, found, strict=True):
+        for i, (label, probability) in enumerate(classes):
+            table.add_row("" if i else escape(str(photo)), escape(label), f"{100 * probability:.2f} %")
+        table.add_section()
+    _console().print(table)
 
 
 @app.command()
@@ -146,10 +210,15 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of result.json and report.html.")] = Path("zoo-report"),
 ) -> None:
     """Train models on every framework, by both engines, and show them side by side."""
+    from zoo import registry
     from zoo.comparison import compare
     from zoo.comparison.terminal import live
+    from zoo.training import told
 
     console = _console()
+    for card in map(registry.card, models):
+        if note := told(card, task or card.task):
+            console.print(note, highlight=False)
     with live(console) as show:
         result = compare(
             *models,
@@ -229,6 +298,60 @@ def parity(
             console.print(f"Report: {out / 'report.html'}", highlight=False)
     if result.failed:
         raise typer.Exit(3)
+
+
+@app.command()
+def augment(
+    photo: Annotated[Path | None, typer.Argument(help="An image; one of a temple by default.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help='A row, e.g. "RandAugment(2, 9), CutMix"; may be repeated.'),
+    ] = None,
+    columns: Annotated[int, typer.Option(min=1, help="Epochs to draw.")] = 6,
+    seed: SeedOption = 0,
+    out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("zoo-augment.png"),
+    show: Annotated[bool, typer.Option("--show", help="Open the picture.")] = False,
+) -> None:
+    """Draw what augmentation makes of a photograph: every transform, or the sets you name."""
+    from sklearn.datasets import load_sample_images
+
+    from zoo.augment.grid import EVERY, draw
+    from zoo.preprocessing import load, pixels
+
+    temple, flower = load_sample_images().images
+    first = temple if photo is None else pixels(load(photo, 3))
+    picture = draw(first, flower, sets or EVERY, columns=columns, seed=seed)
+    picture.save(out)
+    print(f"{out}: {picture.width} x {picture.height} pixels")
+    if show:
+        picture.show()
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="The file: .safetensors, .npz or .weights.h5.")],
+    layout: Annotated[str, typer.Option(help="torchvision, timm, transformers or zoo: whose names.")] = "zoo",
+    weights: WeightsOption = None,
+    task: Annotated[
+        str | None, typer.Option(help="Built as zoo train builds it for this task, not in full size.")
+    ] = None,
+    backend: BackendOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Write weights to a file by the names of others: those of a file or a checkpoint, or new ones."""
+    from zoo import backends, registry
+
+    card = registry.card(model)
+    backends.use(backend or backends.settle())
+    from zoo.training import fitting
+    from zoo.weights import load, save
+
+    built = registry.build(card.name, seed=seed, **(fitting(card, task) if task else {}))
+    if weights is not None:
+        print(load(built, weights, head="require"))
+    save(built, out, layout)
+    print(f"{out}: {built.name} by {layout}'s names, {out.stat().st_size / 1e6:,.1f} MB")
 
 
 @app.command()

@@ -1,0 +1,168 @@
+"""Photographs in, classes out: prepared as the model's card says, named as its weights' config does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from zoo import registry
+from zoo._lazy import keras
+from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.preprocessing import Preprocessing, plain
+from zoo.weights import hub, load
+
+Photo = str | Path | Image.Image | np.ndarray
+BATCH: Any = {"batch_size": 32, "verbose": 0}  # Keras annotates `verbose` as a string
+
+log = logging.getLogger(__name__)
+
+
+def predict(
+    model: str | keras.Model,
+    images: Photo | Sequence[Photo],
+    *,
+    weights: str | Path | None = None,
+    top: int = 5,
+    labels: str | Path | Sequence[str] | None = None,
+    **changes: Any,
+) -> list[list[tuple[str, float]]]:
+    """The `top` classes of each image and their probabilities, the likeliest first.
+
+    `model` is one you built, or a name, built here with `changes`, arguments of its builder. `images` is one
+    or several: paths, Pillow's images or bytes (h, w, c), prepared as the card says at the model's size, or
+    float arrays that are prepared already. `weights` is what `zoo.weights.load` takes; a model built here
+    without has random ones, which is logged. `labels` names the classes: a list, or a file with one a line;
+    by default those of the config.json beside the weights, where it has any, else their numbers. A model
+    built here has as many classes as names.
+
+    Raises, before a model is built, DataUnavailable for a file that is missing or no image, and
+    WrongConfiguration; then what `zoo.build` and `zoo.weights.load` raise.
+    """
+    if not isinstance(top, int) or top < 1:
+        raise WrongConfiguration(f"top={top!r}; expected an integer, 1 or more")
+    file = None if weights is None else _file(weights)
+    names = _names_beside(weights) if labels is None else _names(labels)
+    if isinstance(model, str):
+        card = registry.card(model)
+        registry.check(card, changes)
+        if names is not None and "classes" in card.arguments:
+            changes = {"classes": len(names), **changes}
+        name, shape = card.name, replace(card, config={**card.arguments, **changes}).input
+    elif changes:
+        raise WrongConfiguration(f"{model.name} is built already; {', '.join(changes)} cannot change")
+    else:
+        name, shape = model.name, model.input_shape[1:]
+    preprocessing = preprocessing_for(name, shape)
+    x = np.stack([prepared(image, preprocessing) for image in _several(images)])
+
+    if isinstance(model, str):
+        model = registry.build(name, **changes)
+        if file is None:
+            log.warning(
+                "%s has random weights: its classes are chance. Give weights to load trained ones.", name
+            )
+    classes = model.output_shape[-1]
+    if labels is not None and names is not None and len(names) != classes:
+        raise WrongConfiguration(f"labels: {len(names)} names; {name} tells {classes} classes apart")
+    if file is not None:
+        load(model, file, head="require")
+    if names is None or len(names) != classes:
+        names = [str(number) for number in range(classes)]
+    probabilities = softmax(np.asarray(model.predict(x, **BATCH)))
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return [
+        [(names[k], float(row[k])) for k in first] for row, first in zip(probabilities, best, strict=True)
+    ]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(..., n) -> (..., n): exp(x) / sum exp(x), in float64."""
+    shares = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def preprocessing_for(name: str, shape: Sequence[int]) -> Preprocessing:
+    """What the card of this model says, at the size and channels of its input; pixels in [0, 1] without one.
+
+    Raises WrongConfiguration for an input that is no square image.
+    """
+    if len(shape) != 3 or shape[0] != shape[1] or shape[2] not in (1, 3):
+        raise WrongConfiguration(
+            f"{name} takes examples of shape {tuple(shape)}; images are (size, size, 3), or (size, size, 1)"
+        )
+    known = registry.card(name) if name in registry.list_models() else None
+    preprocessing = getattr(known, "preprocessing", None)
+    if preprocessing is None or preprocessing.channels != shape[2]:
+        return plain(shape[0], shape[2])
+    return preprocessing.at(shape[0])
+
+
+def prepared(image: Photo, preprocessing: Preprocessing) -> np.ndarray:
+    """float32 (size, size, c) of an image; a float array that is prepared already stays as it is.
+
+    Raises DataUnavailable for a file that is missing or no image, WrongConfiguration for another array.
+    """
+    if not isinstance(image, np.ndarray) or not np.issubdtype(image.dtype, np.floating):
+        return preprocessing(image)
+    expected = (preprocessing.size, preprocessing.size, preprocessing.channels)
+    if image.shape != expected:
+        raise WrongConfiguration(
+            f"image: {image.dtype} of shape {image.shape}; expected {expected}, preprocessed, or bytes "
+            "(h, w, c) of any size"
+        )
+    return image.astype(keras.config.floatx())
+
+
+def _several(images: Photo | Sequence[Photo]) -> Sequence[Photo]:
+    one = isinstance(images, str | Path | Image.Image) or getattr(images, "ndim", 4) < 4
+    several: Any = [images] if one else images
+    if len(several) == 0:
+        raise WrongConfiguration("images: none; give one or more")
+    return several
+
+
+def _file(weights: str | Path) -> Path:
+    """Where the weights are, downloaded if they are the hub's. Raises DataUnavailable."""
+    if str(weights).startswith("hf:"):
+        return hub.fetch(str(weights))
+    if not Path(weights).exists():
+        raise DataUnavailable(f"{weights}: no such file")
+    return Path(weights)
+
+
+def _names(labels: str | Path | Sequence[str]) -> list[str]:
+    if not isinstance(labels, str | Path):
+        return list(labels)
+    try:
+        return Path(labels).read_text(encoding="utf-8").strip().splitlines()
+    except (OSError, ValueError) as error:
+        raise DataUnavailable(f"{labels}: not a file of names, one a line ({error})") from None
+
+
+def _names_beside(weights: str | Path | None) -> list[str] | None:
+    """The classes in the weights' config.json: transformers' id2label, or timm's label_names."""
+    with suppress(DataUnavailable, OSError, ValueError, LookupError, AttributeError, TypeError):
+        config = json.loads(_config(weights).read_text(encoding="utf-8")) if weights is not None else {}
+        if numbered := config.get("id2label"):
+            return [numbered[str(i)] for i in range(len(numbered))]
+        if listed := config.get("label_names"):
+            said = config.get("label_descriptions") or {}
+            return [said.get(name, name) for name in listed]
+    return None
+
+
+def _config(weights: str | Path) -> Path:
+    if match := hub.REFERENCE.fullmatch(str(weights)):
+        repository, file, revision = match.groups()
+        name = PurePosixPath(file or "model").with_name("config.json")
+        return hub.fetch(f"hf://{repository}/{name}" + (f"@{revision}" if revision else ""))
+    path = Path(weights)
+    return path / "config.json" if path.is_dir() else path.with_name("config.json")
