@@ -179,7 +179,7 @@ def parity(
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The models without those whose small configuration is that of one before: vgg13 is vgg11, built small."""
+    """The models without those whose small configuration is that of one before, as vgg13's is vgg11's."""
     found: dict[str, str] = {}
     for name in names:
         card = registry.card(name)
@@ -269,7 +269,13 @@ class Climb:
         """One command to this framework's process in this float type, started if it is not there."""
         if place not in self.workers:
             name, dtype = place
-            environment = {"ZOO_PARITY_DTYPE": dtype, "OMP_NUM_THREADS": "1"}
+            environment = {
+                "ZOO_PARITY_DTYPE": dtype,
+                "OMP_NUM_THREADS": "1",
+                # XLA's work is kept for the run that resumes: most of JAX's time is compiling.
+                "JAX_COMPILATION_CACHE_DIR": str(self.scratch / "compiled"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            }
             if dtype == "float64":
                 environment["JAX_ENABLE_X64"] = "1"
             self.workers[place] = Worker("zoo.probe", self.scratch / f"{name}-{dtype}", name, environment)

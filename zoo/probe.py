@@ -26,7 +26,7 @@ Arrays = dict[str, Array]
 
 SEED = 3
 STEPS = 100  # of the training rung
-OTHER_STEPS = 20  # of the modes that are not the default
+OTHER_STEPS = 10  # of the modes that are not the default
 SAVED_AFTER = 60  # the step after which the last epoch's checkpoint is taken
 BATCH = 12  # does not divide the examples: the last batch is short
 NUDGES = 4
