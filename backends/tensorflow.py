@@ -86,11 +86,11 @@ def kernel_memory(kernel: np.ndarray) -> np.ndarray:
 def conv(
     x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, *, stride: int, padding: int, groups: int = 1
 ) -> tf.Tensor:
-    sides, (inputs, outputs) = _sides(padding), kernel.shape[2:]
+    sides, inputs = _sides(padding), kernel.shape[2]
     if groups == 1:
         y = tf.nn.conv2d(x, kernel, stride, sides)
     elif inputs == 1:  # a channel to each group
-        each = tf.reshape(kernel, (*kernel.shape[:2], groups, outputs // groups))
+        each = tf.reshape(kernel, (*kernel.shape[:2], groups, -1))
         y = tf.nn.depthwise_conv2d(x, each, (1, stride, stride, 1), sides)
     else:  # on a CPU TensorFlow convolves groups under XLA only
         pairs = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
@@ -145,7 +145,7 @@ def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: floa
 
 def attention(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-    scores = tf.matmul(query * query.shape[-1] ** -0.5, key, transpose_b=True)
+    scores = tf.matmul(query * int(query.shape[-1] or 1) ** -0.5, key, transpose_b=True)
     return tf.transpose(tf.nn.softmax(scores) @ value, (0, 2, 1, 3))
 
 
@@ -285,7 +285,7 @@ def gradients(
             tape.watch(weights)
             logits, _, penalties = stateless(weights, state, x, training=True, return_losses=True)
             value = loss(y, logits) + sum(penalties)
-        found = tape.gradient(value, weights, unconnected_gradients="zero")
+        found = tape.gradient(value, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         return value, [tf.convert_to_tensor(g) for g in found]
 
     return call
@@ -295,7 +295,8 @@ def input_gradient(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> 
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         value = function(x)
-    return tape.gradient(value, x)
+    found: Any = tape.gradient(value, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return found
 
 
 def step(
@@ -317,7 +318,9 @@ class TensorFlowStep:
             with tf.GradientTape() as tape:
                 value = loss(y, model(x, training=True)) + sum(model.losses)
                 scaled = updater.scale(value)
-            updater(tape.gradient(scaled, _values(weights), unconnected_gradients="zero"))
+            updater(
+                tape.gradient(scaled, _values(weights), unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            )
             return value
 
         self.step = step if mode == "eager" else tf.function(step, jit_compile=mode == "xla")

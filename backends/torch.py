@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.fx.experimental.proxy_tensor import make_fx
 from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory
+from zoo.backends.torch_graph import overwrite, record
 
 if TYPE_CHECKING:
     import keras
@@ -81,8 +81,9 @@ def tensor(array: np.ndarray) -> torch.Tensor:
 
 
 def kernel_memory(kernel: np.ndarray) -> np.ndarray:
-    # Stored as OIHW behind the HWIO shape: copying that permutation at every step costs ResNet-18 1.6x.
-    return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)).transpose(2, 3, 1, 0)
+    # Stored as OHWI behind the HWIO shape, channels last as the images: oneDNN and cuDNN would otherwise copy
+    # every kernel at every step.
+    return np.ascontiguousarray(kernel.transpose(3, 0, 1, 2)).transpose(1, 2, 3, 0)
 
 
 def conv(
@@ -132,8 +133,8 @@ def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *, epsi
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    heads_first = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def gelu(x: torch.Tensor, *, approximate: bool) -> torch.Tensor:
@@ -211,9 +212,15 @@ STATE = {"momentum": "exp_avg", "velocity": "exp_avg_sq", "largest": "max_exp_av
 
 
 def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> torch.optim.Optimizer:
+    return _optimizer(description, variables, _values(variables))
+
+
+def _optimizer(
+    description: Optimizer, variables: Sequence[keras.Variable], weights: Sequence[torch.Tensor]
+) -> torch.optim.Optimizer:
     groups: dict[tuple[float, float], list[torch.Tensor]] = {}
-    for variable in variables:
-        groups.setdefault(description.group(variable), []).append(variable.value)
+    for variable, weight in zip(variables, weights, strict=True):
+        groups.setdefault(description.group(variable), []).append(weight)
     rate = description.rate_at(0)
     return OPTIMIZERS[type(description).__name__](
         [
@@ -239,7 +246,9 @@ class Updater:
     ):
         self.description, self.scaling = description, scaling
         self.paths, self.weights = [v.path for v in variables], _values(variables)
-        self.optimizer = optimizer(description, variables)
+        # torch's fused kernels walk memory in order, and copy a gradient that they find permuted.
+        self.flat = [_flat(weight.detach()) for weight in self.weights]
+        self.optimizer = _optimizer(description, variables, self.flat)
         self.updates = self.batches = self.good = 0
         self.loss_scale = scaling.initial_scale if scaling else description.loss_scale_factor
         self.sums: list[torch.Tensor] | None = None
@@ -254,20 +263,17 @@ class Updater:
         if self.loss_scale is not None:
             gradients = list(torch._foreach_div(gradients, self.loss_scale))
             if self.scaling and not self.rescale(gradients):
-                self.optimizer.zero_grad()
                 return
         self.batches += 1
         if every := o.gradient_accumulation_steps:
             self.sums = list(torch._foreach_add(self.sums, gradients)) if self.sums else gradients
-            self.optimizer.zero_grad()
             if self.batches % every:
                 return
             gradients, self.sums = list(torch._foreach_div(self.sums, every)), None
-        for weight, gradient in zip(self.weights, self.clip(gradients), strict=True):
-            # A fused optimizer walks both in memory order. Autograd's own accumulation lays a gradient out
-            # like its weight; in a traced graph nothing else would.
+        for weight, flat, gradient in zip(self.weights, self.flat, self.clip(gradients), strict=True):
+            # Autograd's own accumulation lays a gradient out like its weight; in a traced graph nothing does.
             same = gradient.stride() == weight.stride()
-            weight.grad = gradient if same else torch.empty_like(weight).copy_(gradient)
+            flat.grad = _flat(gradient if same else torch.empty_like(weight).copy_(gradient))
         if o.scheduled:
             rate = o.rate_at(self.updates)
             for group in self.optimizer.param_groups:
@@ -275,7 +281,7 @@ class Updater:
             if o.cycles:
                 self.cycle(o.momentum_at(self.updates))
         self.optimizer.step()
-        self.optimizer.zero_grad()  # forgets them: the next backward pass starts anew
+        self.optimizer.zero_grad()  # frees them
         self.updates += 1
         if o.use_ema:
             self.remember()
@@ -330,7 +336,10 @@ class Updater:
     def memory(self) -> dict[str, np.ndarray]:
         zeros = [torch.zeros_like(w) for w in self.weights]
         kept: dict[str, list[torch.Tensor]] = {
-            kind: [self.optimizer.state[w][self.state_name(kind)] for w in self.weights]
+            kind: [
+                self.optimizer.state[flat][self.state_name(kind)].as_strided(w.shape, w.stride())
+                for w, flat in zip(self.weights, self.flat, strict=True)
+            ]
             if self.updates
             else zeros
             for kind in self.description.SLOTS
@@ -360,9 +369,9 @@ class Updater:
         self.average = kept("average") if o.use_ema and self.updates else None
         self.sums = kept("gradients") if self.batches % every else None
         slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
-        for i, weight in enumerate(self.weights if slots else ()):
-            step = torch.tensor(float(self.updates), device=weight.device)
-            self.optimizer.state[weight] = {"step": step, **{name: xs[i] for name, xs in slots.items()}}
+        for i, flat in enumerate(self.flat if slots else ()):
+            step = torch.tensor(float(self.updates), device=flat.device)
+            self.optimizer.state[flat] = {"step": step, **{name: _flat(xs[i]) for name, xs in slots.items()}}
         if self.scaling:
             self.loss_scale, self.good = float(memory["scale"]), int(memory["scale_steps"])
 
@@ -405,6 +414,8 @@ class EagerStep:
         self.updater.scale(loss).backward()
         found = ((weight, weight.grad) for weight in self.updater.weights)
         gradients = [torch.zeros_like(weight) if grad is None else grad for weight, grad in found]
+        for weight in self.updater.weights:
+            weight.grad = None  # the next backward pass starts anew
         self.updater(gradients)
         return loss.detach()
 
@@ -443,21 +454,14 @@ class TracedStep(EagerStep):
         return loss
 
     def record(self, *arguments: Any) -> Callable[..., Any]:
-        graph = make_fx(self.pure)(*arguments)
-        for node in list(graph.graph.nodes):  # autograd's bookkeeping: outside autograd a detach is nothing
-            if node.target is torch.ops.aten.detach.default:
-                node.replace_all_uses_with(node.args[0])
-                graph.graph.erase_node(node)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        return graph
+        return overwrite(record(self.pure, *arguments))
 
 
 class CompiledStep(TracedStep):
     """The recorded graph through TorchInductor: seconds to compile, worth it for long runs."""
 
     def record(self, *arguments: Any) -> Callable[..., Any]:
-        return torch.compile(super().record(*arguments), dynamic=False)
+        return torch.compile(record(self.pure, *arguments), dynamic=False)
 
 
 def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -478,8 +482,9 @@ def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.T
         weights, state = _values(model.trainable_variables), _values(model.non_trainable_variables)
         with torch.no_grad():
             if (key := (x.shape, x.dtype)) not in graphs:
-                graph = make_fx(forward)(weights, state, x)
-                graphs[key] = torch.compile(graph, dynamic=False) if mode == "compiled" else graph
+                graph = record(forward, weights, state, x)
+                compiled = mode == "compiled"
+                graphs[key] = torch.compile(graph, dynamic=False) if compiled else overwrite(graph)
             return graphs[key](weights, state, x)
 
     return traced
@@ -491,6 +496,11 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _values(variables: Sequence[keras.Variable]) -> list[torch.Tensor]:
     return [v.value for v in variables]
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    """The numbers of a tensor in the order of its memory, not copied."""
+    return x.as_strided((x.numel(),), (1,))
 
 
 def _pure(model: keras.Model, loss: Loss) -> Callable[..., Any]:

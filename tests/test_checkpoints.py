@@ -348,3 +348,14 @@ def test_a_checkpoint_of_kerass_own_optimizer_is_refused(tmp_path: Path) -> None
 def test_resuming_with_kerass_own_optimizer_is_refused(saved: Saved) -> None:
     refused("zoo.optimizers", engine="keras", optimizer=keras.optimizers.Adam(0.01),
             resume=saved("keras", "Momentum", MID_EPOCH))  # fmt: skip
+
+
+def test_a_resumed_run_goes_on_with_the_saved_augmentation_and_no_other(tmp_path: Path) -> None:
+    augment, file = "HorizontalFlip(rate=0.5), RandomCrop(size=8, padding=2)", tmp_path / "run.safetensors"
+    whole = train(steps=12, augment=augment)
+    train(steps=8, augment=augment, checkpoint=file)
+    assert train(steps=12, resume=file).losses == pytest.approx(whole.losses, abs=1e-6)
+    with pytest.raises(
+        zoo.WrongConfiguration, match=r"was trained with augment=HorizontalFlip\(rate=0.5\), "
+    ):
+        train(steps=12, resume=file, augment="VerticalFlip")

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo._lazy import keras, ops
+from zoo.augment import written
 from zoo.errors import WrongConfiguration
 
 if TYPE_CHECKING:
     from zoo.training import Run
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         "seed": run.seed,
         "batch_size": run.batch_size,
         "history": run.history,
+        "augment": written(run.task.augment),
         "optimizer": keras.optimizers.serialize(optimizer),
     }
     path = Path(path)

@@ -24,7 +24,7 @@ import numpy as np
 
 from zoo import backends, checkpoints, registry, tasks
 from zoo._lazy import keras, ops
-from zoo.augment import Wanted, parse
+from zoo.augment import Wanted, parse, written
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, recipe
 from zoo.tasks import Pair, Task
@@ -95,7 +95,8 @@ def train(
     `label_smoothing` takes that share of each target away and spreads it over the classes (Szegedy et al.
     2016, section 7). `checkpoint` is a file to save the run in, after every epoch and at the end; `resume`
     one to go on from, saved on whichever framework, by whichever engine: `steps` and `epochs` count from the
-    beginning, the seed and batch size are the saved run's, and so is the optimizer unless you give one.
+    beginning, the seed, batch size and augmentation are the saved run's, and so is the optimizer unless
+    you give one.
     `weights` to start from are what `zoo.weights.load` takes; a head of other classes starts anew.
     `progress` shows a bar, by default on a terminal; `watch(step, loss)` is called after every step with
     the loss still on the device. Ctrl-C stops after the step under way and returns what was learnt.
@@ -126,8 +127,12 @@ def train(
     if isinstance(model, str):
         model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen, loss))
     data = _load(chosen, model.input_shape[1:], loss, validation, known and known.preprocessing)
+    if saved is not None and augment is None and not data.augment:
+        transforms = parse(saved.facts["augment"])
     if transforms is not None:
         data = replace(data, augment=transforms)
+    if saved is not None:
+        saved.take("augment", written(data.augment))
     _check_fit(model, data)
     objective = Objective(
         loss or data.loss, plan.label_smoothing if label_smoothing is None else label_smoothing

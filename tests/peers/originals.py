@@ -87,8 +87,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         32, 8, num_layers=2, num_heads=4, hidden_dim=64, mlp_dim=256, num_classes=CLASSES
     ),
     "timm resnet26": partial(timm.create_model, "resnet26", num_classes=CLASSES),
-    "timm efficientnet_b0": partial(
-        timm.create_model, "efficientnet_b0", num_classes=CLASSES, drop_rate=0.0
+    "timm efficientnet, halved": partial(
+        timm.models.efficientnet._gen_efficientnet, "efficientnet_b0", 0.5, 0.5, num_classes=CLASSES
     ),
     "timm tf_efficientnet_b0": partial(
         timm.create_model, "tf_efficientnet_b0", num_classes=CLASSES, drop_rate=0.0

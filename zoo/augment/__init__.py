@@ -97,6 +97,11 @@ def parse(augment: Wanted) -> tuple[Transform, ...]:
     return tuple(_make(*call) for call in calls)
 
 
+def written(transforms: Sequence[Transform]) -> str:
+    """Transforms in words, as `parse` reads them."""
+    return ", ".join(map(repr, transforms))
+
+
 def _call(node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
