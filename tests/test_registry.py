@@ -70,7 +70,7 @@ def small(name: str, **changes: Any) -> keras.Model:
 
 
 # A count is arithmetic on shapes: one framework does them all, the others one a builder.
-FULL = MODELS if backends.current().NAME == backends.NAMES[0] else list(
+FULL = MODELS if backends.NAMES[0] == backends.current().NAME else list(
     {registry.card(name).builder: name for name in reversed(MODELS)}.values()
 )  # fmt: skip
 
