@@ -1,4 +1,9 @@
-"""timm's names (1.0): ResNet, EfficientNet (also its `tf_` variants), ViT."""
+"""timm's names (1.0): ResNet, EfficientNet, ViT.
+
+Its `tf_efficientnet` weights were trained by TensorFlow: build the model with padding="same" and
+norm_epsilon=1e-3; and for those of `efficientnet_b5` to b7 with norm_epsilon=1e-5. With others it computes
+something else.
+"""
 
 from __future__ import annotations
 

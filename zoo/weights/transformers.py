@@ -1,4 +1,7 @@
-"""transformers' names (5.23): ViT. Files on the hub keep those of version 4, the older ones."""
+"""transformers' names (5.23): ViT. Files on the hub keep those of version 4, the older ones.
+
+A config that says layer_norm_eps=1e-12, as most do, calls for a model built with norm_epsilon=1e-12.
+"""
 
 from __future__ import annotations
 
