@@ -37,14 +37,13 @@ def record(function: Callable[..., Any], *arguments: Any) -> GraphModule:
     return module
 
 
-def _spared(node: Node) -> Node | None:
-    """The node that this one only repeats: outside autograd a detach is nothing, nor there and back."""
+def _spared(node: Any) -> Node | None:
+    """The node that this one only repeats: outside autograd a detach is nothing, nor is there and back."""
     if node.target is aten.detach.default:
-        return node.args[0]  # pyright: ignore[reportReturnType]
-    if node.target is aten.permute.default:
-        inner, order = node.args
-        if inner.target is aten.permute.default and [inner.args[1][i] for i in order] == sorted(order):
-            return inner.args[0]
+        return node.args[0]
+    if node.target is aten.permute.default and node.args[0].target is aten.permute.default:
+        (inner, there), back = node.args[0].args, node.args[1]
+        return inner if [there[i] for i in back] == sorted(back) else None
     return None
 
 
@@ -70,7 +69,7 @@ def overwrite(module: GraphModule) -> GraphModule:
     return module
 
 
-def _replaceable(node: Node, owner: dict[Node, Node]) -> Node | None:
+def _replaceable(node: Any, owner: dict[Node, Node]) -> Node | None:
     """Whose memory this node's result would fit in, element for element."""
     if node.target not in IN_PLACE:
         return None
@@ -86,7 +85,7 @@ def _replaceable(node: Node, owner: dict[Node, Node]) -> Node | None:
     return old if first is old and old.op == "call_function" and fits and alone else None
 
 
-def _is_view(node: Node) -> bool:
+def _is_view(node: Any) -> bool:
     """Whether a node's memory is that of its first input."""
     if node.target is operator.getitem:
         return _is_view(node.all_input_nodes[0])
