@@ -272,7 +272,7 @@ class Updater:
             gradients, self.sums = list(torch._foreach_div(self.sums, every)), None
         for weight, flat, gradient in zip(self.weights, self.flat, self.clip(gradients), strict=True):
             # Autograd's own accumulation lays a gradient out like its weight; in a traced graph nothing does.
-            same = gradient.stride() == weight.stride()
+            same = gradient.squeeze().stride() == weight.squeeze().stride()
             flat.grad = _flat(gradient if same else torch.empty_like(weight).copy_(gradient))
         if o.scheduled:
             rate = o.rate_at(self.updates)

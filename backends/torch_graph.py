@@ -24,11 +24,12 @@ IN_PLACE = {
     aten.relu.default: aten.relu_.default,
     aten.silu.default: aten.silu_.default,
 }
+KEEPING = RESHAPING.union(IN_PLACE.values())
 
 
 def record(function: Callable[..., Any], *arguments: Any) -> GraphModule:
     """The operations that a pure function of these tensors, and of others of their shapes, consists of."""
-    module = make_fx(function)(*arguments)
+    module = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*arguments)
     for node in list(module.graph.nodes):
         if (same := _spared(node)) is not None:
             node.replace_all_uses_with(same)
@@ -74,15 +75,13 @@ def _replaceable(node: Any, owner: dict[Node, Node]) -> Node | None:
     if node.target not in IN_PLACE:
         return None
     first, *others = node.all_input_nodes
-    old = owner[first]
-    while first is not old and first.target in RESHAPING:
+    result, old = node.meta.get("tensor_meta"), owner[first]
+    known = first.meta.get("tensor_meta")
+    fits = result and known and (result.shape, result.dtype) == (known.shape, known.dtype)
+    while first is not old and first.target in KEEPING:
         first = first.all_input_nodes[0]
-    fits = all(
-        getattr(node.meta["tensor_meta"], part) == getattr(node.args[0].meta["tensor_meta"], part)
-        for part in ("shape", "dtype")
-    )
-    alone = all(owner[other] is not old for other in others)
-    return old if first is old and old.op == "call_function" and fits and alone else None
+    whole = first is old and old.op == "call_function"
+    return old if whole and fits and all(owner[other] is not old for other in others) else None
 
 
 def _is_view(node: Any) -> bool:

@@ -1,0 +1,116 @@
+"""What torch's traced graphs leave out is nothing that matters: theirs is the function itself."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import zoo
+from zoo import backends, optimizers, training
+
+if backends.current().NAME != "torch":
+    pytest.skip("about torch's graphs", allow_module_level=True)
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from zoo.backends.torch_graph import overwrite, record
+
+Tensor = torch.Tensor
+
+# (4, 4) -> (4, 4), some of them views
+STEPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda x, y: torch.relu(x),
+    "gelu": lambda x, y: torch.nn.functional.gelu(x),
+    "silu": lambda x, y: torch.nn.functional.silu(x),
+    "add": lambda x, y: x + y,
+    "multiply": lambda x, y: x * y,
+    "double": lambda x, y: x * 2,
+    "there": lambda x, y: x.permute(1, 0),
+    "reshape": lambda x, y: x.reshape(2, 8).reshape(4, 4),
+    "row": lambda x, y: x[1:2].expand(4, 4),
+    "halves": lambda x, y: torch.cat(x.split(2)[::-1]),
+    "half": lambda x, y: x.split(2)[0].relu().repeat(2, 1),
+    "detach": lambda x, y: x.detach(),
+}
+index = st.integers(0, 20)
+programs = st.lists(st.tuples(st.sampled_from(sorted(STEPS)), index, index), min_size=1, max_size=12)
+
+
+@given(programs, st.lists(index, min_size=1, max_size=3))
+@settings(max_examples=300, deadline=None)
+def test_a_tidied_graph_computes_the_same_and_leaves_its_inputs_alone(
+    program: list[tuple[str, int, int]], results: list[int]
+) -> None:
+    def function(a: Tensor, b: Tensor) -> list[Tensor]:
+        values = [a, b]
+        for name, i, j in program:
+            values.append(STEPS[name](values[i % len(values)], values[j % len(values)]))
+        return [values[-1 - i % len(values)] for i in results]
+
+    first, second = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    inputs = first.clone(), second.clone()
+    graph = overwrite(record(function, *inputs))
+    for ours, theirs in zip(graph(*inputs), function(first, second), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(inputs[0], first)
+    assert torch.equal(inputs[1], second)
+
+
+def operations(function: Callable[..., Any], *inputs: Any) -> Counter[str]:
+    graph = overwrite(record(function, *inputs)).graph
+    return Counter(str(node.target) for node in graph.nodes if node.op == "call_function")
+
+
+def test_an_activation_takes_the_place_of_what_nothing_else_reads() -> None:
+    x = torch.ones(2, 3)
+    assert operations(lambda x: torch.relu(x * 2), x) == {"aten.mul.Tensor": 1, "aten.relu_.default": 1}
+    assert operations(lambda x: torch.relu(x).sum(), x)["aten.relu.default"] == 1  # an input of the graph
+
+
+def test_a_permutation_there_and_back_is_left_out() -> None:
+    x = torch.ones(2, 3, 4)
+    there = (2, 0, 1)
+    assert operations(lambda x: x.permute(there).permute(1, 2, 0) * 2, x) == {"aten.mul.Tensor": 1}
+    assert operations(lambda x: x.permute(there).permute(there) * 2, x)["aten.permute.default"] == 2
+
+
+CHANNELS = (
+    64  # the most of this model: as long a running mean is, and no kernel is shorter than 16 times that
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    """Wide enough for oneDNN to prefer a layout of its own."""
+    return zoo.build("resnet18", depths=(1, 1), width=32, image_size=32, classes=16)
+
+
+def copies(function: Callable[[], Any]) -> list[int]:
+    """How many numbers each copy that torch makes has, those inside oneDNN's own backward pass left out."""
+    function()
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+        function()
+    made = [event for event in found.events() if event.name == "aten::copy_"]
+    return [int(np.prod(e.input_shapes[0])) for e in made if "convolution_backward" not in callers(e)]
+
+
+def callers(event: Any) -> str:
+    return f"{callers(event.cpu_parent)} {event.cpu_parent.name}" if event.cpu_parent else ""
+
+
+def test_a_prediction_copies_neither_images_nor_kernels(model: Any) -> None:
+    x = torch.tensor(zoo.example(model))
+    predict = backends.current().predictor(model, "traced")
+    assert max(copies(lambda: predict(x)), default=0) <= CHANNELS
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "Momentum"])
+def test_a_step_copies_neither_images_nor_kernels_nor_gradients(model: Any, optimizer: str) -> None:
+    x, y = torch.tensor(zoo.example(model)), torch.zeros(2, dtype=torch.int64)
+    loss = training.Objective("cross_entropy").native()
+    step = backends.current().step(model, loss, getattr(optimizers, optimizer)(1e-3), "traced")
+    assert max(copies(lambda: step(x, y))) <= CHANNELS
