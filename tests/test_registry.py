@@ -11,9 +11,11 @@ from scipy import stats
 import zoo
 from zoo import backends, registry
 from zoo._lazy import keras
+from zoo.ladder import distinct
 from zoo.layers import Input, Model, dense
 
 MODELS = registry.list_models()
+DISTINCT = distinct(MODELS)  # when they are built small
 
 # Trainable numbers, as the literature counts them: LeCun et al. 1998, section II.B, for lenet5-1998;
 # torchvision's documentation for what it has, timm's for vit-ti16 and vit-s16; for alexnet-2012 the sum over
@@ -141,7 +143,7 @@ def test_a_cards_receptive_field_follows_from_the_layers(full: keras.Model) -> N
 # --- build ---
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_a_model_gives_a_logit_a_class_for_each_example(name: str) -> None:
     model = small(name)
     classes = registry.card(name).small.get("classes", 10)
@@ -155,14 +157,14 @@ def test_classes_are_as_many_as_were_asked_for() -> None:
     assert small("mlp", classes=2).output_shape == (None, 2)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_the_same_seed_builds_the_same_bits(name: str) -> None:
     first, second = weights(small(name, seed=3)), weights(small(name, seed=3))
     assert first.keys() == second.keys()
     assert all(first[path].tobytes() == second[path].tobytes() for path in first)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_another_seed_builds_other_kernels(name: str) -> None:
     first, second = weights(small(name, seed=3)), weights(small(name, seed=4))
     kernels = [path for path in first if path.endswith("kernel")]
@@ -178,7 +180,7 @@ def test_without_a_seed_it_is_0() -> None:
 
 def test_what_was_built_before_changes_no_weight() -> None:
     alone = weights(small("lenet5", seed=3))
-    for name in MODELS:
+    for name in DISTINCT:
         small(name, seed=5)
     after = weights(small("lenet5", seed=3))
     assert alone.keys() == after.keys()
@@ -319,7 +321,7 @@ def test_a_name_can_be_registered_once(calls: list) -> None:  # noqa: ARG001
 # --- examples ---
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_an_example_is_a_float32_batch_that_fits(name: str) -> None:
     model = small(name)
     x = zoo.example(model, batch=5)
