@@ -107,12 +107,11 @@ def _transposed(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) ->
     return original(x, ops.transpose(kernel, (1, 0, 2, 3)), bias, **kwargs)
 
 
-def _uneven(original: Any, x: Any, kernel: Any, bias: Any, *, stride: int, padding: int) -> Any:
+def _uneven(original: Any, x: Any, kernel: Any, bias: Any, *, stride: int, padding: int, groups: int) -> Any:
     """Padding as TensorFlow's "same" under a stride: all of it on one side."""
-    if stride == 1:
-        return original(x, kernel, bias, stride=stride, padding=padding)
-    x = ops.pad(x, ((0, 0), (0, 2 * padding), (0, 2 * padding), (0, 0)))
-    return original(x, kernel, bias, stride=stride, padding=0)
+    if stride > 1:
+        x, padding = ops.pad(x, ((0, 0), (0, 2 * padding), (0, 2 * padding), (0, 0))), 0
+    return original(x, kernel, bias, stride=stride, padding=padding, groups=groups)
 
 
 def _biased_variance(
