@@ -95,6 +95,8 @@ def conv(
     padding: int,
     groups: int = 1,
 ) -> torch.Tensor:
+    if kernel.shape[3] == 1:  # its last axis has no stride of its own, which torch's float64 refuses
+        kernel = kernel.reshape(1, *kernel.shape[:3]).movedim(0, 3)
     y = F.conv2d(_channels_first(x), kernel.permute(3, 2, 0, 1), bias, stride, padding, groups=groups)
     return _channels_last(y)
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import numpy
+from conftest import numpy, python
 
 import zoo
 from zoo import checkpoints, optimizers, schedules, training
@@ -234,6 +234,13 @@ def test_the_saved_optimizer_has_every_setting_of_the_original(optimizer: str, t
     assert keras.optimizers.serialize(back) == keras.optimizers.serialize(ours)
     rates = [[each.rate_at(step) for step in range(9)] for each in (back, ours)]
     np.testing.assert_allclose(*rates, rtol=1e-7)  # Keras keeps a rate in float32
+
+
+def test_a_process_that_has_used_no_optimizer_yet_reads_the_zoos(saved: Saved) -> None:
+    """Keras has an AdamW too, and takes it as long as nothing of the zoo's is imported."""
+    path = saved("native", "AdamW", EPOCH_END)
+    code = f"import zoo; print(type(zoo.checkpoints.read({str(path)!r}).optimizer()).__module__)"
+    assert python(code) == "zoo.optimizers"
 
 
 def test_the_saved_optimizer_decays_what_the_original_did(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from scipy import special
 from scipy.signal import correlate2d
 
 import zoo
-from zoo import layers, random
-from zoo._lazy import keras
+from zoo import backends, layers, random
+from zoo._lazy import keras, ops
 from zoo.layers import Input, Model
 
 Tensor = Any
@@ -120,6 +120,23 @@ def test_groups_that_do_not_divide_are_refused_by_name() -> None:
         zoo.WrongConfiguration, match=r"^conv: 4 groups; expected a divisor of its 6 channels"
     ):
         layers.conv(Input((8, 8, 6)), 8, 3, groups=4, name="conv")
+
+
+@pytest.mark.parametrize("filters", [1, 3])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])  # float32 on JAX, unless it is told otherwise
+def test_a_kernels_gradient_is_a_correlation_of_what_came_in_with_what_comes_back(
+    filters: int, dtype: str
+) -> None:
+    """torch's float64 refuses a kernel whose last axis, of one filter, has no stride of its own."""
+    x, back = noise(2, 9, 8, 4).astype(dtype), noise(2, 7, 6, filters, seed=1).astype(dtype)
+    here = backends.current()
+    kernel = here.tensor(noise(3, 3, 4, filters, seed=2).astype(dtype))
+
+    def weighed(kernel: Tensor) -> Tensor:
+        return ops.sum(here.conv(here.tensor(x), kernel, None, stride=1, padding=0) * here.tensor(back))
+
+    theirs = np.einsum("bhwcij,bhwo->ijco", sliding_window_view(x, (3, 3), axis=(1, 2)), back)
+    assert off(here.input_gradient(weighed, kernel), theirs) <= BOUND
 
 
 @pytest.mark.parametrize("groups", [1, 3])

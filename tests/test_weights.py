@@ -554,7 +554,7 @@ def test_a_sharded_model_without_a_part_is_an_error_that_names_it(tmp_path: Path
 
 
 def test_a_file_is_read_one_array_at_a_time(tmp_path: Path) -> None:
-    """At no moment is a quarter of it in NumPy's memory."""
+    """At no moment is a quarter of it in NumPy's memory, but for arrays that JAX makes its own, uncopied."""
     x = layers.Input((256,))
     y = x
     for i in range(24):
@@ -565,10 +565,10 @@ def test_a_file_is_read_one_array_at_a_time(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
         zoo.weights.load(ours, file)
-        _, peak = tracemalloc.get_traced_memory()
+        kept, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < file.stat().st_size / 4
+    assert peak - kept < file.stat().st_size / 4
 
 
 def made(ending: str, folder: Path) -> Path:

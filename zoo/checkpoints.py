@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ class Checkpoint:
 
     def optimizer(self) -> Any:
         """The optimizer it was trained by, without its memory."""
+        import_module(
+            "zoo.optimizers"
+        )  # and the schedules with it: Keras knows its classes once they are loaded
         return keras.optimizers.deserialize(self.facts["optimizer"])
 
     def part(self, name: str) -> dict[str, np.ndarray]:
