@@ -46,9 +46,8 @@ class Checkpoint:
 
     def optimizer(self) -> Any:
         """The optimizer it was trained by, without its memory."""
-        import_module(
-            "zoo.optimizers"
-        )  # and the schedules with it: Keras knows its classes once they are loaded
+        for module in ("zoo.optimizers", "zoo.schedules"):
+            import_module(module)  # Keras finds the classes that are loaded, else its own of that name
         return keras.optimizers.deserialize(self.facts["optimizer"])
 
     def part(self, name: str) -> dict[str, np.ndarray]:
