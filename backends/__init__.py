@@ -187,6 +187,48 @@ class Backend(Protocol):
         """(b, n, heads, d), (b, m, heads, d) twice -> (b, n, heads, d): softmax(q k^T / sqrt(d)) v."""
         ...
 
+    def lstm(
+        self,
+        x: Tensor,
+        h: Tensor,
+        c: Tensor,
+        kernel: Tensor,
+        recurrent_kernel: Tensor,
+        bias: Tensor,
+        recurrent_bias: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(b, n, c), states (b, u) -> h at every step (b, n, u), and the last h and c.
+
+        Kernels (c, 4u) and (u, 4u), biases (4u), the gates in torch's order: input, forget, cell, output.
+        """
+        ...
+
+    def gru(
+        self,
+        x: Tensor,
+        h: Tensor,
+        kernel: Tensor,
+        recurrent_kernel: Tensor,
+        bias: Tensor,
+        recurrent_bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(b, n, c), state (b, u) -> h at every step (b, n, u), and the last.
+
+        Kernels (c, 3u) and (u, 3u), biases (3u), in torch's order: reset, update, new. With a recurrent bias
+        the reset gate acts on what the recurrent kernel gives, as torch's and cuDNN's; without, on the state
+        before it, as in Cho et al. 2014.
+        """
+        ...
+
+    def scan(
+        self,
+        step: Callable[[Sequence[Tensor], Tensor], Sequence[Tensor]],
+        states: Sequence[Tensor],
+        x: Tensor,
+    ) -> Sequence[Tensor]:
+        """`states = step(states, x[t])` for every t: the states after each step, stacked (n, ...)."""
+        ...
+
     def gelu(self, x: Tensor, *, approximate: bool) -> Tensor:
         """x Phi(x), exact, or by Hendrycks and Gimpel's tanh; precise in the dtype of x."""
         ...
@@ -194,8 +236,20 @@ class Backend(Protocol):
     def cross_entropy(self, labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """(b,), (b, classes) -> the mean over the batch of -log softmax(logits)[label].
 
-        Soft labels, (b, classes) as the logits, give -sum labels log softmax(logits). Smoothing gives each
-        class label_smoothing / classes of the target, as torch.nn.CrossEntropyLoss.
+        Labels of every step, (b, n) of logits (b, n, classes), give the mean over those that are not -1. Soft
+        labels, (b, classes) as the logits, give -sum labels log softmax(logits). Smoothing gives each class
+        label_smoothing / classes of the target, as torch.nn.CrossEntropyLoss.
+        """
+        ...
+
+    def ctc_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """(b, l), (b, t, classes) -> the mean over the batch of -log p(labels | logits), over all alignments.
+
+        Graves et al. 2006, "Connectionist temporal classification", equations 3 to 8. Class 0 is the blank;
+        labels are 1 to classes - 1, then zeros. Every frame counts: a frame beyond an utterance's end says
+        blank with probability 1. Within it is float64, as long sums of logarithms cost float32 four digits
+        of the gradient. Labels that do not fit the frames, a repeated one taking a blank between, have
+        probability 0: their loss is infinite and its gradient 0.
         """
         ...
 
@@ -309,6 +363,12 @@ def settle() -> str:
         name = installed()[0]
     os.environ["KERAS_BACKEND"] = name
     return name
+
+
+def tensors(x: Any) -> Any:
+    """An array, or a dict of arrays by input name, on the device in use."""
+    tensor = current().tensor
+    return {name: tensor(part) for name, part in x.items()} if isinstance(x, Mapping) else tensor(x)
 
 
 def load(name: str) -> Backend:

@@ -149,17 +149,108 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores), value)
 
 
+def lstm(
+    x: jax.Array,
+    h: jax.Array,
+    c: jax.Array,
+    kernel: jax.Array,
+    recurrent_kernel: jax.Array,
+    bias: jax.Array,
+    recurrent_bias: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def cell(state: tuple, projected: jax.Array) -> tuple:
+        h, c = state
+        i, f, g, o = jnp.split(projected + h @ recurrent_kernel, 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), h
+
+    projected = jnp.swapaxes(x @ kernel + (bias + recurrent_bias), 0, 1)  # (n, b, 4u), all steps at once
+    (h, c), outputs = lax.scan(cell, (h, c), projected)
+    return jnp.swapaxes(outputs, 0, 1), h, c
+
+
+def gru(
+    x: jax.Array,
+    h: jax.Array,
+    kernel: jax.Array,
+    recurrent_kernel: jax.Array,
+    bias: jax.Array,
+    recurrent_bias: jax.Array | None,
+) -> tuple[jax.Array, jax.Array]:
+    two = 2 * h.shape[-1]  # the gates, before the new state
+
+    def cell(h: jax.Array, projected: jax.Array) -> tuple:
+        if recurrent_bias is None:
+            r, z = _gates(projected[:, :two] + h @ recurrent_kernel[:, :two])
+            recurrent = (r * h) @ recurrent_kernel[:, two:]
+        else:
+            rest = h @ recurrent_kernel + recurrent_bias
+            r, z = _gates(projected[:, :two] + rest[:, :two])
+            recurrent = r * rest[:, two:]
+        h = (1 - z) * jnp.tanh(projected[:, two:] + recurrent) + z * h
+        return h, h
+
+    h, outputs = lax.scan(cell, h, jnp.swapaxes(x @ kernel + bias, 0, 1))
+    return jnp.swapaxes(outputs, 0, 1), h
+
+
+def _gates(x: jax.Array) -> list[jax.Array]:
+    return jnp.split(jax.nn.sigmoid(x), 2, -1)
+
+
+def scan(
+    step: Callable[[Sequence[jax.Array], jax.Array], Sequence[jax.Array]],
+    states: Sequence[jax.Array],
+    x: jax.Array,
+) -> Sequence[jax.Array]:
+    def both(states: Any, x: jax.Array) -> tuple:
+        states = tuple(step(states, x))
+        return states, states
+
+    return lax.scan(both, tuple(states), x)[1]
+
+
 def gelu(x: jax.Array, *, approximate: bool) -> jax.Array:
     return jax.nn.gelu(x, approximate=approximate)
 
 
 def cross_entropy(labels: jax.Array, logits: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
     soft = labels.ndim == logits.ndim
-    if not soft and not label_smoothing:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    targets = labels if soft else jax.nn.one_hot(labels, logits.shape[-1])
-    targets = optax.smooth_labels(targets.astype(logits.dtype), label_smoothing)
-    return optax.softmax_cross_entropy(logits, targets).mean()
+    if soft or label_smoothing:
+        targets = labels if soft else jax.nn.one_hot(labels, logits.shape[-1])
+        targets = optax.smooth_labels(targets.astype(logits.dtype), label_smoothing)
+        losses = optax.softmax_cross_entropy(logits, targets)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+    return losses.mean(where=labels >= 0) if losses.ndim > 1 else losses.mean()
+
+
+@jax.custom_vjp
+def ctc_loss(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    return _ctc(labels, logits)[0]
+
+
+@jax.jit
+def _ctc(labels: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The loss and its gradient by the logits."""
+
+    def loss(logits: jax.Array) -> jax.Array:
+        never = -1e30  # the logarithm of 0, but of finite gradient
+        padding = (jnp.zeros(logits.shape[:2]), labels == 0)
+        losses = optax.ctc_loss(logits, padding[0], labels, padding[1], log_epsilon=never)
+        return jnp.where(losses < -never / 2, losses, jnp.inf).mean()
+
+    with jax.enable_x64(True):  # though JAX be set to 32 bits
+        value, gradient = jax.value_and_grad(loss)(logits.astype(jnp.float64))
+        return value.astype(logits.dtype), gradient.astype(logits.dtype)
+
+
+def _ctc_backward(gradient: jax.Array, upstream: jax.Array) -> tuple[None, jax.Array]:
+    return None, upstream * gradient
+
+
+ctc_loss.defvjp(_ctc, _ctc_backward)
 
 
 # Training

@@ -149,6 +149,62 @@ def attention(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
     return tf.transpose(tf.nn.softmax(scores) @ value, (0, 2, 1, 3))
 
 
+def lstm(
+    x: tf.Tensor,
+    h: tf.Tensor,
+    c: tf.Tensor,
+    kernel: tf.Tensor,
+    recurrent_kernel: tf.Tensor,
+    bias: tf.Tensor,
+    recurrent_bias: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def cell(state: tuple, projected: tf.Tensor) -> tuple:
+        h, c = state
+        i, f, g, o = tf.split(projected + h @ recurrent_kernel, 4, -1)
+        c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
+        return tf.sigmoid(o) * tf.tanh(c), c
+
+    projected = tf.transpose(dense(x, kernel, bias + recurrent_bias), (1, 0, 2))  # (n, b, 4u)
+    outputs, cells = tf.scan(cell, projected, (h, c))
+    return tf.transpose(outputs, (1, 0, 2)), outputs[-1], cells[-1]
+
+
+def gru(
+    x: tf.Tensor,
+    h: tf.Tensor,
+    kernel: tf.Tensor,
+    recurrent_kernel: tf.Tensor,
+    bias: tf.Tensor,
+    recurrent_bias: tf.Tensor | None,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    two = 2 * int(h.shape[-1] or 0)  # the gates, before the new state
+
+    def cell(h: tf.Tensor, projected: tf.Tensor) -> tf.Tensor:
+        if recurrent_bias is None:
+            r, z = _gates(projected[:, :two] + h @ recurrent_kernel[:, :two])
+            recurrent = (r * h) @ recurrent_kernel[:, two:]
+        else:
+            rest = h @ recurrent_kernel + recurrent_bias
+            r, z = _gates(projected[:, :two] + rest[:, :two])
+            recurrent = r * rest[:, two:]
+        return (1 - z) * tf.tanh(projected[:, two:] + recurrent) + z * h
+
+    outputs = tf.scan(cell, tf.transpose(dense(x, kernel, bias), (1, 0, 2)), h)
+    return tf.transpose(outputs, (1, 0, 2)), outputs[-1]
+
+
+def _gates(x: tf.Tensor) -> list[tf.Tensor]:
+    return tf.split(tf.sigmoid(x), 2, -1)
+
+
+def scan(
+    step: Callable[[Sequence[tf.Tensor], tf.Tensor], Sequence[tf.Tensor]],
+    states: Sequence[tf.Tensor],
+    x: tf.Tensor,
+) -> Sequence[tf.Tensor]:
+    return tf.scan(lambda states, x: tuple(step(states, x)), x, tuple(states))
+
+
 def gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
     # tf.nn.gelu's constants are float32 even for float64, off by 1.8e-9; tf.cast of a number would be too.
     if approximate:
@@ -159,12 +215,55 @@ def gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0) -> tf.Tensor:
     soft = labels.shape.rank == logits.shape.rank
-    if not soft and not label_smoothing:
-        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-    classes = int(logits.shape[-1] or 0)
-    targets = tf.cast(labels, logits.dtype) if soft else tf.one_hot(labels, classes, dtype=logits.dtype)
-    targets = targets * (1 - label_smoothing) + label_smoothing / classes
-    return tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits))
+    if soft or label_smoothing:
+        classes = int(logits.shape[-1] or 0)
+        targets = tf.cast(labels, logits.dtype) if soft else tf.one_hot(labels, classes, dtype=logits.dtype)
+        targets = targets * (1 - label_smoothing) + label_smoothing / classes
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    else:
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.maximum(labels, 0), logits)
+    if losses.shape.rank == 1:
+        return tf.reduce_mean(losses)
+    counted = tf.cast(labels >= 0, logits.dtype)
+    return tf.reduce_sum(losses * counted) / tf.reduce_sum(counted)
+
+
+@tf.function
+@tf.custom_gradient
+def ctc_loss(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    # tf.nn.ctc_loss has no kernel under XLA. Axes: b batch, t frames, s states: labels with blanks around.
+    never = tf.constant(-1e30, tf.float64)  # the logarithm of 0; infinity less infinity would be none
+    log_p = tf.nn.log_softmax(tf.cast(logits, tf.float64))
+    pairs = tf.stack([tf.zeros_like(labels), labels], axis=2)
+    states = tf.pad(tf.reshape(pairs, (tf.shape(labels)[0], 2 * tf.shape(labels)[1])), ((0, 0), (0, 1)))
+    said = tf.transpose(tf.gather(log_p, states, axis=2, batch_dims=1), (1, 0, 2))  # (t, b, s)
+    place, last = tf.range(tf.shape(states)[1]), 2 * tf.math.count_nonzero(labels, 1, True, tf.int32)
+    first = tf.where(place == 0, tf.zeros_like(said[0]), never)
+    final = tf.where(place == last, tf.zeros_like(said[0]), never)
+    skipped = states != tf.pad(states, ((0, 0), (2, 0)))[:, :-2]  # the blank before; blanks are all the same
+
+    def forward(alpha: tf.Tensor, said: tf.Tensor) -> tf.Tensor:
+        before = tf.pad(alpha, ((0, 0), (2, 0)), constant_values=never)
+        skip = tf.where(skipped, before[:, :-2], never)
+        return said + tf.reduce_logsumexp([alpha, before[:, 1:-1], skip], axis=0)
+
+    def backward(beta: tf.Tensor, said: tf.Tensor) -> tf.Tensor:
+        after = tf.pad(beta, ((0, 0), (0, 2)), constant_values=never)
+        skip = tf.pad(tf.where(skipped, beta, never), ((0, 0), (0, 2)), constant_values=never)[:, 2:]
+        return said + tf.reduce_logsumexp([beta, after[:, 1:-1], skip], axis=0)
+
+    alpha, beta = tf.scan(forward, said, first), tf.scan(backward, said, final, reverse=True)
+    likelihood = tf.reduce_logsumexp(beta[0, :, :2], axis=1, keepdims=True)  # from either first state
+    possible = likelihood > never / 2
+    losses = tf.where(possible, -likelihood, tf.constant(float("inf"), tf.float64))
+
+    def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
+        share = tf.exp(alpha + beta - said - likelihood)  # of the alignments in this state at this frame
+        share = tf.einsum("tbs,bsc->btc", share, tf.one_hot(states, logits.shape[-1], dtype=tf.float64))
+        each = tf.where(possible[..., None], tf.exp(log_p) - share, 0)
+        return None, upstream * tf.cast(each / tf.cast(tf.shape(labels)[0], tf.float64), logits.dtype)
+
+    return tf.cast(tf.reduce_mean(losses), logits.dtype), gradient
 
 
 # Training

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
 from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory
 from zoo.backends.torch_graph import overwrite, record
 
@@ -139,6 +140,55 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
+# The last arguments of torch.lstm and torch.gru: biases, layers, dropout, training, both ways, batch first
+RECURRENT = True, 1, 0.0, True, False, False
+
+
+def lstm(
+    x: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor,
+    kernel: torch.Tensor,
+    recurrent_kernel: torch.Tensor,
+    bias: torch.Tensor,
+    recurrent_bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    weights = [kernel.mT, recurrent_kernel.mT, bias, recurrent_bias]
+    outputs, h, c = torch.lstm(x.transpose(0, 1), [h[None], c[None]], weights, *RECURRENT)
+    return outputs.transpose(0, 1), h[0], c[0]
+
+
+def gru(
+    x: torch.Tensor,
+    h: torch.Tensor,
+    kernel: torch.Tensor,
+    recurrent_kernel: torch.Tensor,
+    bias: torch.Tensor,
+    recurrent_bias: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if recurrent_bias is not None:
+        weights = [kernel.mT, recurrent_kernel.mT, bias, recurrent_bias]
+        outputs, h = torch.gru(x.transpose(0, 1), h[None], weights, *RECURRENT)
+        return outputs.transpose(0, 1), h[0]
+    two, outputs = 2 * h.shape[-1], []
+    for projected in dense(x, kernel, bias).unbind(1):
+        r, z = (projected[:, :two] + h @ recurrent_kernel[:, :two]).sigmoid().chunk(2, -1)
+        h = (1 - z) * torch.tanh(projected[:, two:] + (r * h) @ recurrent_kernel[:, two:]) + z * h
+        outputs.append(h)
+    return torch.stack(outputs, 1), h
+
+
+def scan(
+    step: Callable[[Sequence[torch.Tensor], torch.Tensor], Sequence[torch.Tensor]],
+    states: Sequence[torch.Tensor],
+    x: torch.Tensor,
+) -> Sequence[torch.Tensor]:
+    found = []
+    for now in x.unbind(0):
+        found.append(states := step(states, now))
+    return [torch.stack(every) for every in zip(*found, strict=True)]
+
+
 def gelu(x: torch.Tensor, *, approximate: bool) -> torch.Tensor:
     return F.gelu(x, approximate="tanh" if approximate else "none")
 
@@ -146,8 +196,46 @@ def gelu(x: torch.Tensor, *, approximate: bool) -> torch.Tensor:
 def cross_entropy(
     labels: torch.Tensor, logits: torch.Tensor, *, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    targets = labels.to(logits.dtype) if labels.ndim == logits.ndim else labels.long()
-    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    if labels.ndim == logits.ndim:
+        return F.cross_entropy(logits, labels.to(logits.dtype), label_smoothing=label_smoothing)
+    logits, targets = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
+    return F.cross_entropy(logits, targets, ignore_index=-1, label_smoothing=label_smoothing)
+
+
+def ctc_loss(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return _ctc(labels, logits)[0].mean()
+
+
+# An operation of its own: torch's looks at the lengths, which a graph that is being recorded does not have.
+@torch.library.custom_op("zoo::ctc_loss", mutates_args=())
+def _ctc(labels: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of each example, (b,), and its gradient by the logits, (b, t, classes)."""
+    log_p = F.log_softmax(logits.double(), -1).transpose(0, 1)  # (t, b, classes)
+    frames, lengths = [log_p.shape[0]] * log_p.shape[1], labels.count_nonzero(1).tolist()
+    options = {"blank": 0, "zero_infinity": True}
+    losses, alpha = torch.ops.aten._ctc_loss(log_p, labels, frames, lengths, **options)
+    gradient = torch.ops.aten._ctc_loss_backward(
+        torch.ones_like(losses), log_p, labels, frames, lengths, losses, alpha, **options
+    )
+    return losses.to(logits.dtype), gradient.transpose(0, 1).to(logits.dtype).contiguous()
+
+
+@_ctc.register_fake
+def _ctc_shapes(labels: torch.Tensor, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    del labels
+    return logits.new_empty(logits.shape[0]), logits.new_empty(logits.shape)
+
+
+def _ctc_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    del inputs
+    ctx.save_for_backward(output[1])
+
+
+def _ctc_backward(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[None, torch.Tensor]:
+    return None, upstream[:, None, None] * ctx.saved_tensors[0]
+
+
+_ctc.register_autograd(_ctc_backward, setup_context=_ctc_setup)
 
 
 def _channels_first(x: torch.Tensor) -> torch.Tensor:
@@ -435,6 +523,7 @@ class TracedStep(EagerStep):
     def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, scaling: LossScaling | None):
         super().__init__(model, loss, description, scaling)
         self.pure = _pure(model, loss)
+        self.weights = [weight.detach() for weight in self.updater.weights]
         self.state = _values(model.non_trainable_variables)
         self.graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
@@ -443,15 +532,14 @@ class TracedStep(EagerStep):
         scale = (
             () if (factor := self.updater.loss_scale) is None else (torch.tensor(factor, device=x.device),)
         )
-        arguments = self.updater.weights, self.state, x, y, *scale
-        key = (x.shape, x.dtype, y.shape, y.dtype)
+        key = _shapes(x, y)
         if key not in self.graphs:
-            self.graphs[key] = self.record(*arguments)
-        with torch.no_grad():
-            loss, gradients, state = self.graphs[key](*arguments)
-            for old, new in zip(self.state, state, strict=True):
-                if new is not old:
-                    old.copy_(new)
+            self.graphs[key] = self.record(self.updater.weights, self.state, x, y, *scale)
+        # Not under no_grad, where torch's LSTM keeps nothing for its backward pass, which the graph holds.
+        loss, gradients, state = self.graphs[key](self.weights, self.state, x, y, *scale)
+        for old, new in zip(self.state, state, strict=True):
+            if new is not old:
+                old.copy_(new)
         self.updater(gradients)
         return loss
 
@@ -483,7 +571,7 @@ def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.T
     def traced(x: torch.Tensor) -> torch.Tensor:
         weights, state = _values(model.trainable_variables), _values(model.non_trainable_variables)
         with torch.no_grad():
-            if (key := (x.shape, x.dtype)) not in graphs:
+            if (key := _shapes(x)) not in graphs:
                 graph = record(forward, weights, state, x)
                 compiled = mode == "compiled"
                 graphs[key] = torch.compile(graph, dynamic=False) if compiled else overwrite(graph)
@@ -498,6 +586,11 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _values(variables: Sequence[keras.Variable]) -> list[torch.Tensor]:
     return [v.value for v in variables]
+
+
+def _shapes(*inputs: Any) -> tuple[Any, ...]:
+    """What a recorded graph holds for: the shapes and types of these tensors, or dicts of them."""
+    return tuple((x.shape, x.dtype) for x in tree_leaves(inputs))
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:

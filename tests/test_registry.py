@@ -36,6 +36,14 @@ PARAMETERS = {
     "efficientnet-b6": 43_040_704, "efficientnet-b7": 66_347_960,
     "vit-ti16": 5_717_416, "vit-s16": 22_050_664, "vit-b16": 86_567_656, "vit-b32": 88_224_232,
     "vit-l16": 304_326_632, "vit-l32": 306_535_400,
+    # What torch.nn has: Embedding(259, 64), LSTM or GRU(64, 128), Linear; for seq2seq the decoder of Bahdanau
+    # et al. 2014, section A.1.2: W, U and v of the attention, a cell over (64 + 256), one bias.
+    "lstm": 259 * 64 + 4 * 128 * (64 + 128 + 2) + (128 + 1) * 20,
+    "gru": 259 * 64 + 3 * 128 * (64 + 128 + 2) + (128 + 1) * 20,
+    "birnn": 259 * 64 + 2 * 4 * 128 * (64 + 128 + 2) + (256 + 1) * 20,
+    "seq2seq": 2 * 259 * 64 + 2 * 4 * 128 * (64 + 128 + 2) + 2 * (128 + 1) * 128
+    + 128 * (128 + 256 + 1) + 4 * 128 * (64 + 256 + 128 + 1) + (384 + 1) * 259,
+    "speech": 32 * (9 + 1) + 32 * (9 * 32 + 1) + 2 * 4 * 128 * (320 + 128 + 2) + (256 + 1) * 11,
 }  # fmt: skip
 # Output positions x kernel numbers, layer by layer; 60 is the number of connections in the paper's Table I.
 MULTIPLY_ADDS = {
@@ -44,6 +52,13 @@ MULTIPLY_ADDS = {
     "lenet5-1998": 28 * 28 * 6 * 25 + 10 * 10 * 60 * 25 + 400 * 120 + 120 * 84,
     "alexnet-2012": 55**2 * 96 * 121 * 3 + 27**2 * 256 * 25 * 48
     + 13**2 * 9 * (384 * 256 + 384 * 192 + 256 * 192) + 4096 * (9216 + 4096 + 1000),
+    # of one step
+    "lstm": 4 * 128 * (64 + 128) + 128 * 20,
+    "gru": 3 * 128 * (64 + 128) + 128 * 20,
+    "birnn": 2 * 4 * 128 * (64 + 128) + 256 * 20,
+    "seq2seq": 2 * 4 * 128 * (64 + 128) + 2 * 128 * 128 + 128 * (128 + 256 + 1) + 4 * 128 * (64 + 256 + 128)
+    + 384 * 259,
+    "speech": 20 * 9 * 32 + 10 * 9 * 32 * 32 + 2 * 4 * 128 * (320 + 128) + 256 * 11,
 }  # fmt: skip
 # Thousand millions, as torchvision 0.28 publishes them to three digits; where its images are of another size
 # (efficientnet-b2) or it has no such model, the paper's table: Tan and Le 2019, Touvron et al. 2021 (DeiT).
@@ -103,7 +118,8 @@ def test_a_full_size_model_does_the_multiply_adds_that_its_shapes_say(full: kera
 
 
 def test_the_cards_input_is_the_models(full: keras.Model) -> None:
-    assert full.input_shape == (None, *zoo.card(full.name).input)
+    inputs = full.input_shape if isinstance(full.input_shape, list) else [full.input_shape]
+    assert inputs == [(None, *zoo.card(full.name).input)] * len(inputs)
 
 
 def test_every_weight_has_a_name_of_its_own(full: keras.Model) -> None:
@@ -146,10 +162,12 @@ def test_a_cards_receptive_field_follows_from_the_layers(full: keras.Model) -> N
 @pytest.mark.parametrize("name", DISTINCT)
 def test_a_model_gives_a_logit_a_class_for_each_example(name: str) -> None:
     model = small(name)
-    classes = registry.card(name).small.get("classes", 10)
+    changes = registry.card(name).small
     logits = numpy(model(zoo.example(model, batch=3)))
-    assert logits.shape == (3, classes)
-    assert not np.allclose(logits.sum(1), 1)  # not probabilities
+    steps = {"seq2seq": (12,), "speech": (3,)}.get(name, ())  # as long as the example, or a quarter
+    classes = changes.get("classes", changes.get("vocabulary", 10))
+    assert logits.shape == (3, *steps, classes)
+    assert not np.allclose(logits.sum(-1), 1)  # not probabilities
 
 
 def test_classes_are_as_many_as_were_asked_for() -> None:
@@ -322,11 +340,26 @@ def test_a_name_can_be_registered_once(calls: list) -> None:  # noqa: ARG001
 
 
 @pytest.mark.parametrize("name", DISTINCT)
-def test_an_example_is_a_float32_batch_that_fits(name: str) -> None:
+def test_an_example_is_a_batch_that_fits(name: str) -> None:
     model = small(name)
-    x = zoo.example(model, batch=5)
-    assert x.shape == (5, *model.input_shape[1:])
-    assert x.dtype == np.float32
+    arrays = zoo.example(model, batch=5)
+    arrays = arrays if isinstance(arrays, dict) else {model.inputs[0].name: arrays}
+    for tensor in model.inputs:
+        x = arrays[tensor.name]
+        assert x.dtype == ("int32" if "token" in tensor.name else "float32")
+        assert x.shape[0] == 5
+        assert all(n in (None, m) for n, m in zip(tensor.shape[1:], x.shape[1:], strict=True))
+
+
+@pytest.mark.parametrize("name", ["lstm", "seq2seq"])
+def test_an_example_of_tokens_is_in_the_vocabulary_and_padded_behind(name: str) -> None:
+    """Theirs: every token of the first text is real, and no text is empty or goes on after its padding."""
+    arrays = zoo.example(small(name, vocabulary=5), batch=200)
+    for x in arrays.values() if isinstance(arrays, dict) else [arrays]:
+        assert set(np.unique(x)) == {0, 1, 2, 3, 4}
+        assert (x[0] > 0).all()
+        assert (x[:, 0] > 0).all()
+        assert not ((x[:, :-1] == 0) & (x[:, 1:] > 0)).any()
 
 
 def test_an_example_is_standard_normal_and_keyed_by_its_seed() -> None:

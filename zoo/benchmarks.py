@@ -2,29 +2,40 @@
 
 Times are ratios within one process: every contestant of a framework runs there in turn, burst after burst,
 so that a busy machine slows all alike. Compile time and peak memory come from a process of its own for
-each. All start from the same weights, take the same batch, and must arrive at the same loss.
+each. All start from the same weights, take the same batch, and must arrive at the same loss; dropout, whose
+masks differ from framework to framework, is off. Building is timed in a process of its own each time, the
+contestants in turn.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module, util
+from functools import partial
+from importlib import import_module
 from itertools import count
+from math import log2
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from zoo import backends, machine, registry
+from zoo import backends, machine, peers, random, registry
 from zoo.errors import BackendError, WrongConfiguration, ZooError
 from zoo.recipes import recipe
+from zoo.registry import Card
 
 Record = dict[str, Any]
-PEERS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "flax"}  # zoo/peers/<model>_<suffix>.py
-ROUNDS, BURST = 21, 10  # bursts a contestant, steps a burst
+KINDS = ("train", "infer", "build")
+PEERS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "flax"}  # zoo/peers/<file>_<suffix>.py
+PEER_MODES = {"torch": ("eager", "compiled"), "tensorflow": ("graph", "xla"), "jax": ("jit",)}
+MULTIPLY_ADDS = 8e9  # of a batch's forward pass: training on it takes two cores about a second
+BUILDS = 5  # of each contestant
 LIMIT_S = 600  # of one process
 
 
@@ -41,10 +52,27 @@ class Contestant:
 
 
 def contestants(model: str, backend: str, what: str) -> list[Contestant]:
-    """Who competes: the zoo's default mode first, then the peer's modes, then Keras."""
-    found = [Contestant("zoo", backends.MODES[backend][0])]
-    found += [Contestant("plain", mode) for mode in _peer_modes(model, backend)]
+    """Who competes: the zoo's default mode first, then the peer's modes, then Keras.
+
+    Of building, only peers of a shared file; Keras builds as the zoo does.
+    """
+    if what == "build":
+        peer = peers.shared(model, PEERS[backend])
+        return [Contestant("zoo", "build"), *([Contestant("plain", "build")] if peer else [])]
+    modes = PEER_MODES[backend] if peers.find(model, PEERS[backend]) else ()
+    found = [Contestant("zoo", backends.MODES[backend][0]), *(Contestant("plain", mode) for mode in modes)]
     return [*found, Contestant("keras", "fit" if what == "train" else "predict")]
+
+
+def batch_for(card: Card) -> int:
+    """The recipe's batch size; less for a model that needs long, a power of two of about `MULTIPLY_ADDS`."""
+    affordable = 2 ** max(0, round(log2(MULTIPLY_ADDS / card.multiply_adds)))
+    return min(recipe(card.recipe).batch_size, affordable)
+
+
+def rounds_and_burst(card: Card, batch_size: int) -> tuple[int, int]:
+    """Bursts a contestant, steps a burst: many short steps, or a few long ones."""
+    return (21, 10) if batch_size * card.multiply_adds < MULTIPLY_ADDS / 10 else (9, 1)
 
 
 def bench(
@@ -55,31 +83,38 @@ def bench(
     threads: int | None = None,
     show: Callable[[str], None] | None = None,
 ) -> list[Record]:
-    """Time models' steps beside their peers, and return a row for each contestant.
+    """Time models' steps, or how they are built, beside their peers, and return a row for each contestant.
 
-    Rows have "model", "backend", "what" ("train" or "infer"), "contestant", "step_ms" (median),
+    Rows have "model", "backend", "what" ("train", "infer" or "build"), "contestant", "step_ms" (median),
     "step_ms_quartiles", "ratio" (to the framework's plain peer in its first mode, the median over
     bursts that ran side by side; None without a peer), "compile_s" (first step less a later one), "peak_mb",
-    "loss" (after a burst of steps; None for inference) and "error". `show` is told what is measured now.
+    "loss" (after a burst of steps; None for inference) and "error". Of building, "build_s" and
+    "build_s_quartiles" stand in the place of the times of steps, and there is no batch. `show` is told what
+    is measured now.
+
+    Without a `batch_size`, it is the recipe's, or for a model made for photographs what two cores do in
+    about a second; its images are noise, as speed does not depend on them.
 
     Raises ZooError's kinds for a wrong name before anything is measured.
     """
     if not models:
         raise WrongConfiguration("bench: no model given; `zoo list` shows them")
     for kind in what:
-        if kind not in ("train", "infer"):
-            raise WrongConfiguration(f"bench: what={kind!r}; expected train or infer")
+        if kind not in KINDS:
+            raise WrongConfiguration(f"bench: what={kind!r}; expected {' or '.join(KINDS)}")
     show = show or (lambda text: None)
     rows: list[Record] = []
-    for name in [registry.card(model).name for model in models]:
+    for card in map(registry.card, models):
         for backend in _names(backends):
+            job = {"model": card.name, "backend": backend, "threads": threads or machine.cores()}
             for kind in what:
-                job = {
-                    "model": name, "backend": backend, "what": kind,
-                    "batch_size": batch_size or recipe(registry.card(name).recipe).batch_size,
-                    "threads": threads or machine.cores(),
-                }  # fmt: skip
-                rows += _compete(job, show)
+                if kind == "build":
+                    rows += _compare_builds({**job, "what": kind}, show)
+                else:
+                    size = batch_size or batch_for(card)
+                    rounds, burst = rounds_and_burst(card, size)
+                    steps = {"what": kind, "batch_size": size, "rounds": rounds, "burst": burst}
+                    rows += _compete({**job, **steps}, show)
     return rows
 
 
@@ -101,16 +136,44 @@ def _compete(job: Record, show: Callable[[str], None]) -> list[Record]:
     timed = _run("race", {**job, "contestants": [row["contestant"] for row in running]})
     if "error" in timed:
         return [{**row, "error": row["error"] or timed["error"]} for row in rows]
-    reference = next((row["contestant"] for row in running if row["contestant"].startswith("plain")), None)
+    reference = _reference(timed)
     for row in running:
-        own = timed[row["contestant"]]
-        low, middle, high = quantiles(own, n=4, method="inclusive")
-        row |= {"step_ms": middle, "step_ms_quartiles": [low, high]}
-        row["compile_s"] = max(0.0, row.pop("first_step_s") - middle / 1e3)
-        row["ratio"] = (
-            median(a / b for a, b in zip(own, timed[reference], strict=True)) if reference else None
-        )
+        row |= _summary("step_ms", timed[row["contestant"]], reference)
+        row["compile_s"] = max(0.0, row.pop("first_step_s") - row["step_ms"] / 1e3)
     return rows
+
+
+def _compare_builds(job: Record, show: Callable[[str], None]) -> list[Record]:
+    """One model on one framework, built by each contestant in turn, each time in a new process."""
+    rows = [
+        {**job, "contestant": contestant.name, "error": None}
+        for contestant in contestants(job["model"], job["backend"], "build")
+    ]
+    times: dict[str, list[float]] = {row["contestant"]: [] for row in rows}
+    for i in range(BUILDS):
+        for row in rows:
+            show(f"{job['model']} on {job['backend']}, {row['contestant']}: {i + 1} of {BUILDS}")
+            if not row["error"]:
+                built = _run("build", {**job, "contestants": [row["contestant"]]})
+                row |= {"error": built.get("error"), "peak_mb": built.get("peak_mb")}
+                times[row["contestant"]].append(built.get("build_s", 0.0))
+    times = {row["contestant"]: times[row["contestant"]] for row in rows if not row["error"]}
+    for row in rows:
+        if not row["error"]:
+            row |= _summary("build_s", times[row["contestant"]], _reference(times))
+    return rows
+
+
+def _reference(times: Mapping[str, Sequence[float]]) -> Sequence[float] | None:
+    """The times of the plain peer in its first mode."""
+    return next((own for name, own in times.items() if name.startswith("plain")), None)
+
+
+def _summary(name: str, times: Sequence[float], reference: Sequence[float] | None) -> Record:
+    """Median and quartiles, and the median ratio to the times beside them."""
+    low, middle, high = quantiles(times, n=4, method="inclusive")
+    ratio = median(a / b for a, b in zip(times, reference, strict=True)) if reference else None
+    return {name: middle, f"{name}_quartiles": [low, high], "ratio": ratio}
 
 
 def _run(how: str, job: Record) -> Record:
@@ -127,17 +190,6 @@ def _run(how: str, job: Record) -> Record:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _peer_modes(model: str, backend: str) -> tuple[str, ...]:
-    """The modes of the plain peer, read without importing it: its framework must not be loaded here."""
-    if util.find_spec(_peer(model, backend)) is None:
-        return ()
-    return {"torch": ("eager", "compiled"), "tensorflow": ("graph", "xla"), "jax": ("jit",)}[backend]
-
-
-def _peer(model: str, backend: str) -> str:
-    return f"zoo.peers.{model.replace('-', '_')}_{PEERS[backend]}"
-
-
 # Inside the process of one framework
 
 
@@ -146,19 +198,13 @@ Burst = Callable[[int], float]  # runs so many steps and returns the last loss
 
 def make(contestant: Contestant, job: Record) -> Burst:
     """A contestant ready to run."""
-    from zoo import tasks, training
+    from zoo import training
 
     backend, card = backends.current(), registry.card(job["model"])
-    task = tasks.load(card.task, card.input)
     plan = recipe(card.recipe)
-    x, y = next(task.batches(job["batch_size"], 0, 0))
-    model = registry.build(card.name)
+    x, y, loss = batch(card, job["batch_size"])
     if contestant.who == "plain":
-        try:
-            peer = import_module(_peer(card.name, backend.NAME))
-        except ModuleNotFoundError as error:
-            raise BackendError(f"the plain peer needs {error.name}: pip install {error.name}") from None
-        weights = [_numpy(v) for v in model.trainable_variables]
+        peer, weights = _peer(card)
         px, py = peer.prepare(x, y)
         if job["what"] == "infer":
             predict = peer.predictor(weights, mode=contestant.mode)
@@ -170,9 +216,10 @@ def make(contestant: Contestant, job: Record) -> Burst:
             mode=contestant.mode,
         )
         return _training(lambda: step(px, py))
+    model = _build(card)
     engine = "keras" if contestant.who == "keras" else "native"
     mode = "fit" if engine == "keras" else contestant.mode
-    stepper = training.make_engine(engine, model, training.Objective(task.loss), plan.make_optimizer(), mode)
+    stepper = training.make_engine(engine, model, training.Objective(loss), plan.make_optimizer(), mode)
     if job["what"] == "infer":
         if engine == "keras":
             return _inference(backend, lambda: model.predict_on_batch(x), ready=True)
@@ -194,6 +241,56 @@ def make(contestant: Contestant, job: Record) -> Burst:
         return float(losses[-1])
 
     return fit
+
+
+def batch(card: Card, size: int) -> tuple[Any, Any, str]:
+    """x, y and the name of the loss: of the card's task, or noise in the place of photographs."""
+    from zoo import tasks
+
+    if card.preprocessing is None:
+        task = tasks.load(card.task, card.input)
+        return *next(task.batches(size, 0, 0)), task.loss
+    rng = random.generator(0, "bench")
+    images = rng.standard_normal((size, *card.input), dtype="float32")
+    return images, rng.integers(0, card.arguments["classes"], size, dtype="int32"), "cross_entropy"
+
+
+def _build(card: Card) -> Any:
+    """The model in full size, without dropout."""
+    noise: dict[str, Any] = {
+        name: 0.0 for name in ("dropout_rate", "drop_path_rate") if name in card.arguments
+    }
+    return registry.build(card.name, **noise)
+
+
+def _module(card: Card) -> Any:
+    """The peer's module. Raises BackendError, saying what to install."""
+    name = peers.find(card.name, PEERS[backends.current().NAME])
+    assert name is not None
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise BackendError(f"the plain peer needs {package}: pip install {package}") from None
+
+
+def _peer(card: Card) -> tuple[Any, Any]:
+    """The plain peer of a model, and the weights that it starts from, in its order or by its names."""
+    module = _module(card)
+    model = _build(card)
+    if not hasattr(module, "peer"):
+        return module, [_numpy(v) for v in model.trainable_variables]
+    peer = module.peer(card.name)
+    return peer, _named(model, peer.layout)
+
+
+def _named(model: Any, layout: str) -> Mapping[str, Any]:
+    """The weights by a layout's names: arrays by the zoo's own, torch's tensors by any other."""
+    from zoo import weights
+
+    if layout == "zoo":
+        return {v.path: _numpy(v) for v in model.variables}
+    return weights.to_torch(model, layout)
 
 
 def _training(step: Callable[[], Any]) -> Burst:
@@ -220,10 +317,11 @@ def _inference(backend: backends.Backend, predict: Callable[[], Any], *, ready: 
 def alone(contestant: Contestant, job: Record) -> Record:
     """First step, loss after a burst, and the peak of this process's memory."""
     burst = make(contestant, job)
+    _forget_peak()
     start = time.perf_counter()
     burst(1)
     first = time.perf_counter() - start
-    loss = burst(BURST)
+    loss = burst(job["burst"])
     return {
         "first_step_s": first,
         "loss": loss if job["what"] == "train" else None,
@@ -236,13 +334,35 @@ def race(field: Sequence[Contestant], job: Record) -> dict[str, list[float]]:
     bursts = {contestant.name: make(contestant, job) for contestant in field}
     times: dict[str, list[float]] = {name: [] for name in bursts}
     for burst in bursts.values():
-        burst(2 * BURST)
-    for _ in range(ROUNDS):
+        burst(2 * job["burst"])
+    for _ in range(job["rounds"]):
         for name, burst in bursts.items():
             start = time.perf_counter()
-            burst(BURST)
-            times[name].append((time.perf_counter() - start) * 1e3 / BURST)
+            burst(job["burst"])
+            times[name].append((time.perf_counter() - start) * 1e3 / job["burst"])
     return times
+
+
+def build(contestant: Contestant, job: Record) -> Record:
+    """Seconds to build a model with its initial weights, once its libraries are imported."""
+    card = registry.card(job["model"])
+    if contestant.who == "plain":
+        make = _module(card).peer(card.name).build
+    else:
+        make = partial(registry.build, card.name)
+        registry.build("mlp")  # imports Keras
+    start = time.perf_counter()
+    model = make()
+    done = time.perf_counter() - start
+    del model
+    return {"build_s": done, "peak_mb": backends.current().peak_memory() / 2**20}
+
+
+def _forget_peak() -> None:
+    """Let the peak of a process's memory be that of the steps, not of making what they work on."""
+    gc.collect()
+    with suppress(OSError):  # Linux's alone
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _numpy(value: Any) -> Any:
@@ -256,7 +376,10 @@ def main() -> None:
     how, job = sys.argv[1], json.loads(sys.argv[2])
     backends.use(job["backend"], threads=job["threads"])
     field = [Contestant(*name.split(" ", 1)) for name in job["contestants"]]
-    print(json.dumps(alone(field[0], job) if how == "alone" else race(field, job)))
+    if how == "race":
+        print(json.dumps(race(field, job)))
+    else:
+        print(json.dumps({"alone": alone, "build": build}[how](field[0], job)))
 
 
 if __name__ == "__main__":

@@ -359,16 +359,18 @@ def bench(
     models: Annotated[list[str], typer.Argument(help="Models' names; `zoo list` shows them.")],
     train: Annotated[bool, typer.Option("--train", help="Only training steps.")] = False,
     infer: Annotated[bool, typer.Option("--infer", help="Only inference.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Only building, with initial weights.")] = False,
     backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Time the zoo's step beside plain torch, Flax, tf.function, and Keras's own fit."""
+    """Time the zoo's step beside plain torch, torchvision, Flax, tf.function, and Keras's own fit."""
     from zoo.benchmarks import bench
 
     console = _console()
-    chosen = [name for name, asked in {"train": train, "infer": infer}.items() if asked or train == infer]
+    asked = {"train": train, "infer": infer, "build": build}
+    chosen = [name for name in asked if asked[name]] or ["train", "infer"]
     with console.status("starting") as status:
         rows = bench(
             *models,
@@ -383,12 +385,12 @@ def bench(
     else:
         for model, kind in dict.fromkeys((row["model"], row["what"]) for row in rows):
             own = [row for row in rows if (row["model"], row["what"]) == (model, kind)]
-            table = _table("contestant", "step>", "quartiles>", "compile>", "peak>", "ratio>")
+            times = ["build>", "quartiles>"] if kind == "build" else ["step>", "quartiles>", "compile>"]
+            table = _table("contestant", *times, "peak>", "ratio>")
             for row in own:
                 table.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
-            console.print(
-                f"\n[bold]{model}, {kind}[/], batch {own[0]['batch_size']}, {own[0]['threads']} threads"
-            )
+            batch = "" if kind == "build" else f", batch {own[0]['batch_size']}"
+            console.print(f"\n[bold]{model}, {kind}[/]{batch}, {own[0]['threads']} threads")
             console.print(table)
             if losses := [row["loss"] for row in own if row.get("loss") is not None]:
                 console.print(
@@ -409,14 +411,14 @@ def bench(
 def _bench_figures(row: dict[str, Any]) -> list[str]:
     if row["error"]:
         return ["failed"]
-    low, high = row["step_ms_quartiles"]
-    return [
-        f"{row['step_ms']:.2f} ms",
-        f"{low:.2f}-{high:.2f}",
-        f"{row['compile_s']:.1f} s",
-        f"{row['peak_mb']:,.0f} MB",
-        "" if row["ratio"] is None else f"{row['ratio']:.2f}",
-    ]
+    if row["what"] == "build":
+        low, high = row["build_s_quartiles"]
+        times = [f"{row['build_s']:.2f} s", f"{low:.2f}-{high:.2f}"]
+    else:
+        low, high = row["step_ms_quartiles"]
+        times = [f"{row['step_ms']:.2f} ms", f"{low:.2f}-{high:.2f}", f"{row['compile_s']:.1f} s"]
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    return [*times, f"{row['peak_mb']:,.0f} MB", ratio]
 
 
 @app.command()

@@ -212,10 +212,6 @@ def pack(folder: Path, build: Any, inputs: Any, targets: Any, loss: Any) -> Path
             f"inputs and targets of {sorted(lengths)} examples; expected as many, at least 1"
         )
     if targets is not None:
-        if not single:
-            raise WrongConfiguration(
-                "targets= go with one input array; a model of several is not trained yet"
-            )
         data["targets"] = np.asarray(targets)
     folder.mkdir()
     try:

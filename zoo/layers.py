@@ -149,6 +149,93 @@ def token(x: Tensor, *, initializer: Initializer = random.zeros, name: str) -> T
     return _layers().Token(initializer=initializer, name=name)(x)
 
 
+# Sequences (b, n, c): `lengths` (b,) says how many steps are real, the rest is padding
+
+
+def embedding(
+    token_ids: Tensor,
+    vocabulary: int,
+    width: int,
+    *,
+    initializer: Initializer = random.standard_normal,
+    name: str,
+) -> Tensor:
+    """(b, n) int32 -> (b, n, width): a vector for each token; drawn from N(0, 1), as torch.nn.Embedding."""
+    return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)(token_ids)
+
+
+def lengths(x: Tensor) -> Tensor:
+    """(b, n) or (b, n, c) -> (b,) int32: up to the last token that is not 0, or vector that is not all 0."""
+    return _layers().Lengths()(x)
+
+
+def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
+    """(b, n, ...) -> the same, zero in the padding."""
+    return _layers().ZeroPadding()(x, lengths)
+
+
+def lstm(
+    x: Tensor,
+    units: int,
+    *,
+    lengths: Tensor | None = None,
+    states: Sequence[Tensor | None] = (None, None),
+    reverse: bool = False,
+    initializer: Initializer = random.glorot_uniform,
+    name: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(b, n, c) -> h at every step (b, n, units), zero in the padding, and the last h and c (b, units).
+
+    Hochreiter and Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers
+    et al. 2000; biases and gates as torch.nn.LSTM. `states` are the first h and c, zeros by default. With
+    `reverse` it reads each sequence from its end; the outputs stand at the steps that they read. A padded
+    sequence gives the numbers of the sequence alone.
+    """
+    layer = _layers().LSTM(units, reverse=reverse, initializer=initializer, name=name)
+    return layer(x, lengths, *states)
+
+
+def gru(
+    x: Tensor,
+    units: int,
+    *,
+    lengths: Tensor | None = None,
+    state: Tensor | None = None,
+    reverse: bool = False,
+    reset_after: bool = True,
+    initializer: Initializer = random.glorot_uniform,
+    name: str,
+) -> tuple[Tensor, Tensor]:
+    """(b, n, c) -> h at every step (b, n, units), zero in the padding, and the last (b, units).
+
+    As torch.nn.GRU; without `reset_after` as Cho et al. 2014, arXiv:1406.1078, eq. 5 to 8, where the reset
+    gate acts on the state before the recurrent kernel does. The other arguments are those of `lstm`.
+    """
+    layer = _layers().GRU(units, reverse=reverse, reset_after=reset_after, initializer=initializer, name=name)
+    return layer(x, lengths, state)
+
+
+def attention_decoder(
+    x: Tensor, units: int, *, memory: Tensor, lengths: Tensor, states: Sequence[Tensor], name: str
+) -> Tensor:
+    """(b, m, c), memory (b, n, k) -> (b, m, units + k): an LSTM's h, and the context it looked at.
+
+    Bahdanau et al. 2014, arXiv:1409.0473, eq. 4 to 6: before every step the decoder weighs the memory by its
+    last state. `lengths` are the memory's, `states` the first h and c.
+    """
+    return _layers().AttentionDecoder(units, name=name)(x, memory, lengths, *states)
+
+
+def flatten_steps(x: Tensor) -> Tensor:
+    """(b, n, h, c) -> (b, n, h c), the last axis fastest."""
+    return keras.layers.Reshape((-1, x.shape[2] * x.shape[3]))(x)
+
+
+def blank_padding(logits: Tensor, lengths: Tensor) -> Tensor:
+    """(b, n, classes) -> the same, but in the padding class 0 for certain: CTC then needs no lengths."""
+    return _layers().BlankPadding()(logits, lengths)
+
+
 # Layers without
 
 
@@ -161,6 +248,17 @@ def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
     if not 0 <= rate < 1:
         raise WrongConfiguration(f"{name}: dropout rate {rate}; expected 0 <= rate < 1")
     return _layers().Dropout(rate, name=name)(x) if rate else x
+
+
+def variational_dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
+    """(b, n, c) -> (b, n, c): dropout whose mask is the same at every step of a sequence.
+
+    Gal and Ghahramani 2016, arXiv:1512.05287, for what flows into and out of a recurrence; within it their
+    masks would cost the frameworks' own kernels. Raises WrongConfiguration for a rate outside [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise WrongConfiguration(f"{name}: dropout rate {rate}; expected 0 <= rate < 1")
+    return _layers().VariationalDropout(rate, name=name)(x) if rate else x
 
 
 def drop_path(x: Tensor, rate: float, *, name: str) -> Tensor:

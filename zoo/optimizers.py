@@ -37,6 +37,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo import backends
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration, nearest
 
@@ -188,6 +189,9 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def _backend_apply_gradients(self, grads: Sequence[Tensor], variables: Sequence[keras.Variable]) -> None:
         every = self.gradient_accumulation_steps
+        # TensorFlow's gradient of an embedding lists the rows that were read, one twice if it was read twice:
+        # Keras would take the norm of the list.
+        grads = [backends.current().tensor(g) for g in grads]
         if not every:
             self._apply(grads, variables)
             return

@@ -60,6 +60,11 @@ class Subject:
             model.set_weights(self.weights)
         return model
 
+    def task(self) -> tasks.Task:
+        """The data as a task."""
+        loss = self.loss if isinstance(self.loss, str) else None
+        return tasks.from_arrays((self.inputs, self.targets), loss=loss)
+
     @property
     def batch(self) -> tuple[Any, Array | None]:
         """The first examples, as the forward and gradient rungs take them."""
@@ -71,15 +76,34 @@ def registered(name: str) -> Subject:
     """A model of the zoo in its small configuration, on digits at its size."""
     card = registry.card(name)
     x, y = toy_data(card)
-    return Subject(lambda: registry.build(name, seed=SEED, **card.small), x, y, None, recipe(card.recipe))
+    loss = tasks.source(card.task)[1].loss
+    named = None if loss == "cross_entropy" else loss  # the default, with smoothed labels
+    return Subject(lambda: registry.build(name, seed=SEED, **card.small), x, y, named, recipe(card.recipe))
 
 
-def toy_data(card: registry.Card) -> tuple[Array, Array]:
-    """100 digits at the size of a small configuration, of the classes it tells apart."""
+def toy_data(card: registry.Card) -> tuple[Any, Array]:
+    """100 digits at the size of a small configuration, of the classes it tells apart; or sequences."""
     arguments = {**card.arguments, **card.small}
+    if None in card.input:
+        return toy_sequences(registry.build(card.name, **card.small))
     x, y = tasks.load("digits", replace(card, config=arguments).input).train
     chosen = np.flatnonzero(y < arguments.get("classes", 10))[:100]
     return x[chosen], y[chosen]
+
+
+def toy_sequences(model: keras.Model) -> tuple[Any, Array]:
+    """100 sequences, padded, with labels drawn for each, or for each step but for the padding (-1)."""
+    x, rng = registry.example(model, 100, SEED), random.generator(SEED, "labels")
+    *steps, classes = model.output_shape[1:]
+    if not steps:
+        return x, rng.integers(classes, size=100, dtype=np.int32)
+    read = x["decoder_token_ids"] if isinstance(x, Mapping) else x
+    if read.ndim == 2:
+        return x, np.where(read == 0, -1, rng.integers(classes, size=read.shape, dtype=np.int32))
+    # CTC's: a letter, and another where there are frames for two
+    first = rng.integers(1, classes, size=100, dtype=np.int32)
+    second = np.where(read[:, 4:].any((1, 2)), 1 + first % (classes - 1), 0)
+    return x, np.stack([first, second], 1)
 
 
 class Probe:
@@ -209,11 +233,11 @@ def initial(subject: Subject, *, compiled: bool) -> Iterator[tuple[str, Array]]:
     model = subject.build()
     for i, variable in enumerate(model.variables):
         yield f"initial/weights/{i} {variable.path}", numpy(variable)
-    if subject.targets is not None and isinstance(subject.inputs, np.ndarray):
-        task = tasks.from_arrays((subject.inputs, subject.targets), loss=None)
+    if subject.targets is not None:
         for epoch in range(2):
-            for i, (x, y) in enumerate(task.batches(BATCH, SEED, epoch)):
-                yield f"initial/batches/{epoch}.{i}/x", x
+            for i, (x, y) in enumerate(subject.task().batches(BATCH, SEED, epoch)):
+                for name, part in (x if isinstance(x, Mapping) else {"x": x}).items():
+                    yield f"initial/batches/{epoch}.{i}/{name}", part
                 yield f"initial/batches/{epoch}.{i}/y", y
     backend = backends.current()
     for layer in model.layers:
@@ -235,7 +259,7 @@ def flow(subject: Subject, rungs: list[int], facts: dict[str, Any]) -> Iterator[
 
     model = subject.build()
     x, y = subject.batch
-    taps = Taps(model, len(_leaf(x)))
+    taps = Taps(model, x)
     facts |= {"order": taps.order, "consumers": taps.consumers, "kinds": taps.kinds, "weights": taps.weights}
     if 2 in rungs:
         for label, value in taps.outputs(x).items():
@@ -256,10 +280,8 @@ def training_pass(model: keras.Model, x: Any) -> Iterator[tuple[str, Array]]:
     """
     weights = [v.value for v in model.trainable_variables]
     state = [v.value for v in model.non_trainable_variables]
-    tensor = backends.current().tensor
-    x = {name: tensor(a) for name, a in x.items()} if isinstance(x, Mapping) else tensor(x)
     call: Any = model.stateless_call
-    _, after = call(weights, state, x, training=True)
+    _, after = call(weights, state, backends.tensors(x), training=True)
     owned: dict[str, list[Array]] = {}
     for variable, value in zip(model.non_trainable_variables, after, strict=True):
         owned.setdefault(variable.path.rpartition("/")[0], []).append(numpy(value).ravel())
@@ -356,7 +378,7 @@ def train(
     model = subject.build()
     if nudged is not None:
         nudge(model, nudged)
-    data = tasks.from_arrays((subject.inputs, subject.targets), loss=None)
+    data = subject.task()
     return training.train(
         model,
         data,
@@ -411,10 +433,6 @@ def numpy(value: Any) -> Array:
 
 def _first(x: Any, count: int) -> Any:
     return {name: a[:count] for name, a in x.items()} if isinstance(x, Mapping) else x[:count]
-
-
-def _leaf(x: Any) -> Array:
-    return next(iter(x.values())) if isinstance(x, Mapping) else x
 
 
 if __name__ == "__main__":

@@ -18,11 +18,14 @@ class Recipe:
     epochs: int = 15
     batch_size: int = 64
     label_smoothing: float = 0.0
+    anneal: bool = False  # the learning rate falls to 0 along a cosine, over the whole run
 
-    def make_optimizer(self, schedule: Any = None) -> Any:
-        """The optimizer, with a schedule in place of its learning rate if one is given."""
-        from zoo import optimizers
+    def make_optimizer(self, schedule: Any = None, steps: int | None = None) -> Any:
+        """The optimizer of a run of so many steps, with a schedule for its learning rate if one is given."""
+        from zoo import optimizers, schedules
 
+        if schedule is None and self.anneal and steps is not None:
+            schedule = schedules.CosineAnnealing(self.settings["learning_rate"], steps)
         changes = {} if schedule is None else {"learning_rate": schedule}
         return getattr(optimizers, self.optimizer)(**{**self.settings, **changes})
 
@@ -38,6 +41,11 @@ RECIPES = {
     "vgg": Recipe("AdamW", {"learning_rate": 1e-3, "weight_decay": 0.01}),
     "resnet": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}),
     "efficientnet": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}),
+    "recurrent": Recipe("AdamW", {"learning_rate": 5e-3, "weight_decay": 0.1}, epochs=10, anneal=True),
+    "seq2seq": Recipe("AdamW", {"learning_rate": 3e-3, "weight_decay": 0.01}, epochs=8, anneal=True),
+    "speech": Recipe(
+        "AdamW", {"learning_rate": 3e-3, "weight_decay": 0.01}, epochs=8, batch_size=32, anneal=True
+    ),
     "vit": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}, epochs=30),
 }
 

@@ -28,6 +28,7 @@ FAMILIES = (
     "vgg",
     "resnet",
     "efficientnet",
+    "recurrent",
     "vit",
 )  # zoo/models/*.py, in the order of the primer
 
@@ -63,6 +64,8 @@ class Card:
     def input(self) -> tuple[int, ...]:
         """The shape of one example, with the default configuration."""
         arguments = self.arguments
+        if "mels" in arguments:
+            return None, arguments["mels"]
         if "shape" in arguments:
             return tuple(arguments["shape"])
         return self.fixed_input or (arguments["image_size"], arguments["image_size"], arguments["channels"])
@@ -72,6 +75,8 @@ class Card:
         """The file that defines it."""
         return Path(inspect.getfile(self.builder))
 
+
+LENGTH = 12  # steps of an example where a model takes any number
 
 _cards: dict[str, Card] = {}
 _aliases: dict[str, str] = {}  # what people type, without its hyphens
@@ -176,28 +181,53 @@ def check(chosen: Card, changes: Mapping[str, Any]) -> None:
 
 
 def example(model: keras.Model, batch: int = 2, seed: int = 0) -> np.ndarray | dict[str, np.ndarray]:
-    """Inputs that fit a model: standard normal float32, one array, or a dict by input name."""
-    arrays = {
-        tensor.name: random.generator(seed, "example", tensor.name).standard_normal(
-            (batch, *tensor.shape[1:]), dtype=np.float32
-        )
-        for tensor in model.inputs
-    }
+    """Inputs that fit a model: one array, or a dict by input name.
+
+    Standard normal float32, or of a model of tokens int32, the first of `LENGTH` tokens, the others of fewer
+    with padding behind.
+    """
+    arrays = {}
+    for tensor in model.inputs:
+        rng = random.generator(seed, "example", tensor.name)
+        shape = (batch, *(LENGTH if n is None else n for n in tensor.shape[1:]))
+        if tensor.dtype == "int32":
+            x = rng.integers(1, vocabulary(model, tensor), shape, dtype=np.int32)
+        else:
+            x = rng.standard_normal(shape, dtype=np.float32)
+        if None in tensor.shape[1:]:
+            for row in x[1:]:
+                row[rng.integers(1, LENGTH) :] = 0
+        arrays[tensor.name] = x
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
-def multiply_adds(model: keras.Model) -> int:
-    """Multiply-adds of one example's forward pass in convolutions, dense layers and attention.
+def vocabulary(model: keras.Model, tokens: Any) -> int:
+    """How many tokens there are, 0 among them, by the embedding that reads this input of a model."""
+    return next(
+        layer.vocabulary for layer in model.layers if hasattr(layer, "vocabulary") and layer.input is tokens
+    )
 
-    As fvcore and torch.utils.flop_counter count them, without activations, norms and pooling.
+
+def input_shapes(model: keras.Model) -> Any:
+    """The shape of an example, or a dict by input name; None where a length varies."""
+    shapes = {tensor.name: tuple(tensor.shape[1:]) for tensor in model.inputs}
+    return shapes if len(shapes) > 1 else next(iter(shapes.values()))
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Multiply-adds of one example's forward pass in convolutions, dense layers, recurrences and attention.
+
+    As fvcore and torch.utils.flop_counter count them, without activations, norms and pooling. Of a sequence,
+    whose length varies, those of one step of everything.
     """
     total = 0
     for layer in model.layers:
-        kernel = getattr(layer, "kernel", None)
         total += getattr(layer, "multiply_adds", 0)
-        if kernel is not None:
-            positions = np.prod(list(layer.output.shape[1:-1]), dtype=np.int64)
-            total += int(positions) * int(np.prod(kernel.shape))
+        kernels = [v for v in layer.trainable_variables if v.name.endswith("kernel")]
+        if kernels:
+            output = layer.output[0] if isinstance(layer.output, tuple | list) else layer.output
+            positions = np.prod([n or 1 for n in output.shape[1:-1]], dtype=np.int64)
+            total += int(positions) * sum(int(np.prod(kernel.shape)) for kernel in kernels)
     return total
 
 

@@ -239,7 +239,7 @@ def _gradient(model: Model, layer: Any, x: np.ndarray, label: int) -> np.ndarray
     """Of one logit with respect to what this layer gives, in inference mode: of zeros added to that."""
     from zoo.keras_parts import Tap
 
-    tap = Tap(batch=1)
+    tap = Tap()
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
         y = operation(*args, **kwargs)

@@ -20,7 +20,7 @@ TAP = "tap_"
 
 
 class Taps:
-    """A model with a tap after every operation, for batches of one size.
+    """A model with a tap after every operation, for inputs of the shapes of these.
 
     `order` names the operations as the data flows; `consumers` says who reads whose output, `kinds` what each
     is, `weights` the paths of each one's trainable weights.
@@ -28,7 +28,7 @@ class Taps:
     Raises WrongConfiguration for a model that is not functional.
     """
 
-    def __init__(self, model: keras.Model, batch: int):
+    def __init__(self, model: keras.Model, inputs: Any):
         self.order: list[str] = []
         self.consumers: dict[str, list[str]] = {}
         self.kinds: dict[str, str] = {}
@@ -45,7 +45,7 @@ class Taps:
             tapped = []
             for y in keras.tree.flatten(found):
                 float_ = keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))
-                out = _tap_layer()(batch, name=f"{TAP}{len(outputs)}")(y) if float_ and not tapped else y
+                out = _tap_layer()(name=f"{TAP}{len(outputs)}")(y) if float_ and not tapped else y
                 producers[id(out)] = label
                 tapped.append(out)
             outputs.append(tapped[0])
@@ -58,7 +58,17 @@ class Taps:
                     "models, and sequential ones with an Input"
                 )
             model = keras.Model(model.inputs, model.outputs)
-        clone = keras.models.clone_model(model, clone_function=lambda op: op, call_function=tap)
+        # Of the shapes of these arrays: the zeros have a length where the model takes any.
+        start = [
+            keras.Input(batch_shape=x.shape, dtype=tensor.dtype, name=tensor.name)
+            for tensor, x in zip(model.inputs, _ordered(model, inputs), strict=True)
+        ]
+        clone = keras.models.clone_model(
+            model,
+            input_tensors=keras.tree.pack_sequence_as(model.input, start),
+            clone_function=lambda op: op,
+            call_function=tap,
+        )
         self.tapped = keras.Model(clone.input, outputs)
         self.whole = clone
 
@@ -88,14 +98,9 @@ class Taps:
         Without targets the loss is the sum of the outputs, each weighed by a number drawn at random.
         """
         backend = backends.current()
-        tensors = (
-            {name: backend.tensor(x) for name, x in inputs.items()}
-            if isinstance(inputs, Mapping)
-            else backend.tensor(inputs)
-        )
         objective = _weighed if targets is None else _objective(targets, loss)
         y = backend.tensor(np.zeros(1, np.int32) if targets is None else targets)
-        value, gradients = backend.gradients(self.whole, objective)(tensors, y)
+        value, gradients = backend.gradients(self.whole, objective)(backends.tensors(inputs), y)
         found: dict[str, Array] = {}
         for variable, gradient in zip(self.whole.trainable_variables, gradients, strict=True):
             owner = variable.path.split("/")[0]
@@ -110,8 +115,14 @@ class Taps:
 
 def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, Array]:
     """What every operation of a functional model gives in inference mode, in data-flow order."""
-    first = next(iter(inputs.values())) if isinstance(inputs, Mapping) else inputs
-    return Taps(model, len(first)).outputs(inputs)
+    return Taps(model, inputs).outputs(inputs)
+
+
+def _ordered(model: keras.Model, inputs: Any) -> list[Array]:
+    """The arrays in the order of the model's inputs."""
+    return (
+        [inputs[t.name] for t in model.inputs] if isinstance(inputs, Mapping) else keras.tree.flatten(inputs)
+    )
 
 
 def _objective(targets: Array, loss: Any) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 from zoo import backends, checkpoints, registry, tasks
 from zoo._lazy import keras, ops
 from zoo.augment import Wanted, parse, written
+from zoo.ctc import character_error_rate
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, recipe
 from zoo.tasks import Pair, Task
@@ -126,7 +127,7 @@ def train(
     seed = 0 if seed is None else seed
     if isinstance(model, str):
         model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen, loss))
-    data = _load(chosen, model.input_shape[1:], loss, validation, known and known.preprocessing)
+    data = _load(chosen, registry.input_shapes(model), loss, validation, known and known.preprocessing)
     if saved is not None and augment is None and not data.augment:
         transforms = parse(saved.facts["augment"])
     if transforms is not None:
@@ -148,7 +149,7 @@ def train(
         )
     if optimizer is None:
         reuse = saved is not None and schedule is None
-        optimizer = saved.optimizer() if saved and reuse else plan.make_optimizer(schedule)
+        optimizer = saved.optimizer() if saved and reuse else plan.make_optimizer(schedule, total)
     if checkpoint is not None:
         checkpoints.writable(checkpoint)
     if weights is not None:
@@ -214,7 +215,8 @@ def number(value: Tensor) -> float:
 class EarlyStopping:
     """Stop once the held-out `monitor` has not improved for `patience` epochs, as keras.callbacks does.
 
-    An improvement is more than `min_delta`; "loss" is better when lower, any other metric when higher.
+    An improvement is more than `min_delta`; losses and error rates are better when lower, other metrics when
+    higher.
     `restore_best` ends with the weights of the best epoch. Prechelt 1998, "Early stopping - but when?".
     """
 
@@ -245,7 +247,7 @@ class Patience:
 
     def ends(self, metrics: dict[str, float]) -> bool:
         """Whether training ends after an epoch with these metrics."""
-        value = metrics[self.rule.monitor] * (1 if self.rule.monitor == "loss" else -1)
+        value = metrics[self.rule.monitor] * (1 if self.rule.monitor in LOWER else -1)
         if value < self.best - self.rule.min_delta:
             self.best, self.waited = value, 0
             if self.rule.restore_best:
@@ -281,7 +283,7 @@ class Engine(Protocol):
         """
         ...
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Any) -> np.ndarray:
         """The logits of these examples."""
         ...
 
@@ -346,16 +348,16 @@ class NativeEngine:
         on_step: Callable[[Tensor], bool],
         on_epoch: Callable[[], bool],
     ) -> None:
-        tensor, stop, length = self.backend.tensor, False, first_epoch
+        tensors, stop, length = backends.tensors, False, first_epoch
         while not stop:
             for x, y in islice(batches, length):
-                if stop := on_step(self.step(tensor(x), tensor(y))):
+                if stop := on_step(self.step(tensors(x), tensors(y))):
                     break
             self.step.sync()
             stop, length = on_epoch() or stop, per_epoch
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return ops.convert_to_numpy(self.predictor(self.backend.tensor(x)))
+    def predict(self, x: Any) -> np.ndarray:
+        return ops.convert_to_numpy(self.predictor(backends.tensors(x)))
 
     def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
         return number(self.objective(self.backend.tensor(y), self.backend.tensor(logits)))
@@ -415,8 +417,8 @@ class KerasEngine:
         if not stop:
             fit(batches, steps_per_epoch=per_epoch, epochs=sys.maxsize)
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        return self.model.predict(x, batch_size=len(x), verbose=SILENT)
+    def predict(self, x: Any) -> np.ndarray:
+        return self.model.predict(x, batch_size=tasks.count(x), verbose=SILENT)
 
     def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
         tensor = backends.current().tensor
@@ -483,16 +485,24 @@ class Objective:
 
 
 def _cross_entropy(smoothing: float) -> Any:
-    """Of labels (b,) or soft labels (b, classes): Keras makes both floats, so only their shape tells."""
+    """Of labels (b,), of every step (b, n), or soft labels (b, classes).
+
+    Keras makes all of them floats, so only their shape tells.
+    """
 
     def loss(y: Tensor, logits: Tensor) -> Tensor:
         soft = len(y.shape) == len(logits.shape)
-        if not soft and not smoothing:
-            return keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
-        targets = y if soft else ops.one_hot(ops.cast(y, "int32"), logits.shape[-1], dtype=logits.dtype)
-        return keras.losses.categorical_crossentropy(
-            targets, logits, from_logits=True, label_smoothing=smoothing
-        )
+        if soft or smoothing:
+            targets = y if soft else ops.one_hot(ops.cast(y, "int32"), logits.shape[-1], dtype=logits.dtype)
+            losses = keras.losses.categorical_crossentropy(
+                targets, logits, from_logits=True, label_smoothing=smoothing
+            )
+        else:
+            losses = keras.losses.sparse_categorical_crossentropy(ops.maximum(y, 0), logits, from_logits=True)
+        if len(losses.shape) == 1:
+            return losses
+        counted = ops.cast(ops.greater_equal(y, 0), losses.dtype)
+        return ops.sum(losses * counted) / ops.sum(counted)
 
     return loss
 
@@ -503,6 +513,10 @@ LOSSES: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {
         _cross_entropy,
         lambda smoothing: partial(backends.current().cross_entropy, label_smoothing=smoothing),
     ),
+    "ctc": (
+        lambda _: lambda y, logits: backends.current().ctc_loss(ops.cast(y, "int32"), logits),
+        lambda _: backends.current().ctc_loss,
+    ),
     "mean_squared_error": (
         lambda _: keras.losses.MeanSquaredError(),
         lambda _: lambda y, x: ops.mean(ops.square(x - y)),
@@ -510,22 +524,48 @@ LOSSES: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {
 }
 
 
-def accuracy(y: np.ndarray, logits: np.ndarray) -> float:
-    """The share of examples whose largest logit is the label's; of soft labels, the largest one's."""
-    return float(np.mean(logits.argmax(-1) == (y.argmax(-1) if y.ndim == logits.ndim else y)))
+def accuracy(y: np.ndarray, logits: np.ndarray) -> tuple[int, int]:
+    """How many labels have the largest logit, and how many there are: of examples, or of steps but for -1.
+
+    Of soft labels it is the largest one's.
+    """
+    labels = y.argmax(-1) if y.ndim == logits.ndim else y
+    counted = labels >= 0
+    return int(((logits.argmax(-1) == labels) & counted).sum()), int(counted.sum())
 
 
-METRICS = {"accuracy": accuracy}
+def exact_match(y: np.ndarray, logits: np.ndarray) -> tuple[int, int]:
+    """How many sequences have the largest logit at every label, and how many there are.
+
+    Where each step has seen the labels before it, that is how many a greedy decoder would write.
+    """
+    return int(((logits.argmax(-1) == y) | (y < 0)).all(-1).sum()), len(y)
+
+
+# name -> of a batch's labels and logits, two counts; the metric is the ratio of their sums
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[int, int]]] = {
+    "accuracy": accuracy,
+    "exact_match": exact_match,
+    "character_error_rate": character_error_rate,
+}
+LOWER = {"loss", "character_error_rate"}  # is better
 
 
 def evaluate(engine: Engine, task: Task, batch_size: int = 512) -> dict[str, float]:
     """The task's metric and the loss on its held-out examples; empty where it has none."""
     if task.test is None:
         return {}
-    x, y = task.test
-    logits = np.concatenate([engine.predict(x[i : i + batch_size]) for i in range(0, len(x), batch_size)])
-    found = {} if task.metric is None else {task.metric: METRICS[task.metric](y, logits)}
-    return {**found, "loss": engine.loss(y, logits)}
+    hits, of, losses, weights = 0, 0, [], []
+    for x, y in task.held_out(batch_size):
+        logits = engine.predict(x)
+        if task.metric is not None:
+            found = METRICS[task.metric](y, logits)
+            hits, of = hits + found[0], of + found[1]
+        losses.append(engine.loss(y, logits))
+        steps = task.loss == "cross_entropy" and np.issubdtype(y.dtype, np.integer)
+        weights.append(int((y >= 0).sum()) if steps else len(y))  # what the loss is the mean of
+    metric = {} if task.metric is None else {task.metric: hits / max(1, of)}
+    return {**metric, "loss": float(np.average(losses, weights=weights))}
 
 
 # What must hold before any work is done
@@ -545,7 +585,7 @@ def fitting(card: registry.Card, task: Any, loss: Any = None) -> dict[str, Any]:
     """
     if isinstance(task, str):
         _, source = tasks.source(task)
-        wanted = {"classes": source.classes, "channels": source.channels}
+        wanted = {"classes": source.classes, "channels": source.channels, **source.changes}
         if source.side is not None and card.preprocessing is not None:
             least = {"image_size": max(32, card.small["image_size"])}
             wanted = {**(card.small if source.side < 28 else least), **wanted}
@@ -555,7 +595,7 @@ def fitting(card: registry.Card, task: Any, loss: Any = None) -> dict[str, Any]:
             if isinstance(task, Task)
             else tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None)
         )
-        shape = data.train[0].shape[1:]
+        shape = tasks.shapes(data.train[0])
         wanted = {"classes": data.classes, "shape": shape}
         if len(shape) == 3 and shape[0] == shape[1]:
             wanted |= {"image_size": shape[0], "channels": shape[2]}
@@ -579,31 +619,48 @@ def _load(task: Any, shape: tuple[int, ...], loss: Any, validation: Any, preproc
     return tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None, validation=validation)
 
 
+def _fits(expected: Any, given: Any) -> bool:
+    """Whether examples of this shape fit an input of that one, None being any length; dicts by name."""
+    if isinstance(expected, dict) or isinstance(given, dict):
+        same = isinstance(expected, dict) and isinstance(given, dict) and expected.keys() == given.keys()
+        return same and all(_fits(expected[name], given[name]) for name in expected)
+    return len(expected) == len(given) and all(m in (None, n) for m, n in zip(expected, given, strict=True))
+
+
 def _check_fit(model: keras.Model, task: Task) -> None:
     x, y = task.train
-    if tuple(x.shape[1:]) != tuple(model.input_shape[1:]):
-        raise WrongConfiguration(
-            f"{model.name} takes examples of shape {model.input_shape[1:]}, {task.name} has {x.shape[1:]}"
-        )
+    expected, given = registry.input_shapes(model), tasks.shapes(x)
+    if not _fits(expected, given):
+        raise WrongConfiguration(f"{model.name} takes examples of shape {expected}, {task.name} has {given}")
     if isinstance(task.loss, str) and task.loss not in LOSSES:
         raise UnknownName(
             f"no loss {task.loss!r}; {nearest(task.loss, LOSSES)}, or give a function (y, logits)"
         )
-    if task.augment and (made := next(task.batches(1, 0, 0))[0].shape[1:]) != x.shape[1:]:
-        raise WrongConfiguration(
-            f"augment= makes examples of shape {made}, {model.name} takes {model.input_shape[1:]}"
-        )
-    if task.loss == "cross_entropy" and y.ndim == 2:
+    if task.augment:
+        if isinstance(x, dict):
+            raise WrongConfiguration(f"augment= changes one input; {model.name} has {', '.join(x)}")
+        if not _fits(expected, made := next(task.batches(1, 0, 0))[0].shape[1:]):
+            raise WrongConfiguration(
+                f"augment= makes examples of shape {made}, {model.name} takes {expected}"
+            )
+    if task.loss == "cross_entropy" and not np.issubdtype(y.dtype, np.integer):
         if y.shape[1] != model.output_shape[-1]:
             raise WrongConfiguration(
                 f"{task.name} has soft labels of {y.shape[1]} classes, {model.name} tells "
                 f"{model.output_shape[-1]} apart; build it with classes={y.shape[1]}"
             )
-    elif task.loss == "cross_entropy" and int(y.max()) >= model.output_shape[-1]:
-        raise WrongConfiguration(
-            f"{task.name} has labels up to {int(y.max())}, {model.name} tells {model.output_shape[-1]} "
-            f"classes apart; build it with classes={int(y.max()) + 1}"
-        )
+    elif task.loss in ("cross_entropy", "ctc"):
+        if (most := tasks.largest(y)) >= model.output_shape[-1]:
+            raise WrongConfiguration(
+                f"{task.name} has labels up to {most}, {model.name} tells {model.output_shape[-1]} "
+                f"classes apart; build it with classes={most + 1}"
+            )
+        steps = len(y.shape) == 2
+        if task.loss == "cross_entropy" and steps != (len(model.output_shape) == 3):
+            raise WrongConfiguration(
+                f"{task.name} has a label for each {'step' if steps else 'example'}, {model.name} gives "
+                f"{model.output_shape[1:]}"
+            )
     if task.loss == "mean_squared_error" and tuple(y.shape[1:]) != tuple(model.output_shape[1:]):
         raise WrongConfiguration(
             f"{task.name} has targets of shape {y.shape[1:]}, {model.name} gives {model.output_shape[1:]}"

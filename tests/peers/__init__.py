@@ -1,7 +1,8 @@
 """The same network, each framework's own way: no Keras, no zoo.
 
 One file a network and framework, read side by side. They are the baseline that `zoo bench` measures
-against and an independent witness of what our models compute. Each offers, in this order:
+against and an independent witness of what our models compute. A file named after one model offers, in this
+order:
 
     prepare(x, y)       a NumPy batch, images (b, h, w, c) and labels (b,), as the framework's users hold it
     trainer(weights, *, learning_rate=1e-3, weight_decay=0.01, mode=...) -> (step, read)
@@ -19,15 +20,54 @@ AdamW means what torch.optim.AdamW computes: weight decay apart from the gradien
 epsilon added to the root of the bias-corrected second moment.
 
 `MODES` names how a step can run. The first is the default; an unknown one raises ValueError.
+
+A file that serves several models, see `SHARED`, offers `peer(model) -> Peer`, which bundles the same for one
+of them by its name in the zoo. Its weights go in and come out by name: `Peer.layout` says whose names, as
+`zoo.weights` calls them. Dropout is off in them: each framework would draw masks of its own.
 """
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import util
+from typing import Any, TypeVar
 
 import numpy as np
 
 Weights = list[np.ndarray]
 Way = TypeVar("Way")
+
+# file -> shell patterns of the models that it serves
+SHARED = {
+    "vision_torch": ("alexnet", "vgg*", "resnet*", "efficientnet-*", "vit-*"),
+    "vision_flax": ("resnet*", "vit-*"),
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a file named after one model offers, for a model of a shared file."""
+
+    prepare: Callable[[np.ndarray, np.ndarray], tuple[Any, Any]]
+    trainer: Callable[..., tuple[Callable[[Any, Any], Any], Callable[[], Mapping[str, np.ndarray]]]]
+    predictor: Callable[..., Callable[[Any], Any]]
+    build: Callable[[], Any]  # the network with initial weights of its own, as its framework's users make it
+    layout: str  # of `zoo.weights`: whose names the weights have
+
+
+def shared(model: str, framework: str) -> str | None:
+    """The shared file that serves this model of the zoo on a framework ("torch", "tensorflow", "flax")."""
+    for file, patterns in SHARED.items():
+        if file.endswith(f"_{framework}") and any(fnmatchcase(model, pattern) for pattern in patterns):
+            return file
+    return None
+
+
+def find(model: str, framework: str) -> str | None:
+    """The module of a model's peer, of its own or shared, without importing it; None if there is none."""
+    own = f"{model.replace('-', '_')}_{framework}"
+    file = own if util.find_spec(f"{__name__}.{own}") else shared(model, framework)
+    return file and f"{__name__}.{file}"
 
 
 def choose(mode: str, modes: Mapping[str, Way]) -> Way:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import random
+from zoo.augment.audio import Noise, PitchShift, SpecAugment, TimeShift, TimeStretch
 from zoo.augment.base import Mix, Transform
 from zoo.augment.image import (
     CenterCrop,
@@ -33,23 +34,41 @@ from zoo.augment.image import (
     Rotation,
     VerticalFlip,
 )
+from zoo.augment.text import (
+    BackTranslation,
+    RandomDeletion,
+    RandomInsertion,
+    RandomSwap,
+    SynonymReplacement,
+    TextTransform,
+)
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 
 if TYPE_CHECKING:
     from zoo.tasks import Pair, Task
 
 __all__ = [
+    "BackTranslation",
     "CenterCrop",
     "ColorJitter",
     "CutMix",
     "HorizontalFlip",
     "Mix",
     "MixUp",
+    "Noise",
+    "PitchShift",
     "RandAugment",
     "RandomCrop",
+    "RandomDeletion",
     "RandomErasing",
+    "RandomInsertion",
     "RandomResizedCrop",
+    "RandomSwap",
     "Rotation",
+    "SpecAugment",
+    "SynonymReplacement",
+    "TimeShift",
+    "TimeStretch",
     "Transform",
     "VerticalFlip",
     "batch",
@@ -71,6 +90,16 @@ TRANSFORMS: dict[str, type[Transform]] = {
         RandomErasing,
         MixUp,
         CutMix,
+        RandomDeletion,
+        RandomSwap,
+        RandomInsertion,
+        SynonymReplacement,
+        BackTranslation,
+        TimeStretch,
+        PitchShift,
+        Noise,
+        TimeShift,
+        SpecAugment,
     )
 }
 _plain = {name.lower(): name for name in TRANSFORMS}
@@ -137,6 +166,14 @@ def batch(task: Task, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int)
             image = transform(image, rngs[place])
         return image
 
+    if hasattr(x, "pad"):  # zoo.tasks.sequences, which knows this module
+        texts = isinstance(x.items[0], str)
+        for t in task.augment:
+            if texts != isinstance(t, TextTransform) or not isinstance(t, (TextTransform, SpecAugment)):
+                raise WrongConfiguration(
+                    f"{task.name}: {type(t).__name__} does not change {'texts' if texts else 'frames'}"
+                )
+        return x.pad(x.read(chosen, change)), y[chosen]
     if isinstance(x, np.ndarray):
         images = [change(x[i], place) for place, i in enumerate(chosen)]
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -60,6 +60,15 @@ def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _synonyms(value: Any) -> bool:
+    """None or a table of lists, no synonym blank: a text must not lose its last word."""
+    return value is None or (
+        isinstance(value, Mapping)
+        and all(isinstance(word, str) for word in value)
+        and all(isinstance(others, list | tuple) and all(map(str.strip, others)) for others in value.values())
+    )
+
+
 # The name of a transform's argument -> what is expected of its value, and whether it is that.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "rate": ("a probability, 0 to 1", _share),
@@ -76,4 +85,15 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "magnitude": ("0 to 30", lambda v: 0 <= v <= 30),
     "fill": ("a brightness, 0 to 1", _share),
     "alpha": ("more than 0", lambda v: v > 0),
+    "table": ("the synonyms of each word, {'quick': ['fast', 'swift']}, or None for WordNet", _synonyms),
+    "there": ("a function of a text", callable),
+    "back": ("a function of a text", callable),
+    "rates": ("two speeds, 0.1 <= least <= most <= 10", lambda v: _span(*v) and v[0] >= 0.1 and v[1] <= 10),
+    "semitones": ("0 to 24", lambda v: 0 <= v <= 24),
+    "snr": ("two ratios in dB, least <= most", lambda v: -200 <= v[0] <= v[1] <= 200 and len(v) == 2),
+    "share": ("a share of the length, 0 to 1", _share),
+    "time_masks": ("an integer of 0 or more", lambda v: _whole(v, 0)),
+    "time_width": ("frames, an integer of 0 or more", lambda v: _whole(v, 0)),
+    "frequency_masks": ("an integer of 0 or more", lambda v: _whole(v, 0)),
+    "frequency_width": ("bands, an integer of 0 or more", lambda v: _whole(v, 0)),
 }  # fmt: skip

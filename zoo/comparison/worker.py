@@ -46,7 +46,7 @@ class Worker:
         seed = arguments["seed"]
         built = registry.build(model, seed=seed, **training.fitting(card, task))
         save_file(_weights(built), self.folder / "initial_weights.safetensors")
-        sample = tasks.load(task, built.input_shape[1:]).train[0][:16]
+        sample = tasks.take(tasks.load(task, registry.input_shapes(built)).train[0], slice(16))
         outputs = taps.layer_outputs(built, sample)
         np.savez(self.folder / "outputs.npz", allow_pickle=False, **outputs)  # keeps the layers in order
         last = 0.0
@@ -60,9 +60,8 @@ class Worker:
         run = training.train(built, task, engine=engine, mode=mode, progress=False, watch=watch, **arguments)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
-        held_out, _ = run.task.test or run.task.train
-        logits = run.stepper.predict(held_out)
-        np.savez(self.folder / "predictions.npz", predictions=logits.argmax(-1))
+        best = [run.stepper.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
+        np.savez(self.folder / "predictions.npz", predictions=np.concatenate(best))
         self.run, self.batch = run, next(run.task.batches(run.batch_size, seed, 0))
         self.tell(
             last=True,

@@ -6,8 +6,9 @@ on every framework, see `Task.batches`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from zoo import random
 from zoo.augment import Transform, Wanted, batch, parse
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
-from zoo.tasks import folders, images
+from zoo.tasks import folders, images, sequences, speech, text, translation
+from zoo.tasks.sequences import Sequences, count, largest, of_sequences, shapes, take
 
-Pair = tuple[Any, np.ndarray]
+Pair = tuple[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Task:
     """Examples to learn from and examples held out, with the loss and metric they call for."""
 
     name: str
-    train: Pair  # x (n, ...), in memory or read when sliced, y (n,) or (n, ...)
+    train: Pair  # x (n, ...), in memory or read when sliced, or a dict by input name; y (n,) or (n, ...)
     test: Pair | None
     loss: str  # a name of zoo.training.LOSSES
     metric: str | None  # a name of zoo.training.METRICS
@@ -41,35 +43,68 @@ class Task:
         The last batch is what is left. What has to be read or augmented is, two batches ahead of its use.
         """
         x, y = self.train
-        order = random.generator(seed, "order", epoch).permutation(len(x))
+        rng = random.generator(seed, "order", epoch)
+        order = rng.permutation(count(x))
+        if (buckets := of_sequences(x)) is not None:
+            order = buckets.arrange(order, batch_size, rng)
         starts = range(first * batch_size, len(order), batch_size)
         chosen = (order[start : start + batch_size] for start in starts)
         if self.augment:
             return folders.ahead(batch(self, places, seed, epoch) for places in chosen)
-        pairs = ((x[places], y[places]) for places in chosen)
-        return pairs if isinstance(x, np.ndarray) else folders.ahead(pairs)
+        pairs = ((take(x, places), y[places]) for places in chosen)
+        return folders.ahead(pairs) if isinstance(x, folders.Images) else pairs
+
+    def held_out(self, batch_size: int) -> Iterator[Pair]:
+        """The examples held out, batch after batch; sequences of about one length together."""
+        x, y = self.test or self.train
+        order = np.arange(count(x))
+        if (buckets := of_sequences(x)) is not None:
+            order = buckets.arrange(order, batch_size, None)
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            yield take(x, places), y[places]
 
     def steps(self, batch_size: int) -> int:
         """How many batches an epoch has."""
-        return -(-len(self.train[0]) // batch_size)
+        return -(-count(self.train[0]) // batch_size)
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a named task comes from: `read(shape)` gives its arrays, scaled to a model's input."""
 
-    read: Callable[[tuple[int, ...]], dict[str, Any]]
-    channels: int
-    classes: int
+    read: Callable[[Any], dict[str, Any]]
+    channels: int | None = None
+    classes: int | None = None
     side: int | None = None  # of an image, in pixels, where all are as large
+    changes: Mapping[str, Any] = field(default_factory=dict)  # arguments of a model that it calls for
+    loss: str = "cross_entropy"
+    metric: str = "accuracy"
+    names: tuple[str, ...] = ()  # of the classes
+
+    def task(self, name: str, shape: Any) -> Task:
+        """The task, for a model that takes examples of this shape."""
+        splits = self.read(shape)
+        return Task(
+            name, **splits, loss=self.loss, metric=self.metric, classes=self.classes, names=self.names
+        )
 
 
+WORDS = {"vocabulary": text.WORDS}
 TASKS = {
     "digits": Source(images.digits, 1, 10, 8),
     "mnist": Source(images.keras_dataset("mnist"), 1, 10, 28),
     "fashion-mnist": Source(images.keras_dataset("fashion_mnist"), 1, 10, 28),
     "cifar10": Source(images.keras_dataset("cifar10"), 3, 10, 32),
     "cifar100": Source(images.keras_dataset("cifar100"), 3, 100, 32),
+    "languages": Source(sequences.of_texts(text.languages), classes=20, names=text.LANGUAGES),
+    "topics": Source(sequences.of_corpus(text.corpus), changes={"head": "language_model"}),
+    "imdb": Source(sequences.of_tokens(text.keras_dataset("imdb")), classes=2, changes=WORDS),
+    "reuters": Source(sequences.of_tokens(text.keras_dataset("reuters")), classes=46, changes=WORDS),
+    "dates": Source(sequences.of_pairs(translation.dates), metric="exact_match"),
+    "spoken-digits": Source(
+        sequences.of_frames(speech.read), classes=11, loss="ctc", metric="character_error_rate"
+    ),
 }
 
 
@@ -81,25 +116,56 @@ def source(name: str) -> tuple[str, Source]:
     key = str(name).lower().replace("_", "-")
     if key in TASKS:
         return key, TASKS[key]
+    if (file := of_file(Path(name))) is not None:
+        return Path(name).name, file
     if folders.is_one(name):
         found = folders.find(name)
         return found.name, Source(found.read, 3, len(found.classes))
     raise UnknownName(
         f"no task {name!r}; {nearest(key, TASKS)}. Or give a pair of arrays (x, y), or the path of a folder "
-        "of images or of a .csv, which is not there."
+        "of images, or of a .csv, .jsonl or .tsv, which is not there."
     )
 
 
-def load(name: str, shape: tuple[int, ...], preprocessing: Preprocessing | None = None) -> Task:
+def of_file(path: Path) -> Source | None:
+    """What a file of texts or pairs, or a folder of recordings, holds; None for another, which images may be.
+
+    A .csv is of texts if its first line names a column "text". Raises DataUnavailable for bad lines.
+    """
+    ending = path.suffix.lower()
+    if any((path / name).is_file() for name in speech.TRANSCRIPTS):
+        read, letters = sequences.of_recordings(path)
+        metric = "character_error_rate"
+        return Source(read, classes=len(letters) + 1, loss="ctc", metric=metric, names=letters)
+    if not path.is_file():
+        return None
+    if ending == ".tsv":
+        pairs = translation.pairs(path)
+        return Source(sequences.of_pairs(lambda: pairs), metric="exact_match")
+    if ending in text.READERS and (ending != ".csv" or "text" in _columns(path)):
+        table = text.table(path)
+        splits = {"train": table.train, "test": table.test}
+        return Source(sequences.of_texts(lambda: splits), classes=len(table.classes), names=table.classes)
+    return None
+
+
+def _columns(path: Path) -> list[str]:
+    """What the first line of a .csv names."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def load(name: str, shape: Any, preprocessing: Preprocessing | None = None) -> Task:
     """A task by its name or path, its images scaled to a model's input (h, w, c).
 
+    Sequences fit a model's (None, ...); a model of several inputs has a dict of shapes by name.
     `preprocessing` is a model's, for photographs, see `folder`. Raises UnknownName, WrongConfiguration when
     the images cannot take that shape, DataUnavailable when the data is neither here nor to be had.
     """
     key, found = source(name)
-    if key not in TASKS:
+    if key not in TASKS and of_file(Path(name)) is None:
         return folder(name, shape, preprocessing=preprocessing)
-    return Task(key, **found.read(shape), loss="cross_entropy", metric="accuracy", classes=found.classes)
+    return found.task(key, shape)
 
 
 def folder(
@@ -143,13 +209,13 @@ def from_arrays(data: Any, *, loss: str | None, validation: Any = None) -> Task:
     labels, (n, classes) shares of each class, ask for "cross_entropy". Raises WrongConfiguration for arrays
     that do not fit together.
     """
-    train = _pair("task", data)
-    test = None if validation is None else _pair("validation", validation)
+    train = _pair("task", data, loss)
+    test = None if validation is None else _pair("validation", validation, loss)
     labels = np.issubdtype(train[1].dtype, np.integer)
     soft = loss == "cross_entropy" and not labels
-    if test is not None and test[0].shape[1:] != train[0].shape[1:]:
+    if test is not None and shapes(test[0]) != shapes(train[0]):
         raise WrongConfiguration(
-            f"validation: examples of shape {test[0].shape[1:]}, the task's are {train[0].shape[1:]}"
+            f"validation: examples of shape {shapes(test[0])}, the task's are {shapes(train[0])}"
         )
     if soft:
         for what, (_, y) in {"task": train, "validation": test or train}.items():
@@ -160,7 +226,7 @@ def from_arrays(data: Any, *, loss: str | None, validation: Any = None) -> Task:
         test,
         loss or ("cross_entropy" if labels else "mean_squared_error"),
         "accuracy" if labels or soft else None,
-        classes=int(train[1].max()) + 1 if labels else train[1].shape[1] if soft else None,
+        classes=largest(train[1]) + 1 if labels else train[1].shape[1] if soft else None,
     )
 
 
@@ -173,19 +239,37 @@ def _check_shares(what: str, y: np.ndarray) -> None:
         )
 
 
-def _pair(name: str, data: Any) -> Pair:
+def _pair(name: str, data: Any, loss: str | None) -> Pair:
     if not (isinstance(data, tuple | list) and len(data) == 2):
         raise WrongConfiguration(f"{name}: expected a pair of arrays (x, y), got {type(data).__name__}")
-    x, y = np.asarray(data[0]), np.asarray(data[1])
-    if len(x) != len(y) or not len(x):
+    several = isinstance(data[0], Mapping)
+    x = {part: _input(values) for part, values in data[0].items()} if several else _input(data[0])
+    y = data[1] if isinstance(data[1], Sequences) else np.asarray(data[1])
+    lengths = {len(part) for part in (x.values() if several else [x])}
+    if lengths != {len(y)} or not len(y):
+        counted = " and ".join(map(str, sorted(lengths)))
         raise WrongConfiguration(
-            f"{name}: {len(x)} examples and {len(y)} labels; expected as many, at least 1"
+            f"{name}: {counted} examples and {len(y)} labels; expected as many, at least 1"
         )
-    x = x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x
+    if isinstance(y, Sequences):
+        return x, y
     if np.issubdtype(y.dtype, np.integer):
-        if y.ndim != 1 or y.min() < 0:
+        inputs = x.values() if several else [x]
+        stepwise = y.ndim == 2 and (
+            loss == "ctc" or any(p.shape[1:2] in (y.shape[1:], (None,)) for p in inputs)
+        )
+        if not (stepwise or y.ndim == 1) or y.min() < (-1 if stepwise else 0):
             raise WrongConfiguration(
-                f"{name}: integer labels of shape {y.shape}, smallest {y.min()}; expected (n,), 0 or more"
+                f"{name}: integer labels of shape {y.shape}, smallest {y.min()}; expected (n,), 0 or more, "
+                "or (n, length) for every step, -1 where it does not count"
             )
         return x, y.astype(np.int32)
     return x, y.astype(np.float32)
+
+
+def _input(x: Any) -> Any:
+    """An array as models take it, float32 or integers; sequences as they are."""
+    if isinstance(x, Sequences):
+        return x
+    x = np.asarray(x)
+    return x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x

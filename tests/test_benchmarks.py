@@ -1,0 +1,170 @@
+"""`zoo bench`: what a step is measured on, who competes, and that all of them compute the same."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib import util
+from math import log2, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import numpy
+
+import zoo
+from zoo import backends, benchmarks, peers, registry
+from zoo.benchmarks import Contestant
+
+HERE = backends.current()
+PEER = {"torch": "torchvision", "jax": "flax"}  # what the peers of vision models need
+VISION = ("resnet18", "vgg11", "efficientnet-b0", "vit-ti16")
+
+
+def photographic() -> list[registry.Card]:
+    cards = map(registry.card, registry.list_models())
+    return [card for card in cards if card.preprocessing is not None]
+
+
+def test_a_batch_of_photographs_costs_about_the_same_whatever_the_model() -> None:
+    """A power of two, within its rounding of 8e9 multiply-adds, or one image of those that cost more."""
+    for card in photographic():
+        size = benchmarks.batch_for(card)
+        assert log2(size) == int(log2(size)), card.name
+        assert size == 1 or 8e9 / sqrt(2) <= size * card.multiply_adds <= 8e9 * sqrt(2), card.name
+        assert size > 1 or card.multiply_adds >= 8e9 / sqrt(2) / 2, card.name
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet5"])
+def test_a_quick_model_is_measured_on_the_batch_of_its_recipe_in_bursts_of_ten(name: str) -> None:
+    card = zoo.card(name)
+    assert benchmarks.batch_for(card) == zoo.recipes.recipe(card.recipe).batch_size
+    assert benchmarks.rounds_and_burst(card, benchmarks.batch_for(card)) == (21, 10)
+
+
+def test_slow_steps_are_measured_one_at_a_time() -> None:
+    for card in photographic():
+        rounds, burst = benchmarks.rounds_and_burst(card, benchmarks.batch_for(card))
+        assert rounds >= 7, "quartiles of fewer say little"
+        assert rounds * burst <= 10, card.name
+
+
+def test_photographs_are_noise_in_the_shape_of_the_model() -> None:
+    x, y, loss = benchmarks.batch(zoo.card("vit-ti16"), 16)
+    assert x.shape == (16, 224, 224, 3)
+    assert x.dtype == np.float32
+    assert abs(x.mean()) < 5 / sqrt(x.size)  # five deviations of the mean of standard normal numbers
+    assert y.shape == (16,)
+    assert 0 <= y.min() < y.max() < 1000
+    assert loss == "cross_entropy"
+
+
+def test_digits_are_digits() -> None:
+    x, y, _ = benchmarks.batch(zoo.card("mlp"), 16)
+    theirs_x, theirs_y = next(zoo.tasks.load("digits", (28, 28, 1)).batches(16, 0, 0))
+    np.testing.assert_array_equal(x, theirs_x)
+    np.testing.assert_array_equal(y, theirs_y)
+
+
+@pytest.mark.parametrize(
+    ("model", "framework", "file"),
+    [
+        ("lenet5", "torch", "lenet5_torch"),
+        ("mlp", "flax", "mlp_flax"),
+        ("vit-l16", "torch", "vision_torch"),
+        ("vgg16-bn", "torch", "vision_torch"),
+        ("resnet50", "flax", "vision_flax"),
+        ("alexnet-2012", "torch", None),  # torchvision has none of two columns
+        ("lenet5-1998", "torch", None),
+        ("vit-ti16", "tensorflow", None),
+    ],
+)
+def test_a_peer_is_named_after_its_model_or_shared(model: str, framework: str, file: str | None) -> None:
+    assert peers.find(model, framework) == (file and f"zoo.peers.{file}")
+
+
+@pytest.mark.skipif(HERE.NAME not in PEER, reason="no peer of a vision model on TensorFlow")
+def test_without_the_peers_package_its_row_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    package = PEER[HERE.NAME]
+    monkeypatch.setitem(sys.modules, package, None)  # what Python finds where it is not installed
+    module = peers.find("resnet18", benchmarks.PEERS[HERE.NAME])
+    monkeypatch.delitem(sys.modules, str(module), raising=False)
+    job = {"model": "resnet18", "batch_size": 1, "what": "train"}
+    with pytest.raises(zoo.BackendError, match=f"needs {package}: pip install {package}"):
+        benchmarks.make(Contestant("plain", "eager"), job)
+
+
+def race_of_builds(
+    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Iterator[Any]]
+) -> list[dict[str, Any]]:
+    """`zoo bench --build` with these answers in the place of processes."""
+    monkeypatch.setattr(
+        benchmarks, "_run", lambda how, job: {"build": next(answers[job["contestants"][0]])}[how]
+    )
+    return zoo.bench("vgg19", what=["build"], backends=["torch"])
+
+
+@pytest.mark.skipif(HERE.NAME != "torch", reason="builds on torch")
+def test_builds_are_compared_with_those_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = [3.0, 8.0, 5.0, 30.0, 7.0], [2.0, 4.0, 5.0, 20.0, 2.0]  # ratios 1.5 2 1 1.5 3.5
+    row, reference = race_of_builds(
+        monkeypatch,
+        {
+            "zoo build": ({"build_s": s, "peak_mb": 7} for s in ours),
+            "plain build": ({"build_s": s, "peak_mb": 5} for s in theirs),
+        },
+    )
+    assert (row["build_s"], row["ratio"], row["peak_mb"]) == (7.0, 1.5, 7)
+    assert row["build_s_quartiles"] == [5.0, 8.0]
+    assert (reference["build_s"], reference["ratio"]) == (4.0, 1.0)
+
+
+@pytest.mark.skipif(HERE.NAME != "torch", reason="builds on torch")
+def test_a_build_that_fails_is_a_row_and_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, reference = race_of_builds(
+        monkeypatch,
+        {
+            "zoo build": ({"build_s": 1.0, "peak_mb": 7} for _ in range(5)),
+            "plain build": iter([{"error": "the plain peer needs torchvision"}]),
+        },
+    )
+    assert (row["error"], row["ratio"], row["build_s"]) == (None, None, 1.0)
+    assert reference["error"] == "the plain peer needs torchvision"
+
+
+# --- the peers of vision models compute what ours do ---
+
+
+def skip_without_peer(model: str) -> None:
+    if peers.find(model, benchmarks.PEERS[HERE.NAME]) is None:
+        pytest.skip(f"{model} has no peer on {HERE.NAME}")
+    if util.find_spec(PEER[HERE.NAME]) is None:
+        pytest.skip(f"{PEER[HERE.NAME]} is not installed in this environment")
+
+
+def losses(contestant: Contestant, model: str) -> list[float]:
+    """Before and after a step of AdamW."""
+    burst = benchmarks.make(contestant, {"model": model, "batch_size": 2, "what": "train"})
+    return [burst(1), burst(1)]
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("model", VISION)
+def test_a_peer_starts_from_our_weights_and_learns_as_ours(model: str) -> None:
+    skip_without_peer(model)
+    first, second, *_ = benchmarks.contestants(model, HERE.NAME, "train")
+    ours, theirs = losses(first, model), losses(second, model)
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-3)  # AdamW makes a whole step of a gradient's rounding
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("model", VISION)
+def test_a_peer_predicts_as_ours(model: str) -> None:
+    skip_without_peer(model)
+    card = zoo.card(model)
+    x, y, _ = benchmarks.batch(card, 2)
+    peer, weights = benchmarks._peer(card)
+    theirs = np.asarray(peer.predictor(weights)(peer.prepare(x, y)[0]))
+    ours = numpy(HERE.predictor(zoo.build(model), backends.MODES[HERE.NAME][0])(HERE.tensor(x)))
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()

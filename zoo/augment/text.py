@@ -1,0 +1,218 @@
+"""Texts changed at random, in ways that mostly leave what they say.
+
+Wei and Zou 2019, "EDA: Easy data augmentation techniques for boosting performance on text classification
+tasks", arXiv:1901.11196, section 2: synonyms, deletion, swap, insertion. The paper makes alpha l changes, one
+at least, to a text of l words; here each word is changed, or not, with probability `rate`: rate l changes on
+average, and none at rate 0.
+
+Words are what whitespace separates. The whitespace before the first word and after the last stays, and so
+does what lies between two words that stay neighbours.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+
+from zoo.augment.base import Transform
+from zoo.errors import DataUnavailable, WrongConfiguration
+
+T = TypeVar("T")
+Generator = np.random.Generator
+Synonyms = Mapping[str, Sequence[str]]  # of each word
+
+PUNCTUATION = string.punctuation + "‘’‚“”„‹›«»¡¿…–—、。「」，！？：；"
+
+
+@dataclass(frozen=True)
+class TextTransform(Transform):
+    """Changes one text by draws from the generator it is given, and by nothing else.
+
+    A text with a word keeps one at least. Raises WrongConfiguration when it is made with what cannot be.
+    """
+
+    def __call__(self, text: str, rng: Generator) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The changed text."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class RandomDeletion(TextTransform):
+    """Each word is left out, at this rate; if all would be, one that is drawn stays."""
+
+    rate: float = 0.1
+
+    def __call__(self, text: str, rng: Generator) -> str:
+        words, spaces = split(text)
+        if not words:
+            return text
+        kept = np.flatnonzero(rng.random(len(words)) >= self.rate)
+        if not len(kept):
+            kept = rng.integers(len(words), size=1)
+        between = [spaces[i] for i in kept[1:]]
+        return join([words[i] for i in kept], [spaces[0], *between, spaces[-1]])
+
+
+@dataclass(frozen=True)
+class RandomSwap(TextTransform):
+    """Each place, from the first to the last, exchanges its word at this rate with another place, drawn."""
+
+    rate: float = 0.1
+
+    def __call__(self, text: str, rng: Generator) -> str:
+        words, spaces = split(text)
+        if len(words) < 2:
+            return text
+        for i in changed(words, self.rate, rng):
+            j = (i + rng.integers(1, len(words))) % len(words)
+            words[i], words[j] = words[j], words[i]
+        return join(words, spaces)
+
+
+@dataclass(frozen=True)
+class SynonymReplacement(TextTransform):
+    """Each word becomes one of its synonyms at this rate, if it has any; its punctuation and capital stay.
+
+    `table` lists the synonyms of each word, {"quick": ["fast", "swift"]}; a word of small letters is found in
+    capitals, too. None is WordNet, English, through nltk. Raises DataUnavailable when that or its data is not
+    installed.
+    """
+
+    rate: float = 0.1
+    table: Synonyms | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known_to(self.table)
+
+    def __call__(self, text: str, rng: Generator) -> str:
+        words, spaces = split(text)
+        for i in changed(words, self.rate, rng):
+            core, found = synonyms(words[i], self.table)
+            if found:
+                words[i] = words[i].replace(core, drawn(found, rng), 1)
+        return join(words, spaces)
+
+
+@dataclass(frozen=True)
+class RandomInsertion(TextTransform):
+    """For each word, at this rate, a synonym of a word that is drawn is put in a place that is drawn.
+
+    Drawn among the text's words that have synonyms; without any the text stays. `table` is that of
+    `SynonymReplacement`. Raises DataUnavailable likewise.
+    """
+
+    rate: float = 0.1
+    table: Synonyms | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known_to(self.table)
+
+    def __call__(self, text: str, rng: Generator) -> str:
+        words, spaces = split(text)
+        known = [found for word in words if (found := synonyms(word, self.table)[1])]
+        if not known:
+            return text
+        for _ in changed(words, self.rate, rng):
+            inserted, place = drawn(drawn(known, rng), rng), int(rng.integers(len(words) + 1))
+            spaces.insert(min(place + 1, len(words)), " ")  # after it, or at the end before it
+            words.insert(place, inserted)
+        return join(words, spaces)
+
+
+@dataclass(frozen=True)
+class BackTranslation(TextTransform):
+    """Into another language and back, by any two functions of a text: `back(there(text))`.
+
+    Sennrich, Haddow, Birch 2016, arXiv:1511.06709, made training data so. It draws nothing: what is random is
+    the translators' own affair. A text that comes back without a word stays as it was. Raises
+    WrongConfiguration for a translator that gives no text.
+    """
+
+    there: Callable[[str], str]
+    back: Callable[[str], str]
+
+    def __call__(self, text: str, rng: Generator) -> str:
+        del rng
+        if not text.strip():
+            return text
+        translated = text
+        for name, translate in {"there": self.there, "back": self.back}.items():
+            translated = translate(translated)
+            if not isinstance(translated, str):
+                raise WrongConfiguration(
+                    f"BackTranslation: {name} gave {type(translated).__name__} for a text; expected a str"
+                )
+        return translated if translated.strip() else text
+
+
+# Words
+
+
+def split(text: str) -> tuple[list[str], list[str]]:
+    """The words, and the whitespace around them: before each and after the last, one more than words."""
+    return re.findall(r"\S+", text), re.split(r"\S+", text)
+
+
+def join(words: Sequence[str], spaces: Sequence[str]) -> str:
+    """A text of words and the whitespace around them, as `split` gives them."""
+    return "".join(chain.from_iterable(zip(spaces, [*words, ""], strict=True)))
+
+
+def changed(words: Sequence[str], rate: float, rng: Generator) -> list[int]:
+    """The places of the words to change, each drawn by itself."""
+    return [int(i) for i in np.flatnonzero(rng.random(len(words)) < rate)]
+
+
+def drawn(items: Sequence[T], rng: Generator) -> T:
+    """One of them, each as likely."""
+    return items[int(rng.integers(len(items)))]
+
+
+# Synonyms
+
+
+def synonyms(word: str, table: Synonyms | None) -> tuple[str, Sequence[str]]:
+    """A word without its punctuation, and its synonyms, with a capital where it has one."""
+    core = word.strip(PUNCTUATION) or word
+    known = known_to(table)
+    if found := known(core):
+        return core, found
+    found = known(core.lower())
+    return core, [other[:1].upper() + other[1:] for other in found] if core[:1].isupper() else found
+
+
+def known_to(table: Synonyms | None) -> Callable[[str], Sequence[str]]:
+    """The function that looks a word up; raises DataUnavailable for None without WordNet."""
+    if table is not None:
+        return lambda word: table.get(word, ())
+    of_wordnet("word")
+    return of_wordnet
+
+
+@cache
+def of_wordnet(word: str) -> Sequence[str]:
+    """All other lemmas of all synsets a word is in, sorted (Miller 1995, "WordNet: a lexical database").
+
+    Raises DataUnavailable when nltk, or its data, is not installed.
+    """
+    try:
+        from nltk.corpus import wordnet  # pyright: ignore[reportMissingImports]
+
+        synsets = wordnet.synsets(word)
+    except (ImportError, LookupError) as error:
+        reason = "nltk is not installed" if isinstance(error, ImportError) else "nltk has no data of it"
+        raise DataUnavailable(
+            f"synonyms come from WordNet unless you give your own, and {reason}: give them, "
+            "table={'quick': ['fast', 'swift']}, or pip install nltk and run nltk.download('wordnet')"
+        ) from None
+    lemmas = {lemma.replace("_", " ") for synset in synsets for lemma in synset.lemma_names()}
+    return sorted(lemma for lemma in lemmas if lemma.lower() != word.lower())

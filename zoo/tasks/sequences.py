@@ -1,0 +1,235 @@
+"""Sequences of different lengths: padded to a batch's longest, in batches of about one length.
+
+Text is its UTF-8 bytes. Token 0 is padding, 1 ends a text, 2 begins what a decoder writes, and byte v is
+v + 3: the numbers of ByT5 (Xue et al. 2022, arXiv:2105.13626, section 3), whose 2 is "unknown".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import WrongConfiguration
+from zoo.spectrogram import log_mel, normalized
+from zoo.tasks import speech
+from zoo.tasks.images import held_out
+
+PADDING, END, BEGIN = 0, 1, 2
+BYTES = 3  # byte v is token v + BYTES
+VOCABULARY = 256 + BYTES
+
+BUCKETS = 4  # lengths that batches are padded to: each is a program to compile
+MULTIPLE = 4  # they are multiples of this
+
+
+def encode(text: str) -> np.ndarray:
+    """The tokens of a text, int32."""
+    return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + BYTES
+
+
+def decode(tokens: Sequence[int] | np.ndarray) -> str:
+    """The text of tokens, up to the first END; what is no UTF-8 becomes U+FFFD."""
+    found = np.asarray(tokens).ravel()
+    found = found[: int(np.argmax(found == END))] if (found == END).any() else found
+    return bytes(int(v) - BYTES for v in found if v >= BYTES).decode(errors="replace")
+
+
+class Sequences:
+    """Arrays (length,) or (length, c), each of a length of its own, padded when several are asked for.
+
+    `items` are arrays, or what `encode` makes arrays of; `fill` stands where a sequence has ended. A batch is
+    padded to the first of `bounds` that its longest fits in: four lengths, a quarter of the sequences up to
+    each, so that few programs are compiled. Raises WrongConfiguration for no items at all.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        encode: Callable[[Any], np.ndarray] | None = None,
+        *,
+        fill: int = PADDING,
+    ):
+        if not len(items):
+            raise WrongConfiguration("sequences: none given; expected at least 1")
+        self.items, self.encode, self.fill = items, encode, fill
+        first, *_ = arrays = [self.array(item) for item in items]
+        self.lengths = np.array([len(array) for array in arrays])
+        self.dtype, self.features = first.dtype, first.shape[1:]
+        quantiles = np.quantile(self.lengths, np.arange(1, BUCKETS + 1) / BUCKETS, method="higher")
+        self.bounds = sorted({max(1, -(-int(n) // MULTIPLE)) * MULTIPLE for n in quantiles})
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """(n, None, ...): the length is each batch's."""
+        return len(self.items), None, *self.features
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, chosen: Any) -> np.ndarray:
+        return self.pad(self.read(np.arange(len(self))[chosen]))
+
+    def array(self, item: Any) -> np.ndarray:
+        """One item as an array."""
+        return item if self.encode is None else self.encode(item)
+
+    def read(
+        self,
+        chosen: Sequence[int] | np.ndarray,
+        change: Callable[[Any, int], Any] = lambda item, place: item,
+    ) -> list[np.ndarray]:
+        """The sequences at these places, with `change(item, k)` made to the k-th before it is encoded."""
+        return [self.array(change(self.items[i], place)) for place, i in enumerate(chosen)]
+
+    def pad(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """(b, n, ...): side by side, `fill` after the end of each."""
+        longest = max(map(len, arrays))
+        length = next((n for n in self.bounds if n >= longest), -(-longest // MULTIPLE) * MULTIPLE)
+        found = np.full((len(arrays), length, *self.features), self.fill, self.dtype)
+        for row, array in zip(found, arrays, strict=True):
+            row[: len(array)] = array
+        return found
+
+    def arrange(self, order: np.ndarray, batch_size: int, rng: np.random.Generator | None) -> np.ndarray:
+        """The same places in an order whose batches are each of one bucket.
+
+        What is left over of every bucket comes last. `rng` shuffles the full batches; None keeps them from
+        short to long.
+        """
+        bucket = np.searchsorted(self.bounds, self.lengths[order])
+        batches, rest = [], []
+        for i in range(len(self.bounds)):
+            own = order[bucket == i]
+            whole = len(own) // batch_size * batch_size
+            batches += list(own[:whole].reshape(-1, batch_size))
+            rest.append(own[whole:])
+        if rng is not None:
+            batches = [batches[i] for i in rng.permutation(len(batches))]
+        return np.concatenate([*batches, *rest])
+
+
+def take(x: Any, places: Any) -> Any:
+    """The examples at these places: of an array, of sequences, or of each input of a dict."""
+    return {name: part[places] for name, part in x.items()} if isinstance(x, dict) else x[places]
+
+
+def count(x: Any) -> int:
+    """How many examples there are."""
+    return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
+
+
+def of_sequences(x: Any) -> Sequences | None:
+    """What decides the buckets: the first input that is sequences; None where none is."""
+    return next((s for s in (x.values() if isinstance(x, dict) else [x]) if isinstance(s, Sequences)), None)
+
+
+def largest(y: Any) -> int:
+    """The largest label."""
+    return int(max(y.array(item).max(initial=0) for item in y.items) if isinstance(y, Sequences) else y.max())
+
+
+def shapes(x: Any) -> Any:
+    """The shape of an example, or of each input's: None where it varies."""
+    return {name: tuple(p.shape[1:]) for name, p in x.items()} if isinstance(x, dict) else tuple(x.shape[1:])
+
+
+# What a task's texts become
+
+
+Splits = dict[str, Any]  # "train", "test": what `zoo.tasks.Task` takes, or None
+WINDOW = 128  # tokens of a language model's examples
+
+
+def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]]) -> Callable[[Any], Splits]:
+    """Texts and labels, for a model of tokens (None,)."""
+
+    def load(shape: Any) -> Splits:
+        _expect(shape, (None,), "texts")
+        return {split: (Sequences(texts, encode), labels) if len(texts) else None
+                for split, (texts, labels) in read().items()}  # fmt: skip
+
+    return load
+
+
+def of_tokens(
+    read: Callable[[], Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]],
+) -> Callable[[Any], Splits]:
+    """Texts that are tokens already, and labels."""
+
+    def load(shape: Any) -> Splits:
+        _expect(shape, (None,), "texts")
+        return {split: (Sequences(tokens), labels) for split, (tokens, labels) in read().items()}
+
+    return load
+
+
+def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[[Any], Splits]:
+    """One long text, for a model that tells each token's next: windows of `WINDOW`, side by side."""
+
+    def windows(text: str) -> tuple[np.ndarray, np.ndarray]:
+        tokens = encode(text)
+        count = (len(tokens) - 1) // WINDOW
+        x, y = tokens[: count * WINDOW], tokens[1 : count * WINDOW + 1]
+        return x.reshape(-1, WINDOW), y.reshape(-1, WINDOW)
+
+    def load(shape: Any) -> Splits:
+        _expect(shape, (None,), "a text")
+        return {split: windows(text) for split, text in read().items()}
+
+    return load
+
+
+def of_pairs(
+    read: Callable[[], Mapping[str, tuple[Sequence[str], Sequence[str]]]],
+) -> Callable[[Any], Splits]:
+    """Sources and targets, for an encoder and a decoder that sees each target's tokens one step late."""
+
+    def split(sources: Sequence[str], targets: Sequence[str]) -> tuple[dict[str, Sequences], Sequences]:
+        late = Sequences(targets, lambda text: np.append(np.int32(BEGIN), encode(text)))
+        labels = Sequences(targets, lambda text: np.append(encode(text), np.int32(END)), fill=-1)
+        return {"token_ids": Sequences(sources, encode), "decoder_token_ids": late}, labels
+
+    def load(shape: Any) -> Splits:
+        _expect(shape, {"token_ids": (None,), "decoder_token_ids": (None,)}, "pairs of texts")
+        return {name: split(*texts) if texts[0] else None for name, texts in read().items()}
+
+    return load
+
+
+def of_frames(
+    read: Callable[[], Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]],
+) -> Callable[[Any], Splits]:
+    """Frames (n, c) and what is said in them, for CTC."""
+
+    def load(shape: Any) -> Splits:
+        found = read()
+        _expect(shape, (None, found["train"][0][0].shape[1]), "frames of sound")
+        return {split: (Sequences(frames), Sequences(said)) if frames else None
+                for split, (frames, said) in found.items()}  # fmt: skip
+
+    return load
+
+
+def of_recordings(folder: Path) -> tuple[Callable[[Any], Splits], tuple[str, ...]]:
+    """A folder of recordings as frames, a fifth held out; and the letters, of which the first is class 1."""
+    waves, texts = speech.recordings(folder)
+    letters = tuple(sorted({letter for text in texts for letter in text}))
+    frames = [normalized(log_mel(wave, speech.RECORDED)) for wave in waves]
+    said = [np.array([1 + letters.index(letter) for letter in text], np.int32) for text in texts]
+    apart = held_out(np.zeros(len(texts), int), "recordings")
+
+    def read() -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
+        parts = {"train": np.flatnonzero(~apart), "test": np.flatnonzero(apart)}
+        return {split: ([frames[i] for i in own], [said[i] for i in own]) for split, own in parts.items()}
+
+    return of_frames(read), letters
+
+
+def _expect(shape: Any, wanted: Any, made_of: str) -> None:
+    if shape != wanted:
+        raise WrongConfiguration(
+            f"the task is made of {made_of}, for a model that takes {wanted}; this one takes {shape}"
+        )

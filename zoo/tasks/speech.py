@@ -1,0 +1,223 @@
+"""Speech: digits spoken by a formant synthesizer in NumPy, and recordings in a folder.
+
+The synthesizer has a source and a filter (Fant 1960, "Acoustic theory of speech production"). The source is
+a train of pulses, as from the vocal folds, or noise, as from air in a narrow place; the filter has the
+resonances of the vocal tract, the formants, by the cascade of Klatt 1980, "Software for a cascade/parallel
+formant synthesizer". They move from one sound's to the next's, which is what tells most sounds apart.
+
+    recordings/transcripts.csv: a first line "path,text", then one a line, paths as seen from it
+    recordings/transcripts.tsv: the same with tabs
+
+Axes: n samples, t frames, m mel bands, f frequencies.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from zoo import random
+from zoo.errors import DataUnavailable
+from zoo.spectrogram import log_mel, normalized
+
+Generator = np.random.Generator
+Split = tuple[list[np.ndarray], list[np.ndarray]]
+
+RATE = 8000  # samples a second of the digits, as of a telephone
+RECORDED = 16_000  # and of recordings
+TRANSCRIPTS = {"transcripts.tsv": "\t", "transcripts.csv": ","}  # a folder's table, and what separates it
+FRAME, HOP = 128, 64  # samples that the filter is constant for, and from one filter to the next
+FREQUENCIES = np.fft.rfftfreq(FRAME, 1 / RATE)
+BANDWIDTHS = np.array([80.0, 110.0, 160.0])  # of the formants, Hz
+
+# Sound -> three formants in Hz, how much of it is voice rather than noise, and its loudness. Vowels are the
+# men's of Peterson and Barney 1952, "Control methods used in a study of the vowels", table II.
+SOUNDS: dict[str, tuple[float, float, float, float, float]] = {
+    "": (500, 1500, 2500, 1.0, 0.0),
+    "i": (270, 2290, 3010, 1.0, 0.8),
+    "ɪ": (390, 1990, 2550, 1.0, 0.9),
+    "ɛ": (530, 1840, 2480, 1.0, 1.0),
+    "ʌ": (640, 1190, 2390, 1.0, 1.0),
+    "ɑ": (730, 1090, 2440, 1.0, 1.0),
+    "ɔ": (570, 840, 2410, 1.0, 1.0),
+    "ʊ": (440, 1020, 2240, 1.0, 0.9),
+    "u": (300, 870, 2240, 1.0, 0.8),
+    "w": (290, 610, 2150, 1.0, 0.5),
+    "r": (310, 1060, 1380, 1.0, 0.6),
+    "n": (250, 1700, 2600, 1.0, 0.3),
+    "v": (250, 1100, 2100, 0.7, 0.25),
+    "z": (2000, 3300, 3800, 0.3, 0.3),
+    "s": (2700, 3400, 3800, 0.0, 0.3),
+    "f": (1000, 2200, 3500, 0.0, 0.12),
+    "θ": (1400, 2600, 3700, 0.0, 0.12),
+    "t": (2000, 3000, 3700, 0.0, 0.5),
+    "k": (1500, 1900, 2600, 0.0, 0.5),
+}
+# Digit -> its sounds, each with milliseconds.
+WORDS: tuple[tuple[tuple[str, int], ...], ...] = (
+    (("z", 50), ("ɪ", 50), ("r", 40), ("ɔ", 50), ("ʊ", 50)),
+    (("w", 50), ("ʌ", 90), ("n", 60)),
+    (("", 20), ("t", 30), ("u", 130)),
+    (("θ", 60), ("r", 50), ("i", 100)),
+    (("f", 70), ("ɔ", 100), ("r", 60)),
+    (("f", 60), ("ɑ", 70), ("ɪ", 60), ("v", 40)),
+    (("s", 70), ("ɪ", 60), ("", 20), ("k", 30), ("s", 70)),
+    (("s", 60), ("ɛ", 60), ("v", 40), ("ʌ", 40), ("n", 50)),
+    (("ɛ", 60), ("ɪ", 80), ("", 30), ("t", 30)),
+    (("n", 50), ("ɑ", 70), ("ɪ", 60), ("n", 60)),
+)
+
+
+def read(*, training: int = 1500, testing: int = 300) -> dict[str, Split]:
+    """Spoken digits to recognize: features (t, 40), and labels, digit d as d + 1.
+
+    Features are normalized log-mel frames, float32, a hundred a second; labels (l,) are int32. Every
+    utterance has a speaker of its own, so those of the test are not those of the training.
+    """
+    waves, digits = spoken_digits(count=training + testing)
+    x, y = [normalized(log_mel(wave, RATE)) for wave in waves], [each + 1 for each in digits]
+    return {"train": (x[:training], y[:training]), "test": (x[training:], y[training:])}
+
+
+def spoken_digits(*, count: int, seed: int = 0) -> Split:
+    """`count` utterances of two to five digits: waves (n,), float32 in [-1, 1] at 8 kHz, and digits, int32.
+
+    Each has a speaker (pitch, melody and length of the vocal tract), a tempo, a loudness and a background
+    noise of its own. Which, depends on the seed and the utterance's number, and on nothing else.
+    """
+    waves, digits = [], []
+    for i in range(count):
+        rng = random.generator("spoken-digits", seed, i)
+        said = rng.integers(10, size=rng.integers(2, 6)).astype(np.int32)
+        waves.append(speak(said, rng))
+        digits.append(said)
+    return waves, digits
+
+
+def speak(digits: Sequence[int] | np.ndarray, rng: Generator) -> np.ndarray:
+    """A wave (n,) of these digits, by a speaker that is drawn."""
+    sounds = [("", rng.uniform(30, 80))]
+    for digit in digits:
+        sounds += [*WORDS[digit], ("", rng.uniform(10, 60))]
+    lengths = np.array([length for _, length in sounds]) * rng.uniform(0.65, 0.95)  # the tempo
+    lengths *= rng.uniform(0.85, 1.15, size=len(lengths))
+    middles = np.cumsum(lengths) - lengths / 2
+    frames = int(lengths.sum() * RATE / 1000 / HOP)
+    times = np.arange(frames) * HOP / RATE * 1000
+    targets = np.array([SOUNDS[name] for name, _ in sounds])
+    *formants, voice, loudness = (np.interp(times, middles, column) for column in targets.T)
+    # A shorter vocal tract has higher formants and, mostly, a higher voice.
+    shortness = rng.uniform(-1, 1)
+    tract = tract_filter(np.stack(formants, axis=1) * 1.1 ** (shortness + rng.uniform(-0.3, 0.3)))  # (t, f)
+    pitch = 140 * 1.5 ** (shortness + rng.uniform(-0.3, 0.3)) * np.linspace(1.1, 0.85, frames)
+    pulses, hiss = pulse_train(np.repeat(pitch, HOP)), rng.standard_normal(frames * HOP)
+    source = voice[:, None] * spectrum(pulses) + (1 - voice[:, None]) * spectrum(hiss)
+    spectra = tract * loudness[:, None] * source
+    wave = overlap_add(np.fft.irfft(spectra, FRAME))
+    noise = np.sqrt(np.mean(wave**2)) * 10 ** (-rng.uniform(5, 25) / 20)  # by the ratio in dB
+    wave = wave + noise * rng.standard_normal(len(wave))
+    return (wave * rng.uniform(0.2, 1) / np.abs(wave).max()).astype(np.float32)
+
+
+def tract_filter(formants: np.ndarray) -> np.ndarray:
+    """(t, 3) in Hz -> the gains (t, f) of three resonances in a row, of mean square 1 in every frame."""
+    centre, width = formants[:, :, None], BANDWIDTHS[:, None]
+    ratio = FREQUENCIES / centre  # (t, 3, f)
+    gains = 1 / np.sqrt((1 - ratio**2) ** 2 + (ratio * width / centre) ** 2)
+    gains = gains.prod(axis=1)
+    return gains / np.sqrt(np.mean(gains**2, axis=1, keepdims=True))
+
+
+def pulse_train(pitch: np.ndarray) -> np.ndarray:
+    """A pitch (n,) in Hz -> a pulse (n,) whenever a period has gone by, of mean square 1 or so."""
+    period = np.floor(np.cumsum(pitch) / RATE)
+    return np.diff(period, prepend=0) * np.sqrt(RATE / pitch)
+
+
+def spectrum(wave: np.ndarray) -> np.ndarray:
+    """(n,) -> (n / HOP, f) of frames under a Hann window."""
+    frames = sliding_window_view(np.pad(wave, (0, FRAME - HOP)), FRAME)[::HOP]
+    return np.fft.rfft(frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / FRAME)))
+
+
+def overlap_add(frames: np.ndarray) -> np.ndarray:
+    """(t, FRAME), each HOP after the one before -> their sum (n,)."""
+    wave = np.zeros((len(frames) + 1, HOP))
+    wave[:-1] += frames[:, :HOP]
+    wave[1:] += frames[:, HOP:]
+    return wave.ravel()
+
+
+# Recordings
+
+
+def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarray], list[str]]:
+    """The waves (n,), float32 at `rate` samples a second, and the texts of a folder, as its table lists them.
+
+    WAV, FLAC and whatever else libsndfile reads, at any rate, the channels averaged. Raises DataUnavailable
+    without a table or the soundfile package, or naming every line and every file that is broken.
+    """
+    folder = Path(folder)
+    soundfile = _soundfile(folder)
+    table, lines = _transcripts(folder)
+    waves, texts, broken = [], [], []
+    for number, path, text in lines:
+        try:
+            if not path or not text:
+                raise ValueError("no path or no text")
+            wave, its_rate = soundfile.read(folder / path, dtype="float32", always_2d=True)
+        except (OSError, ValueError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
+            broken.append(f"line {number}, {path or 'no path'}: {error}")
+            continue
+        waves.append(resampled(wave.mean(axis=1), its_rate, rate))
+        texts.append(text)
+    if broken:
+        told = "; ".join(broken[:20]) + (" ..." if len(broken) > 20 else "")
+        raise DataUnavailable(f"{table}: {len(broken)} broken: {told}. Mend or remove them")
+    return waves, texts
+
+
+def _soundfile(folder: Path) -> Any:
+    try:
+        import soundfile
+    except ImportError:
+        raise DataUnavailable(
+            f"{folder}: reading recordings takes soundfile, which is not installed. To install it: "
+            'pip install "keras-zoo-parity[audio]"'
+        ) from None
+    return soundfile
+
+
+def _transcripts(folder: Path) -> tuple[Path, list[tuple[int, str, str]]]:
+    """The table of a folder, and of each line its number, path and text."""
+    if not (found := [name for name in TRANSCRIPTS if (folder / name).is_file()]):
+        raise DataUnavailable(
+            f"{folder}: no {' and no '.join(TRANSCRIPTS)}; expected one, with lines of path and text"
+        )
+    table, separator = folder / found[0], TRANSCRIPTS[found[0]]
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+        reader = csv.DictReader(file, delimiter=separator, quoting=quoting)
+        rows = [(reader.line_num, row.get("path") or "", row.get("text") or "") for row in reader]
+    if not rows or not {"path", "text"} <= set(reader.fieldnames or ()):
+        raise DataUnavailable(
+            f"{table}: expected a first line {separator.join(('path', 'text'))!r} and a line for each "
+            f"recording; it begins with {separator.join(reader.fieldnames or ())!r}"
+        )
+    return table, rows
+
+
+def resampled(wave: np.ndarray, old: int, new: int) -> np.ndarray:
+    """A wave (n,) of `old` samples a second at `new`: ceil(n new / old) samples, by a polyphase filter."""
+    from scipy.signal import resample_poly
+
+    if old == new or not len(wave):
+        return wave
+    common = gcd(old, new)
+    return resample_poly(wave, new // common, old // common).astype(np.float32)

@@ -1,0 +1,304 @@
+"""Texts with a label, and a text to go on with.
+
+`languages`    which of 20 languages three names are in (CLDR, which Babel ships)
+`corpus`       the reference text of Python's own documentation, which Python ships
+`keras_dataset`  imdb and reuters: word ids, downloaded
+`table`        a file of one's own, a text and a label a line:
+
+    reviews.csv:    a first line "text,label", then one a line
+    reviews.jsonl:  {"text": "...", "label": "..."} a line
+
+Texts are str; how a model reads them, as bytes or tokens, is not decided here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo import random
+from zoo._lazy import keras
+from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.tasks.images import held_out
+
+Labelled = tuple[list[str], np.ndarray]  # texts, labels (n,) int32
+
+# Which language
+
+# As it is called in English -> its locale in CLDR. All but Russian and Ukrainian are in Latin script, so that
+# letters alone do not tell; no two are so near as Spanish and Portuguese, which short names leave open.
+CODES = {
+    "Czech": "cs",
+    "Danish": "da",
+    "Dutch": "nl",
+    "English": "en",
+    "Finnish": "fi",
+    "French": "fr",
+    "German": "de",
+    "Hungarian": "hu",
+    "Icelandic": "is",
+    "Italian": "it",
+    "Latvian": "lv",
+    "Polish": "pl",
+    "Romanian": "ro",
+    "Russian": "ru",
+    "Spanish": "es",
+    "Swedish": "sv",
+    "Turkish": "tr",
+    "Ukrainian": "uk",
+    "Vietnamese": "vi",
+    "Welsh": "cy",
+}
+LANGUAGES: tuple[str, ...] = tuple(CODES)
+EXAMPLES = {"train": 300, "test": 75}  # of each language
+LONGEST = 64  # bytes of an example in UTF-8
+
+
+def languages() -> dict[str, Labelled]:
+    """Three names of places, languages, months or days, "Griechisch, Mongolei, Juli", to tell the language.
+
+    6,000 texts of at most 64 bytes to learn from and 1,500 held out, 300 and 75 of each of `LANGUAGES`, whose
+    places are the labels. Only names that one of the 20 languages alone has; a fifth of them is held out, so
+    that no name of `test` is in `train`. The names are CLDR's, the Unicode consortium's, as Babel ships them.
+    Raises DataUnavailable without Babel.
+    """
+    named = {language: _names(code) for language, code in CODES.items()}
+    owners = Counter(key for names in named.values() for key in names)
+    splits: dict[str, Labelled] = {split: ([], np.array([], np.int32)) for split in EXAMPLES}
+    for label, (language, names) in enumerate(named.items()):
+        own = np.array([name for key, name in names.items() if owners[key] == 1], object)
+        own = random.generator("languages", language).permutation(own)
+        fifth = round(len(own) / 5)
+        for split, part in {"train": own[fifth:], "test": own[:fifth]}.items():
+            texts, labels = splits[split]
+            count, rng = EXAMPLES[split], random.generator("languages", language, split)
+            texts += islice(_triples(part, rng), count)
+            splits[split] = texts, np.append(labels, np.full(count, label, np.int32))
+    return splits
+
+
+def _names(code: str) -> dict[str, str]:
+    """A locale's names without a comma, each by its letters without case.
+
+    Months and days as they stand in dates: Babel's other forms leak from one locale into another
+    (github.com/python-babel/babel/issues/1234).
+    """
+    locale = babel().Locale.parse(code)
+    months, days = locale.months["format"]["wide"], locale.days["format"]["wide"]
+    found = {*locale.territories.values(), *locale.languages.values(), *months.values(), *days.values()}
+    return {name.casefold(): name for name in sorted(found) if "," not in name}
+
+
+def _triples(names: np.ndarray, rng: np.random.Generator) -> Iterator[str]:
+    """Three different names at a time, for ever, those that are not too long."""
+    while True:
+        text = ", ".join(rng.choice(names, 3, replace=False))
+        if len(text.encode()) <= LONGEST:
+            yield text
+
+
+def babel() -> Any:
+    """The package, with `babel.dates`; raises DataUnavailable where it is not installed."""
+    try:
+        import babel.dates
+    except ImportError:
+        raise DataUnavailable(
+            "names and dates of the languages come with Babel, which is not installed. To install it: "
+            'pip install "keras-zoo-parity[text]"'
+        ) from None
+    return babel
+
+
+# A text to go on with
+
+
+def corpus() -> dict[str, str]:
+    """The reference text of Python's documentation, as `help` shows it: the last tenth is held out.
+
+    465 thousand characters in Python 3.11. It is that of the Python that runs: other versions have another.
+    """
+    from pydoc_data.topics import topics
+
+    text = "\n\n".join(topics[name] for name in sorted(topics))
+    end = len(text) * 9 // 10
+    return {"train": text[:end], "test": text[end:]}
+
+
+# Data sets of keras.datasets
+
+# Ids are below it: 0 pads, 1 begins a text, 2 is any rarer word, others follow from 4, most frequent first.
+WORDS = 20_000
+
+
+def keras_dataset(name: str) -> Callable[[], dict[str, tuple[list[np.ndarray], np.ndarray]]]:
+    """imdb (2 labels) or reuters (46), downloaded on first use and kept where Keras keeps them.
+
+    Loading gives for each split a list of texts, word ids (length,) int32 below `WORDS`, and labels (n,).
+    Raises DataUnavailable when it is neither here nor to be had.
+    """
+
+    def load() -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
+        try:
+            train, test = getattr(keras.datasets, name).load_data(num_words=WORDS)
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            raise DataUnavailable(
+                f"{name}: {error}. It is downloaded on first use: connect to the network, or put the file "
+                "into ~/.keras/datasets. `corpus` needs no download."
+            ) from error
+        return {
+            split: ([np.array(words, np.int32) for words in texts], np.array(labels, np.int32))
+            for split, (texts, labels) in {"train": train, "test": test}.items()
+        }
+
+    return load
+
+
+# A file of one's own
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's texts and labels, places in `classes`; `test` is empty where no class has three examples."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Labelled
+    test: Labelled
+
+
+def table(path: str | Path, *, text: str = "text", label: str = "label") -> Table:
+    """A .csv whose first line names its columns, or a .jsonl or .ndjson with an object a line, in UTF-8.
+
+    `text` and `label` name the two columns or keys; others are left alone, and so are blank lines. A label is
+    a string or, in JSON, an integer; classes are sorted. A fifth of each is held out, always the same.
+    Raises DataUnavailable that names the bad lines by number, WrongConfiguration for another ending.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in READERS:
+        raise WrongConfiguration(f"{path}: expected a file that ends in {', '.join(READERS)}")
+    decoded, bad = lines(path)
+    rows: list[tuple[str, str]] = []
+    for number, record in READERS[path.suffix.lower()](decoded, (text, label)):
+        if isinstance(record, str):
+            bad.setdefault(number, record)
+        elif fault := _fault(record, text, label):
+            bad.setdefault(number, fault)
+        else:
+            rows.append((record[text], str(record[label])))
+    refuse(path, bad)
+    classes = tuple(sorted({called for _, called in rows}))
+    if len(classes) < 2:
+        raise DataUnavailable(
+            f"{path}: {len(rows)} texts of {len(classes)} labels ({', '.join(classes)}); expected two labels "
+            "or more to tell apart"
+        )
+    labels = np.array([classes.index(called) for _, called in rows], np.int32)
+    apart = held_out(labels, "table")
+    train, test = (([rows[i][0] for i in np.flatnonzero(part)], labels[part]) for part in (~apart, apart))
+    return Table(path.name, classes, train, test)
+
+
+Record = dict[str, Any] | str  # a line's fields by name, or what is wrong with it
+
+
+def _csv_records(decoded: Iterable[str], wanted: tuple[str, str]) -> Iterator[tuple[int, Record]]:
+    """Each record after the first line, with the number of the line it begins in."""
+    rows, columns = csv.reader(decoded, strict=True), None
+    while True:
+        number = rows.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, f"not CSV: {error}"
+            continue
+        if columns is None:
+            columns = row
+            if missing := [name for name in wanted if name not in columns]:
+                lacks = " and no ".join(map(repr, missing))
+                yield number, f"no {lacks}, there are {', '.join(columns)}; name the two by text= and label="
+                return
+        elif row and len(row) != len(columns):
+            yield number, f"{len(row)} columns, the first line names {len(columns)}"
+        elif row:
+            yield number, dict(zip(columns, row, strict=True))
+
+
+def _json_records(decoded: Iterable[str], wanted: tuple[str, str]) -> Iterator[tuple[int, Record]]:
+    """Each line that is not blank, with its number."""
+    for number, line in enumerate(decoded, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, f"not JSON: {error}"
+            continue
+        if not isinstance(record, dict):
+            yield number, "expected an object, {...}"
+        elif missing := [name for name in wanted if name not in record]:
+            yield number, f"no {missing[0]!r}, there are {', '.join(record)}"
+        else:
+            yield number, record
+
+
+READERS = {".csv": _csv_records, ".jsonl": _json_records, ".ndjson": _json_records}
+
+
+def _fault(record: Mapping[str, Any], text: str, label: str) -> str | None:
+    """What is wrong with a record, if anything is."""
+    written, called = record[text], record[label]
+    if not isinstance(written, str) or not written.strip():
+        return f"{text!r} is {reprlib.repr(written)}; expected a text"
+    if not isinstance(called, str | int) or isinstance(called, bool) or not str(called).strip():
+        return f"{label!r} is {reprlib.repr(called)}; expected a string or an integer"
+    try:
+        f"{written}{called}".encode()
+    except UnicodeEncodeError:
+        return "half of a surrogate pair, which no UTF-8 holds"
+    return None
+
+
+# Lines, shared with zoo.tasks.translation
+
+NAMED = 5  # bad lines, before the rest is counted
+
+
+def lines(path: Path) -> tuple[list[str], dict[int, str]]:
+    """A file's lines with their ends; and what is wrong with those that are not UTF-8, by number from 1.
+
+    Raises DataUnavailable for a file that cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataUnavailable(f"{path}: {error.strerror}; expected a file of text") from None
+    decoded: list[str] = []
+    bad: dict[int, str] = {}
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True), start=1):
+        try:
+            decoded.append(line.decode())
+        except UnicodeDecodeError as error:
+            bad[number] = f"not UTF-8 at its byte {error.start + 1}"
+            decoded.append(line.decode(errors="replace"))
+    return decoded, bad
+
+
+def refuse(path: Path, bad: Mapping[int, str]) -> None:
+    """Raise DataUnavailable if there are bad lines: names the first few, and says how many more there are."""
+    if not bad:
+        return
+    told = "; ".join(f"line {number}: {bad[number]}" for number in sorted(bad)[:NAMED])
+    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    raise DataUnavailable(f"{path}: {told}{more}. Nothing was read: mend these lines first")

@@ -1,0 +1,154 @@
+"""Texts to turn into other texts, and how well that was done.
+
+`dates`   dates as people write them in ten locales -> ISO 8601 (CLDR, which Babel ships)
+`pairs`   a file of one's own: a text, a tab and its translation a line
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from itertools import product
+from pathlib import Path
+
+from zoo import random
+from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.tasks.text import babel, lines, refuse
+
+Translated = tuple[list[str], list[str]]  # sources, targets
+
+# Dates
+
+LOCALES = ("de", "en", "es", "fr", "hu", "it", "ja", "pl", "ru", "sv")
+LENGTHS = ("short", "medium", "long", "full")  # CLDR's four
+SKELETONS = ("yMd", "yMEd", "yMMMd", "yMMMEd")  # numbers or a short month, without and with a weekday
+LEFT_OUT = {
+    # 9/10/26 and 9/10/2026: the other locales that write strokes and end on the year begin with the day.
+    ("en", "short"),
+    ("en", "yMd"),
+    # Its weekday is of the forms that leak from one locale into another (python-babel/babel#1234).
+    ("ru", "yMEd"),
+}
+FIRST, LAST = date(1970, 1, 1), date(2049, 12, 31)  # less than a century: two digits tell the year
+COUNTS = {"train": 8000, "test": 1000}
+
+
+def dates() -> dict[str, Translated]:
+    """Dates as people write them, "mar. 24 nov. 2026", to ISO 8601, "2026-11-24".
+
+    8,000 to learn from and 1,000 held out, every one another day of 1970 to 2049; sources of at most 40
+    characters, in ten locales and CLDR's forms of a date, as they are, in small letters, or without the stops
+    and commas as well. No source can mean two days. Raises DataUnavailable without Babel.
+    """
+    rng = random.generator("dates")
+    days = rng.permutation((LAST - FIRST).days + 1)[: sum(COUNTS.values())]
+    ways = list(product(forms(), HANDS))
+    pairs = []
+    for day, way in zip(days, rng.integers(len(ways), size=len(days)), strict=True):
+        (locale, form), hand = ways[way]
+        when = FIRST + timedelta(int(day))
+        pairs.append((hand(write(when, locale, form)), when.isoformat()))
+    end = COUNTS["train"]
+    return {"train": _apart(pairs[:end]), "test": _apart(pairs[end:])}
+
+
+def forms() -> list[tuple[str, str]]:
+    """Each locale with each form of a date, but for what is `LEFT_OUT`."""
+    return [way for way in product(LOCALES, LENGTHS + SKELETONS) if way not in LEFT_OUT]
+
+
+def write(when: date, locale: str, form: str) -> str:
+    """A date in a form of `LENGTHS` or `SKELETONS`; the narrow spaces of typesetters become plain ones."""
+    formats = babel().dates
+    if form in LENGTHS:
+        text = formats.format_date(when, form, locale=locale)
+    else:
+        text = formats.format_skeleton(form, when, locale=locale)
+    return re.sub(r"\s", " ", text)
+
+
+def _without_stops(text: str) -> str:
+    """Small letters, and no stops or commas at the end of a word."""
+    return re.sub(r"[.,]+(?= |$)", "", text.lower())
+
+
+HANDS: tuple[Callable[[str], str], ...] = (str, str.lower, _without_stops)
+
+
+# A file of one's own
+
+
+def pairs(path: str | Path) -> dict[str, Translated]:
+    """A text, a tab and its translation a line, in UTF-8; blank lines are left out.
+
+    Every line has as many columns as the first; those after the second are left alone (sentence pairs of
+    Tatoeba carry their origin there). A fifth of the sources is held out, with all their translations, always
+    the same. Raises DataUnavailable that names the bad lines by number.
+    """
+    path = Path(path)
+    decoded, bad = lines(path)
+    split = {
+        number: line.rstrip("\r\n").split("\t") for number, line in enumerate(decoded, 1) if line.strip()
+    }
+    columns = max(2, len(next(iter(split.values()), [])))
+    for number, fields in split.items():
+        if len(fields) != columns:
+            bad.setdefault(number, f"{len(fields)} columns between tabs, expected {columns}")
+        elif not (fields[0].strip() and fields[1].strip()):
+            bad.setdefault(number, "no text before the first tab, or none after it")
+    refuse(path, bad)
+    sources = sorted({fields[0] for fields in split.values()})
+    if len(sources) < 2:
+        raise DataUnavailable(
+            f"{path}: {len(sources)} different sources; expected two or more, for some are held out"
+        )
+    order = random.generator("pairs").permutation(len(sources))
+    apart = {sources[i] for i in order[: -(-len(sources) // 5)]}
+    found = [(fields[0], fields[1]) for fields in split.values()]
+    return {
+        "train": _apart([pair for pair in found if pair[0] not in apart]),
+        "test": _apart([pair for pair in found if pair[0] in apart]),
+    }
+
+
+def _apart(pairs: Sequence[tuple[str, str]]) -> Translated:
+    return [source for source, _ in pairs], [target for _, target in pairs]
+
+
+# How well
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """BLEU of a corpus with one reference a hypothesis, 0 to 100 (Papineni et al. 2002, ACL).
+
+    Tokens and smoothing are sacrebleu's defaults: "13a" and "exp" (Post 2018, arXiv:1804.08771). Raises
+    WrongConfiguration for lists of different lengths or none, DataUnavailable without sacrebleu.
+    """
+    _check(hypotheses, references)
+    try:
+        import sacrebleu
+    except ImportError:
+        raise DataUnavailable(
+            "BLEU is computed by sacrebleu, which is not installed. To install it: "
+            'pip install "keras-zoo-parity[text]"'
+        ) from None
+    return sacrebleu.corpus_bleu(list(hypotheses), [list(references)]).score
+
+
+def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """The share of hypotheses that are their references, letter for letter, 0 to 1.
+
+    Raises WrongConfiguration for lists of different lengths or none.
+    """
+    _check(hypotheses, references)
+    return sum(map(str.__eq__, hypotheses, references)) / len(hypotheses)
+
+
+def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    if isinstance(hypotheses, str) or isinstance(references, str):
+        raise WrongConfiguration("expected lists of texts, hypotheses and references; got a single text")
+    if len(hypotheses) != len(references) or not len(hypotheses):
+        raise WrongConfiguration(
+            f"{len(hypotheses)} hypotheses and {len(references)} references; expected as many, at least 1"
+        )
