@@ -544,7 +544,9 @@ def apply(transform: augment.Transform, x: ndarray, draws: np.random.Generator) 
 
 
 def test_every_transform_is_tried() -> None:
-    assert {type(t).__name__ for t in EVERY} == set(augment.TRANSFORMS)
+    """Of images; text and sound have tests/test_augment_text.py and tests/test_augment_audio.py."""
+    of_images = {name for name, made in augment.TRANSFORMS.items() if made.__module__ == "zoo.augment.image"}
+    assert {type(t).__name__ for t in EVERY} == of_images
 
 
 @pytest.mark.parametrize("transform", EVERY, ids=lambda t: type(t).__name__)

@@ -181,7 +181,7 @@ def test_inputs_and_targets_that_do_not_fit_are_refused(monkeypatch: pytest.Monk
     for inputs, targets in (
         (np.zeros((3, 2)), np.zeros(4)),
         (np.zeros((0, 2)), None),
-        ({"a": np.zeros(2)}, np.zeros(2)),
+        ({"a": np.zeros(2), "b": np.zeros(3)}, np.zeros(2)),
     ):
         with pytest.raises(zoo.WrongConfiguration, match="targets"):
             zoo.parity(faults.specimen, inputs, targets=targets)

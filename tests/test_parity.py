@@ -15,13 +15,14 @@ pytestmark = pytest.mark.parity
 # Every family: each kind of block once. `zoo parity --float64` climbs with all and takes an hour.
 PLAIN = ("mlp", "lenet5", "lenet5-1998")
 VISION = ("alexnet-2012", "vgg11-bn", "resnet18", "efficientnet-b0", "vit-ti16")
+SEQUENCES = ("gru", "birnn", "seq2seq", "speech")
 RUNGS = [rung.name for rung in ladder.RUNGS]
 
 
 @pytest.fixture(scope="module")
 def climbed() -> ladder.Parity:
-    """Small configurations in both float types, on every rung and by every mode."""
-    return ladder.parity(*PLAIN, float64=True)
+    """Small configurations in both float types, on every rung."""
+    return ladder.parity(*PLAIN, modes=(), float64=True)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,36 @@ def test_every_pair_of_frameworks_holds(climbed: ladder.Parity, model: str, dtyp
     check(climbed, model, dtype, rung)
 
 
+@pytest.fixture(scope="module")
+def read() -> ladder.Parity:
+    """The recurrent models, masks and CTC included, in both float types."""
+    return ladder.parity(*SEQUENCES, rungs=(1, 2, 3), float64=True)
+
+
+@pytest.fixture(scope="module")
+def trained_on_sequences() -> ladder.Parity:
+    """Those whose training meets everything: both directions, clipping, convolutions, CTC."""
+    return ladder.parity("birnn", "speech", rungs=(5, 6, 7, 8), modes=(), float64=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rung", ["initial", "forward", "gradients"])
+@pytest.mark.parametrize("dtype", ladder.DTYPES)
+@pytest.mark.parametrize("model", SEQUENCES)
+def test_every_pair_holds_for_sequences(read: ladder.Parity, model: str, dtype: str, rung: str) -> None:
+    check(read, model, dtype, rung)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rung", ["training", "evaluation", "engines", "resume"])
+@pytest.mark.parametrize("dtype", ladder.DTYPES)
+@pytest.mark.parametrize("model", ["birnn", "speech"])
+def test_every_pair_trains_alike_on_sequences(
+    trained_on_sequences: ladder.Parity, model: str, dtype: str, rung: str
+) -> None:
+    check(trained_on_sequences, model, dtype, rung)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("rung", RUNGS)
 @pytest.mark.parametrize("model", VISION)
@@ -59,7 +90,7 @@ def test_every_pair_holds_for_vision_in_float64(seen_exactly: ladder.Parity, mod
 
 
 def test_every_family_is_climbed() -> None:
-    climbed = {registry.card(name).builder.__module__ for name in (*PLAIN, *VISION)}
+    climbed = {registry.card(name).builder.__module__ for name in (*PLAIN, *VISION, *SEQUENCES)}
     assert climbed == {f"zoo.models.{family}" for family in registry.FAMILIES}
 
 
@@ -189,6 +220,13 @@ def test_a_users_model_is_trained_where_targets_are_given() -> None:
         stock, inputs=x, targets=np.arange(60) % 3, rungs=(5, 6), backends=("torch", "tensorflow")
     )
     assert {row["rung"] for row in result.rows} == {5, 6}
+    assert not result.failed, result.failed
+
+
+@pytest.mark.long
+def test_every_mode_trains_as_the_default_does() -> None:
+    result = ladder.parity("mlp", rungs=(7,))
+    assert {row["rung"] for row in result.rows} == {7}
     assert not result.failed, result.failed
 
 

@@ -258,5 +258,5 @@ def test_a_folder_without_a_table_or_of_other_columns_is_no_folder_of_recordings
 
 def test_without_soundfile_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "soundfile", None)
-    with pytest.raises(DataUnavailable, match="pip install soundfile"):
+    with pytest.raises(DataUnavailable, match=r'pip install "keras-zoo-parity\[audio\]"'):
         speech.recordings(tmp_path)

@@ -715,5 +715,5 @@ def test_arguments_of_a_folder_that_cannot_be_are_refused(
 
 
 def test_a_path_that_is_not_there_is_no_task(tmp_path: Path) -> None:
-    with pytest.raises(zoo.UnknownName, match="or the path of a folder of images or of a"):
+    with pytest.raises(zoo.UnknownName, match="or the path of a folder of images, or of a"):
         tasks.load(str(tmp_path / "gone"), (32, 32, 3))

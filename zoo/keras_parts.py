@@ -523,8 +523,8 @@ def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Each sequence from its end to its beginning, its padding still behind it."""
     if lengths is None:
         return ops.flip(x, axis=1)
-    steps, lengths = _steps(x), ops.expand_dims(lengths, 1)
-    return _rows(x, ops.where(ops.less(steps, lengths), lengths - 1 - steps, steps))
+    steps, end = _steps(x), ops.expand_dims(lengths, 1)
+    return _rows(x, ops.where(ops.less(steps, end), end - 1 - steps, steps))
 
 
 class Recurrent(Layer):
@@ -545,7 +545,7 @@ class Recurrent(Layer):
         super().__init__(**kwargs)
         self.units, self.reverse, self.initializer = units, reverse, _initializer(initializer)
 
-    def build(self, x_shape: Shape, **states: Shape) -> None:
+    def build(self, x_shape: Shape, **states: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del states
         width = len(self.KEEP) * self.units
         self.kernel = self.weight("kernel", (x_shape[-1], width), self.initializer)
@@ -659,7 +659,9 @@ class AttentionDecoder(Layer):
         super().__init__(**kwargs)
         self.units, self.initializer = units, _initializer(initializer)
 
-    def build(self, x_shape: Shape, memory_shape: Shape, **rest: Shape) -> None:
+    def build(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x_shape: Shape, memory_shape: Shape, **rest: Shape
+    ) -> None:
         del rest
         u, k = self.units, memory_shape[-1]
         self.query_kernel = self.weight("query_kernel", (u, u), self.initializer)  # W
@@ -687,7 +689,8 @@ class AttentionDecoder(Layer):
             h, c, _ = states
             asked = ops.expand_dims(ops.matmul(h, w), 1)  # (b, 1, u)
             scores = ops.matmul(ops.tanh(asked + keys), v)[..., 0] + hidden  # (b, n)
-            weights = ops.expand_dims(ops.softmax(scores), 1)
+            # ops.softmax, which warns of a memory of one step
+            weights = ops.expand_dims(ops.exp(scores - ops.logsumexp(scores, axis=-1, keepdims=True)), 1)
             context = ops.matmul(weights, memory)[:, 0]  # (b, k)
             gates = projected + ops.matmul(context, kernel[width:]) + ops.matmul(h, recurrent)
             i, f, g, o = ops.split(gates, 4, axis=-1)

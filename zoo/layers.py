@@ -23,7 +23,7 @@ Tensor = Any
 # The ends of a model
 
 
-def Input(shape: Sequence[int], *, dtype: str | None = None, name: str | None = None) -> Tensor:
+def Input(shape: Sequence[int | None], *, dtype: str | None = None, name: str | None = None) -> Tensor:
     """A batch of arrays of this shape, the batch axis left out."""
     return keras.Input(tuple(shape), dtype=dtype, name=name)
 

@@ -59,7 +59,7 @@ def predict(
     elif changes:
         raise WrongConfiguration(f"{model.name} is built already; {', '.join(changes)} cannot change")
     else:
-        name, shape = model.name, model.input_shape[1:]
+        name, shape = model.name, tuple(model.input_shape[1:])
     preprocessing = preprocessing_for(name, shape)
     x = np.stack([prepared(image, preprocessing) for image in _several(images)])
 

@@ -49,7 +49,7 @@ class Card:
     recipe: str  # a name of zoo.recipes
     small: Mapping[str, Any] = field(default_factory=dict)  # changes that make it quick to test
     config: Mapping[str, Any] = field(default_factory=dict)  # how this variant differs from its builder
-    fixed_input: tuple[int, ...] | None = None  # where no argument of the builder says it
+    fixed_input: tuple[int | None, ...] | None = None  # where no argument of the builder says it
     receptive_field: int | None = None  # pixels across that one number of the last map depends on
     tokens: int | None = None  # of a sequence, with the default configuration
     preprocessing: Preprocessing | None = None  # of photographs, as the best known weights expect
@@ -61,8 +61,8 @@ class Card:
         return {name: self.config.get(name, p.default) for name, p in signature.items()}
 
     @property
-    def input(self) -> tuple[int, ...]:
-        """The shape of one example, with the default configuration."""
+    def input(self) -> tuple[Any, ...]:
+        """The shape of one example, with the default configuration; None where its length varies."""
         arguments = self.arguments
         if "mels" in arguments:
             return None, arguments["mels"]
@@ -92,7 +92,7 @@ def register(
     about: Mapping[str, Any],
     small: Mapping[str, Any] | None = None,
     family: str | None = None,
-    fixed_input: tuple[int, ...] | None = None,
+    fixed_input: tuple[int | None, ...] | None = None,
     receptive_field: int | None = None,
     tokens: int | None = None,
     preprocessing: Preprocessing | None = None,

@@ -501,7 +501,7 @@ def _cross_entropy(smoothing: float) -> Any:
             losses = keras.losses.sparse_categorical_crossentropy(ops.maximum(y, 0), logits, from_logits=True)
         if len(losses.shape) == 1:
             return losses
-        counted = ops.cast(ops.greater_equal(y, 0), losses.dtype)
+        counted = ops.cast(ops.greater_equal(y, 0), logits.dtype)
         return ops.sum(losses * counted) / ops.sum(counted)
 
     return loss
@@ -556,6 +556,7 @@ def evaluate(engine: Engine, task: Task, batch_size: int = 512) -> dict[str, flo
     if task.test is None:
         return {}
     hits, of, losses, weights = 0, 0, [], []
+    y: np.ndarray
     for x, y in task.held_out(batch_size):
         logits = engine.predict(x)
         if task.metric is not None:

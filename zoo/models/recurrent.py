@@ -163,30 +163,30 @@ def speech(
     return Model(frames, blank_padding(dense(x, classes, name="head"), real))  # (b, n/4, classes)
 
 
-# Name, configuration, parameters as torch.nn counts them (Embedding(259, 64), LSTM or GRU(64, 128), Linear),
-# multiply-adds of one step, paper, address, year, idea.
+# Name, cell, whether bidirectional, parameters as torch.nn counts them (Embedding(259, 64), LSTM or GRU(64,
+# 128), Linear), multiply-adds of one step, paper, address, year, idea.
 SMALL = {"width": 8, "embedding_width": 6, "vocabulary": 11, "dropout_rate": 0.1}
 VARIANTS = (
     (
-        "lstm", {"cell": "lstm"}, 118_484, 100_864,
+        "lstm", "lstm", False, 118_484, 100_864,
         'Hochreiter, Schmidhuber 1997, "Long short-term memory"',
         "https://doi.org/10.1162/neco.1997.9.8.1735", 1997,
         "Gates decide what a cell takes in, keeps and gives out.",
     ),
     (
-        "gru", {"cell": "gru"}, 93_652, 76_288,
+        "gru", "gru", False, 93_652, 76_288,
         'Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder"',
         "https://arxiv.org/abs/1406.1078", 2014,
         "Two gates instead of three, and what is kept is what is given out.",
     ),
     (
-        "birnn", {"cell": "lstm", "bidirectional": True}, 220_372, 201_728,
+        "birnn", "lstm", True, 220_372, 201_728,
         'Schuster, Paliwal 1997, "Bidirectional recurrent neural networks"',
         "https://doi.org/10.1109/78.650093", 1997,
         "Read from both ends, every step knows the whole sequence.",
     ),
 )  # fmt: skip
-for name, config, parameters, multiply_adds, paper, url, year, idea in VARIANTS:
+for name, cell, bidirectional, parameters, multiply_adds, paper, url, year, idea in VARIANTS:
     register(
         name,
         recurrent,
@@ -202,7 +202,8 @@ for name, config, parameters, multiply_adds, paper, url, year, idea in VARIANTS:
             "task": "languages",
             "recipe": "recurrent",
         },
-        **config,
+        cell=cell,
+        bidirectional=bidirectional,
     )
 register(
     "seq2seq",
