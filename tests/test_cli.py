@@ -34,6 +34,13 @@ def test_list_takes_a_pattern() -> None:
     assert "mlp" not in printed
 
 
+@pytest.mark.parametrize("name", ["seq2seq", "speech"])
+def test_info_shows_models_of_sequences_of_any_length(name: str) -> None:
+    printed = run("info", name)
+    assert "multiply-adds a step" in printed
+    assert re.search(r"\(b, n, \d+\), *\(b, 128\)", printed)  # an LSTM's outputs and states
+
+
 def test_info_shows_layers_whose_parameters_add_up() -> None:
     printed = run("info", "LeNet_5")
     counts = re.findall(r"^\s*\w+\s+(?:Conv|Dense)\s+\(.*\)\s+([\d,]+)\s*$", printed, re.MULTILINE)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from zoo.backends import use
     from zoo.benchmarks import bench
     from zoo.comparison import compare
+    from zoo.generation import translate
     from zoo.ladder import parity
     from zoo.prediction import predict
     from zoo.registry import Card, build, card, example, features, list_models, register
@@ -63,6 +64,7 @@ _HOMES = {
     "register": "registry",
     "Run": "training",
     "train": "training",
+    "translate": "generation",
     "use": "backends",
 }
 _MODULES = (
@@ -111,6 +113,7 @@ __all__ = [
     "show",
     "tasks",
     "train",
+    "translate",
     "use",
     "weights",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,7 +64,7 @@ def list_(pattern: Annotated[str, typer.Argument(help='A shell pattern, e.g. "vi
     table = _table("model", "parameters>", "input>", "year>", "idea")
     for name in registry.list_models(pattern):
         card = registry.card(name)
-        shape = " x ".join(map(str, card.input))
+        shape = " x ".join("n" if size is None else str(size) for size in card.input)
         table.add_row(name, f"{card.parameters:,}", shape, str(card.year), card.idea)
     _console().print(table)
 
@@ -79,7 +80,8 @@ def info(model: Model) -> None:
     arguments = ", ".join(f"{name}={value!r}" for name, value in card.arguments.items()) or "none"
     console.print(f"arguments: {arguments}", markup=False)
     console.print(
-        f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds an example; "
+        f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds "
+        f"{'a step' if None in card.input else 'an example'}; "
         f"task {card.task}, recipe {card.recipe}",
         highlight=False,
     )
@@ -97,9 +99,16 @@ def info(model: Model) -> None:
     table = _table("layer", "kind", "output", "parameters>")
     for layer in registry.build(card.name).operations:
         count = layer.count_params() if hasattr(layer, "count_params") else 0
-        shape = ", ".join("b" if n is None else str(n) for n in layer.output.shape)
-        table.add_row(layer.name, type(layer).__name__, f"({shape})", f"{count:,}" if count else "")
+        outputs = layer.output if isinstance(layer.output, tuple | list) else [layer.output]
+        shapes = ", ".join(f"({_axes(tensor.shape)})" for tensor in outputs)
+        table.add_row(layer.name, type(layer).__name__, shapes, f"{count:,}" if count else "")
     console.print(table)
+
+
+def _axes(shape: Sequence[int | None]) -> str:
+    """A shape in words: b examples, and n steps where their number varies."""
+    batch, *rest = ("n" if size is None else str(size) for size in shape)
+    return ", ".join(["b" if batch == "n" else batch, *rest])
 
 
 @app.command()

@@ -90,6 +90,6 @@ def predictor(
 def load(model: nn.Module, weights: State) -> nn.Module:
     for layer in model.modules():
         if isinstance(layer, nn.Dropout | StochasticDepth):
-            layer.p = 0.0
+            layer.p = 0.0  # pyright: ignore[reportArgumentType]
     model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
