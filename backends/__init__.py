@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -285,6 +285,10 @@ class Backend(Protocol):
         scaling: LossScaling | None = None,
     ) -> Step:
         """The native engine's training step in one of `MODES`."""
+        ...
+
+    def stream(self, model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:
+        """Batches (x, y) whose lengths differ, as Keras's `fit` takes them."""
         ...
 
     def predictor(self, model: keras.Model, mode: str) -> Callable[[Tensor], Tensor]:

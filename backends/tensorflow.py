@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -429,6 +430,17 @@ class TensorFlowStep:
 
     def sync(self) -> None:
         pass  # TensorFlow trains the model's own variables
+
+
+def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:
+    # Keras would read off its first two batches which axes vary, and stop at the first that differs.
+    x, y = first = next(batches)
+    specs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs}
+    signature = specs if isinstance(x, Mapping) else next(iter(specs.values()))
+    labels = tf.TensorSpec([None] * y.ndim, y.dtype)
+    return tf.data.Dataset.from_generator(
+        lambda: chain([first], batches), output_signature=(signature, labels)
+    )
 
 
 def predictor(model: keras.Model, mode: str) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -321,6 +321,20 @@ def test_both_engines_and_every_mode_train_alike() -> None:
         assert np.abs(np.subtract(losses(engine, mode), native)).max() <= 1e-5, (engine, mode)
 
 
+def test_fit_takes_batches_of_every_length() -> None:
+    """Two short ones come first: from them TensorFlow's `fit` would conclude that all are as short."""
+    texts = ["abc"] * 4 + ["abcdefghi"] * 4 + ["ab" * 8] * 4
+    data = tasks.sequences.Sequences(texts, tasks.sequences.encode), np.arange(12, dtype=np.int32) % 2
+    found = []
+    for engine in ("native", "keras"):
+        model = zoo.build("lstm", **{**zoo.card("lstm").small, "vocabulary": 259, "classes": 2})
+        run = zoo.train(model, data, engine=engine, steps=8, batch_size=2, progress=False)
+        found.append(run.losses)
+        lengths = {x.shape[1] for x, _ in run.task.batches(2, 0, 0)}
+        assert len(lengths) == 3
+    assert np.abs(np.subtract(*found)).max() <= 1e-5
+
+
 def test_a_row_read_twice_is_one_row_when_gradients_are_clipped() -> None:
     """TensorFlow lists the rows that were read; Keras would take the norm of the list."""
     clip = {"global_clipnorm": 0.05}

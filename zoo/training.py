@@ -413,9 +413,14 @@ class KerasEngine:
         fit = partial(self.model.fit, shuffle=False, callbacks=[events], verbose=SILENT)
         if first_epoch < per_epoch:
             first = list(islice(batches, first_epoch))  # from an iterator `fit` would take a batch too many
-            fit((pair for pair in first), steps_per_epoch=first_epoch)
+            fit(self.stream(pair for pair in first), steps_per_epoch=first_epoch)
         if not stop:
-            fit(batches, steps_per_epoch=per_epoch, epochs=sys.maxsize)
+            fit(self.stream(batches), steps_per_epoch=per_epoch, epochs=sys.maxsize)
+
+    def stream(self, batches: Iterator[Pair]) -> Any:
+        """Batches as `fit` takes them, also of lengths that differ."""
+        varies = any(None in tensor.shape[1:] for tensor in self.model.inputs)
+        return backends.current().stream(self.model, batches) if varies else batches
 
     def predict(self, x: Any) -> np.ndarray:
         return self.model.predict(x, batch_size=tasks.count(x), verbose=SILENT)
