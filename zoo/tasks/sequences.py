@@ -31,10 +31,10 @@ def encode(text: str) -> np.ndarray:
 
 
 def decode(tokens: Sequence[int] | np.ndarray) -> str:
-    """The text of tokens, up to the first END; what is no UTF-8 becomes U+FFFD."""
+    """The text of tokens, up to the first END, without those that are no byte; no UTF-8 becomes U+FFFD."""
     found = np.asarray(tokens).ravel()
     found = found[: int(np.argmax(found == END))] if (found == END).any() else found
-    return bytes(int(v) - BYTES for v in found if v >= BYTES).decode(errors="replace")
+    return bytes(int(v) - BYTES for v in found if BYTES <= v < VOCABULARY).decode(errors="replace")
 
 
 class Sequences:
