@@ -74,6 +74,8 @@ def test_digits_are_digits() -> None:
         ("vit-l16", "torch", "vision_torch"),
         ("vgg16-bn", "torch", "vision_torch"),
         ("resnet50", "flax", "vision_flax"),
+        ("birnn", "torch", "recurrent_torch"),
+        ("seq2seq", "torch", None),
         ("alexnet-2012", "torch", None),  # torchvision has none of two columns
         ("lenet5-1998", "torch", None),
         ("vit-ti16", "tensorflow", None),
@@ -168,3 +170,18 @@ def test_a_peer_predicts_as_ours(model: str) -> None:
     theirs = np.asarray(peer.predictor(weights)(peer.prepare(x, y)[0]))
     ours = numpy(HERE.predictor(zoo.build(model), backends.MODES[HERE.NAME][0])(HERE.tensor(x)))
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.skipif(HERE.NAME != "torch", reason="the recurrent peer is torch's")
+@pytest.mark.parametrize("model", ["lstm", "gru", "birnn"])
+def test_the_recurrent_peer_trains_as_the_zoo_does(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On padded texts: torch.nn's module, its state taken at each text's end, its own loop and optimizer."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(3, 259, (8, 12), dtype=np.int32)
+    x[1, 5:] = x[2, 1:] = 0
+    y = rng.integers(0, 20, 8, dtype=np.int32)
+    monkeypatch.setattr(benchmarks, "batch", lambda card, size: (x, y, "cross_entropy"))
+    job = {"model": model, "batch_size": 8, "what": "train"}
+    ours, theirs = (benchmarks.make(Contestant(*who), job) for who in (("zoo", "traced"), ("plain", "eager")))
+    for _ in range(4):
+        assert ours(1) == pytest.approx(theirs(1), rel=1e-5)

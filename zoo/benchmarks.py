@@ -223,10 +223,10 @@ def make(contestant: Contestant, job: Record) -> Burst:
     if job["what"] == "infer":
         if engine == "keras":
             return _inference(backend, lambda: model.predict_on_batch(x), ready=True)
-        tx = backend.tensor(x)
+        tx = backends.tensors(x)
         return _inference(backend, lambda: stepper.predictor(tx))
     if engine == "native":
-        tx, ty = backend.tensor(x), backend.tensor(y)
+        tx, ty = backends.tensors(x), backend.tensor(y)
         return _training(lambda: stepper.step(tx, ty))
 
     def fit(steps: int) -> float:

@@ -39,6 +39,7 @@ Way = TypeVar("Way")
 
 # file -> shell patterns of the models that it serves
 SHARED = {
+    "recurrent_torch": ("lstm", "gru", "birnn"),
     "vision_torch": ("alexnet", "vgg*", "resnet*", "efficientnet-*", "vit-*"),
     "vision_flax": ("resnet*", "vit-*"),
 }
