@@ -23,7 +23,7 @@ import numpy as np
 
 from zoo import backends
 from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest
-from zoo.weights import files, hub, timm, torchvision, transformers
+from zoo.weights import files, hub, timm, torch_nn, torchvision, transformers
 from zoo.weights.files import Stored
 from zoo.weights.layouts import OWN, Layout, Plan, Row, Scheme, Tensor, Transform
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Layout", "Loaded", "Row", "Transform", "from_torch", "load", "save", "to_torch"]
 
 SCHEMES: tuple[Scheme, ...] = (
-    OWN, files.KERAS, *torchvision.LAYOUTS, *timm.LAYOUTS, *transformers.LAYOUTS,
+    OWN, files.KERAS, *torchvision.LAYOUTS, *timm.LAYOUTS, *transformers.LAYOUTS, *torch_nn.LAYOUTS,
 )  # fmt: skip
 HEADS = ("auto", "require", "skip")
 
@@ -79,12 +79,12 @@ def from_torch(
 ) -> Loaded:
     """Load a state dict: torch tensors of any device and type, or NumPy arrays, by name.
 
-    `layout` is "torchvision", "timm", "transformers" or "zoo", by default recognized by the names, or a
-    `Layout` of your own. With `head` "auto", a head of another number of classes is left as it was built,
-    and this is logged; "require" makes it an error, "skip" never loads the head. A Vision Transformer's
-    position embeddings are interpolated to the model's image size. Integers (`num_batches_tracked`) are no
-    weights and not looked at. Returns what was done; raises WeightsMismatch, with nothing loaded, unless
-    names and shapes are the model's.
+    `layout` is "torchvision", "timm", "transformers", "torch" or "zoo", by default recognized by the names,
+    or a `Layout` of your own. With `head` "auto", a head of another number of classes is left as it was
+    built, and this is logged; "require" makes it an error, "skip" never loads the head. A Vision
+    Transformer's position embeddings are interpolated to the model's image size. Integers
+    (`num_batches_tracked`) are no weights and not looked at. Returns what was done; raises WeightsMismatch,
+    with nothing loaded, unless names and shapes are the model's.
     """
     if not isinstance(state_dict, Mapping):
         raise WrongConfiguration(
@@ -240,6 +240,7 @@ def _complaint(
     advice = ""
     if missing and not (wrong or left_over) and all(key is None for _, key in heads):
         advice = ' head="skip" leaves the head as it is.'
+    advice += scheme.hint(missing, left_over)
     return f"by {scheme.name}'s names: {'; '.join(parts)}. Nothing was loaded.{advice}"
 
 

@@ -83,7 +83,7 @@ OIHW = Transform((2, 3, 1, 0))  # convolution
 
 @dataclass(frozen=True)
 class Kind:
-    """Our variable's name -> the end of theirs, and the transform.
+    """Our variable's name -> the end of theirs, which may have numbers as names have, and the transform.
 
     `counters` are of theirs alone: not asked for when read, zeros when written.
     """
@@ -102,6 +102,7 @@ BATCH_NORM = Kind(
     {**_SCALE, "moving_mean": (".running_mean", SAME), "moving_variance": (".running_var", SAME)},
     counters=(".num_batches_tracked",),
 )
+EMBEDDING = Kind({"table": (".weight", SAME)})
 VALUE = Kind({"value": ("", SAME)})
 
 
@@ -236,6 +237,11 @@ class Layout:
         """Whether it is a model of that name."""
         return fnmatchcase(model.name, self.models)
 
+    def hint(self, missing: Sequence[str], left_over: Sequence[str]) -> str:
+        """What names that do not fit tell of the model they come from, if anything."""
+        del missing, left_over
+        return ""
+
     def plan(self, model: keras.Model) -> tuple[Plan, list[str]]:
         """What each of theirs is of ours, and their counters.
 
@@ -253,7 +259,8 @@ class Layout:
             row, (part, numbers) = found
             numbers |= places.get(layer, {})
             names = [name.format(**numbers) for name in (row.theirs, row.older) if name is not None]
-            suffix, transform = row.kind.arrays[own]
+            end, transform = row.kind.arrays[own]
+            suffix = end.format(**numbers)
             tensor = plan.setdefault(names[0] + suffix, Tensor(tuple(n + suffix for n in names), transform))
             if part in tensor.parts:
                 twice = f"{tensor.parts[part].path} and {variable.path}"
@@ -276,6 +283,11 @@ class Plain:
         """Every model."""
         del model
         return True
+
+    def hint(self, missing: Sequence[str], left_over: Sequence[str]) -> str:
+        """None."""
+        del missing, left_over
+        return ""
 
     def plan(self, model: keras.Model) -> tuple[Plan, list[str]]:
         """Each is itself."""
