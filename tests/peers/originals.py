@@ -18,18 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from zoo.peers import vision_torch  # noqa: F401  before torchvision, whose operators it declares
 
-try:
-    import torchvision
-except RuntimeError:
-    # Its compiled operators load beside the torch that they were built with alone, and no model needs them:
-    # elsewhere those that it has something to register for are declared.
-    library = torch.library.Library("torchvision", "DEF")
-    library.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    library.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
-    library.define("roi_align(Tensor input) -> Tensor")
-    import torchvision
+# isort: split
 import timm
+import torchvision
 import transformers
 from torchvision.models import efficientnet, resnet
 from torchvision.models import vgg as vgg_

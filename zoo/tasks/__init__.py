@@ -81,6 +81,7 @@ class Source:
     loss: str = "cross_entropy"
     metric: str = "accuracy"
     names: tuple[str, ...] = ()  # of the classes
+    photographs: bool = False  # in files, prepared as a model's card says
 
     def task(self, name: str, shape: Any) -> Task:
         """The task, for a model that takes examples of this shape."""
@@ -120,7 +121,7 @@ def source(name: str) -> tuple[str, Source]:
         return Path(name).name, file
     if folders.is_one(name):
         found = folders.find(name)
-        return found.name, Source(found.read, 3, len(found.classes))
+        return found.name, Source(found.read, 3, len(found.classes), photographs=True)
     raise UnknownName(
         f"no task {name!r}; {nearest(key, TASKS)}. Or give a pair of arrays (x, y), or the path of a folder "
         "of images, or of a .csv, .jsonl or .tsv, which is not there."
@@ -163,7 +164,7 @@ def load(name: str, shape: Any, preprocessing: Preprocessing | None = None) -> T
     the images cannot take that shape, DataUnavailable when the data is neither here nor to be had.
     """
     key, found = source(name)
-    if key not in TASKS and of_file(Path(name)) is None:
+    if found.photographs:
         return folder(name, shape, preprocessing=preprocessing)
     return found.task(key, shape)
 
