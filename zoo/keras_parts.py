@@ -494,7 +494,7 @@ class ZeroPadding(Layer):
     """x, its padding set to zero."""
 
     def call(self, x: Tensor, lengths: Tensor) -> Tensor:
-        real = ops.reshape(_real(x, lengths), (-1, x.shape[1], *(1 for _ in x.shape[2:])))
+        real = ops.reshape(_real(x, lengths), (*ops.shape(x)[:2], *(1 for _ in x.shape[2:])))
         return ops.where(real, x, ops.zeros((), x.dtype))
 
     def compute_output_spec(self, x: Tensor, lengths: Tensor) -> Tensor:
