@@ -34,6 +34,10 @@ MODES = {
 NAMES = tuple(MODES)
 Tensor = Any  # a tensor of whichever framework runs
 
+# The score of a key that is not to be seen: so far below any other that exp gives 0, a number in 16 bits,
+# and finite, so that a query that sees none has a softmax.
+HIDDEN = -3e4
+
 
 @dataclass(frozen=True)
 class Device:
@@ -139,6 +143,18 @@ class Backend(Protocol):
         """The array on the device in use."""
         ...
 
+    def blank(self, shape: Sequence[int]) -> np.ndarray:
+        """float32 of that shape, of any value, in memory that suits the framework: to fill, and to adopt."""
+        ...
+
+    def adopt(self, array: np.ndarray) -> Tensor:
+        """The float32 array on the device in use, laid in memory as it is; it may be the same memory."""
+        ...
+
+    def known(self, x: Tensor) -> np.ndarray | None:
+        """The numbers of a tensor in the host's memory; None elsewhere, or while a function is traced."""
+        ...
+
     def kernel_memory(self, kernel: np.ndarray) -> np.ndarray:
         """The same kernel (h, w, in, out), laid in memory as the framework's convolution reads it."""
         ...
@@ -183,8 +199,26 @@ class Backend(Protocol):
         """(..., c) -> (..., c), each vector normalized."""
         ...
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(b, n, heads, d), (b, m, heads, d) twice -> (b, n, heads, d): softmax(q k^T / sqrt(d)) v."""
+    def rms_norm(self, x: Tensor, gamma: Tensor, *, epsilon: float) -> Tensor:
+        """x / sqrt(mean(x^2) + epsilon) gamma over the last axis."""
+        ...
+
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        bias: Tensor | None = None,
+        *,
+        causal: bool = False,
+        scale: float,
+        drop: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """(b, n, heads, d), (b, m, heads, d) twice -> (b, n, heads, d): softmax(scale q k^T + bias) v.
+
+        The bias is (1 or b, 1 or heads, 1 or n, m). If causal, n is m, and no query sees a later key. `drop`
+        is done to the softmax.
+        """
         ...
 
     def lstm(
@@ -420,7 +454,7 @@ def checked(name: str, who: str) -> str:
     name = name.lower()
     if name not in NAMES:
         raise BackendError(f"{who}: no backend {name!r}; {nearest(name, NAMES)}")
-    if name not in installed():
+    if name != _running() and name not in installed():  # in this order: to look for a package takes a while
         raise BackendError(f"{who}: {name} is not installed. {_how_to_install(name)}")
     return name
 

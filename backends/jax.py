@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory
+from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory
 
 if TYPE_CHECKING:
     import keras
@@ -77,6 +77,23 @@ def synchronize(value: jax.Array) -> None:
 
 def tensor(array: np.ndarray) -> jax.Array:
     return jnp.asarray(array)
+
+
+def blank(shape: Sequence[int]) -> np.ndarray:
+    return np.empty(shape, np.float32)
+
+
+def adopt(array: np.ndarray) -> jax.Array:
+    return tensor(array)
+
+
+def known(x: jax.Array) -> np.ndarray | None:
+    here = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.devices() == {_cpu()}
+    return np.asarray(x) if here else x if isinstance(x, np.ndarray) else None
+
+
+def _cpu() -> Any:
+    return jax.devices("cpu")[0]
 
 
 def kernel_memory(kernel: np.ndarray) -> np.ndarray:
@@ -143,10 +160,27 @@ def layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, *, epsilon: floa
     return centred * lax.rsqrt(variance + epsilon) * gamma + beta
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+def rms_norm(x: jax.Array, gamma: jax.Array, *, epsilon: float) -> jax.Array:
+    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * gamma
+
+
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    causal: bool = False,
+    scale: float,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
     # jax.nn.dot_product_attention takes its softmax in float32, whatever it is given.
-    scores = jnp.einsum("bnhd,bmhd->bhnm", query * query.shape[-1] ** -0.5, key)
-    return jnp.einsum("bhnm,bmhd->bnhd", jax.nn.softmax(scores), value)
+    scores = jnp.einsum("bnhd,bmhd->bhnm", query * scale, key)
+    scores = scores if bias is None else scores + bias
+    if causal:
+        scores = jnp.where(jnp.tri(query.shape[1], dtype=bool), scores, HIDDEN)
+    weights = jax.nn.softmax(scores)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights if drop is None else drop(weights), value)
 
 
 def lstm(

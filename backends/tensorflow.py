@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory
+from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory
 
 if TYPE_CHECKING:
     import keras
@@ -80,6 +80,19 @@ def tensor(array: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
+def blank(shape: Sequence[int]) -> np.ndarray:
+    return np.empty(shape, np.float32)
+
+
+def adopt(array: np.ndarray) -> tf.Tensor:
+    return tensor(array)
+
+
+def known(x: tf.Tensor) -> np.ndarray | None:
+    eager = tf.is_tensor(x) and tf.executing_eagerly() and "CPU" in x.device
+    return x.numpy() if eager else x if isinstance(x, np.ndarray) else None
+
+
 def kernel_memory(kernel: np.ndarray) -> np.ndarray:
     return kernel  # HWIO is TensorFlow's own
 
@@ -144,10 +157,28 @@ def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: floa
     return centred * tf.math.rsqrt(variance + epsilon) * gamma + beta
 
 
-def attention(query: tf.Tensor, key: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
-    query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-    scores = tf.matmul(query * int(query.shape[-1] or 1) ** -0.5, key, transpose_b=True)
-    return tf.transpose(tf.nn.softmax(scores) @ value, (0, 2, 1, 3))
+def rms_norm(x: tf.Tensor, gamma: tf.Tensor, *, epsilon: float) -> tf.Tensor:
+    return x * tf.math.rsqrt(tf.reduce_mean(tf.square(x), -1, keepdims=True) + epsilon) * gamma
+
+
+def attention(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    bias: tf.Tensor | None = None,
+    *,
+    causal: bool = False,
+    scale: float,
+    drop: Callable[[tf.Tensor], tf.Tensor] | None = None,
+) -> tf.Tensor:
+    query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))  # (b, heads, n, d)
+    scores = tf.matmul(query * scale, key, transpose_b=True)
+    scores = scores if bias is None else scores + bias
+    if causal:
+        steps = tf.range(tf.shape(query)[2])
+        scores = tf.where(steps[:, None] >= steps, scores, tf.constant(HIDDEN, scores.dtype))
+    weights = tf.nn.softmax(scores)
+    return tf.transpose((weights if drop is None else drop(weights)) @ value, (0, 2, 1, 3))
 
 
 def lstm(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
-from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory
+from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory
 from zoo.backends.torch_graph import overwrite, record
 
 if TYPE_CHECKING:
@@ -81,10 +81,26 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return ops.convert_to_tensor(array)  # on the device that Keras computes on
 
 
+def blank(shape: Sequence[int]) -> np.ndarray:
+    # Aligned as torch likes it; NumPy's huge pages were measured to take up to five times as long to clear.
+    return torch.empty(tuple(shape), dtype=torch.float32, device="cpu").numpy()
+
+
+def adopt(array: np.ndarray) -> torch.Tensor:
+    from zoo._lazy import ops
+
+    return ops.convert_to_tensor(torch.from_numpy(array))  # of an array Keras would make a copy
+
+
+def known(x: torch.Tensor) -> np.ndarray | None:
+    plain = type(x) is torch.Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return x.detach().numpy() if plain else x if isinstance(x, np.ndarray) else None
+
+
 def kernel_memory(kernel: np.ndarray) -> np.ndarray:
     # Stored as OHWI behind the HWIO shape, channels last as the images: oneDNN and cuDNN would otherwise copy
     # every kernel at every step.
-    return np.ascontiguousarray(kernel.transpose(3, 0, 1, 2)).transpose(1, 2, 3, 0)
+    return torch.from_numpy(kernel).permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0).numpy()
 
 
 def conv(
@@ -135,9 +151,30 @@ def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *, epsi
     return F.layer_norm(x, gamma.shape, gamma, beta, epsilon)
 
 
-def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+def rms_norm(x: torch.Tensor, gamma: torch.Tensor, *, epsilon: float) -> torch.Tensor:
+    return F.rms_norm(x, gamma.shape, gamma, epsilon)
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    *,
+    causal: bool = False,
+    scale: float,
+    drop: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> torch.Tensor:
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # (b, heads, n, d)
+    if causal and (drop is not None or bias is not None):  # torch's own takes one or the other
+        later = torch.full((query.shape[2],) * 2, HIDDEN, dtype=query.dtype, device=query.device).triu(1)
+        bias, causal = later if bias is None else bias + later, False
+    if drop is None:
+        y = F.scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=scale)
+    else:
+        scores = query * scale @ key.mT
+        y = drop(F.softmax(scores if bias is None else scores + bias, -1)) @ value
+    return y.transpose(1, 2)
 
 
 # The last arguments of torch.lstm and torch.gru: biases, layers, dropout, training, both ways, batch first
@@ -168,7 +205,10 @@ def gru(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if recurrent_bias is not None:
         weights = [kernel.mT, recurrent_kernel.mT, bias, recurrent_bias]
-        outputs, h = torch.gru(x.transpose(0, 1), h[None], weights, *RECURRENT)
+        if torch.is_grad_enabled():  # autograd has to see inside
+            outputs, h = torch.gru(x.transpose(0, 1), h[None], weights, *RECURRENT)
+        else:
+            outputs, h = _gru(x.transpose(0, 1), h[None], weights)
         return outputs.transpose(0, 1), h[0]
     two, outputs = 2 * h.shape[-1], []
     for projected in dense(x, kernel, bias).unbind(1):
@@ -176,6 +216,20 @@ def gru(
         h = (1 - z) * torch.tanh(projected[:, two:] + (r * h) @ recurrent_kernel[:, two:]) + z * h
         outputs.append(h)
     return torch.stack(outputs, 1), h
+
+
+# An operation of its own: in a recorded graph torch's would be a dozen for each step, called from Python.
+@torch.library.custom_op("zoo::gru", mutates_args=())
+def _gru(x: torch.Tensor, h: torch.Tensor, weights: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.gru(x, h, weights, *RECURRENT)
+
+
+@_gru.register_fake
+def _gru_shapes(
+    x: torch.Tensor, h: torch.Tensor, weights: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    del weights
+    return x.new_empty((*x.shape[:2], h.shape[-1])), torch.empty_like(h)
 
 
 def scan(

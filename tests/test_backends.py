@@ -340,6 +340,19 @@ def test_a_tensor_holds_the_arrays_bits(dtype: str) -> None:
     assert np.array_equal(numpy(tensor(array)), array)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (3, 5, 4, 6)], ids=str)
+def test_memory_that_is_filled_and_adopted_holds_what_it_was_filled_with(shape: tuple[int, ...]) -> None:
+    """Each in memory of its own, and in whichever order it lies there."""
+    arrays = [HERE.blank(shape) for _ in range(2)]
+    for i, array in enumerate(arrays):
+        assert (array.shape, array.dtype) == (shape, np.float32)
+        array[...] = noise(*shape, seed=i)
+    arrays.append(noise(*shape, seed=2).transpose())
+    for i, adopted in enumerate([HERE.adopt(array) for array in arrays]):
+        theirs = noise(*shape, seed=i)
+        assert np.array_equal(numpy(adopted), theirs.transpose() if i == 2 else theirs)
+
+
 def test_a_kernel_laid_out_in_memory_is_the_same_kernel() -> None:
     kernel = noise(3, 5, 4, 6)
     assert np.array_equal(HERE.kernel_memory(kernel), kernel)

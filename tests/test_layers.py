@@ -500,6 +500,7 @@ def everything(image: Tensor) -> Tensor:
     x = layers.conv(x, 4, 3, padding="same", groups=2, bias_initializer=random.ones, name="grouped")
     x = layers.intermediate(layers.adaptive_average_pool(x, 3), "map")
     x = layers.token(keras.ops.reshape(x, (-1, 9, 4)), initializer=random.normal(0.1), name="token")
+    x = layers.sinusoidal_positions(x)
     x = layers.drop_path(layers.attention(x, 2, name="attention"), 0.25, name="drop_path")
     x = layers.dropout(layers.flatten(x), 0.25, name="dropout")
     x = layers.gelu_tanh(layers.layer_norm(x, epsilon=1e-3, name="layer_norm"))
@@ -530,7 +531,7 @@ def test_each_layer_is_in_the_model_that_tests_them_all(trained: keras.Model) ->
     assert "Conv" in theirs
 
 
-SEQUENCES = ("lstm", "gru", "seq2seq", "speech")
+SEQUENCES = ("lstm", "gru", "seq2seq", "speech", "bert-tiny", "gpt-nano", "t5-tiny")
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
@@ -568,6 +569,24 @@ def test_a_clone_draws_the_weights_that_the_original_drew(trained: keras.Model) 
     clone = keras.models.clone_model(trained)
     for ours, theirs in zip(clone.variables, fresh.variables, strict=True):
         assert np.array_equal(numpy(ours), numpy(theirs))
+
+
+def test_models_of_the_same_weights_share_none(tmp_path: Path) -> None:
+    """A change of one leaves a twin, a clone and what comes back from a file as they were."""
+    small = zoo.card("lenet5").small
+    first = zoo.build("lenet5", **small)
+    first.save(tmp_path / "model.keras")
+    others = [
+        zoo.build("lenet5", **small),
+        keras.models.clone_model(first),
+        keras.models.load_model(tmp_path / "model.keras"),
+    ]
+    before = [numpy(v).copy() for v in first.variables]
+    for variable in first.variables:
+        variable.assign(numpy(variable) + 7)
+    for other in others:
+        for ours, theirs in zip(other.variables, before, strict=True):
+            assert np.array_equal(numpy(ours), theirs)
 
 
 @pytest.fixture

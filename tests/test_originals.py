@@ -183,7 +183,7 @@ def test_a_variant_exports_the_originals_names_and_shapes(
     name: str, originals: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them, in full size; from weights of zero, which are quick to make."""
-    monkeypatch.setattr(random.Initializer, "draw", lambda self, key, shape: np.zeros(shape, np.float32))
+    monkeypatch.setattr(random.Initializer, "draw", lambda self, key, shape, out: np.zeros(shape, np.float32))
     ours = zoo.build(name)
     for original in VARIANTS[name]:
         scheme = next(s for s in zoo.weights.SCHEMES if s.name == library(original) and s.suits(ours))

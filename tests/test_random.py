@@ -184,6 +184,35 @@ def test_constant_weights_are_constant(initializer: Initializer, value: float) -
     assert (initializer.draw((0, "layer", "gamma"), (3, 4)) == np.full((3, 4), value, np.float32)).all()
 
 
+@pytest.mark.parametrize(
+    ("initializer", "shape"),
+    [
+        *((initializer, CONV) for initializer in OURS.values()),
+        *((initializer, (3, 4)) for initializer in (random.zeros, random.constant(2.5))),
+        (random.orthogonal, (8, 24)),
+        (random.forget_one, (24,)),
+        (random.normal(1), ()),
+    ],
+    ids=str,
+)
+def test_what_is_drawn_into_memory_is_what_would_be_drawn(
+    initializer: Initializer, shape: tuple[int, ...]
+) -> None:
+    memory = np.full(shape, np.nan, np.float32)
+    assert initializer.draw((0, "layer", "kernel"), shape, memory) is memory
+    assert np.array_equal(memory, initializer.draw((0, "layer", "kernel"), shape))
+
+
+def test_weights_of_many_parts_are_one_draw() -> None:
+    """Theirs: NumPy's own, of the whole array at once."""
+    key, shape = (0, "layer", "kernel"), (3, 100_003)
+    rng = random.generator(*key)
+    theirs = rng.standard_normal(shape, np.float32) * np.float32(0.7)
+    assert np.array_equal(random.normal(0.7).draw(key, shape), theirs)
+    theirs = (random.generator(*key).random(shape, np.float32) - np.float32(0.5)) * np.float32(1.5)
+    assert np.array_equal(random.uniform(0.75).draw(key, shape), theirs)
+
+
 @pytest.mark.parametrize("initializer", [random.zeros, random.normal(1), random.glorot_uniform])
 def test_a_weight_can_be_a_scalar(initializer: Initializer) -> None:
     assert initializer.draw((0, "layer", "scale"), ()).shape == ()

@@ -108,7 +108,7 @@ def test_a_decoder_sees_each_label_one_step_late() -> None:
 
 def test_a_language_model_is_asked_for_the_next_token() -> None:
     text = "".join(chr(97 + i % 26) for i in range(300))
-    x, y = sequences.of_corpus(lambda: {"train": text})((None,))["train"]
+    x, y = sequences.of_corpus(lambda: {"train": text, "test": text})((None,))["train"]
     assert x.shape == y.shape == (2, 128)
     assert decode(x[0]) + decode(x[1]) == text[:256]
     assert decode(y[0]) + decode(y[1]) == text[1:257]

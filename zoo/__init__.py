@@ -35,12 +35,13 @@ if TYPE_CHECKING:
         schedules,
         show,
         tasks,
+        tokenizers,
         weights,
     )
     from zoo.backends import use
     from zoo.benchmarks import bench
     from zoo.comparison import compare
-    from zoo.generation import translate
+    from zoo.generation import generate, translate
     from zoo.ladder import parity
     from zoo.prediction import predict
     from zoo.registry import Card, build, card, example, features, list_models, register
@@ -58,6 +59,7 @@ _HOMES = {
     "EarlyStopping": "training",
     "example": "registry",
     "features": "registry",
+    "generate": "generation",
     "list_models": "registry",
     "parity": "ladder",
     "predict": "prediction",
@@ -78,6 +80,7 @@ _MODULES = (
     "schedules",
     "show",
     "tasks",
+    "tokenizers",
     "weights",
 )
 
@@ -101,6 +104,7 @@ __all__ = [
     "compare",
     "example",
     "features",
+    "generate",
     "layers",
     "list_models",
     "optimizers",
@@ -112,6 +116,7 @@ __all__ = [
     "schedules",
     "show",
     "tasks",
+    "tokenizers",
     "train",
     "translate",
     "use",

@@ -1,4 +1,4 @@
-"""The command line: zoo list, info, train, predict, augment, compare, parity, export, bench, doctor.
+"""The command line: zoo list, info, train, predict, generate, compare, parity, export, bench, doctor ...
 
 Exit status: 0 done, 1 the command could not do its work (a wrong name, nothing installed), 2 wrong usage,
 3 a comparison in which a run failed.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.errors import ZooError
+from zoo.errors import WrongConfiguration, ZooError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -199,6 +199,62 @@ def predict(
             table.add_row("" if i else escape(str(photo)), escape(label), f"{100 * probability:.2f} %")
         table.add_section()
     _console().print(table)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(help="The text to go on from, or for T5 to answer.")],
+    weights: WeightsOption = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json, vocab.txt ..., or hf://owner/name; bytes by default.")
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Built as zoo train builds it for this task; the model's own by default."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most that is written.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from so many tokens only.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from this share only.")] = None,
+    beams: Annotated[int, typer.Option(min=1, help="Search for the likeliest text, this wide.")] = 1,
+    repetition_penalty: Annotated[float, typer.Option(help="Divides the scores of tokens seen.")] = 1.0,
+    stop: Annotated[list[str] | None, typer.Option(help="A text to end before; may be repeated.")] = None,
+    seed: SeedOption = 0,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Write: go on from a prompt, or answer it."""
+    from zoo import backends, registry, tokenizers
+
+    card = registry.card(model)
+    if "vocabulary" not in card.arguments or card.arguments.get("cell"):
+        raise WrongConfiguration(f"{card.name} does not write; gpt-mini and t5-mini do")
+    reader = None if tokenizer is None else tokenizers.load(tokenizer)
+    backends.use(backend or backends.settle(), device=device, threads=threads)
+    from zoo.generation import generate
+    from zoo.training import fitting
+    from zoo.weights import load
+
+    changes = fitting(card, task or card.task)
+    if reader is not None:
+        usual = card.arguments["vocabulary"]
+        changes["vocabulary"] = usual if reader.vocabulary <= usual < reader.vocabulary + 128 else len(reader)
+    built = registry.build(card.name, seed=seed, **changes)
+    if weights is not None:
+        load(built, weights, head="require")
+    else:
+        print(f"{card.name} has random weights: what it writes is chance. Give --weights.", file=sys.stderr)
+    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams}
+    how |= {"repetition_penalty": repetition_penalty, "stop": stop, "seed": seed, "tokenizer": reader}
+    if "decoder_token_ids" not in registry.input_shapes(built):
+        print(prompt, end="")
+    if beams > 1:
+        print(generate(built, prompt, max_tokens, **how))
+        return
+    generate(built, prompt, max_tokens, **how, watch=lambda _, piece: print(piece, end="", flush=True))
+    print()
 
 
 @app.command()

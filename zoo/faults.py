@@ -157,12 +157,15 @@ def _no_order(original: Any, self: Any, batch_size: int, seed: int, epoch: int) 
     return original(batch_size, seed, 0)
 
 
-def _other_seed(original: Any, self: Any, key: Any, shape: Any) -> Any:
-    return original((key[0] + 1, *key[1:]) if key[1] == "down" else key, shape)
+def _other_seed(original: Any, self: Any, key: Any, shape: Any, out: Any) -> Any:
+    return original((key[0] + 1, *key[1:]) if key[1] == "down" else key, shape, out)
 
 
-def _transposed_draw(original: Any, self: Any, key: Any, shape: Any) -> Any:
-    return original(key, shape[::-1]).transpose() if len(shape) == 2 else original(key, shape)
+def _transposed_draw(original: Any, self: Any, key: Any, shape: Any, out: Any) -> Any:
+    if len(shape) == 2:
+        out[...] = original(key, shape[::-1]).transpose()
+        return out
+    return original(key, shape, out)
 
 
 def _forgets(original: Any, self: Any, gradients: Any) -> Any:

@@ -1,22 +1,430 @@
-"""What an encoder-decoder writes: token after token, each by what it wrote before.
+"""What models write: token after token, each by what was written before.
 
-zoo.translate(model, ["24 novembre 2026"])      # ["2026-11-24"]
+    zoo.generate(model, "Once upon", max_tokens=40)      # GPT goes on, T5 answers
+    zoo.translate(model, ["24 novembre 2026"])           # ["2026-11-24"]
+
+`generate` remembers keys and values (`zoo.caching`): a token costs one step, however long the text is. What
+it draws depends on the seed, the prompt's place and the step: every framework writes the same text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from zoo import backends, registry
-from zoo._lazy import ops
+from zoo import backends, caching, random, registry
+from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
-from zoo.tasks.sequences import BEGIN, END, PADDING, Sequences, decode, encode
+from zoo.layers import TokenModel
+from zoo.tasks.sequences import BEGIN, END, PADDING, VOCABULARY, Sequences, decode, encode
 
 if TYPE_CHECKING:
-    import keras
+    Tensor = Any
+
+CHUNK = 32  # prompts are padded, and texts made room for, up to multiples of it: few shapes to compile
+
+
+class Tokenizer(Protocol):
+    """What `generate` asks of a tokenizer, see `zoo.tokenizers`."""
+
+    begin: int | None
+    end: int | None
+
+    def encode(self, text: str) -> np.ndarray:
+        """The tokens of a text."""
+        ...
+
+    def decode(self, tokens: Any) -> str:
+        """The text of tokens."""
+        ...
+
+    def check(self, model: keras.Model) -> None:
+        """Raise WrongConfiguration unless the model's vocabulary is its own."""
+        ...
+
+
+def generate(
+    model: keras.Model,
+    prompt: str | Sequence[str] | np.ndarray | Sequence[np.ndarray],
+    max_tokens: int = 40,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    beams: int = 1,
+    repetition_penalty: float = 1.0,
+    stop: str | Sequence[str] | None = None,
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+    watch: Callable[[int, str], None] | None = None,
+) -> Any:
+    """What a model writes after a prompt, or after each of several, up to its end or `max_tokens`.
+
+    Temperature 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits /
+    temperature), of the `top_k` likeliest only, or of the fewest that make up `top_p` (Holtzman et al. 2019,
+    arXiv:1904.09751). More than one of `beams` searches for the likeliest text instead, by its mean log p a
+    token. `repetition_penalty` divides the scores of tokens that are there (Keskar et al. 2019,
+    arXiv:1909.05858, section 4.1). A text ends before any of `stop`. `watch(place, piece)` is told each piece
+    of each prompt's text as it is written. All as in transformers' `generate`.
+
+    Texts are bytes, unless a `tokenizer` says otherwise. Prompts that are tokens, (n,) int32, give tokens.
+    Raises WrongConfiguration, before any work, for another kind of model, a prompt that is empty, too long or
+    not in the model's vocabulary, and numbers that cannot be.
+    """
+    writer = _writer(model)
+    rules = Rules(temperature, top_k, top_p, beams, repetition_penalty, seed, max_tokens)
+    if watch is not None and beams > 1:
+        raise WrongConfiguration("generate: watch= goes with beams=1; a beam knows its text at the end only")
+    given = [prompt] if isinstance(prompt, str | np.ndarray) else list(prompt)
+    texts = bool(given) and isinstance(given[0], str)
+    tokenizer = tokenizer if tokenizer is not None else _bytes(model) if texts or stop else None
+    if tokenizer is not None:
+        tokenizer.check(model)
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
+    tokens = [tokenizer.encode(text) if texts and tokenizer else np.asarray(text) for text in given]
+    writer.check(tokens, max_tokens)
+    begin, end = (None, None) if tokenizer is None else (tokenizer.begin, tokenizer.end)
+    shown = [""] * len(tokens)
+
+    def finished(place: int, written: list[int], over: bool) -> bool:
+        """Tell what is new; whether one of `stops` is there."""
+        if tokenizer is None or not (stops or watch):
+            return False
+        text, found = _before(tokenizer.decode(written), stops)
+        if watch is not None:
+            # A character whose bytes are not all there yet, and what may be the beginning of a stop, wait.
+            safe = text if found or over else text.rstrip("\N{REPLACEMENT CHARACTER}")
+            hold = 0 if found or over else max(map(len, stops), default=1) - 1
+            safe = safe[: len(safe) - hold] if hold else safe
+            if len(safe) > len(shown[place]):
+                watch(place, safe[len(shown[place]) :])
+                shown[place] = safe
+        return found
+
+    written = writer.write(tokens, rules, begin, end, finished)
+    if texts and tokenizer is not None:
+        written = [_before(tokenizer.decode(found), stops)[0] for found in written]
+    else:
+        written = [np.array(found, np.int32) for found in written]
+    return written[0] if isinstance(prompt, str | np.ndarray) else written
+
+
+def _bytes(model: keras.Model) -> Tokenizer:
+    from zoo.tokenizers import ByteTokenizer
+
+    tokens = next(x for x in model.inputs if x.name.endswith("token_ids"))
+    if (registry.vocabulary(model, tokens) or 0) > VOCABULARY + 128:
+        raise WrongConfiguration(
+            f"generate: {model.name} has a vocabulary of {registry.vocabulary(model, tokens)}, and bytes are "
+            f"{VOCABULARY}; give the tokenizer that it was trained with, tokenizer=zoo.tokenizers.load(...)"
+        )
+    return ByteTokenizer()
+
+
+def _before(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """A text up to the first of `stops`, and whether there was one."""
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+# How the next token is chosen
+
+
+class Rules:
+    """What `generate` was asked for, checked."""
+
+    def __init__(
+        self,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        beams: int,
+        repetition_penalty: float,
+        seed: int,
+        max_tokens: int,
+    ):
+        whole = {"max_tokens": max_tokens, "beams": beams, "top_k": 1 if top_k is None else top_k}
+        for name, value in whole.items():
+            if not isinstance(value, int) or value < 1:
+                raise WrongConfiguration(f"generate: {name}={value!r}; expected an integer, 1 or more")
+        if not isinstance(seed, int) or seed < 0:
+            raise WrongConfiguration(f"generate: seed={seed!r}; expected an integer, 0 or more")
+        if not temperature >= 0:
+            raise WrongConfiguration(f"generate: temperature={temperature!r}; expected 0 or more")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise WrongConfiguration(f"generate: top_p={top_p!r}; expected 0 < top_p <= 1")
+        if not repetition_penalty > 0:
+            raise WrongConfiguration(f"generate: repetition_penalty={repetition_penalty!r}; expected above 0")
+        if beams > 1 and (top_k is not None or top_p is not None):
+            raise WrongConfiguration("generate: top_k and top_p draw, beams search; give one or the other")
+        self.temperature, self.top_k, self.top_p, self.beams = temperature, top_k, top_p, beams
+        self.penalty, self.seed, self.max_tokens = repetition_penalty, seed, max_tokens
+
+    def penalized(self, scores: np.ndarray, seen: Sequence[int]) -> np.ndarray:
+        """(v,) with the scores of the tokens seen divided, or where they are negative multiplied."""
+        if self.penalty == 1:
+            return scores
+        scores, there = scores.copy(), np.unique(seen)
+        old = scores[there]
+        scores[there] = np.where(old < 0, old * self.penalty, old / self.penalty)
+        return scores
+
+    def choose(self, logits: np.ndarray, place: int, step: int) -> int:
+        """The next token by its logits (v,): the largest, or drawn by the Gumbel trick."""
+        if self.temperature == 0:
+            return int(logits.argmax())
+        scores = logits / self.temperature
+        if self.top_k is not None and self.top_k < len(scores):
+            scores = np.where(scores >= np.partition(scores, -self.top_k)[-self.top_k], scores, -np.inf)
+        if self.top_p is not None and self.top_p < 1:
+            order = np.argsort(-scores, kind="stable")
+            p = np.exp(scores[order] - scores[order[0]])
+            before = np.cumsum(p) - p  # of the likelier ones
+            scores[order[before >= self.top_p * p.sum()]] = -np.inf
+        return int(
+            (scores + random.generator(self.seed, "generate", place, step).gumbel(size=len(scores))).argmax()
+        )
+
+
+# A decoder that remembers
+
+
+class Steps:
+    """Runs a decoder token by token, its cache an argument: the same compiled step for every token."""
+
+    def __init__(self, decoder: keras.Model, tokens: str):
+        from zoo.keras_parts import CachedStep
+
+        self.step = CachedStep(decoder, tokens)
+        self.run = _predictor(self.step)
+        self.heads = {
+            layer.name: (layer.heads, layer.input[1].shape[-1] // layer.heads)
+            for layer in decoder.layers
+            if getattr(layer, "causal", False) and hasattr(layer, "scaled")
+        }
+
+    def empty(self, rows: int, length: int) -> caching.Arrays:
+        """A cache of so many tokens for each row."""
+        dtype = self.step.compute_dtype
+        return {
+            name: tuple(ops.zeros((rows, length, *shape), dtype) for _ in range(2))
+            for name, shape in self.heads.items()
+        }  # pyright: ignore[reportReturnType]
+
+    def __call__(
+        self,
+        cache: caching.Arrays,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        last: np.ndarray,
+        given: dict[str, Tensor],
+        parents: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, caching.Arrays]:
+        """(rows, n) tokens, the first at `positions`: the logits (rows, v) after the `last`, and the cache.
+
+        Each row goes on from the cache of its parent, by default its own.
+        """
+        numbers = {"token_ids": tokens, "positions": positions, "last": last}
+        if parents is not None:
+            numbers["parents"] = parents
+        found = self.run(
+            {**backends.tensors({k: np.int32(v) for k, v in numbers.items()}), "given": given, "cache": cache}
+        )
+        return np.asarray(ops.convert_to_numpy(found["logits"]), np.float64), found["cache"]
+
+
+class Writer:
+    """Writes with one model: what is compiled is kept with it."""
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.inputs = {tensor.name: tensor for tensor in model.inputs}
+        self.translates = "decoder_token_ids" in self.inputs
+        attends = [layer for layer in model.layers if hasattr(layer, "scaled")]
+        if "token_ids" not in self.inputs or not any(layer.causal for layer in attends):
+            raise WrongConfiguration(
+                f"generate: {model.name} does not write; expected a model of tokens whose attention is "
+                "causal, as gpt-mini or t5-mini (zoo.translate is for seq2seq)"
+            )
+        if not self.translates:
+            self.steps = Steps(model, "token_ids")
+            return
+        # Cut in two: what the decoder asks of the text that was read is computed once.
+        asked = [layer.input[1:3] for layer in attends if layer.name.endswith("_memory")]
+        cut = {x.name: x for pair in asked for x in pair}
+        read = {name: self.inputs[name] for name in ("token_ids", "padding_mask")}
+        self.read = _predictor(keras.Model(read, cut))
+        own = {name: x for name, x in self.inputs.items() if name != "token_ids"}
+        self.steps = Steps(TokenModel({**own, **cut}, model.output), "decoder_token_ids")
+
+    def check(self, prompts: Sequence[np.ndarray], max_tokens: int) -> None:
+        """Raise WrongConfiguration for prompts that the model cannot read, or go on from so far."""
+        limit = registry.longest(self.model)
+        if not prompts:
+            raise WrongConfiguration("generate: no prompt; expected at least 1")
+        for place, tokens in enumerate(prompts):
+            if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+                raise WrongConfiguration(
+                    f"generate: prompt {place} of shape {tokens.shape}, {tokens.dtype}; expected a text, or "
+                    "integers (n,)"
+                )
+            if not len(tokens):
+                raise WrongConfiguration(f"generate: prompt {place} is empty; expected at least 1 token")
+            if limit is not None and len(tokens) + max_tokens > limit:
+                raise WrongConfiguration(
+                    f"generate: prompt {place} has {len(tokens)} tokens and max_tokens={max_tokens}; "
+                    f"{self.model.name} has positions for {limit}. Cut the prompt, or ask for fewer"
+                )
+            registry.check_tokens(self.model, {"token_ids": tokens[None]})
+
+    def write(
+        self,
+        prompts: Sequence[np.ndarray],
+        rules: Rules,
+        begin: int | None,
+        end: int | None,
+        finished: Callable[[int, list[int], bool], bool],
+    ) -> list[list[int]]:
+        """The tokens written after each prompt, without the end."""
+        given: dict[str, Tensor] = {}
+        starts = list(prompts)
+        if self.translates:
+            given = self.memory(prompts, rules.beams)
+            starts = [np.array([PADDING if begin is None else begin], np.int32) for _ in prompts]
+        rows = len(prompts) * rules.beams
+        starts = [start for start in starts for _ in range(rules.beams)]
+        lengths = np.array([len(start) for start in starts])
+        width = 1 if self.translates else _rounded(lengths.max())
+        room = _rounded(max(width, lengths.max() + rules.max_tokens))
+        tokens = np.full((rows, width), PADDING, np.int32)
+        for row, start in zip(tokens, starts, strict=True):
+            row[: len(start)] = start
+        cache = self.steps.empty(rows, room)
+        logits, cache = self.steps(cache, tokens, np.zeros(rows), lengths - 1, given)
+
+        def step(chosen: np.ndarray, count: int, parents: np.ndarray | None = None) -> np.ndarray:
+            """The logits after each row's next token, its count-th."""
+            nonlocal cache
+            found, cache = self.steps(cache, chosen[:, None], lengths + count, np.zeros(rows), given, parents)
+            return found
+
+        seen = [start.tolist() for start in starts]
+        if rules.beams > 1:
+            return _search(logits, step, seen, rules, end)
+        return _draw(logits, step, seen, rules, end, finished)
+
+    def memory(self, prompts: Sequence[np.ndarray], beams: int) -> dict[str, Tensor]:
+        """What the decoder asks of the texts read, a row for each beam."""
+        width = _rounded(max(map(len, prompts)))
+        tokens = np.full((len(prompts), width), PADDING, np.int32)
+        mask = np.zeros_like(tokens)
+        for row, real, prompt in zip(tokens, mask, prompts, strict=True):
+            row[: len(prompt)], real[: len(prompt)] = prompt, 1
+        mask = np.repeat(mask, beams, axis=0)
+        found = self.read(
+            backends.tensors({"token_ids": np.repeat(tokens, beams, axis=0), "padding_mask": mask})
+        )
+        return {**found, "padding_mask": backends.current().tensor(mask)}
+
+
+def _writer(model: keras.Model) -> Writer:
+    """The model's own, made when it is first asked to write."""
+    if getattr(model, "_zoo_writer", None) is None:
+        object.__setattr__(model, "_zoo_writer", Writer(model))  # not as a layer of it
+    return model._zoo_writer  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _predictor(model: keras.Model) -> Callable[[Any], Any]:
+    """The model, compiled as its framework likes best."""
+    backend = backends.current()
+    return backend.predictor(model, backends.MODES[backend.NAME][0])
+
+
+def _rounded(count: int) -> int:
+    return -(-int(count) // CHUNK) * CHUNK
+
+
+def _draw(
+    logits: np.ndarray,
+    step: Callable[..., np.ndarray],
+    seen: list[list[int]],
+    rules: Rules,
+    end: int | None,
+    finished: Callable[[int, list[int], bool], bool],
+) -> list[list[int]]:
+    """One token after another for each row."""
+    written: list[list[int]] = [[] for _ in seen]
+    over = [False] * len(seen)
+    for count in range(rules.max_tokens):
+        chosen = np.zeros(len(seen), np.int32)
+        for place, scores in enumerate(logits):
+            if over[place]:
+                continue
+            token = rules.choose(rules.penalized(scores, seen[place]), place, count)
+            if token == end:
+                over[place] = True
+            else:
+                chosen[place] = token
+                written[place].append(token)
+                seen[place].append(token)
+            over[place] |= finished(place, written[place], over[place] or count + 1 == rules.max_tokens)
+        if all(over) or count + 1 == rules.max_tokens:
+            break
+        logits = step(chosen, count)
+    return written
+
+
+def _search(
+    logits: np.ndarray, step: Callable[..., np.ndarray], seen: list[list[int]], rules: Rules, end: int | None
+) -> list[list[int]]:
+    """The likeliest text of each prompt that a beam finds, by its mean log p a token, the end counted.
+
+    As transformers 5 searches: of the 2 k best continuations those among the first k that end are finished,
+    and the k best others go on, until none of them is better than the worst of k finished ones.
+    """
+    k = rules.beams
+    count = len(seen) // k
+    start = len(seen[0])
+    scores = np.full((count, k), -1e9)
+    scores[:, 0] = 0  # the beams begin alike: one counts
+    done: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
+    open_ = [True] * count
+    for length in range(1, rules.max_tokens + 1):
+        log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        log_p = np.stack([rules.penalized(row, told) for row, told in zip(log_p, seen, strict=True)])
+        vocabulary = log_p.shape[1]
+        total = (scores.reshape(-1, 1) + log_p).reshape(count, -1)
+        chosen, parents, following = np.zeros(count * k, np.int32), np.arange(count * k), list(seen)
+        for row in range(count):
+            best = np.argsort(-total[row], kind="stable")[: 2 * k]
+            going = 0
+            for rank, candidate in enumerate(best):
+                parent, token = row * k + candidate // vocabulary, int(candidate % vocabulary)
+                ends = token == end or length == rules.max_tokens
+                if ends and rank < k and open_[row]:
+                    text = [*seen[parent][start:], *([] if token == end else [token])]
+                    done[row] = sorted([*done[row], (total[row, candidate] / length, text)], key=_score)[:k]
+                elif not ends and going < k:
+                    place = row * k + going
+                    chosen[place], parents[place] = token, parent
+                    following[place], scores[row, going] = [*seen[parent], token], total[row, candidate]
+                    going += 1
+            best_left = scores[row, 0] / length
+            open_[row] = open_[row] and (len(done[row]) < k or best_left > done[row][-1][0])
+        if length == rules.max_tokens or not any(open_):
+            break
+        seen = following
+        logits = step(chosen, length - 1, parents)
+    return [texts[0][1] for texts in done]
+
+
+def _score(found: tuple[float, list[int]]) -> float:
+    return -found[0]
+
+
+# Without a cache: the recurrent encoder-decoder
 
 INPUTS = {"token_ids": (None,), "decoder_token_ids": (None,)}
 
@@ -48,7 +456,7 @@ def search(
     model: keras.Model, source: np.ndarray, *, beams: int, max_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(b, n) tokens -> what was written (b, beams, max_tokens), the likeliest first, and log p of each."""
-    predict = backends.current().predictor(model, backends.MODES[backends.current().NAME][0])
+    predict = _predictor(model)
     count = len(source)
     read = backends.tensors(np.repeat(source, beams, axis=0))  # (b beams, n)
     seen = np.full((count * beams, max_tokens + 1), PADDING, np.int32)  # BEGIN, and what was written

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, random
+from zoo import backends, caching, random, registry
 from zoo._lazy import keras, ops
+from zoo.backends import HIDDEN
+from zoo.errors import WrongConfiguration
 from zoo.random import Initializer
 
 Tensor = Any
@@ -46,8 +48,10 @@ class Layer(keras.layers.Layer):
         """
 
         def draw(shape: Shape, dtype: str | None = None) -> Any:
-            array = arrange(initializer.draw((self.seed, self.name, name), shape))
-            return array if dtype in (None, array.dtype.name) else ops.cast(array, dtype)  # keeps the memory
+            here = backends.current()
+            array = arrange(initializer.draw((self.seed, self.name, name), shape, here.blank(shape)))
+            # Either keeps the arrangement.
+            return here.adopt(array) if dtype in (None, "float32") else ops.cast(array, dtype)
 
         return self.add_weight(
             name=name,
@@ -206,30 +210,74 @@ class AdaptiveAveragePool(Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class Attention(Layer):
-    """softmax(q k^T / sqrt(d)) v for each head: (b, n, c), (b, m, c) twice -> (b, n, c), c = heads d."""
+    """softmax(scale q k^T) v for each head: (b, n, c), (b, m, c) twice -> (b, n, c), c = heads d.
 
-    ARGUMENTS = ("heads",)
+    `padding_mask` (b, m) is 0 where a key is padding, `bias` (1 or b, heads, n, m) is added to the scores.
+    If `causal`, no query sees a later key; a `zoo.caching` under way then remembers the keys and values.
+    """
 
-    def __init__(self, heads: int, **kwargs: Any):
+    ARGUMENTS = ("heads", "causal", "scaled", "dropout_rate")
+
+    def __init__(
+        self,
+        heads: int,
+        *,
+        causal: bool = False,
+        scaled: bool = True,
+        dropout_rate: float = 0.0,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        self.heads = heads
-
-    def call(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        split = (
-            ops.reshape(x, (-1, x.shape[1], self.heads, x.shape[2] // self.heads))
-            for x in (query, key, value)
+        self.heads, self.causal, self.scaled, self.dropout_rate = heads, causal, scaled, dropout_rate
+        self.dropout = (
+            Dropout(dropout_rate, seed=self.seed, name=f"{self.name}_dropout") if dropout_rate else None
         )
-        return ops.reshape(backends.current().attention(*split), (-1, *query.shape[1:]))
+
+    def build(self, query_shape: Shape, **more: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del query_shape, more
+        if self.dropout is not None:
+            self.dropout.build(())
+
+    def call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        padding_mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        split = [
+            ops.reshape(x, (*ops.shape(x)[:2], self.heads, x.shape[2] // self.heads))
+            for x in (query, key, value)
+        ]
+        cache, causal, drop = caching.current() if self.causal else None, self.causal, None
+        if padding_mask is not None:
+            padding = ops.where(
+                ops.equal(padding_mask, 0), ops.full((), HIDDEN, query.dtype), ops.zeros((), query.dtype)
+            )
+            padding = ops.expand_dims(padding, (1, 2))
+            bias = padding if bias is None else bias + padding
+        if cache is not None:
+            split[1:] = cache.extend(self.name, *split[1:])
+            later = cache.bias(split[0].shape[1], query.dtype)
+            bias, causal = later if bias is None else bias + later, False
+        if training and self.dropout is not None:
+            dropout = self.dropout
+            drop = lambda weights: dropout(weights, training=True)  # noqa: E731
+        scale = split[0].shape[-1] ** -0.5 if self.scaled else 1.0
+        y = backends.current().attention(*split, bias, causal=causal, scale=scale, drop=drop)
+        return ops.reshape(y, ops.shape(query))
 
     @property
     def multiply_adds(self) -> int:
         """Of one example: q k^T, and the weights times v."""
-        query, key, _ = self.input
-        return 2 * query.shape[1] * key.shape[1] * query.shape[2]
+        query, key, *_ = self.input
+        return 2 * (query.shape[1] or 1) * (key.shape[1] or 1) * query.shape[2]
 
-    def compute_output_shape(self, query_shape: Shape, key_shape: Shape, value_shape: Shape) -> Shape:
-        del key_shape, value_shape
-        return query_shape
+    def compute_output_spec(self, query: Tensor, *rest: Any, **more: Any) -> Tensor:
+        del rest, more
+        return keras.KerasTensor(query.shape, self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -327,6 +375,29 @@ class LayerNorm(Layer):
         tensor, dtype = ops.convert_to_tensor, x.dtype
         x = ops.cast(x, self.variable_dtype)
         y = backends.current().layer_norm(x, tensor(self.gamma), tensor(self.beta), epsilon=self.epsilon)
+        return ops.cast(y, dtype)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class RMSNorm(Layer):
+    """y = x / sqrt(mean(x^2) + epsilon) gamma over the last axis (Zhang and Sennrich 2019, eq. 4)."""
+
+    ARGUMENTS = ("epsilon",)
+
+    def __init__(self, *, epsilon: float = 1e-6, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Shape) -> None:
+        self.gamma = self.weight("gamma", input_shape[-1:], random.ones, autocast=False)
+
+    def call(self, x: Tensor) -> Tensor:
+        dtype = x.dtype
+        x = ops.cast(x, self.variable_dtype)
+        y = backends.current().rms_norm(x, ops.convert_to_tensor(self.gamma), epsilon=self.epsilon)
         return ops.cast(y, dtype)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
@@ -455,7 +526,7 @@ class Token(Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class Embedding(Layer):
-    """(...) int32 -> (..., units): a row of the table for each token."""
+    """(...) int32 -> (..., units): a row of the table for each token; `logits` go the other way."""
 
     ARGUMENTS = ("vocabulary", "units", "initializer")
 
@@ -469,11 +540,144 @@ class Embedding(Layer):
         del input_shape
         self.table = self.weight("table", (self.vocabulary, self.units), self.initializer)
 
-    def call(self, tokens: Tensor) -> Tensor:
-        return ops.take(ops.convert_to_tensor(self.table), tokens, axis=0)
+    def call(self, x: Tensor, reverse: bool = False) -> Tensor:
+        table = ops.convert_to_tensor(self.table)
+        if reverse:
+            return backends.current().dense(x, ops.transpose(table), None)
+        return ops.take(table, x, axis=0)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., units) -> (..., vocabulary): x times the table (Press and Wolf 2016, arXiv:1608.05859)."""
+        return self(x, reverse=True)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of the logits, where it is asked for any."""
+        reverse = [node for node in self._inbound_nodes if node.arguments.kwargs.get("reverse")]
+        return sum(self.vocabulary * self.units * (node.input_tensors[0].shape[1] or 1) for node in reverse)
+
+    def compute_output_spec(self, x: Tensor, reverse: bool = False) -> Tensor:
+        shape = (*x.shape[:-1], self.vocabulary) if reverse else (*x.shape, self.units)
+        return keras.KerasTensor(shape, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Positions(Layer):
+    """(b, n, c) -> (b, n, c): adds a trainable vector for each of the first `limit` places."""
+
+    ARGUMENTS = ("limit", "initializer")
+
+    def __init__(self, limit: int, *, initializer: Any = random.standard_normal, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.limit, self.initializer = limit, _initializer(initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        self.table = self.weight("table", (self.limit, input_shape[-1]), self.initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        table, cache = ops.convert_to_tensor(self.table), caching.current()
+        if cache is None:
+            return x + table[: ops.shape(x)[1]]
+        return x + ops.take(table, ops.minimum(cache.steps(x.shape[1]), self.limit - 1), axis=0)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
-        return *shape, self.units
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Sinusoids(Layer):
+    """(b, n, c) -> (b, n, c): adds [sin(t w), cos(t w)], t a place, w of c / 2 frequencies from 1 to 1e-4."""
+
+    def call(self, x: Tensor) -> Tensor:
+        n, half = x.shape[1], x.shape[-1] // 2
+        cache = caching.current()
+        places = _steps(x) if cache is None else cache.steps(n)  # (1 or b, n)
+        frequencies = 1e-4 ** (np.arange(half) / max(1, half - 1))
+        angles = ops.expand_dims(ops.cast(places, x.dtype), -1) * ops.convert_to_tensor(
+            frequencies, dtype=x.dtype
+        )
+        return x + ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Segments(Layer):
+    """(b, n, c) -> (b, n, c): adds a trainable vector for each token's segment, (b, n), by default 0."""
+
+    ARGUMENTS = ("count", "initializer")
+
+    def __init__(self, count: int = 2, *, initializer: Any = random.standard_normal, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.count, self.initializer = count, _initializer(initializer)
+
+    def build(self, input_shape: Shape, **more: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del more
+        self.table = self.weight("table", (self.count, input_shape[-1]), self.initializer)
+
+    def call(self, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        table = ops.convert_to_tensor(self.table)
+        return x + (table[0] if segment_ids is None else ops.take(table, segment_ids, axis=0))
+
+    def compute_output_spec(self, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        del segment_ids
+        return keras.KerasTensor(x.shape, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class RelativePositions(Layer):
+    """(b, n, c) -> (1 or b, heads, n, n): what is added to the scores of a key so far from its query.
+
+    Distances fall into buckets, half of them a step wide, the others ever wider up to `distance`; without
+    `causal` half of all are for keys that come later (Raffel et al. 2019, section 2.1; the buckets are those
+    of its code, github.com/tensorflow/mesh, `_relative_position_bucket`).
+    """
+
+    ARGUMENTS = ("heads", "causal", "buckets", "distance", "initializer")
+
+    def __init__(
+        self,
+        heads: int,
+        *,
+        causal: bool = False,
+        buckets: int = 32,
+        distance: int = 128,
+        initializer: Any = random.standard_normal,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.heads, self.causal, self.buckets, self.distance = heads, causal, buckets, distance
+        self.initializer = _initializer(initializer)
+        # A table by the distance: no framework's logarithm decides where a bucket ends.
+        count = buckets if causal else buckets // 2
+        exact, steps = count // 2, np.arange(distance + 1, dtype=np.float32)
+        far = np.log(np.maximum(steps, 1) / np.float32(exact)) / np.float32(np.log(distance / exact))
+        wide = exact + (far * np.float32(count - exact)).astype(np.int32)
+        self.bucket = np.where(steps < exact, steps, np.minimum(wide, count - 1)).astype(np.int32)
+
+    def build(self, input_shape: Shape) -> None:
+        del input_shape
+        self.table = self.weight("table", (self.buckets, self.heads), self.initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        cache = caching.current() if self.causal else None
+        if cache is None:
+            queries = keys = _steps(x)
+        else:
+            queries = cache.steps(x.shape[1])
+            keys = ops.expand_dims(ops.arange(cache.length, dtype="int32"), 0)
+        after = ops.expand_dims(keys, 1) - ops.expand_dims(queries, 2)  # (1 or b, n, m)
+        before = -ops.minimum(after, 0) if self.causal else ops.abs(after)
+        bucket = ops.take(ops.convert_to_tensor(self.bucket), ops.minimum(before, self.distance), axis=0)
+        if not self.causal:
+            bucket = bucket + ops.cast(after > 0, "int32") * (self.buckets // 2)
+        bias = ops.take(ops.convert_to_tensor(self.table), bucket, axis=0)  # (1 or b, n, m, heads)
+        return ops.transpose(bias, (0, 3, 1, 2))
+
+    def compute_output_spec(self, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        return keras.KerasTensor((None, self.heads, n, n), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -530,13 +734,12 @@ def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
 class Recurrent(Layer):
     """(b, n, c) -> h at every step (b, n, u), zero in the padding, and the last states (b, u).
 
-    The frameworks' kernels know no padding. A padded step is one whose gates are told to keep the state, by
-    one more input that is 1 there and weighs `KEEP` at each gate: sigmoid(200) is 1 to the last bit and
-    sigmoid(-200) adds nothing, so that a padded sequence gives the numbers of the sequence alone.
+    The frameworks' kernels know no padding. It stands behind what is real, in reverse too, so that a padded
+    sequence gives the numbers of the sequence alone: what comes of the padding is left out.
     """
 
     ARGUMENTS = ("units", "reverse", "initializer")
-    KEEP: tuple[float, ...]
+    GATES: int
     STATES: int
 
     def __init__(
@@ -547,7 +750,7 @@ class Recurrent(Layer):
 
     def build(self, x_shape: Shape, **states: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del states
-        width = len(self.KEEP) * self.units
+        width = self.GATES * self.units
         self.kernel = self.weight("kernel", (x_shape[-1], width), self.initializer)
         self.recurrent_kernel = self.weight("recurrent_kernel", (self.units, width), random.orthogonal)
         self.bias = self.weight("bias", (width,), self.first_bias())
@@ -575,23 +778,25 @@ class Recurrent(Layer):
             None if w is None else ops.convert_to_tensor(w)
             for w in (self.kernel, self.recurrent_kernel, self.bias, self.recurrent_bias)
         )
-        if lengths is not None:
-            padding = ops.expand_dims(ops.logical_not(_real(x, lengths)), -1)
-            keep = np.repeat(np.array(self.KEEP, np.float32), self.units)[None]
-            x = ops.concatenate([x, ops.cast(padding, x.dtype)], axis=-1)
-            kernel = ops.concatenate([kernel, ops.convert_to_tensor(keep, dtype=x.dtype)], axis=0)
         if self.reverse:
             x = _reversed(x, lengths)
+        if lengths is not None:
+            x, kernel = self.told(x, kernel, lengths)
         outputs, *last = self.recur(x, states, [kernel, *rest])
         if lengths is not None:
-            outputs = self.trimmed(outputs, lengths)
             ends = _rows(outputs, ops.expand_dims(ops.maximum(lengths - 1, 0), 1))[:, 0]
             last[0] = ops.where(ops.expand_dims(lengths > 0, 1), ends, states[0])
+            outputs = self.trimmed(outputs, lengths)
         return _reversed(outputs, lengths) if self.reverse else outputs, *last
+
+    def told(self, x: Tensor, kernel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The input and its kernel, which may tell the gates what is padding."""
+        del lengths
+        return x, kernel
 
     def trimmed(self, outputs: Tensor, lengths: Tensor) -> Tensor:
         """The outputs, zero in the padding."""
-        raise NotImplementedError
+        return ops.where(ops.expand_dims(_real(outputs, lengths), -1), outputs, ops.zeros((), outputs.dtype))
 
     def compute_output_spec(
         self, x: Tensor, lengths: Tensor | None = None, h: Tensor | None = None, c: Tensor | None = None
@@ -604,16 +809,27 @@ class Recurrent(Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class LSTM(Recurrent):
-    """Hochreiter and Schmidhuber 1997 with Gers's forget gate, as torch.nn.LSTM; a bias of 1 to remember."""
+    """Hochreiter and Schmidhuber 1997 with Gers's forget gate, as torch.nn.LSTM; a bias of 1 to remember.
 
+    Its cell must come through the padding, as it is no output. A padded step is one whose gates are told to
+    keep it, by one more input that is 1 there and weighs `KEEP` at each gate: sigmoid(200) is 1 to the last
+    bit and sigmoid(-200) adds nothing.
+    """
+
+    GATES, STATES = 4, 2
     KEEP = (-200.0, 200.0, 0.0, -200.0)  # input, forget, cell, output: nothing in, nothing out, all kept
-    STATES = 2
 
     def first_bias(self) -> Initializer:
         return random.forget_one
 
     def recur(self, x: Tensor, states: list[Tensor], weights: list[Tensor | None]) -> tuple[Tensor, ...]:
         return backends.current().lstm(x, *states, *weights)
+
+    def told(self, x: Tensor, kernel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        padding = ops.expand_dims(ops.logical_not(_real(x, lengths)), -1)
+        keep = np.repeat(np.array(self.KEEP, np.float32), self.units)[None]
+        x = ops.concatenate([x, ops.cast(padding, x.dtype)], axis=-1)
+        return x, ops.concatenate([kernel, ops.convert_to_tensor(keep, dtype=x.dtype)], axis=0)
 
     def trimmed(self, outputs: Tensor, lengths: Tensor) -> Tensor:
         del lengths
@@ -625,8 +841,7 @@ class GRU(Recurrent):
     """Cho et al. 2014; with `reset_after` as torch.nn.GRU, which resets what the recurrent kernel gives."""
 
     ARGUMENTS = (*Recurrent.ARGUMENTS, "reset_after")
-    KEEP = (0.0, 200.0, 0.0)  # reset, update, new: the state is updated by itself
-    STATES = 1
+    GATES, STATES = 3, 1
 
     def __init__(self, units: int, *, reset_after: bool = True, **kwargs: Any):
         super().__init__(units, **kwargs)
@@ -638,9 +853,6 @@ class GRU(Recurrent):
 
     def recur(self, x: Tensor, states: list[Tensor], weights: list[Tensor | None]) -> tuple[Tensor, ...]:
         return backends.current().gru(x, *states, *weights)
-
-    def trimmed(self, outputs: Tensor, lengths: Tensor) -> Tensor:
-        return ops.where(ops.expand_dims(_real(outputs, lengths), -1), outputs, ops.zeros((), outputs.dtype))
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -682,8 +894,7 @@ class AttentionDecoder(Layer):
         width = x.shape[-1]
         keys = ops.matmul(memory, u)  # (b, n, u)
         inputs = ops.matmul(x, kernel[:width]) + bias  # (b, m, 4u), of all steps at once
-        # Far enough below any score that exp gives 0, and a number in 16 bits.
-        hidden = ops.where(_real(memory, lengths), ops.zeros((), x.dtype), ops.full((), -3e4, x.dtype))
+        hidden = ops.where(_real(memory, lengths), ops.zeros((), x.dtype), ops.full((), HIDDEN, x.dtype))
 
         def step(states: Sequence[Tensor], projected: Tensor) -> Sequence[Tensor]:
             h, c, _ = states
@@ -714,13 +925,65 @@ class BlankPadding(Layer):
 
     def call(self, logits: Tensor, lengths: Tensor) -> Tensor:
         classes = logits.shape[-1]
-        blank = np.where(np.arange(classes) == 0, 0, -3e4).astype(np.float32)
+        blank = np.where(np.arange(classes) == 0, 0, HIDDEN).astype(np.float32)
         real = ops.expand_dims(_real(logits, lengths), -1)
         return ops.where(real, logits, ops.convert_to_tensor(blank, dtype=logits.dtype))
 
     def compute_output_spec(self, logits: Tensor, lengths: Tensor) -> Tensor:
         del lengths
         return keras.KerasTensor(logits.shape, logits.dtype)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class TokenModel(keras.Model):
+    """A model of inputs by name, `token_ids` alone if need be; tokens that it does not know are refused.
+
+    Where a function is compiled, JAX and TensorFlow would take the nearest token there is, silently.
+    """
+
+    def complete(self, inputs: Any) -> dict[str, Any]:
+        """Each input by its name; None for one that is left out."""
+        names = list(self._inputs_struct)
+        given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
+        if unknown := sorted(given.keys() - set(names)):
+            raise WrongConfiguration(
+                f"{self.name} has no input {', '.join(unknown)}; it takes {', '.join(names)}"
+            )
+        return {name: given.get(name) for name in names}
+
+    def __call__(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        inputs = self.complete(inputs)
+        known = {name: backends.current().known(x) for name, x in inputs.items() if x is not None}
+        registry.check_tokens(self, {name: x for name, x in known.items() if x is not None})
+        return super().__call__(inputs, *arguments, **options)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        return super().call(self.complete(inputs), training=training, mask=mask)
+
+    def predict(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(x, np.ndarray | dict):
+            registry.check_tokens(self, self.complete(x))
+        return super().predict(x, *arguments, **options)
+
+
+class CachedStep(keras.Model):
+    """One call of a decoder that goes on from a cache, see `zoo.generation.Steps`."""
+
+    def __init__(self, decoder: keras.Model, tokens: str):
+        super().__init__(name=decoder.name, dtype=decoder.dtype_policy)
+        self.decoder, self.tokens, self.built = decoder, tokens, True
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        arrays = inputs["cache"]
+        if (parents := inputs.get("parents")) is not None:
+            arrays = {
+                name: tuple(ops.take(x, parents, axis=0) for x in pair) for name, pair in arrays.items()
+            }
+        with caching.remembering(arrays, inputs["positions"]) as cache:
+            logits = self.decoder({self.tokens: inputs["token_ids"], **inputs["given"]}, training=training)
+        if logits.shape[1] > 1:
+            logits = ops.take_along_axis(logits, ops.expand_dims(inputs["last"], (1, 2)), axis=1)
+        return {"logits": logits[:, 0], "cache": cache.arrays}
 
 
 @keras.saving.register_keras_serializable("zoo")

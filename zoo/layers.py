@@ -8,7 +8,7 @@ and torch differ (batch norm's statistics, epsilons).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -23,14 +23,25 @@ Tensor = Any
 # The ends of a model
 
 
-def Input(shape: Sequence[int | None], *, dtype: str | None = None, name: str | None = None) -> Tensor:
-    """A batch of arrays of this shape, the batch axis left out."""
-    return keras.Input(tuple(shape), dtype=dtype, name=name)
+def Input(
+    shape: Sequence[int | None], *, dtype: str | None = None, name: str | None = None, optional: bool = False
+) -> Tensor:
+    """A batch of arrays of this shape, the batch axis left out; an `optional` one may be left out as well."""
+    return keras.Input(tuple(shape), dtype=dtype, name=name, optional=optional)
 
 
 def Model(inputs: Tensor, outputs: Tensor) -> keras.Model:
     """The network between `inputs` and `outputs`, a plain `keras.Model`."""
     return keras.Model(inputs, outputs)
+
+
+def TokenModel(inputs: dict[str, Tensor], outputs: Tensor) -> keras.Model:
+    """A `keras.Model` of inputs by name, which may be called on one alone, `model(token_ids)`.
+
+    Called on numbers, not within a compiled function, it raises WrongConfiguration for tokens that are not
+    in its vocabulary, and for more of them than it has positions.
+    """
+    return _layers().TokenModel(inputs, outputs)
 
 
 # Layers with weights
@@ -118,23 +129,51 @@ def layer_norm(x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
     return _layers().LayerNorm(epsilon=epsilon, name=name)(x)
 
 
-def attention(
-    x: Tensor, heads: int, *, initializer: Initializer = random.glorot_uniform, name: str
-) -> Tensor:
-    """(b, n, c) -> (b, n, c): every vector asks all of them, in `heads` subspaces of c / heads each.
+def rms_norm(x: Tensor, *, epsilon: float = 1e-6, name: str) -> Tensor:
+    """(..., c) -> (..., c): each vector to a mean square of 1, then gamma x.
 
-    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2, with biases. Raises WrongConfiguration
-    unless heads divide c.
+    Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4; epsilon as T5's.
     """
-    width = x.shape[-1]
+    return _layers().RMSNorm(epsilon=epsilon, name=name)(x)
+
+
+def attention(
+    x: Tensor,
+    heads: int,
+    *,
+    memory: Tensor | None = None,
+    padding_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    causal: bool = False,
+    scaled: bool = True,
+    width: int | None = None,
+    use_bias: bool = True,
+    dropout_rate: float = 0.0,
+    initializer: Initializer | Mapping[str, Initializer] = random.glorot_uniform,
+    name: str,
+) -> Tensor:
+    """(b, n, c) -> (b, n, c): every vector asks all of them, in `heads` subspaces of width / heads each.
+
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2. What is asked is `memory` (b, m, k), x
+    itself by default; without the vectors whose `padding_mask` (b, m) is 0, and if `causal` those that come
+    later. `bias` (1 or b, heads, n, m) is added to the scores, which are not `scaled` in T5. `width` is c by
+    default. Dropout zeroes what a head looks at. `initializer` is one, or each part's: "query", "key",
+    "value", "output". Raises WrongConfiguration unless heads divide the width.
+    """
+    channels, width = x.shape[-1], width or x.shape[-1]
     if width % heads:
         raise WrongConfiguration(f"{name}: {heads} heads; expected a divisor of the width, {width}")
+    if not 0 <= dropout_rate < 1:
+        raise WrongConfiguration(f"{name}: dropout rate {dropout_rate}; expected 0 <= rate < 1")
 
-    def project(x: Tensor, part: str) -> Tensor:
-        return dense(x, width, initializer=initializer, name=f"{name}_{part}")
+    def project(x: Tensor, part: str, units: int = width) -> Tensor:
+        own = initializer[part] if isinstance(initializer, Mapping) else initializer
+        return dense(x, units, use_bias=use_bias, initializer=own, name=f"{name}_{part}")
 
-    query, key, value = (project(x, part) for part in ("query", "key", "value"))
-    return project(_layers().Attention(heads, name=name)(query, key, value), "output")
+    asked = x if memory is None else memory
+    layer = _layers().Attention(heads, causal=causal, scaled=scaled, dropout_rate=dropout_rate, name=name)
+    y = layer(project(x, "query"), project(asked, "key"), project(asked, "value"), padding_mask, bias)
+    return project(y, "output", channels)
 
 
 def parameter(
@@ -142,6 +181,11 @@ def parameter(
 ) -> Tensor:
     """A trainable array of that shape, whatever the input; `x`, any tensor of the model, ties it in."""
     return _layers().Parameter(shape, initializer=initializer, name=name)(x)
+
+
+def bias(x: Tensor, *, name: str) -> Tensor:
+    """(..., c) -> (..., c): x plus a trainable number for each channel, at first 0."""
+    return x + parameter(x, x.shape[-1:], name=name)
 
 
 def token(x: Tensor, *, initializer: Initializer = random.zeros, name: str) -> Tensor:
@@ -162,6 +206,62 @@ def embedding(
 ) -> Tensor:
     """(b, n) int32 -> (b, n, width): a vector for each token; drawn from N(0, 1), as torch.nn.Embedding."""
     return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)(token_ids)
+
+
+def shared_embedding(
+    vocabulary: int, width: int, *, initializer: Initializer = random.standard_normal, name: str
+) -> Any:
+    """An embedding to be called more than once: `table(token_ids)`, and `table.logits(x)` the other way."""
+    return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)
+
+
+def learnt_positions(
+    x: Tensor, limit: int, *, initializer: Initializer = random.standard_normal, name: str
+) -> Tensor:
+    """(b, n, c) -> (b, n, c): adds a trainable vector for each place, of which there are `limit`."""
+    return _layers().Positions(limit, initializer=initializer, name=name)(x)
+
+
+def sinusoidal_positions(x: Tensor) -> Tensor:
+    """(b, n, c) -> (b, n, c): adds waves of c / 2 lengths, from 2 pi to 10,000 times that.
+
+    Vaswani et al. 2017, section 3.5; sines in the first half of the channels and cosines in the second, as
+    in tensor2tensor.
+    """
+    return _layers().Sinusoids()(x)
+
+
+def relative_positions(
+    x: Tensor,
+    heads: int,
+    *,
+    causal: bool = False,
+    buckets: int = 32,
+    distance: int = 128,
+    initializer: Initializer = random.standard_normal,
+    name: str,
+) -> Tensor:
+    """(b, n, c) -> (1, heads, n, n): a trainable bias of attention for each head and distance.
+
+    Raffel et al. 2019, arXiv:1910.10683, section 2.1: distances share `buckets`, ever wider ones up to
+    `distance`.
+    """
+    layer = _layers().RelativePositions(
+        heads, causal=causal, buckets=buckets, distance=distance, initializer=initializer, name=name
+    )
+    return layer(x)
+
+
+def segments(
+    x: Tensor,
+    segment_ids: Tensor,
+    count: int = 2,
+    *,
+    initializer: Initializer = random.standard_normal,
+    name: str,
+) -> Tensor:
+    """(b, n, c), ids (b, n) -> (b, n, c): adds a trainable vector for each segment; all are 0 by default."""
+    return _layers().Segments(count, initializer=initializer, name=name)(x, segment_ids)
 
 
 def lengths(x: Tensor) -> Tensor:

@@ -63,70 +63,88 @@ class Initializer:
     distribution: str
     scale: float = 1.0
 
-    def draw(self, key: Sequence[int | str], shape: Sequence[int]) -> np.ndarray:
-        """float32 of that shape; the fan-in and fan-out are read off the shape (..., in, out)."""
+    def draw(
+        self, key: Sequence[int | str], shape: Sequence[int], out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """float32 of that shape; the fan-in and fan-out are read off the shape (..., in, out).
+
+        `out` is contiguous memory to draw into, the array that is returned.
+        """
         *window, fan_in, fan_out = (1, 1, *shape)
         fans = fan_in * prod(window), fan_out * prod(window)
-        return DISTRIBUTIONS[self.distribution](generator(*key), tuple(shape), self.scale, *fans)
+        out = np.empty(shape, np.float32) if out is None else out
+        DISTRIBUTIONS[self.distribution](generator(*key), out, self.scale, *fans)
+        return out
 
 
-# In place: a model of a gigabyte would spend more time on temporaries than on the draw.
+# In place, in parts that a cache holds: a large model would spend as much time on memory as on the draw.
 
 
-def _uniform(rng: np.random.Generator, shape: tuple[int, ...], limit: float) -> np.ndarray:
-    x = rng.random(shape, dtype=np.float32)
-    x -= np.float32(0.5)  # exact, of 24 bits: in float32 the product below is the only rounding
-    x *= 2 * np.float32(limit)
-    return x
+def _parts(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of x, which drawn into one after another take the numbers that x would."""
+    flat, size = x.reshape(-1), 2**16
+    return (flat[i : i + size] for i in range(0, flat.size, size))
 
 
-def _normal(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> np.ndarray:
-    x = rng.standard_normal(shape, dtype=np.float32)
-    x *= np.float32(deviation)
-    return x
+def _constant(x: np.ndarray, value: float) -> None:
+    x[...] = value
 
 
-def _truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) -> np.ndarray:
+def _uniform(rng: np.random.Generator, x: np.ndarray, limit: float) -> None:
+    for part in _parts(x):
+        rng.random(out=part, dtype=np.float32)
+        part -= np.float32(0.5)  # exact, of 24 bits: in float32 the product below is the only rounding
+        part *= 2 * np.float32(limit)
+
+
+def _normal(rng: np.random.Generator, x: np.ndarray, deviation: float) -> None:
+    for part in _parts(x):
+        rng.standard_normal(out=part, dtype=np.float32)
+        part *= np.float32(deviation)
+
+
+def _truncated_normal(rng: np.random.Generator, x: np.ndarray, deviation: float) -> None:
     """Normal with what lies beyond two deviations drawn again."""
-    x = rng.standard_normal(shape, dtype=np.float32)
+    rng.standard_normal(out=x, dtype=np.float32)
     flat = x.reshape(-1)
     far = np.flatnonzero(np.abs(flat) > 2)
     while far.size:
         flat[far] = rng.standard_normal(far.size, dtype=np.float32)
         far = far[np.abs(flat[far]) > 2]
     x *= np.float32(deviation)
-    return x
 
 
-def _orthogonal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _orthogonal(rng: np.random.Generator, x: np.ndarray, scale: float) -> None:
     """(n, k n): k orthogonal matrices side by side, each uniform over all there are."""
-    rows, columns = shape
+    rows, columns = x.shape
     q, r = np.linalg.qr(rng.standard_normal((columns // rows, rows, rows)))
     q *= np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]  # Mezzadri 2007, arXiv:math-ph/0609050, section 5
-    return np.concatenate(list(q), axis=1).astype(np.float32)
+    x[...] = np.concatenate(list(q), axis=1)
+    x *= np.float32(scale)
 
 
-def _forget(shape: tuple[int, ...], value: float) -> np.ndarray:
+def _forget(x: np.ndarray, value: float) -> None:
     """Zeros, the second quarter at `value`."""
-    return np.repeat(np.array([0, value, 0, 0], np.float32), shape[0] // 4)
+    x[...] = np.repeat([0, value, 0, 0], x.size // 4)
 
 
+# Each fills x.
 DISTRIBUTIONS = {
-    "zeros": lambda rng, shape, scale, n, m: np.zeros(shape, np.float32),
-    "constant": lambda rng, shape, scale, n, m: np.full(shape, scale, np.float32),
-    "uniform": lambda rng, shape, scale, n, m: _uniform(rng, shape, scale),
-    "normal": lambda rng, shape, scale, n, m: _normal(rng, shape, scale),
-    "truncated_normal": lambda rng, shape, scale, n, m: _truncated_normal(rng, shape, scale),
+    "zeros": lambda rng, x, scale, n, m: _constant(x, 0),
+    "constant": lambda rng, x, scale, n, m: _constant(x, scale),
+    "uniform": lambda rng, x, scale, n, m: _uniform(rng, x, scale),
+    "normal": lambda rng, x, scale, n, m: _normal(rng, x, scale),
+    "truncated_normal": lambda rng, x, scale, n, m: _truncated_normal(rng, x, scale),
     # Glorot and Bengio 2010, eq. 16
-    "glorot_uniform": lambda rng, shape, scale, n, m: _uniform(rng, shape, scale * (6 / (n + m)) ** 0.5),
+    "glorot_uniform": lambda rng, x, scale, n, m: _uniform(rng, x, scale * (6 / (n + m)) ** 0.5),
     # He et al. 2015, "Delving deep into rectifiers", eq. 10
-    "he_normal": lambda rng, shape, scale, n, m: _normal(rng, shape, scale * (2 / n) ** 0.5),
+    "he_normal": lambda rng, x, scale, n, m: _normal(rng, x, scale * (2 / n) ** 0.5),
     # LeCun et al. 1998, appendix A: uniform in +-2.4 / fan-in
-    "lecun_1998": lambda rng, shape, scale, n, m: _uniform(rng, shape, scale * 2.4 / n),
+    "lecun_1998": lambda rng, x, scale, n, m: _uniform(rng, x, scale * 2.4 / n),
     # Saxe et al. 2013, arXiv:1312.6120
-    "orthogonal": lambda rng, shape, scale, n, m: _orthogonal(rng, shape) * np.float32(scale),
+    "orthogonal": lambda rng, x, scale, n, m: _orthogonal(rng, x, scale),
     # Jozefowicz et al. 2015, "An empirical exploration of recurrent network architectures", section 2.2
-    "forget": lambda rng, shape, scale, n, m: _forget(shape, scale),
+    "forget": lambda rng, x, scale, n, m: _forget(x, scale),
 }
 
 zeros = Initializer("zeros")

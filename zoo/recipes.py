@@ -46,6 +46,9 @@ RECIPES = {
     "speech": Recipe(
         "AdamW", {"learning_rate": 3e-3, "weight_decay": 0.01}, epochs=8, batch_size=32, anneal=True
     ),
+    "bert": Recipe("AdamW", {"learning_rate": 1e-3, "weight_decay": 0.01}, epochs=10, anneal=True),
+    "gpt": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.1}, epochs=10, anneal=True),
+    "t5": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}, epochs=8, anneal=True),
     "vit": Recipe("AdamW", {"learning_rate": 2e-3, "weight_decay": 0.01}, epochs=30),
 }
 

@@ -29,6 +29,9 @@ FAMILIES = (
     "resnet",
     "efficientnet",
     "recurrent",
+    "bert",
+    "gpt",
+    "t5",
     "vit",
 )  # zoo/models/*.py, in the order of the primer
 
@@ -184,34 +187,75 @@ def example(model: keras.Model, batch: int = 2, seed: int = 0) -> np.ndarray | d
     """Inputs that fit a model: one array, or a dict by input name.
 
     Standard normal float32, or of a model of tokens int32, the first of `LENGTH` tokens, the others of fewer
-    with padding behind.
+    with padding behind, which a padding mask tells.
     """
     arrays = {}
     for tensor in model.inputs:
         rng = random.generator(seed, "example", tensor.name)
         shape = (batch, *(LENGTH if n is None else n for n in tensor.shape[1:]))
         if tensor.dtype == "int32":
-            x = rng.integers(1, vocabulary(model, tensor), shape, dtype=np.int32)
+            x = rng.integers(1, vocabulary(model, tensor) or 2, shape, dtype=np.int32)
         else:
             x = rng.standard_normal(shape, dtype=np.float32)
         if None in tensor.shape[1:]:
             for row in x[1:]:
                 row[rng.integers(1, LENGTH) :] = 0
         arrays[tensor.name] = x
+    for name in arrays:
+        if name.endswith("padding_mask"):
+            tokens = arrays[name.replace("padding_mask", "token_ids")]
+            arrays[name] = np.int32(tokens != 0)
     return arrays if len(arrays) > 1 else next(iter(arrays.values()))
 
 
-def vocabulary(model: keras.Model, tokens: Any) -> int:
-    """How many tokens there are, 0 among them, by the embedding that reads this input of a model."""
-    return next(
-        layer.vocabulary for layer in model.layers if hasattr(layer, "vocabulary") and layer.input is tokens
-    )
+def vocabulary(model: keras.Model, tokens: Any) -> int | None:
+    """How many tokens there are, 0 among them, by the layer that reads this input of a model, if any."""
+    for layer in model.layers:
+        if any(tokens is x for node in layer._inbound_nodes for x in node.input_tensors):
+            for count in ("vocabulary", "count"):
+                if hasattr(layer, count):
+                    return getattr(layer, count)
+    return None
+
+
+def longest(model: keras.Model) -> int | None:
+    """The most tokens a model takes; None where it takes any number."""
+    return min((layer.limit for layer in model.layers if hasattr(layer, "limit")), default=None)
+
+
+def check_tokens(model: keras.Model, inputs: Mapping[str, Any]) -> None:
+    """Raise WrongConfiguration for tokens a model does not know, or more of them than it takes."""
+    for tensor in model.inputs:
+        x = inputs.get(tensor.name)
+        if x is None or tensor.dtype != "int32":
+            continue
+        x, count, limit = np.asarray(x), vocabulary(model, tensor), longest(model)
+        if x.ndim != len(tensor.shape):
+            raise WrongConfiguration(
+                f"{model.name}: {tensor.name} of shape {x.shape}; expected (batch, length)"
+            )
+        if limit is not None and x.shape[1] > limit:
+            raise WrongConfiguration(
+                f"{model.name}: {x.shape[1]} tokens in {tensor.name}; it has positions for {limit}. Cut the "
+                "text, or build the model with positions= as many"
+            )
+        if count is not None and x.size and not 0 <= x.min() <= x.max() < count:
+            wrong = x[(x < 0) | (x >= count)][0]
+            raise WrongConfiguration(
+                f"{model.name}: {tensor.name} has {wrong}; expected 0 to {count - 1}. Is the tokenizer "
+                "another model's?"
+            )
 
 
 def input_shapes(model: keras.Model) -> Any:
     """The shape of an example, or a dict by input name; None where a length varies."""
     shapes = {tensor.name: tuple(tensor.shape[1:]) for tensor in model.inputs}
     return shapes if len(shapes) > 1 else next(iter(shapes.values()))
+
+
+def optional_inputs(model: keras.Model) -> set[str]:
+    """The names of the inputs that may be left out."""
+    return {tensor.name for tensor in model.inputs if tensor._keras_history.operation.optional}
 
 
 def multiply_adds(model: keras.Model) -> int:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count, islice, repeat
-from math import inf
+from math import exp, inf, log
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ from zoo.augment import Wanted, parse, written
 from zoo.ctc import character_error_rate
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, recipe
-from zoo.tasks import Pair, Task
+from zoo.tasks import Pair, Task, sequences
 from zoo.weights import load as load_weights
 
 Tensor = Any
@@ -236,7 +236,8 @@ class Patience:
     """Early stopping under way."""
 
     def __init__(self, rule: EarlyStopping, run: Run):
-        monitored = {"loss", run.task.metric} - {None}
+        of_text = set() if run.task.tokens_per_character is None else {"bits_per_character", "perplexity"}
+        monitored = {"loss", run.task.metric, *of_text} - {None}
         if rule.monitor not in monitored:
             raise UnknownName(
                 f"EarlyStopping: {run.task.name} has no metric {rule.monitor!r}; "
@@ -553,7 +554,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[int, int]]] = {
     "exact_match": exact_match,
     "character_error_rate": character_error_rate,
 }
-LOWER = {"loss", "character_error_rate"}  # is better
+LOWER = {"loss", "character_error_rate", "bits_per_character", "perplexity"}  # is better
 
 
 def evaluate(engine: Engine, task: Task, batch_size: int = 512) -> dict[str, float]:
@@ -571,7 +572,10 @@ def evaluate(engine: Engine, task: Task, batch_size: int = 512) -> dict[str, flo
         steps = task.loss == "cross_entropy" and np.issubdtype(y.dtype, np.integer)
         weights.append(int((y >= 0).sum()) if steps else len(y))  # what the loss is the mean of
     metric = {} if task.metric is None else {task.metric: hits / max(1, of)}
-    return {**metric, "loss": float(np.average(losses, weights=weights))}
+    loss = float(np.average(losses, weights=weights))
+    if task.tokens_per_character is not None:
+        metric |= {"bits_per_character": loss / log(2) * task.tokens_per_character, "perplexity": exp(loss)}
+    return {**metric, "loss": loss}
 
 
 # What must hold before any work is done
@@ -610,7 +614,8 @@ def fitting(card: registry.Card, task: Any, loss: Any = None) -> dict[str, Any]:
 
 def told(card: registry.Card, task: str) -> str:
     """What a task changes of a model, in a line; nothing if only its classes and channels."""
-    changes = {k: v for k, v in fitting(card, task).items() if k not in ("classes", "channels")}
+    usual = {**card.arguments, "classes": None, "channels": None}
+    changes = {k: v for k, v in fitting(card, task).items() if usual[k] not in (None, v)}
     listed = ", ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in changes.items())
     return f"{card.name} for {task}: {listed}" if changes else ""
 
@@ -635,9 +640,22 @@ def _fits(expected: Any, given: Any) -> bool:
 
 def _check_fit(model: keras.Model, task: Task) -> None:
     x, y = task.train
+    if isinstance(model.output, dict):
+        raise WrongConfiguration(
+            f"{model.name} gives {' and '.join(model.output)}; to train it, build it with a head="
+        )
     expected, given = registry.input_shapes(model), tasks.shapes(x)
+    if task.spoil is not None:
+        given = tasks.shapes(next(task.held_out(1))[0])
+    if isinstance(expected, dict):
+        given = given if isinstance(given, dict) else {"token_ids": given}
+        left_out = registry.optional_inputs(model) - given.keys()
+        expected = {name: shape for name, shape in expected.items() if name not in left_out}
     if not _fits(expected, given):
         raise WrongConfiguration(f"{model.name} takes examples of shape {expected}, {task.name} has {given}")
+    for name, part in (x if isinstance(x, dict) else {"token_ids": x}).items():
+        if np.issubdtype(part.dtype, np.integer):
+            registry.check_tokens(model, {name: sequences.extremes(part)})
     if isinstance(task.loss, str) and task.loss not in LOSSES:
         raise UnknownName(
             f"no loss {task.loss!r}; {nearest(task.loss, LOSSES)}, or give a function (y, logits)"

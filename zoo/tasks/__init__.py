@@ -18,7 +18,7 @@ from zoo import random
 from zoo.augment import Transform, Wanted, batch, parse
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
-from zoo.tasks import folders, images, sequences, speech, text, translation
+from zoo.tasks import folders, images, pretraining, sequences, speech, text, translation
 from zoo.tasks.sequences import Sequences, count, largest, of_sequences, shapes, take
 
 Pair = tuple[Any, Any]
@@ -36,6 +36,8 @@ class Task:
     classes: int | None = None
     names: tuple[str, ...] = ()  # of the classes, where they have any
     augment: tuple[Transform, ...] = ()  # see zoo.augment
+    spoil: Callable[..., Any] | None = None  # makes an example of each of x, see zoo.tasks.pretraining
+    tokens_per_character: float | None = None  # of a text to go on with: its loss is told in bits, too
 
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Pair]:
         """The training examples in the order of this seed and epoch, augmented, from batch `first` on.
@@ -49,6 +51,8 @@ class Task:
             order = buckets.arrange(order, batch_size, rng)
         starts = range(first * batch_size, len(order), batch_size)
         chosen = (order[start : start + batch_size] for start in starts)
+        if self.spoil is not None:
+            return (self.spoilt(x, places, seed, "spoil", epoch) for places in chosen)
         if self.augment:
             return folders.ahead(batch(self, places, seed, epoch) for places in chosen)
         pairs = ((take(x, places), y[places]) for places in chosen)
@@ -62,7 +66,16 @@ class Task:
             order = buckets.arrange(order, batch_size, None)
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
-            yield take(x, places), y[places]
+            yield (take(x, places), y[places]) if self.spoil is None else self.spoilt(x, places, "spoil")
+
+    def spoilt(self, x: np.ndarray, places: np.ndarray, *key: int | str) -> Pair:
+        """Examples and their labels, made of these windows by draws of this key."""
+        assert self.spoil is not None
+        made = [self.spoil(x[i], random.generator(*key, int(i))) for i in places]
+        inputs, labels = zip(*made, strict=True)
+        several = isinstance(inputs[0], dict)
+        stacked = {name: np.stack([each[name] for each in inputs]) for name in inputs[0]} if several else None
+        return stacked or np.stack(inputs), np.stack(labels)
 
     def steps(self, batch_size: int) -> int:
         """How many batches an epoch has."""
@@ -91,18 +104,27 @@ class Source:
         )
 
 
-WORDS = {"vocabulary": text.WORDS}
+LABELS = {"head": "classifier"}
+WORDS = {"vocabulary": text.WORDS, **LABELS}
+BYTES = {"vocabulary": sequences.VOCABULARY}
+NEXT = {**BYTES, "head": "language_model"}
+MASKED = {"vocabulary": sequences.VOCABULARY + 1, "head": "masked_lm"}
+SPANS = {"vocabulary": sequences.VOCABULARY + pretraining.SENTINELS}
 TASKS = {
     "digits": Source(images.digits, 1, 10, 8),
     "mnist": Source(images.keras_dataset("mnist"), 1, 10, 28),
     "fashion-mnist": Source(images.keras_dataset("fashion_mnist"), 1, 10, 28),
     "cifar10": Source(images.keras_dataset("cifar10"), 3, 10, 32),
     "cifar100": Source(images.keras_dataset("cifar100"), 3, 100, 32),
-    "languages": Source(sequences.of_texts(text.languages), classes=20, names=text.LANGUAGES),
-    "topics": Source(sequences.of_corpus(text.corpus), changes={"head": "language_model"}),
+    "languages": Source(
+        sequences.of_texts(text.languages), classes=20, changes={**BYTES, **LABELS}, names=text.LANGUAGES
+    ),
+    "topics": Source(sequences.of_corpus(text.corpus), changes=NEXT),
+    "topics-masked": Source(sequences.of_windows(text.corpus, pretraining.masked), changes=MASKED),
+    "topics-spans": Source(sequences.of_windows(text.corpus, pretraining.spans), changes=SPANS),
     "imdb": Source(sequences.of_tokens(text.keras_dataset("imdb")), classes=2, changes=WORDS),
     "reuters": Source(sequences.of_tokens(text.keras_dataset("reuters")), classes=46, changes=WORDS),
-    "dates": Source(sequences.of_pairs(translation.dates), metric="exact_match"),
+    "dates": Source(sequences.of_pairs(translation.dates), changes=BYTES, metric="exact_match"),
     "spoken-digits": Source(
         sequences.of_frames(speech.read), classes=11, loss="ctc", metric="character_error_rate"
     ),
@@ -131,7 +153,8 @@ def source(name: str) -> tuple[str, Source]:
 def of_file(path: Path) -> Source | None:
     """What a file of texts or pairs, or a folder of recordings, holds; None for another, which images may be.
 
-    A .csv is of texts if its first line names a column "text". Raises DataUnavailable for bad lines.
+    A .txt is a text to go on with, its last tenth held out; a .csv is of texts if its first line names a
+    column "text". Raises DataUnavailable for bad lines.
     """
     ending = path.suffix.lower()
     if any((path / name).is_file() for name in speech.TRANSCRIPTS):
@@ -142,11 +165,18 @@ def of_file(path: Path) -> Source | None:
         return None
     if ending == ".tsv":
         pairs = translation.pairs(path)
-        return Source(sequences.of_pairs(lambda: pairs), metric="exact_match")
+        return Source(sequences.of_pairs(lambda: pairs), changes=BYTES, metric="exact_match")
+    if ending == ".txt":
+        return Source(sequences.of_corpus(lambda: text.parts(text.read(path))), changes=NEXT)
     if ending in text.READERS and (ending != ".csv" or "text" in _columns(path)):
         table = text.table(path)
         splits = {"train": table.train, "test": table.test}
-        return Source(sequences.of_texts(lambda: splits), classes=len(table.classes), names=table.classes)
+        return Source(
+            sequences.of_texts(lambda: splits),
+            classes=len(table.classes),
+            changes={**BYTES, **LABELS},
+            names=table.classes,
+        )
     return None
 
 

@@ -93,6 +93,10 @@ class Sequences:
             row[: len(array)] = array
         return found
 
+    def mask(self) -> Sequences:
+        """1 for each step, and so 0 in the padding."""
+        return Sequences([np.ones(n, np.int32) for n in self.lengths])
+
     def arrange(self, order: np.ndarray, batch_size: int, rng: np.random.Generator | None) -> np.ndarray:
         """The same places in an order whose batches are each of one bucket.
 
@@ -131,6 +135,12 @@ def largest(y: Any) -> int:
     return int(max(y.array(item).max(initial=0) for item in y.items) if isinstance(y, Sequences) else y.max())
 
 
+def extremes(x: Any) -> np.ndarray:
+    """(1, 2): the smallest and the largest token of an input."""
+    parts = [x.array(item) for item in x.items] if isinstance(x, Sequences) else [x]
+    return np.array([[min(p.min(initial=0) for p in parts), max(p.max(initial=0) for p in parts)]], np.int32)
+
+
 def shapes(x: Any) -> Any:
     """The shape of an example, or of each input's: None where it varies."""
     return {name: tuple(p.shape[1:]) for name, p in x.items()} if isinstance(x, dict) else tuple(x.shape[1:])
@@ -147,8 +157,8 @@ def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]])
     """Texts and labels, for a model of tokens (None,)."""
 
     def load(shape: Any) -> Splits:
-        _expect(shape, (None,), "texts")
-        return {split: (Sequences(texts, encode), labels) if len(texts) else None
+        _expect_tokens(shape, "texts")
+        return {split: (_inputs(Sequences(texts, encode), shape), labels) if len(texts) else None
                 for split, (texts, labels) in read().items()}  # fmt: skip
 
     return load
@@ -160,24 +170,49 @@ def of_tokens(
     """Texts that are tokens already, and labels."""
 
     def load(shape: Any) -> Splits:
-        _expect(shape, (None,), "texts")
-        return {split: (Sequences(tokens), labels) for split, (tokens, labels) in read().items()}
+        _expect_tokens(shape, "texts")
+        return {
+            split: (_inputs(Sequences(tokens), shape), labels) for split, (tokens, labels) in read().items()
+        }
 
     return load
+
+
+def pack(texts: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts behind each other, as rows (n, length), and what follows each of their tokens.
+
+    Nothing is padding, what is left over is left out, and a row may hold the end of one text and the
+    beginning of another. Raises WrongConfiguration for less than a row.
+    """
+    tokens = np.concatenate(list(texts))
+    count = (len(tokens) - 1) // length
+    if not count:
+        raise WrongConfiguration(f"{len(tokens)} tokens of text; expected more than {length}")
+    x, y = tokens[: count * length], tokens[1 : count * length + 1]
+    return x.reshape(-1, length), y.reshape(-1, length)
 
 
 def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[[Any], Splits]:
     """One long text, for a model that tells each token's next: windows of `WINDOW`, side by side."""
 
-    def windows(text: str) -> tuple[np.ndarray, np.ndarray]:
-        tokens = encode(text)
-        count = (len(tokens) - 1) // WINDOW
-        x, y = tokens[: count * WINDOW], tokens[1 : count * WINDOW + 1]
-        return x.reshape(-1, WINDOW), y.reshape(-1, WINDOW)
+    def load(shape: Any) -> Splits:
+        _expect_tokens(shape, "a text")
+        texts = read()
+        found = {split: pack([encode(text)], WINDOW) for split, text in texts.items()}
+        if isinstance(shape, dict):
+            found = {split: ({"token_ids": x}, y) for split, (x, y) in found.items()}
+        return {**found, "tokens_per_character": len(encode(texts["test"])) / len(texts["test"])}
+
+    return load
+
+
+def of_windows(read: Callable[[], Mapping[str, str]], spoil: Any) -> Callable[[Any], Splits]:
+    """One long text in windows, which `spoil` (`zoo.tasks.pretraining`) makes examples of."""
 
     def load(shape: Any) -> Splits:
-        _expect(shape, (None,), "a text")
-        return {split: windows(text) for split, text in read().items()}
+        if not isinstance(shape, dict):
+            _expect(shape, {"token_ids": (None,)}, "texts to be told from what is left of them")
+        return {**{split: pack([encode(text)], WINDOW) for split, text in read().items()}, "spoil": spoil}
 
     return load
 
@@ -193,8 +228,11 @@ def of_pairs(
         return {"token_ids": Sequences(sources, encode), "decoder_token_ids": late}, labels
 
     def load(shape: Any) -> Splits:
-        _expect(shape, {"token_ids": (None,), "decoder_token_ids": (None,)}, "pairs of texts")
-        return {name: split(*texts) if texts[0] else None for name, texts in read().items()}
+        wanted = {"token_ids": (None,), "decoder_token_ids": (None,)}
+        if not (isinstance(shape, dict) and wanted.items() <= shape.items()):
+            _expect(shape, wanted, "pairs of texts")
+        found = {name: split(*texts) if texts[0] else None for name, texts in read().items()}
+        return {name: pair and (_masked(pair[0], shape), pair[1]) for name, pair in found.items()}
 
     return load
 
@@ -226,6 +264,23 @@ def of_recordings(folder: Path) -> tuple[Callable[[Any], Splits], tuple[str, ...
         return {split: ([frames[i] for i in own], [said[i] for i in own]) for split, own in parts.items()}
 
     return of_frames(read), letters
+
+
+def _inputs(tokens: Sequences, shape: Any) -> Any:
+    """The tokens alone, or by name, with the mask that tells their padding."""
+    return _masked({"token_ids": tokens}, shape) if isinstance(shape, dict) else tokens
+
+
+def _masked(x: dict[str, Sequences], shape: Mapping[str, Any]) -> dict[str, Sequences]:
+    """Inputs by name, and for those of which the model takes a padding mask, the mask."""
+    masks = {name.replace("token_ids", "padding_mask"): tokens.mask() for name, tokens in x.items()}
+    return {**x, **{name: mask for name, mask in masks.items() if name in shape}}
+
+
+def _expect_tokens(shape: Any, made_of: str) -> None:
+    named = isinstance(shape, dict) and "token_ids" in shape and "decoder_token_ids" not in shape
+    if not named:
+        _expect(shape, (None,), made_of)
 
 
 def _expect(shape: Any, wanted: Any, made_of: str) -> None:

@@ -129,9 +129,20 @@ def corpus() -> dict[str, str]:
     """
     from pydoc_data.topics import topics
 
-    text = "\n\n".join(topics[name] for name in sorted(topics))
+    return parts("\n\n".join(topics[name] for name in sorted(topics)))
+
+
+def parts(text: str) -> dict[str, str]:
+    """The first nine tenths to learn from, the last held out."""
     end = len(text) * 9 // 10
     return {"train": text[:end], "test": text[end:]}
+
+
+def read(path: Path) -> str:
+    """A text in UTF-8. Raises DataUnavailable that names the bad lines by number."""
+    decoded, bad = lines(path)
+    refuse(path, bad)
+    return "".join(decoded)
 
 
 # Data sets of keras.datasets

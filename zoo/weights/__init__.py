@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,9 @@ import numpy as np
 
 from zoo import backends
 from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest
-from zoo.weights import files, hub, timm, torch_nn, torchvision, transformers
+from zoo.weights import files, hub, mingpt, timm, torch_nn, torchvision, transformers
 from zoo.weights.files import Stored
-from zoo.weights.layouts import OWN, Layout, Plan, Row, Scheme, Tensor, Transform
+from zoo.weights.layouts import OWN, Constants, Layout, Plan, Row, Scheme, Tensor, Transform
 
 if TYPE_CHECKING:
     import keras
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Layout", "Loaded", "Row", "Transform", "from_torch", "load", "save", "to_torch"]
 
 SCHEMES: tuple[Scheme, ...] = (
-    OWN, files.KERAS, *torchvision.LAYOUTS, *timm.LAYOUTS, *transformers.LAYOUTS, *torch_nn.LAYOUTS,
+    OWN, files.KERAS, *torchvision.LAYOUTS, *timm.LAYOUTS, *transformers.LAYOUTS, *mingpt.LAYOUTS,
+    *torch_nn.LAYOUTS,
 )  # fmt: skip
 HEADS = ("auto", "require", "skip")
 
@@ -79,9 +81,10 @@ def from_torch(
 ) -> Loaded:
     """Load a state dict: torch tensors of any device and type, or NumPy arrays, by name.
 
-    `layout` is "torchvision", "timm", "transformers", "torch" or "zoo", by default recognized by the names,
-    or a `Layout` of your own. With `head` "auto", a head of another number of classes is left as it was
-    built, and this is logged; "require" makes it an error, "skip" never loads the head. A Vision
+    `layout` is "torchvision", "timm", "transformers", "mingpt", "nanogpt", "torch" or "zoo", by default
+    recognized by the names and shapes, or a `Layout` of your own. With `head` "auto", a head of another
+    number of classes is left as it was built, and this is logged; "require" makes it an error, "skip" never
+    loads a head, ours or theirs. An array that a file has twice is loaded if both are equal. A Vision
     Transformer's position embeddings are interpolated to the model's image size. Integers
     (`num_batches_tracked`) are no weights and not looked at. Returns what was done; raises WeightsMismatch,
     with nothing loaded, unless names and shapes are the model's.
@@ -127,9 +130,12 @@ def save(model: keras.Model, path: str | Path, layout: str | Scheme = "zoo") -> 
 
 
 def _arrays(model: keras.Model, layout: str | Scheme) -> dict[str, np.ndarray]:
-    plan, counters = _named(model, layout).plan(model)
-    arrays = {name: tensor.theirs() for name, tensor in plan.items()}
-    return arrays | {name: np.zeros((), np.int64) for name in counters}
+    plan, constants = _named(model, layout).plan(model)
+    arrays = {}
+    for name, tensor in plan.items():
+        arrays |= dict.fromkeys([name, *(names[0] for names in tensor.copies)], tensor.theirs())
+    made = {make: make(model) for make in constants.values()}
+    return arrays | {name: made[make] for name, make in constants.items()}
 
 
 def _stored(value: Any) -> Stored:
@@ -150,18 +156,25 @@ def _named(model: keras.Model, layout: str | Scheme) -> Scheme:
     return suited[layout]
 
 
-def _recognized(model: keras.Model, arrays: Mapping[str, Any]) -> tuple[Scheme, Plan]:
-    """The scheme by which most of these names are the model's. Raises WeightsMismatch if none are."""
+def _recognized(model: keras.Model, arrays: Mapping[str, Stored]) -> tuple[Scheme, Plan, Constants]:
+    """The scheme by which most of these names are the model's, of several that whose shapes are, too.
+
+    Raises WeightsMismatch if none are.
+    """
     plans = []
     for scheme in SCHEMES:
         if scheme.suits(model):
             with suppress(WrongConfiguration):  # a model of that name, but changed
-                plans.append((scheme, scheme.plan(model)[0]))
-    known = [sum(name in arrays for tensor in plan.values() for name in tensor.names) for _, plan in plans]
-    if not max(known):
+                plans.append((scheme, *scheme.plan(model)))
+    known = []
+    for _, plan, constants in plans:
+        shapes = [(t, arrays[keys[0]].shape) for t in plan.values() if (keys := t.found(arrays))]
+        fit = sum(tensor.fits(shape) for tensor, shape in shapes)
+        known.append((len(shapes), fit, sum(name in arrays for name in constants)))
+    if not max(known)[0]:
         raise WeightsMismatch(
             f"no name is one of {model.name}'s: {_some(arrays)}; known for it are those of "
-            f"{', '.join(scheme.name for scheme, _ in plans)}, e.g. {next(iter(plans[-1][1]))}. "
+            f"{', '.join(scheme.name for scheme, *_ in plans)}, e.g. {next(iter(plans[-1][1]))}. "
             "Nothing was loaded."
         )
     return plans[known.index(max(known))]
@@ -173,52 +186,64 @@ def _fill(model: keras.Model, arrays: Mapping[str, Stored], layout: str | Scheme
     if head not in HEADS:
         raise WrongConfiguration(f"head={head!r}; expected {', '.join(map(repr, HEADS))}")
     if layout is None:
-        scheme, plan = _recognized(model, arrays)
+        scheme, plan, constants = _recognized(model, arrays)
     else:
         scheme = _named(model, layout)
-        plan, _ = scheme.plan(model)
-    pairs = [(tensor, next((n for n in tensor.names if n in arrays), None)) for tensor in plan.values()]
-    left_over = sorted(arrays.keys() - {key for _, key in pairs})
-    heads = [pair for pair in pairs if pair[0].layer == "head"]
+        plan, constants = scheme.plan(model)
+    pairs = [(tensor, tensor.found(arrays)) for tensor in plan.values()]
+    others = arrays.keys() - {key for _, keys in pairs for key in keys} - constants.keys()
+    left_over = [name for name in sorted(others) if not _one_of(scheme.spare, name)]
+
+    def on_top(tensor: Tensor) -> bool:
+        return tensor.layer == "head" or _one_of(scheme.heads, tensor.names[0])
+
+    heads = [pair for pair in pairs if on_top(pair[0])]
     other = _other_classes(heads, arrays) if head == "auto" else None
     if head == "skip" or other:
-        pairs = [pair for pair in pairs if pair[0].layer != "head"]
+        pairs = [pair for pair in pairs if not on_top(pair[0])]
+        left_over = [name for name in left_over if not _one_of(scheme.heads, name)]
 
-    missing = [tensor.names[0] for tensor, key in pairs if key is None]
-    found = [(tensor, key, arrays[key]) for tensor, key in pairs if key is not None]
+    missing = [tensor.names[0] for tensor, keys in pairs if not keys]
+    found = [(tensor, arrays[keys[0]], keys) for tensor, keys in pairs if keys]
     wrong = [
-        f"{key} is {stored.shape}, {model.name} needs {tensor.shape}"
-        for tensor, key, stored in found
+        f"{keys[0]} is {stored.shape}, {model.name} needs {tensor.shape}"
+        for tensor, stored, keys in found
         if not tensor.fits(stored.shape)
+    ]
+    wrong += [
+        f"{copy} is not {keys[0]}, and {model.name} has one array for both"
+        for _, stored, keys in found
+        for copy in keys[1:]
+        if not np.array_equal(stored.read(), arrays[copy].read())
     ]
     if wrong or missing or left_over:
         raise WeightsMismatch(_complaint(scheme, wrong, missing, left_over, heads))
 
-    for tensor, _, stored in found:
+    for tensor, stored, _ in found:
         for variable, value in tensor.ours(stored.read()):
             # Narrower variables round by themselves.
             wide = "float64" if variable.dtype == "float64" else "float32"
             variable.assign(np.array(value, wide, order="C"))
     notes = [
-        f"{key} was interpolated from {stored.shape} to {tensor.shape}"
-        for tensor, key, stored in found
+        f"{keys[0]} was interpolated from {stored.shape} to {tensor.shape}"
+        for tensor, stored, keys in found
         if stored.shape != tensor.shape
     ]
     if other:
         notes.append(f"the head, of {other[0]:,} classes, was left out: the model's own has {other[1]:,}")
-    done = Loaded(model.name, scheme.name, len(found), tuple(notes))
+    done = Loaded(model.name, scheme.name, sum(len(keys) for *_, keys in found), tuple(notes))
     if notes:
         log.warning("%s", done)
     return done
 
 
 def _other_classes(
-    heads: Sequence[tuple[Tensor, str | None]], arrays: Mapping[str, Stored]
+    heads: Sequence[tuple[Tensor, list[str]]], arrays: Mapping[str, Stored]
 ) -> tuple[int, int] | None:
     """How many classes their head tells apart and how many ours, if that is all they differ in."""
     found = set()
-    for tensor, key in heads:
-        given, needed, axis = arrays[key].shape if key else (), tensor.shape, tensor.transform.outputs
+    for tensor, keys in heads:
+        given, needed, axis = arrays[keys[0]].shape if keys else (), tensor.shape, tensor.transform.outputs
         if len(given) != len(needed) or np.any(np.delete(given, axis) != np.delete(needed, axis)):
             return None
         found.add((given[axis], needed[axis]))
@@ -230,7 +255,7 @@ def _complaint(
     wrong: Sequence[str],
     missing: Sequence[str],
     left_over: Sequence[str],
-    heads: Sequence[tuple[Tensor, str | None]],
+    heads: Sequence[tuple[Tensor, list[str]]],
 ) -> str:
     parts = [_some(wrong, between="; ")] if wrong else []
     if missing:
@@ -238,10 +263,14 @@ def _complaint(
     if left_over:
         parts.append(f"{_count(left_over)} left over: {_some(left_over)}")
     advice = ""
-    if missing and not (wrong or left_over) and all(key is None for _, key in heads):
+    if heads and missing and not (wrong or left_over) and not any(keys for _, keys in heads):
         advice = ' head="skip" leaves the head as it is.'
     advice += scheme.hint(missing, left_over)
     return f"by {scheme.name}'s names: {'; '.join(parts)}. Nothing was loaded.{advice}"
+
+
+def _one_of(patterns: Sequence[str], name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _count(names: Sequence[str]) -> str:

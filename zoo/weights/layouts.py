@@ -6,7 +6,9 @@ A row pairs a pattern of our layers' names with one of theirs. Numbers in braces
 
 Its kind says which arrays such a layer has, what theirs are called, and the `Transform` between the two.
 Several patterns of ours in one row are stacked in one array of theirs, along the outputs: query, key, value.
+Of "(a|b)" in a name of theirs either is read, the first written; an array that they keep twice has `copies`.
 
+    Row("token_embedding", "(transformer.|)wte", EMBEDDING, copies=("lm_head",))
     Layout("timm", "vit-*", (Row("patch_embedding", "patch_embed.proj", CONV), ...))
 """
 
@@ -17,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import product
 from math import isqrt
 from string import Formatter
 from typing import Any
@@ -80,16 +83,18 @@ OIHW = Transform((2, 3, 1, 0))  # convolution
 
 # What arrays a layer has
 
+Constant = Callable[["keras.Model"], Array]  # an array that the model's sizes say
+
 
 @dataclass(frozen=True)
 class Kind:
     """Our variable's name -> the end of theirs, which may have numbers as names have, and the transform.
 
-    `counters` are of theirs alone: not asked for when read, zeros when written.
+    `constants` are of theirs alone, by the end of their name: not asked for when read, made when written.
     """
 
     arrays: Mapping[str, tuple[str, Transform]]
-    counters: tuple[str, ...] = ()
+    constants: Mapping[str, Constant] = field(default_factory=dict)
 
 
 _SCALE = {"gamma": (".weight", SAME), "beta": (".bias", SAME)}
@@ -100,7 +105,7 @@ IN_PROJ = Kind({"kernel": ("_weight", TRANSPOSED), "bias": ("_bias", SAME)})  # 
 LAYER_NORM = Kind(_SCALE)
 BATCH_NORM = Kind(
     {**_SCALE, "moving_mean": (".running_mean", SAME), "moving_variance": (".running_var", SAME)},
-    counters=(".num_batches_tracked",),
+    constants={".num_batches_tracked": lambda model: np.zeros((), np.int64)},
 )
 EMBEDDING = Kind({"table": (".weight", SAME)})
 VALUE = Kind({"value": ("", SAME)})
@@ -123,12 +128,18 @@ class Number(int):
 
 @dataclass(frozen=True)
 class Row:
-    """Layers of this pattern, ours and theirs; `older` is what theirs were called before."""
+    """Layers of this pattern, ours and theirs; `older` is what theirs were called before.
+
+    `copies` are names of theirs for the same arrays again: each may be missing when read, must be equal, and
+    is written. A row counts only for models that have a layer named `where`, if it says one.
+    """
 
     ours: str | Sequence[str]
     theirs: str
     kind: Kind
     older: str | None = None
+    copies: Sequence[str] = ()
+    where: str | None = None
 
     def match(self, layer: str) -> tuple[int, dict[str, int]] | None:
         """Which of our patterns it is, and its numbers."""
@@ -146,13 +157,30 @@ def _regex(pattern: str) -> re.Pattern[str]:
     )
 
 
+def spellings(name: str, words: Mapping[str, Any]) -> tuple[str, ...]:
+    """All that a name of theirs stands for, its words filled in: "{x}(b|c)" for ab and ac if x is a."""
+    parts = (part.split("|") for part in re.split("[()]", name.format(**words)))
+    return tuple(dict.fromkeys("".join(chosen) for chosen in product(*parts)))
+
+
 @dataclass
 class Tensor:
-    """One array of theirs: its names, the one of today first, and the variables of ours that make it up."""
+    """One array of theirs: its names, the one of today first, and the variables of ours that make it up.
+
+    Each of its `copies` has as many names.
+    """
 
     names: tuple[str, ...]
     transform: Transform
     parts: dict[int, keras.Variable] = field(default_factory=dict)
+    copies: tuple[tuple[str, ...], ...] = ()
+
+    def found(self, arrays: Mapping[str, Any]) -> list[str]:
+        """What it is called in a file, then its copies there; of several names the first."""
+        each = (
+            next((name for name in names if name in arrays), None) for names in (self.names, *self.copies)
+        )
+        return [name for name in each if name is not None]
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -218,6 +246,7 @@ def _square(n: int) -> Any:
 
 
 Plan = dict[str, Tensor]  # by the name of theirs
+Constants = dict[str, Constant]
 
 
 @dataclass(frozen=True)
@@ -225,13 +254,17 @@ class Layout:
     """Someone's names for the models of a family.
 
     `models` is a shell pattern of the names of the zoo; of the rows the first that matches counts. `places`
-    gives numbers that a layer's own name does not tell: model -> {layer: {number: value}}.
+    gives numbers, or words, that a layer's own name does not tell: model -> {layer: {number: value}}. Of
+    theirs, by shell patterns: `heads` stand on the rest, which head="skip" leaves in the file, and `spare`
+    is what a model can do without.
     """
 
     name: str
     models: str
     rows: Sequence[Row]
-    places: Callable[[keras.Model], Mapping[str, Mapping[str, int]]] = lambda model: {}
+    places: Callable[[keras.Model], Mapping[str, Mapping[str, Any]]] = lambda model: {}
+    heads: Sequence[str] = ()
+    spare: Sequence[str] = ()
 
     def suits(self, model: keras.Model) -> bool:
         """Whether it is a model of that name."""
@@ -242,34 +275,38 @@ class Layout:
         del missing, left_over
         return ""
 
-    def plan(self, model: keras.Model) -> tuple[Plan, list[str]]:
-        """What each of theirs is of ours, and their counters.
+    def plan(self, model: keras.Model) -> tuple[Plan, Constants]:
+        """What each of theirs is of ours, and their constants.
 
         Raises WrongConfiguration for a weight that no row speaks of, or two that are the same of theirs.
         """
-        places, plan, counters = self.places(model), {}, {}
+        places, plan, constants = self.places(model), {}, {}
+        there = {layer.name for layer in model.layers}
+        rows = [row for row in self.rows if row.where is None or row.where in there]
         for variable in weights(model):
             layer, _, own = variable.path.rpartition("/")
-            found = next(((row, match) for row in self.rows if (match := row.match(layer))), None)
+            found = next(((row, match) for row in rows if (match := row.match(layer))), None)
             if found is None or own not in found[0].kind.arrays:
                 raise WrongConfiguration(
                     f"{self.name}'s layout of {self.models} has no row for {variable.path} of {model.name}; "
                     "give a zoo.weights.Layout that has one as layout="
                 )
             row, (part, numbers) = found
-            numbers |= places.get(layer, {})
-            names = [name.format(**numbers) for name in (row.theirs, row.older) if name is not None]
+            words = {**numbers, **places.get(layer, {})}
             end, transform = row.kind.arrays[own]
-            suffix = end.format(**numbers)
-            tensor = plan.setdefault(names[0] + suffix, Tensor(tuple(n + suffix for n in names), transform))
+            names = spellings(row.theirs + end, words) + (
+                spellings(row.older + end, words) if row.older else ()
+            )
+            copies = tuple(spellings(copy + end, words) for copy in row.copies)
+            tensor = plan.setdefault(names[0], Tensor(names, transform, copies=copies))
             if part in tensor.parts:
                 twice = f"{tensor.parts[part].path} and {variable.path}"
                 raise WrongConfiguration(
                     f"{self.name}'s layout of {self.models}: {twice} are both {names[0]}"
                 )
             tensor.parts[part] = variable
-            counters |= dict.fromkeys(names[0] + counter for counter in row.kind.counters)
-        return plan, list(counters)
+            constants |= {spellings(row.theirs + e, words)[0]: make for e, make in row.kind.constants.items()}
+        return plan, constants
 
 
 @dataclass(frozen=True)
@@ -278,6 +315,8 @@ class Plain:
 
     name: str
     names: Callable[[keras.Model], Mapping[str, keras.Variable]]
+    heads: Sequence[str] = ()
+    spare: Sequence[str] = ()
 
     def suits(self, model: keras.Model) -> bool:
         """Every model."""
@@ -289,9 +328,9 @@ class Plain:
         del missing, left_over
         return ""
 
-    def plan(self, model: keras.Model) -> tuple[Plan, list[str]]:
+    def plan(self, model: keras.Model) -> tuple[Plan, Constants]:
         """Each is itself."""
-        return {name: Tensor((name,), SAME, {0: v}) for name, v in self.names(model).items()}, []
+        return {name: Tensor((name,), SAME, {0: v}) for name, v in self.names(model).items()}, {}
 
 
 def weights(model: keras.Model) -> list[keras.Variable]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo.errors import WrongConfiguration
-from zoo.weights.layouts import DENSE, EMBEDDING, SAME, TRANSPOSED, Kind, Layout, Plan, Row
+from zoo.weights.layouts import DENSE, EMBEDDING, SAME, TRANSPOSED, Constants, Kind, Layout, Plan, Row
 
 if TYPE_CHECKING:
     import keras
@@ -46,7 +46,7 @@ class Recurrent(Layout):
             return " It has no biases (bias=False), ours has; biases of zeros give the same numbers."
         return ""
 
-    def plan(self, model: keras.Model) -> tuple[Plan, list[str]]:
+    def plan(self, model: keras.Model) -> tuple[Plan, Constants]:
         """Raises WrongConfiguration for a GRU that resets the state before its recurrent kernel."""
         before = [layer.name for layer in model.layers if getattr(layer, "reset_after", None) is False]
         if before:

@@ -1,0 +1,175 @@
+"""What models write: ours against the model itself without a cache, softmax, and every text there is."""
+
+from collections import Counter
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import numpy
+from numpy import ndarray
+from scipy.special import log_softmax, softmax
+
+import zoo
+from zoo import generation, random
+from zoo._lazy import keras
+from zoo.tasks.sequences import END, encode
+
+PROMPTS = [np.array([5, 6, 7], np.int32), np.array([1, 2, 3, 4, 5, 9, 8], np.int32)]
+
+
+def writer(name: str = "gpt-nano", **changes: Any) -> keras.Model:
+    """Small, and loud: some tokens are likely and some are not."""
+    model = zoo.build(name, **{**zoo.card(name).small, "dropout_rate": 0.0, **changes})
+    for v in model.trainable_variables:
+        v.assign(numpy(v) + 0.5 * random.generator("test", v.path).standard_normal(v.shape, np.float32))
+    return model
+
+
+def logits(model: keras.Model, prompt: ndarray, written: list[int]) -> ndarray:
+    """Of the next token (v,), the whole text read anew."""
+    if "decoder_token_ids" in {x.name for x in model.inputs}:
+        x = {"token_ids": prompt[None], "decoder_token_ids": np.array([[0, *written]], np.int32)}
+    else:
+        x = {"token_ids": np.array([[*prompt, *written]], np.int32)}
+    return numpy(model(x))[0, -1].astype(np.float64)
+
+
+@pytest.mark.parametrize("name", ["gpt-nano", "t5-tiny"])
+def test_a_cache_changes_nothing(name: str) -> None:
+    """Prompts of different lengths at once; each token is what the model without a cache draws."""
+    model, rules = writer(name), generation.Rules(1.5, None, None, 1, 1.0, 3, 10)
+    found = zoo.generate(model, PROMPTS, 10, temperature=1.5, seed=3)
+    for place, (prompt, tokens) in enumerate(zip(PROMPTS, found, strict=True)):
+        written: list[int] = []
+        for step, token in enumerate(tokens):
+            assert token == rules.choose(logits(model, prompt, written), place, step)
+            written.append(int(token))
+        assert len(set(written)) > 3
+
+
+def test_a_step_is_compiled_once() -> None:
+    """Two shapes, the prompt and a token, for whatever is written; and none more for another prompt."""
+    model = writer()
+    shapes = []
+    inner = generation._writer(model).steps.step
+    call = inner.call
+    inner.call = lambda inputs, training=False: (shapes.append(inputs["token_ids"].shape), call(inputs))[1]
+    zoo.generate(model, PROMPTS[0], 12)
+    first = len(shapes)
+    zoo.generate(model, PROMPTS[1], 12, seed=1)
+    assert first <= 4  # Keras looks at a new model once more
+    assert len(shapes) == first
+
+
+def test_tokens_are_drawn_from_the_softmax() -> None:
+    scores = np.array([1.0, 0.0, 2.0, -1.0])
+    rules = generation.Rules(0.7, None, None, 1, 1.0, 3, 1)
+    drawn = Counter(rules.choose(scores, place, step) for place in range(40) for step in range(100))
+    p = softmax(scores / 0.7)
+    for token, share in enumerate(p):
+        assert abs(drawn[token] / 4000 - share) <= 4 * np.sqrt(share * (1 - share) / 4000)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "allowed"),
+    [(2, None, {2, 0}), (None, 0.7, {2, 0}), (None, 0.6, {2}), (3, 0.9, {2, 0}), (9, 1.0, {0, 1, 2, 3})],
+)
+def test_only_the_likeliest_are_drawn(top_k: int | None, top_p: float | None, allowed: set[int]) -> None:
+    """Shares 0.24, 0.09, 0.64, 0.03: the fewest that make up top_p, the one that reaches it among them."""
+    scores = np.array([1.0, 0.0, 2.0, -1.0])
+    rules = generation.Rules(1.0, top_k, top_p, 1, 1.0, 0, 1)
+    assert {rules.choose(scores, 0, step) for step in range(400)} == allowed
+
+
+def test_a_penalty_makes_tokens_that_are_there_less_likely() -> None:
+    rules = generation.Rules(0, None, None, 1, 2.0, 0, 1)
+    assert rules.penalized(np.array([4.0, -1.0, 3.0]), [0, 1, 1]).tolist() == [2.0, -2.0, 3.0]
+    model = writer()
+    plain = zoo.generate(model, PROMPTS[0], 12, temperature=0)
+    varied = zoo.generate(model, PROMPTS[0], 12, temperature=0, repetition_penalty=1e6)
+    assert len(set(varied.tolist())) > len(set(plain.tolist()))
+
+
+@pytest.mark.parametrize("name", ["gpt-nano", "t5-tiny"])
+def test_a_beam_for_everything_finds_the_likeliest_text(name: str) -> None:
+    """Of all texts of three tokens; without an end all are as long: the mean log p is the sum's third."""
+    model = writer(name, vocabulary=7)
+    prompt = np.array([1, 4, 2], np.int32)
+    found = zoo.generate(model, prompt, 3, beams=49)
+    best: dict[tuple[int, ...], float] = {}
+    after = {text: log_softmax(logits(model, prompt, list(text)))
+             for n in range(3) for text in product(range(7), repeat=n)}  # fmt: skip
+    for text in product(range(7), repeat=3):
+        best[text] = sum(after[text[:i]][text[i]] for i in range(3))
+    likeliest = max(best, key=lambda text: best[text])
+    assert best[likeliest] - best[tuple(found.tolist())] <= 1e-4
+
+
+def test_the_same_seed_writes_the_same_and_another_another() -> None:
+    model = writer()
+    first, again, other = (zoo.generate(model, PROMPTS[0], 12, seed=s).tolist() for s in (1, 1, 2))
+    assert first == again
+    assert first != other
+    alone = zoo.generate(model, PROMPTS[:1], 12, seed=1)[0].tolist()
+    assert alone == first
+
+
+def bytewise(**changes: Any) -> keras.Model:
+    return writer(width=32, vocabulary=259, positions=160, **changes)
+
+
+def test_texts_are_bytes_unless_said_otherwise() -> None:
+    model = bytewise()
+    text = zoo.generate(model, "Once upon", 12, seed=4)
+    tokens = zoo.generate(model, encode("Once upon"), 12, seed=4)
+    end = int(np.argmax(tokens == END)) if (tokens == END).any() else len(tokens)
+    assert text == zoo.tokenizers.ByteTokenizer().decode(tokens[:end])
+
+
+def test_a_text_ends_before_a_stop_and_pieces_make_it_up() -> None:
+    model = bytewise()
+    text = zoo.generate(model, "abc", 100, seed=2)
+    stop = text[len(text) // 2 : len(text) // 2 + 2]
+    pieces: list[tuple[int, str]] = []
+    cut = zoo.generate(
+        model, "abc", 100, seed=2, stop=["\N{SNOWMAN}", stop], watch=lambda *p: pieces.append(p)
+    )
+    assert cut == text[: text.index(stop)]
+    assert "".join(piece for _, piece in pieces) == cut
+    assert len(pieces) > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"prompt": ""}, "prompt 0 is empty; expected at least 1 token"),
+        ({"prompt": []}, "no prompt; expected at least 1"),
+        ({"prompt": ["a", ""]}, "prompt 1 is empty"),
+        ({"prompt": "a" * 130}, "prompt 0 has 130 tokens and max_tokens=40; gpt-nano has positions for 160"),
+        ({"prompt": np.array([5, 259])}, "token_ids has 259; expected 0 to 258"),
+        ({"prompt": np.array([0.5])}, "expected a text, or integers"),
+        ({"temperature": -0.1}, "temperature=-0.1; expected 0 or more"),
+        ({"top_k": 0}, "top_k=0; expected an integer, 1 or more"),
+        ({"top_p": 1.5}, "top_p=1.5; expected 0 < top_p <= 1"),
+        ({"beams": 0}, "beams=0; expected an integer, 1 or more"),
+        ({"beams": 2, "top_k": 3}, "top_k and top_p draw, beams search"),
+        ({"beams": 2, "watch": print}, "watch= goes with beams=1"),
+        ({"max_tokens": 0}, "max_tokens=0; expected an integer, 1 or more"),
+        ({"repetition_penalty": 0}, "repetition_penalty=0; expected above 0"),
+        ({"seed": -1}, "seed=-1; expected an integer, 0 or more"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(zoo.WrongConfiguration) as caught:
+        zoo.generate(bytewise(), **{"prompt": "abc", **arguments})
+    assert said in str(caught.value)
+
+
+def test_a_model_that_does_not_write_and_a_vocabulary_of_another_are_refused() -> None:
+    with pytest.raises(zoo.WrongConfiguration, match="bert-tiny does not write"):
+        zoo.generate(writer("bert-tiny"), "abc")
+    with pytest.raises(zoo.WrongConfiguration, match="vocabulary of 900, and bytes are 259"):
+        zoo.generate(writer(vocabulary=900), "abc")
+    with pytest.raises(zoo.WrongConfiguration, match="13"):
+        zoo.generate(writer(), "abc")

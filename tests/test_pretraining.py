@@ -1,0 +1,106 @@
+"""What a text teaches without labels: ours against the papers' shares, and the text itself."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import zoo
+from zoo import random, registry, tasks
+from zoo.tasks import sequences
+from zoo.tasks.pretraining import MASK, SENTINELS, masked, spans
+from zoo.tasks.sequences import BEGIN, END, VOCABULARY
+
+
+def text(n: int, seed: int = 0) -> np.ndarray:
+    return random.generator("test", seed).integers(3, VOCABULARY, n, dtype=np.int32)
+
+
+def test_bert_hides_15_of_100_and_shows_some() -> None:
+    """Devlin et al. 2018, section 3.1: of those 80 % a mask, 10 % another token, 10 % as they are."""
+    tokens = text(40_000)
+    seen, told = masked(tokens, random.generator("mask"))
+    asked = told >= 0
+    assert asked.sum() == 6000
+    assert np.array_equal(told[asked], tokens[asked])
+    assert np.array_equal(seen[~asked], tokens[~asked])
+    hidden, same = (seen[asked] == MASK).mean(), (seen[asked] == tokens[asked]).mean()
+    bound = 4 * np.sqrt(0.25 / 6000)
+    assert abs(hidden - 0.8) <= bound
+    assert abs(same - (0.1 + 0.1 / 256)) <= bound
+    other = seen[asked][(seen[asked] != MASK) & (seen[asked] != tokens[asked])]
+    assert other.min() >= 3
+    assert other.max() < VOCABULARY
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 200), st.integers(0, 1000))
+def test_what_t5_reads_and_writes_make_up_the_text(n: int, seed: int) -> None:
+    """Put each span that is written in place of its sentinel: the text is whole again."""
+    tokens = text(n, seed)
+    x, target = spans(tokens, random.generator("spans", seed))
+    assert target[-1] == x["token_ids"][-1] == END
+    assert np.array_equal(x["decoder_token_ids"], [BEGIN, *target[:-1]])
+    written: dict[int, list[int]] = {}
+    for token in target[:-1]:
+        if token >= VOCABULARY:
+            sentinel = int(token)
+            written[sentinel] = []
+        else:
+            written[sentinel].append(int(token))
+    assert list(written) == [VOCABULARY + SENTINELS - 1 - i for i in range(len(written))]
+    assert all(written.values())
+    whole = [piece for token in x["token_ids"][:-1] for piece in written.get(int(token), [int(token)])]
+    assert whole == tokens.tolist()
+
+
+def test_t5_cuts_out_15_of_100_in_spans_of_three() -> None:
+    """Raffel et al. 2019, section 3.1.4."""
+    x, target = spans(text(128), random.generator("spans"))
+    assert (target < VOCABULARY).sum() - 1 == 19
+    assert (target >= VOCABULARY).sum() == 6
+    assert len(x["token_ids"]) == 128 - 19 + 6 + 1
+
+
+@pytest.mark.parametrize("name", ["topics-masked", "topics-spans"])
+def test_every_epoch_hides_other_tokens_and_a_seed_the_same(name: str) -> None:
+    model = {"topics-masked": "bert-tiny", "topics-spans": "t5-tiny"}[name]
+    task = tasks.load(name, registry.input_shapes(zoo.build(model, **zoo.card(model).small)))
+
+    def first(seed: int, epoch: int, start: int = 0) -> bytes:
+        return b"".join(y.tobytes() for _, y in [next(task.batches(8, seed, epoch, start))])
+
+    assert first(0, 0) == first(0, 0) != first(0, 1) != first(1, 1)
+    later = list(zip(range(3), task.batches(8, 0, 0), strict=False))[2][1][1].tobytes()
+    assert first(0, 0, 2) == later  # a resumed run goes on with the same
+    held = [next(task.held_out(8))[1].tobytes() for _ in range(2)]
+    assert held[0] == held[1]
+
+
+def test_packing_puts_texts_behind_each_other() -> None:
+    x, y = sequences.pack([np.arange(5), np.arange(10, 17)], 4)
+    assert x.tolist() == [[0, 1, 2, 3], [4, 10, 11, 12]]
+    assert y.tolist() == [[1, 2, 3, 4], [10, 11, 12, 13]]
+    with pytest.raises(zoo.WrongConfiguration, match="4 tokens of text; expected more than 4"):
+        sequences.pack([np.arange(4)], 4)
+
+
+def test_a_loss_is_told_in_bits_a_character() -> None:
+    """Bits are nats / ln 2; a character outside ASCII is more than a byte."""
+    run = zoo.train("gpt-nano", steps=2, batch_size=4)
+    held = zoo.tasks.text.corpus()["test"]
+    per = len(held.encode()) / len(held)
+    assert run.metrics["bits_per_character"] == pytest.approx(run.metrics["loss"] / np.log(2) * per, rel=1e-9)
+    assert run.metrics["perplexity"] == pytest.approx(np.exp(run.metrics["loss"]), rel=1e-9)
+
+
+def test_a_text_file_is_a_task(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("All happy families are alike. " * 100)
+    task = tasks.load(str(path), (None,))
+    assert task.train[0].shape == (2700 // sequences.WINDOW, sequences.WINDOW)
+    assert sequences.decode(task.train[0][0]).startswith("All happy families")
+    run = zoo.train("gpt-nano", str(path), steps=2, batch_size=4)
+    assert run.metrics["bits_per_character"] > 0

@@ -1,0 +1,121 @@
+"""GPT: read a text, say what comes next.
+
+Radford et al. 2018, "Improving language understanding by generative pre-training", and 2019, "Language models
+are unsupervised multitask learners" (GPT-2), whose norms come first:
+
+    h_0 = U W_e + W_p
+    h' = h + attention(norm(h))      h = h' + mlp(norm(h'))      no token sees a later one
+    P(next) = softmax(norm(h) W_e^T)
+
+Axes: b batch, n tokens, c channels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.layers import (
+    Input,
+    TokenModel,
+    attention,
+    dense,
+    dropout,
+    gelu_tanh,
+    intermediate,
+    layer_norm,
+    learnt_positions,
+    shared_embedding,
+)
+from zoo.random import normal
+from zoo.registry import register
+
+if TYPE_CHECKING:
+    import keras
+
+    Tensor = Any
+
+
+def gpt(
+    width: int,
+    depth: int,
+    heads: int,
+    *,
+    dropout_rate: float = 0.0,
+    vocabulary: int = 50_257,
+    positions: int = 1024,
+) -> keras.Model:
+    """Build a decoder: the logits of each token's next, (b, n, vocabulary).
+
+    Inputs: `token_ids` (b, n) and, if one likes, `padding_mask` (b, n), 1 or 0: padding behind a text needs
+    none, for no token sees a later one. `positions` is the longest text.
+    """
+    tokens = Input((None,), dtype="int32", name="token_ids")  # (b, n)
+    mask = Input((None,), dtype="int32", name="padding_mask", optional=True)  # (b, n)
+    table = shared_embedding(vocabulary, width, initializer=normal(0.02), name="token_embedding")
+    x = table(tokens)  # (b, n, c)
+    x = learnt_positions(x, positions, initializer=normal(0.02), name="position_embedding")
+    x = dropout(x, dropout_rate, name="dropout")
+    for i in range(1, depth + 1):
+        x = intermediate(block(x, mask, heads, depth, dropout_rate, name=f"block{i}"), f"block{i}")
+    x = intermediate(layer_norm(x, name="norm"), "features")  # (b, n, c)
+    return TokenModel({"token_ids": tokens, "padding_mask": mask}, table.logits(x))  # (b, n, vocabulary)
+
+
+def block(x: Tensor, mask: Tensor, heads: int, depth: int, dropout_rate: float, *, name: str) -> Tensor:
+    """(b, n, c) -> (b, n, c)."""
+    width, usual = x.shape[-1], normal(0.02)
+    last = normal(0.02 / (2 * depth) ** 0.5)  # of what is added to x, by their number (2019, section 2.3)
+    parts = {"query": usual, "key": usual, "value": usual, "output": last}
+    y = attention(
+        layer_norm(x, name=f"{name}_norm1"),
+        heads,
+        padding_mask=mask,
+        causal=True,
+        dropout_rate=dropout_rate,
+        initializer=parts,
+        name=f"{name}_attention",
+    )
+    x = x + dropout(y, dropout_rate, name=f"{name}_dropout1")
+    y = layer_norm(x, name=f"{name}_norm2")
+    y = gelu_tanh(dense(y, 4 * width, initializer=usual, name=f"{name}_mlp1"))  # (b, n, 4c)
+    y = dense(y, width, initializer=last, name=f"{name}_mlp2")  # (b, n, c)
+    return x + dropout(y, dropout_rate, name=f"{name}_dropout2")
+
+
+# The sizes of minGPT (github.com/karpathy/minGPT) and of GPT-2's table 2: name, width, depth, heads,
+# parameters, multiply-adds of one token.
+SIZES = (
+    ("gpt-nano", 48, 3, 3, 2_546_400, 2_495_568),
+    ("gpt-micro", 128, 4, 4, 7_357_312, 7_220_352),
+    ("gpt-mini", 192, 6, 6, 12_515_520, 12_305_856),
+    ("gpt2", 768, 12, 12, 124_439_808, 123_550_464),
+)
+for name, width, depth, heads, parameters, multiply_adds in SIZES:
+    register(
+        name,
+        gpt,
+        family="gpt" if name == "gpt-mini" else None,
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        fixed_input=(None,),
+        small={
+            "width": 16,
+            "depth": 2,
+            "heads": 2,
+            "dropout_rate": 0.1,
+            "vocabulary": 13,
+            "positions": 24,
+        },
+        width=width,
+        depth=depth,
+        heads=heads,
+        about={
+            "paper": 'Radford et al. 2019, "Language models are unsupervised multitask learners"',
+            "url": "https://cdn.openai.com/better-language-models/"
+            "language_models_are_unsupervised_multitask_learners.pdf",
+            "year": 2019,
+            "idea": "Say what comes next, again and again.",
+            "task": "topics",
+            "recipe": "gpt",
+        },
+    )

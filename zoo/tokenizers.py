@@ -1,0 +1,428 @@
+"""Text to tokens and back: bytes, characters, and pieces of words by Hugging Face's `tokenizers`.
+
+    tokenizer = train("bpe", "book.txt", vocabulary=4096)
+    tokenizer = load("hf://google-bert/bert-base-uncased")
+    tokenizer.decode(tokenizer.encode("Straße 5"))
+
+`bpe`        pairs merged, the most frequent first: Sennrich et al. 2016, arXiv:1508.07909; of bytes, as GPT-2
+`wordpiece`  the longest piece that fits, then the next: Wu et al. 2016, arXiv:1609.08144; BERT
+`unigram`    the likeliest pieces together: Kudo 2018, arXiv:1804.10959; T5
+
+What is trained here reads bytes: `decode(encode(text)) == text` for every text. What is loaded forgets what
+its makers chose to: BERT's uncased does case, accents and spaces, and what it has decoded decodes to itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo import registry
+from zoo._lazy import keras
+from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, ZooError, nearest
+from zoo.tasks import sequences
+from zoo.tasks.text import corpus, lines, refuse
+from zoo.weights import files, hub
+
+MULTIPLE = 128  # embeddings are often rounded up to one of it, as T5's from 32,100 tokens to 32,128
+HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs
+
+# What models call the token of each role; the first that a vocabulary has. T5's decoder begins with padding.
+ROLES = {
+    "padding": ("[PAD]", "<pad>"),
+    "begin": ("[CLS]", "<s>", "<|endoftext|>", "<pad>"),
+    "end": ("[SEP]", "</s>", "<|endoftext|>"),
+    "mask": ("[MASK]", "<mask>"),
+    "unknown": ("[UNK]", "<unk>"),
+}
+
+
+class Tokenizer(ABC):
+    """What each tokenizer offers; its `encode` is one that `zoo.tasks.sequences.Sequences` takes.
+
+    `vocabulary` is how many tokens there are; those with a role, as `end`, may be None.
+    """
+
+    name: str
+    vocabulary: int
+    padding: int | None = None
+    begin: int | None = None
+    end: int | None = None
+    mask: int | None = None
+    unknown: int | None = None
+
+    def encode(self, text: str, *, special: bool = False) -> np.ndarray:
+        """The tokens of a text (n,), int32. Raises WrongConfiguration for what is no text.
+
+        With `special`, as models are given it: with what it begins and ends with, and with special tokens
+        for those that are written in it, as in "a [MASK] hat".
+        """
+        return np.array(self._encode(_text(text), special), np.int32)
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        """The text of tokens (n,), special ones and numbers of none left out; no UTF-8 becomes U+FFFD."""
+
+    def pieces(self, text: str) -> list[str]:
+        """What each token of a text stands for."""
+        return [self.decode([token]) for token in self.encode(text)]
+
+    def save(self, path: str | Path) -> Path:
+        """Write what `load` reads to a .json, or to tokenizer.json in a folder; the path of the file."""
+        path = Path(path) / FILES[0] if Path(path).is_dir() else Path(path)
+        if path.suffix != ".json" or not path.parent.is_dir():
+            raise WrongConfiguration(f"{path}: expected a folder, or a file in one that ends in .json")
+        with files.replacing(path) as part:
+            part.write_text(self.content, encoding="utf-8")
+        return path
+
+    def check(self, model: keras.Model) -> None:
+        """Raise WrongConfiguration unless the model has a row for each token, and at most 127 to spare."""
+        inputs = [tensor for tensor in model.inputs if tensor.name.endswith("token_ids")]
+        if not inputs:
+            raise WrongConfiguration(f"{model.name} takes no tokens: it has no input token_ids")
+        most = -(-self.vocabulary // MULTIPLE) * MULTIPLE
+        for tensor in inputs:
+            rows = registry.vocabulary(model, tensor)
+            if rows is None or not self.vocabulary <= rows <= most:
+                raise WrongConfiguration(
+                    f"{self} does not match {model.name}, which has {rows} for {tensor.name}; allowed are "
+                    f"{self.vocabulary} and more, up to {most}, the next multiple of {MULTIPLE}. Build it "
+                    f"with vocabulary={self.vocabulary}, or load the tokenizer that it was trained with"
+                )
+
+    def __len__(self) -> int:
+        return self.vocabulary
+
+    def __repr__(self) -> str:
+        known = [f", {role} {getattr(self, role)}" for role in ROLES if getattr(self, role) is not None]
+        return f"{type(self).__name__}({self.name!r}, {self.vocabulary} tokens{''.join(known)})"
+
+    @property
+    @abstractmethod
+    def content(self) -> str:
+        """What `save` writes."""
+
+    @abstractmethod
+    def _encode(self, text: str, special: bool) -> Sequence[int] | np.ndarray: ...
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and not HALVES.search(value):
+        return value
+    raise WrongConfiguration(f"{reprlib.repr(value)}: expected a str without half of a surrogate pair")
+
+
+# Nothing to train: for lessons
+
+
+class ByteTokenizer(Tokenizer):
+    """The bytes of UTF-8 as `zoo.tasks.sequences` numbers them; nothing is decoded after the first `end`."""
+
+    name, vocabulary = "bytes", sequences.VOCABULARY
+    padding, begin, end = sequences.PADDING, sequences.BEGIN, sequences.END
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        return sequences.decode(tokens)
+
+    @property
+    def content(self) -> str:
+        return json.dumps({"kind": self.name})
+
+    def _encode(self, text: str, special: bool) -> Sequence[int] | np.ndarray:
+        return np.append(sequences.encode(text), [sequences.END] * special)
+
+
+class CharacterTokenizer(Tokenizer):
+    """The characters of a text, sorted, from 3 on, after the three special tokens of `ByteTokenizer`.
+
+    `encode` raises WrongConfiguration for other characters. Nothing is decoded after the first `end`.
+    """
+
+    name = "characters"
+    padding, begin, end = sequences.PADDING, sequences.BEGIN, sequences.END
+
+    def __init__(self, text: str):
+        self.characters = sorted(set(_text(text)))
+        self.numbers = {character: i for i, character in enumerate(self.characters, start=3)}
+        self.vocabulary = 3 + len(self.characters)
+
+    def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
+        before = takewhile(lambda token: token != sequences.END, np.ravel(tokens).tolist())
+        return "".join(self.characters[token - 3] for token in before if 3 <= token < self.vocabulary)
+
+    @property
+    def content(self) -> str:
+        return json.dumps({"kind": self.name, "characters": "".join(self.characters)})
+
+    def _encode(self, text: str, special: bool) -> Sequence[int] | np.ndarray:
+        if unknown := sorted(set(text) - set(self.characters)):
+            raise WrongConfiguration(
+                f"no token for {', '.join(map(repr, unknown))}; there are {''.join(self.characters)!r}. Make "
+                'the tokenizer of a text that has them all, or take the bytes, load("bytes")'
+            )
+        return [self.numbers[character] for character in text] + [sequences.END] * special
+
+
+# Pieces of words
+
+
+def library() -> Any:
+    """The package `tokenizers`; raises DataUnavailable where it is not installed."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise DataUnavailable(
+            "pieces of words come with Hugging Face's tokenizers, which is not installed. To install it: "
+            'pip install "keras-zoo-parity[text]". load("bytes") does without'
+        ) from None
+    return tokenizers
+
+
+class SubwordTokenizer(Tokenizer):
+    """What a tokenizer.json says, given as its text; `core` is the object of `tokenizers`.
+
+    Special tokens that a unigram model has among its pieces, as T5's, are found in a text even without
+    `special`. Raises DataUnavailable without the package.
+    """
+
+    def __init__(self, text: str, name: str):
+        # Two, since whether special tokens are looked for is a state of each, which no file or pickle keeps.
+        self.core, self._literal = (library().Tokenizer.from_str(text) for _ in range(2))
+        self._literal.encode_special_tokens = True
+        for core in (self.core, self._literal):
+            core.no_padding()  # some files ask for texts of one length
+            core.no_truncation()
+        self.name = name
+        self.vocabulary = 1 + max(self.core.get_vocab().values())  # which may leave numbers out
+        for role, names in ROLES.items():
+            found = map(self.core.token_to_id, names)
+            setattr(self, role, next((token for token in found if token is not None), None))
+
+    @property
+    def content(self) -> str:
+        return self.core.to_str(pretty=True)
+
+    def decode(self, tokens: Sequence[int] | np.ndarray, *, special: bool = False) -> str:
+        """The text of tokens (n,), with `special` the special ones in it as they are called."""
+        known = [token for token in np.ravel(tokens).tolist() if 0 <= token < self.vocabulary]
+        return self.core.decode(known, skip_special_tokens=not special)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SubwordTokenizer, (self.content, self.name)
+
+    def _encode(self, text: str, special: bool) -> Sequence[int] | np.ndarray:
+        return (self.core if special else self._literal).encode(text, add_special_tokens=special).ids
+
+
+# Training
+
+# The special tokens of a kind, numbered from 0, and what its models are given: one text, or two.
+SPECIAL = {
+    "bpe": ("<pad>", "<|endoftext|>"),
+    "wordpiece": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    "unigram": ("<pad>", "</s>", "<unk>"),
+}
+TEMPLATES = {
+    "wordpiece": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
+    "unigram": ("$A </s>", "$A </s> $B </s>"),
+}
+CONTINUES = "##"  # what WordPiece writes before a piece that does not begin a word
+LONGEST = 100  # letters of a word, more than which it does not read
+BLOCK = re.compile(r"(?s:.{1,65536})[^\n]*\n?")  # whole lines; a text read in one takes 100 times its memory
+
+
+def train(kind: str, texts: str | Path | Iterable[str], *, vocabulary: int = 1024) -> SubwordTokenizer:
+    """A "bpe", "wordpiece" or "unigram" tokenizer of a file in UTF-8 or of texts; the same every time.
+
+    It has `vocabulary` tokens, fewer where the text has no more to learn. Raises UnknownName for another
+    kind, WrongConfiguration for too small a vocabulary, DataUnavailable for a file that is bad or empty.
+    """
+    if kind not in SPECIAL:
+        raise UnknownName(f"no tokenizer {kind!r} to train; {nearest(str(kind), SPECIAL)}")
+    hf = library()
+    letters = sorted(hf.pre_tokenizers.ByteLevel.alphabet())
+    # Inner letters are named because the package would number those that it meets, in a hash table's order.
+    first = [*SPECIAL[kind], *(CONTINUES + letter for letter in letters if kind == "wordpiece")]
+    least = len(first) + len(letters) + 1
+    if vocabulary < least:
+        marks = ", ".join(SPECIAL[kind])
+        raise WrongConfiguration(
+            f"vocabulary={vocabulary}; {kind} takes {least} or more: the bytes, {marks} and what it learns"
+        )
+    model, trainer = {
+        "bpe": (hf.models.BPE, hf.trainers.BpeTrainer),
+        "wordpiece": (hf.models.WordPiece, hf.trainers.WordPieceTrainer),
+        "unigram": (hf.models.Unigram, hf.trainers.UnigramTrainer),
+    }[kind]
+    asked = {"vocab_size": vocabulary, "special_tokens": first, "initial_alphabet": letters}
+    core = _of_bytes(kind, model())
+    core.train_from_iterator(_blocks(texts), trainer(**asked, show_progress=False))
+    learnt = core.model
+    if kind == "unigram":
+        learnt = model(_settled(json.loads(core.to_str())["model"]["vocab"]), unk_id=2)
+    return _complete(kind, _of_bytes(kind, learnt), kind)
+
+
+def _blocks(texts: str | Path | Iterable[str]) -> list[str]:
+    """The texts, or the file's, in blocks of lines."""
+    source = "texts"
+    if isinstance(texts, str | Path):
+        source, (decoded, bad) = str(texts), lines(Path(texts))
+        refuse(Path(texts), bad)
+        texts = ["".join(decoded)]
+    blocks = [block for text in texts for block in BLOCK.findall(_text(text))]
+    if not blocks:
+        raise DataUnavailable(f"{source}: nothing is written there; expected a text to learn from")
+    return blocks
+
+
+def _of_bytes(kind: str, model: Any) -> Any:
+    """Words are cut as GPT-2 cuts them, and their bytes written as 256 letters."""
+    hf = library()
+    core = hf.Tokenizer(model)
+    core.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = hf.decoders.ByteLevel()
+    if kind == "wordpiece":  # a "#" stands alone, so that no word begins as a piece that continues one
+        alone = hf.pre_tokenizers.Split("#", "isolated")
+        short = hf.pre_tokenizers.Split(hf.Regex(f".{{1,{LONGEST}}}"), "isolated")
+        core.pre_tokenizer = hf.pre_tokenizers.Sequence([alone, core.pre_tokenizer, short])
+        joined = hf.decoders.Replace(hf.Regex(f"^{CONTINUES}"), "")
+        core.decoder = hf.decoders.Sequence([joined, core.decoder])
+    return core
+
+
+def _settled(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Pieces and their log-probabilities without what depends on the order of a hash table.
+
+    That is the last digits of a sum, and which letter that no other piece needs has the lowest of all, which
+    0.0001 more, and so on.
+    """
+    special = [(token, 0.0) for token in SPECIAL["unigram"]]
+    learnt = vocabulary[len(special) :]
+    lowest = min(score for _, score in learnt)
+    scores = {piece: round(lowest if score < lowest + 0.0257 else score, 6) for piece, score in learnt}
+    return [*special, *sorted(scores.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _complete(kind: str, core: Any, name: str) -> SubwordTokenizer:
+    """With its special tokens, those of `ROLES` that there are, and its template."""
+    numbers = {token: core.token_to_id(token) for names in ROLES.values() for token in names}
+    special = [token for token, number in numbers.items() if number is not None]
+    core.add_special_tokens(sorted(special, key=numbers.__getitem__))
+    if kind in TEMPLATES:
+        single, pair = TEMPLATES[kind]
+        used = [(token, numbers[token]) for token in special if token in single.split()]
+        template = library().processors.TemplateProcessing
+        core.post_processor = template(single=single, pair=pair, special_tokens=used)
+    return SubwordTokenizer(core.to_str(), name)
+
+
+@cache
+def default() -> SubwordTokenizer:
+    """Byte-level BPE of 1,024 tokens, from what `zoo.tasks.text.corpus` gives to learn from, in 0.2 s."""
+    return SubwordTokenizer(train("bpe", [corpus()["train"]]).content, "default")
+
+
+# Loading
+
+# What a folder, or a repository of the hub, calls its tokenizer; the first that is there counts.
+FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
+MERGES = "merges.txt"  # beside vocab.json
+NAMED: dict[str, Callable[[], Tokenizer]] = {
+    "bytes": ByteTokenizer,
+    "characters": lambda: CharacterTokenizer("".join(corpus().values())),
+    "default": default,
+}
+
+
+def load(source: str | Path) -> Tokenizer:
+    """A tokenizer from a file, a folder, or the hub, "hf://owner/name[/file][@revision]"; or one by name.
+
+    Files: a tokenizer.json, BERT's vocab.txt, which is read in lower case if it has no capital, or GPT-2's
+    vocab.json and merges.txt beside it. Names: "bytes", "characters" (those of `zoo.tasks.text.corpus`) and
+    "default". Raises WrongConfiguration for none of these, DataUnavailable for what is not there or damaged.
+    """
+    if source in NAMED:
+        return NAMED[str(source)]()
+    path = _fetched(str(source)) if str(source).startswith("hf://") else Path(source)
+    if path.is_dir():
+        path = next((path / name for name in FILES if (path / name).is_file()), path)
+    if path.suffix == ".model":
+        raise WrongConfiguration(
+            f"{path}: SentencePiece's own file, which the package tokenizers does not read; expected the "
+            "tokenizer.json that T5's repositories have beside it"
+        )
+    if path.suffix not in READERS:
+        known = f"a tokenizer.json, a vocab.txt, a folder with one of {', '.join(FILES)}"
+        raise WrongConfiguration(f"{path}: expected {known}, or a name: {', '.join(NAMED)}")
+    if not path.is_file():
+        raise DataUnavailable(f"{path}: no such file")
+    try:
+        return READERS[path.suffix](path, str(source))
+    except ZooError:
+        raise
+    except Exception as error:  # the package raises no narrower one
+        raise DataUnavailable(f"{path}: no tokenizer, or a damaged one ({error})") from error
+
+
+def _json(path: Path, name: str) -> Tokenizer:
+    text = path.read_text(encoding="utf-8")
+    found = json.loads(text)
+    # GPT-2's vocab.json has "kind" and "model", too: they are words, with a number each.
+    if found.get("kind") == "bytes":
+        return ByteTokenizer()
+    if found.get("kind") == "characters":
+        return CharacterTokenizer(found["characters"])
+    if isinstance(found.get("model"), dict):
+        return SubwordTokenizer(text, name)
+    merges = path.with_name(MERGES)
+    if not merges.is_file():
+        raise DataUnavailable(f"{path}: no tokenizer.json; a vocab.json needs its {MERGES} beside it")
+    model = library().models.BPE.from_file(str(path), str(merges))
+    return _complete("bpe", _of_bytes("bpe", model), name)
+
+
+def _bert(path: Path, name: str) -> Tokenizer:
+    hf = library()
+    core = hf.Tokenizer(hf.models.WordPiece.from_file(str(path), unk_token="[UNK]"))
+    words = core.get_vocab().keys() - SPECIAL["wordpiece"]
+    if missing := [token for token in SPECIAL["wordpiece"][:-1] if core.token_to_id(token) is None]:
+        raise DataUnavailable(f"{path}: no {', '.join(missing)}; expected BERT's vocab.txt, a token a line")
+    core.normalizer = hf.normalizers.BertNormalizer(lowercase=all(word == word.lower() for word in words))
+    core.pre_tokenizer, core.decoder = hf.pre_tokenizers.BertPreTokenizer(), hf.decoders.WordPiece(CONTINUES)
+    return _complete("wordpiece", core, name)
+
+
+READERS: dict[str, Callable[[Path, str], Tokenizer]] = {".json": _json, ".txt": _bert}
+
+
+def _fetched(reference: str) -> Path:
+    """The file in the hub's cache; of a repository the first of `FILES` that it has."""
+    library()  # brings huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    match, missing = hub.REFERENCE.fullmatch(reference), []
+    asked = [reference]
+    if match and not match[2]:
+        asked = [f"hf://{match[1]}/{name}" + (f"@{match[3]}" if match[3] else "") for name in FILES]
+    for each in asked:
+        try:
+            path = hub.fetch(each)
+            if path.name == "vocab.json":
+                hub.fetch(each.replace("/vocab.json", f"/{MERGES}"))
+            return path
+        except DataUnavailable as error:
+            if not isinstance(error.__cause__, EntryNotFoundError):
+                raise
+            missing.append(error)
+    raise missing[0]
