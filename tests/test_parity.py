@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import python
 
 from zoo import backends, faults, ladder, registry
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.parity
 PLAIN = ("mlp", "lenet5", "lenet5-1998")
 VISION = ("alexnet-2012", "vgg11-bn", "resnet18", "efficientnet-b0", "vit-ti16")
 SEQUENCES = ("gru", "birnn", "seq2seq", "speech")
+TRANSFORMERS = ("bert-tiny", "gpt-nano", "t5-tiny")
 RUNGS = [rung.name for rung in ladder.RUNGS]
 
 
@@ -75,6 +77,46 @@ def test_every_pair_trains_alike_on_sequences(
     check(trained_on_sequences, model, dtype, rung)
 
 
+@pytest.fixture(scope="module")
+def attended() -> ladder.Parity:
+    """The transformers, masks, dropout of attention and all, in both float types."""
+    return ladder.parity(*TRANSFORMERS, rungs=(1, 2, 3), float64=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rung", ["initial", "forward", "gradients"])
+@pytest.mark.parametrize("dtype", ladder.DTYPES)
+@pytest.mark.parametrize("model", TRANSFORMERS)
+def test_every_pair_holds_for_transformers(
+    attended: ladder.Parity, model: str, dtype: str, rung: str
+) -> None:
+    check(attended, model, dtype, rung)
+
+
+@pytest.mark.long
+def test_every_pair_trains_transformers_alike() -> None:
+    """T5 has all there is: an encoder and a decoder, a shared table, relative positions."""
+    found = ladder.parity("t5-tiny", rungs=(5, 6, 7, 8), modes=())
+    for rung in ("training", "evaluation", "engines", "resume"):
+        check(found, "t5-tiny", "float32", rung)
+
+
+WRITES = """
+import zoo
+model = zoo.build("gpt-nano", width=48, vocabulary=259, positions=300, seed=5)
+for v in model.trainable_variables:
+    v.assign(v * 2)
+for how in ({"seed": 1}, {"temperature": 0}, {"top_k": 20, "top_p": 0.9, "seed": 2}, {"beams": 3}):
+    print([x.encode().hex() for x in zoo.generate(model, ["Once upon", "a"], 200, **how)])
+"""
+
+
+def test_the_frameworks_write_the_same_text_byte_for_byte() -> None:
+    texts = {name: python(WRITES, KERAS_BACKEND=name) for name in backends.NAMES}
+    assert len(set(texts.values())) == 1
+    assert len(texts["torch"]) > 1000
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("rung", RUNGS)
 @pytest.mark.parametrize("model", VISION)
@@ -90,7 +132,9 @@ def test_every_pair_holds_for_vision_in_float64(seen_exactly: ladder.Parity, mod
 
 
 def test_every_family_is_climbed() -> None:
-    climbed = {registry.card(name).builder.__module__ for name in (*PLAIN, *VISION, *SEQUENCES)}
+    climbed = {
+        registry.card(name).builder.__module__ for name in (*PLAIN, *VISION, *SEQUENCES, *TRANSFORMERS)
+    }
     assert climbed == {f"zoo.models.{family}" for family in registry.FAMILIES}
 
 
