@@ -1,6 +1,7 @@
 """What models write: ours against the model itself without a cache, softmax, and every text there is."""
 
 from collections import Counter
+from importlib import import_module
 from itertools import product
 from typing import Any
 
@@ -173,3 +174,62 @@ def test_a_model_that_does_not_write_and_a_vocabulary_of_another_are_refused() -
         zoo.generate(writer(vocabulary=900), "abc")
     with pytest.raises(zoo.WrongConfiguration, match="13"):
         zoo.generate(writer(), "abc")
+
+
+# --- transformers' own ---
+
+
+class Ends:
+    """A tokenizer as far as tokens need one: where a text begins and ends."""
+
+    def __init__(self, begin: int | None, end: int):
+        self.begin, self.end = begin, end
+
+    def check(self, model: keras.Model) -> None:
+        """Any will do."""
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("penalty", [1.0, 1.7])
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_a_text_is_the_one_transformers_writes(family: str, penalty: float, beams: int) -> None:
+    """Greedy and beam search on the same weights, prompts of different lengths one by one, with an end."""
+    torch = import_module("torch")
+    import_module("zoo.peers.vision_torch")  # before torchvision, which transformers loads
+    hf = import_module("transformers")
+    torch.manual_seed(0)
+    size = {"vocab_size": 41, "bos_token_id": 0, "pad_token_id": 0}
+    if family == "gpt2":
+        config = hf.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **size)
+        theirs = hf.GPT2LMHeadModel(config).eval()
+        ours = zoo.build("gpt-nano", width=32, depth=2, heads=2, vocabulary=41, positions=64)
+    else:
+        config = hf.T5Config(
+            d_model=32, d_ff=48, d_kv=8, num_layers=2, num_heads=2, decoder_start_token_id=0, **size
+        )
+        theirs = hf.T5ForConditionalGeneration(config).eval()
+        shape = {"width": 32, "depth": 2, "heads": 2, "head_width": 8, "mlp_width": 48, "vocabulary": 41}
+        ours = zoo.build("t5-tiny", **shape)
+    with torch.no_grad():
+        for weight in theirs.parameters():
+            weight += 0.3 * torch.randn_like(weight)
+    zoo.weights.from_torch(ours, theirs.state_dict())
+    prompts = [random.generator("prompt", n).integers(2, 41, n, dtype=np.int32) for n in range(3, 9)]
+    end = int(zoo.generate(ours, prompts[0], 6, temperature=0)[-1])  # one that is written
+    how: dict[str, Any] = {"repetition_penalty": penalty}
+    ended = 0
+    for prompt in prompts:
+        tokens = torch.tensor(prompt[None].astype(np.int64))
+        given = {"attention_mask": torch.ones_like(tokens), "max_new_tokens": 12, "do_sample": False}
+        expected = theirs.generate(tokens, num_beams=beams, eos_token_id=end, **given, **how)[0].tolist()
+        expected = expected[len(prompt) :] if family == "gpt2" else expected[1:]
+        ended += end in expected
+        expected = expected[: expected.index(end)] if end in expected else expected
+        tokenizer: Any = Ends(0, end)
+        temperature = 0 if beams == 1 else 1.0
+        found = zoo.generate(
+            ours, prompt, 12, temperature=temperature, beams=beams, tokenizer=tokenizer, **how
+        )
+        assert found.tolist() == expected
+    assert ended

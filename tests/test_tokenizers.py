@@ -373,6 +373,15 @@ def test_special_tokens_are_added_and_found_only_where_asked_for(tmp_path: Path)
     assert end not in trained("bpe").encode("<|endoftext|>")
 
 
+def test_what_is_trained_begins_and_ends_texts_as_its_models_want_them() -> None:
+    """[CLS] a [SEP] b [SEP] of BERT, a </s> b </s> of T5, and nothing of GPT-2."""
+    for kind, begin, end in [("wordpiece", [2], [3]), ("unigram", [], [1]), ("bpe", [], [])]:
+        a, b = (trained(kind).encode(text).tolist() for text in ("state", "ment"))
+        assert trained(kind).encode("state", special=True).tolist() == [*begin, *a, *end]
+        assert trained(kind).core.encode("state", "ment").ids == [*begin, *a, *end, *b, *end]
+    assert json.loads(trained("unigram").content)["model"]["unk_id"] == trained("unigram").unknown
+
+
 def test_numbers_of_no_token_are_not_decoded() -> None:
     for tokenizer in (trained("bpe"), load("bytes"), CharacterTokenizer("abc")):
         own = tokenizer.encode("abc").tolist()
@@ -587,6 +596,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             raise zoo.DataUnavailable(f"{reference}: no network") from OSError("no network")
         if not (tmp_path / match[2]).is_file():
             raise zoo.DataUnavailable(f"{reference}: 404") from EntryNotFoundError("404")
+        if (tmp_path / match[2]).read_bytes() == b"damaged":
+            raise zoo.DataUnavailable(f"{reference}: damaged")
         return tmp_path / match[2]
 
     monkeypatch.setattr(hub, "fetch", fetch)
@@ -619,6 +630,13 @@ def test_what_the_hub_has_not_is_an_error(reference: str, said: str, repository:
     (repository / "vocab.json").write_text("{}")
     with pytest.raises(zoo.DataUnavailable, match=re.escape(said)):
         load(reference)
+
+
+def test_a_damaged_file_of_the_hub_is_not_passed_over_for_another(repository: Path) -> None:
+    bert(repository, "low er")
+    (repository / "tokenizer.json").write_text("damaged")
+    with pytest.raises(zoo.DataUnavailable, match=r"tokenizer\.json@v2: damaged"):
+        load("hf://someone/model@v2")
 
 
 def test_a_wrong_address_is_an_error_that_shows_a_right_one() -> None:

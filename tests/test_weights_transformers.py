@@ -226,6 +226,15 @@ def test_a_pooler_that_is_of_no_use_stays_in_the_file_and_one_that_is_missing_is
     refused(classifier, without(arrays, "pooler"), "2 tensors are missing: bert.pooler.dense.weight")
 
 
+def test_an_encoder_has_no_head_to_skip(tmp_path: Path) -> None:
+    model = bert("encoder")
+    arrays = without(exported(model, "transformers", tmp_path), "pooler")
+    with pytest.raises(
+        zoo.WeightsMismatch, match=r"are missing: pooler\.dense\.weight.*Nothing was loaded\.$"
+    ):
+        zoo.weights.from_torch(model, arrays)
+
+
 def test_a_head_of_other_classes_is_left_out_and_this_is_said(tmp_path: Path) -> None:
     ours, model = bert("classifier", seed=1, classes=7), bert("classifier", seed=2)
     done = zoo.weights.from_torch(model, exported(ours, "transformers", tmp_path))

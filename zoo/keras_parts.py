@@ -723,6 +723,13 @@ def _rows(x: Tensor, places: Tensor) -> Tensor:
     return ops.take(ops.reshape(x, (-1, width)), places + first, axis=0)
 
 
+def _ends(x: Tensor, lengths: Tensor) -> Tensor:
+    """(b, n, c) -> (b, c): the last real step of each sequence; where there is none, the first."""
+    batch, _, width = ops.shape(x)
+    steps = ops.reshape(ops.swapaxes(x, 0, 1), (-1, width))  # as the frameworks' recurrences lay them in memory
+    return ops.take(steps, ops.maximum(lengths - 1, 0) * batch + ops.arange(batch, dtype="int32"), axis=0)
+
+
 def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Each sequence from its end to its beginning, its padding still behind it."""
     if lengths is None:
@@ -784,8 +791,7 @@ class Recurrent(Layer):
             x, kernel = self.told(x, kernel, lengths)
         outputs, *last = self.recur(x, states, [kernel, *rest])
         if lengths is not None:
-            ends = _rows(outputs, ops.expand_dims(ops.maximum(lengths - 1, 0), 1))[:, 0]
-            last[0] = ops.where(ops.expand_dims(lengths > 0, 1), ends, states[0])
+            last[0] = ops.where(ops.expand_dims(lengths > 0, 1), _ends(outputs, lengths), states[0])
             outputs = self.trimmed(outputs, lengths)
         return _reversed(outputs, lengths) if self.reverse else outputs, *last
 

@@ -157,7 +157,7 @@ def _named(model: keras.Model, layout: str | Scheme) -> Scheme:
 
 
 def _recognized(model: keras.Model, arrays: Mapping[str, Stored]) -> tuple[Scheme, Plan, Constants]:
-    """The scheme by which most of these names are the model's, of several that whose shapes are, too.
+    """The scheme by which most of these names are the model's, and of several most shapes.
 
     Raises WeightsMismatch if none are.
     """

@@ -177,10 +177,8 @@ class Tensor:
 
     def found(self, arrays: Mapping[str, Any]) -> list[str]:
         """What it is called in a file, then its copies there; of several names the first."""
-        each = (
-            next((name for name in names if name in arrays), None) for names in (self.names, *self.copies)
-        )
-        return [name for name in each if name is not None]
+        each = ([name for name in names if name in arrays] for names in (self.names, *self.copies))
+        return [there[0] for there in each if there]
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -294,9 +292,9 @@ class Layout:
             row, (part, numbers) = found
             words = {**numbers, **places.get(layer, {})}
             end, transform = row.kind.arrays[own]
-            names = spellings(row.theirs + end, words) + (
-                spellings(row.older + end, words) if row.older else ()
-            )
+            names = spellings(row.theirs + end, words)
+            if row.older is not None:
+                names += spellings(row.older + end, words)
             copies = tuple(spellings(copy + end, words) for copy in row.copies)
             tensor = plan.setdefault(names[0], Tensor(names, transform, copies=copies))
             if part in tensor.parts:
