@@ -208,15 +208,16 @@ def test_a_padded_sequence_gives_the_numbers_of_the_sequence_alone(
     name: str, changes: dict[str, Any]
 ) -> None:
     model = zoo.build(name, **{**zoo.card(name).small, **changes})
-    x = zoo.example(model, 6, seed=3)
+    x = zoo.example(model, 3, seed=3)
     several = isinstance(x, dict)
-    together = numpy(model(x))
-    for i in range(6):
+    run = backends.current().predictor(model, backends.MODES[backends.current().NAME][0])
+    together = numpy(run(backends.tensors(x)))
+    for i in (1, 2):
         own = {k: a[i : i + 1] for k, a in x.items()} if several else {"": x[i : i + 1]}
         cut = {
             k: a[:, : int(np.flatnonzero(a.reshape(a.shape[1], -1).any(1))[-1]) + 1] for k, a in own.items()
         }
-        alone = numpy(model(cut if several else cut[""]))
+        alone = numpy(run(backends.tensors(cut if several else cut[""])))
         same = together[i : i + 1][tuple(slice(0, n) for n in alone.shape)]
         assert np.abs(same - alone).max() <= BOUND * np.abs(alone).max()
 

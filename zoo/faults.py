@@ -31,16 +31,21 @@ class Fault:
 
 
 def specimen() -> keras.Model:
-    """(b, 8, 8, 1) -> (b, 10): convolutions, pools, norms, drop-path, dropout, GELU, a penalty."""
+    """(b, 8, 8, 1) -> (b, 10): convolutions, pools, norms, recurrences, drop-path, dropout, GELU, a penalty."""
     from zoo import layers as z
 
     image = z.Input((8, 8, 1))
+    rows = image[..., 0]  # (b, 8, 8): a sequence, which ends with the last row that begins above zero
+    real = z.lengths(z.relu(rows[..., 0]))  # (b,)
+    read, first = z.gru(rows, 4, lengths=real, reverse=True, name="rows_gru")  # (b, 8, 4), (b, 4)
+    _, *states = z.lstm(read, 4, lengths=real, states=(first, None), name="rows_lstm")  # (b, 4) twice
     x = z.conv(image, 4, 3, name="stem")  # (b, 8, 8, 4)
     x = z.relu(z.batch_norm(x, name="stem_norm"))
     y = z.conv(x, 4, 3, name="block_conv", regularizer=z.l2(1e-3))  # (b, 8, 8, 4)
     x = x + z.drop_path(z.gelu(y), 0.2, name="block_drop")
     x = z.conv(z.max_pool(x, 2), 6, 3, 2, name="down")  # (b, 4, 4, 4) -> (b, 2, 2, 6)
     x = z.flatten(z.average_pool(z.tanh(x), 2))  # (b, 6)
+    x = ops.concatenate([x, *states], axis=-1)  # (b, 14)
     x = z.layer_norm(z.dense(x, 12, name="hidden"), name="hidden_norm")  # (b, 12)
     x = z.dropout(z.gelu_tanh(x), 0.2, name="hidden_drop")
     return z.Model(image, z.dense(x, 10, name="head"))
@@ -123,6 +128,41 @@ def _biased_variance(
     n = x.shape[0] * x.shape[1] * x.shape[2]
     fresh = (new_variance - (1 - kwargs["momentum"]) * variance) * ((n - 1) / n)
     return y, new_mean, (1 - kwargs["momentum"]) * variance + fresh
+
+
+def _swapped_gates(original: Any, x: Any, h: Any, c: Any, *weights: Any) -> Any:
+    """An LSTM's forget gate first, as some have it."""
+
+    def swapped(w: Any) -> Any:
+        i, f, *rest = ops.split(w, 4, axis=-1)
+        return ops.concatenate([f, i, *rest], axis=-1)
+
+    return original(x, h, c, *map(swapped, weights))
+
+
+def _turned_update(original: Any, x: Any, h: Any, *weights: Any) -> Any:
+    """z h + (1 - z) n as (1 - z) h + z n, which Cho et al. and Chung et al. write: sigmoid(-a) is 1 - sigmoid(a)."""
+
+    def turned(w: Any) -> Any:
+        r, z, n = ops.split(w, 3, axis=-1)
+        return ops.concatenate([r, -z, n], axis=-1)
+
+    return original(x, h, *map(turned, weights))
+
+
+def _reset_before(
+    original: Any, x: Any, h: Any, kernel: Any, recurrent_kernel: Any, bias: Any, recurrent_bias: Any
+) -> Any:
+    return original(x, h, kernel, recurrent_kernel, bias + recurrent_bias, None)
+
+
+def _lstm_setting(name: str, value: Any) -> Callable[[], Patches]:
+    return lambda: [patch.object(import_module("zoo.keras_parts").LSTM, name, value)]
+
+
+def _padding_first() -> Patches:
+    """A padded sequence is turned as a whole."""
+    return [wrap(import_module("zoo.keras_parts"), "_reversed", lambda f, x, lengths: f(x, None))]
 
 
 def _missing_gradient(original: Any, x: Any, kernel: Any, bias: Any) -> Any:
@@ -280,6 +320,16 @@ FAULTS = (
         2,
         operation("batch_norm", lambda f, x, *a, **k: f(ops.relu(x), *a, **k)),
     ),
+    Fault("an LSTM's input and forget gates swapped", 2, operation("lstm", _swapped_gates)),
+    Fault("a GRU's update gate turned round", 2, operation("gru", _turned_update)),
+    Fault("a GRU's reset gate before its kernel", 2, operation("gru", _reset_before)),
+    Fault("an LSTM's cell not kept in the padding", 2, _lstm_setting("KEEP", (-200.0, 0.0, 0.0, -200.0))),
+    Fault(
+        "a GRU that speaks in the padding",
+        2,
+        method("keras_parts", "GRU", "trimmed", lambda f, self, outputs, lengths: outputs),
+    ),
+    Fault("a sequence read backwards from its padding", 2, _padding_first),
     # 3 gradients
     Fault("the gradient of dense layers scaled by 1.001", 3, operation("dense", backward(1.001))),
     Fault("no gradient for dense kernels", 3, operation("dense", _missing_gradient)),
