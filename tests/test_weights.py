@@ -275,6 +275,7 @@ def test_to_torch_gives_tensors_that_own_their_memory() -> None:
     assert_equal(values(model), before)
 
 
+@pytest.mark.skipif(backends.current().NAME == "torch", reason="torch runs here: it is installed")
 def test_without_torch_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
     monkeypatch.setattr(backends, "installed", lambda: ("jax",))

@@ -31,7 +31,10 @@ from zoo.recipes import recipe
 from zoo.registry import Card
 
 Record = dict[str, Any]
-KINDS = ("train", "infer", "build")
+KINDS = ("train", "infer", "generate", "build")
+LENGTH = 128  # tokens or frames of a sequence, more or less
+WRITTEN = 64  # tokens that a step of generation writes, after a prompt of PROMPT
+PROMPT = 16
 PEERS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "flax"}  # zoo/peers/<file>_<suffix>.py
 PEER_MODES = {"torch": ("eager", "compiled"), "tensorflow": ("graph", "xla"), "jax": ("jit",)}
 MULTIPLY_ADDS = 8e9  # of a batch's forward pass: training on it takes two cores about a second
@@ -60,19 +63,27 @@ def contestants(model: str, backend: str, what: str) -> list[Contestant]:
         peer = peers.shared(model, PEERS[backend])
         return [Contestant("zoo", "build"), *([Contestant("plain", "build")] if peer else [])]
     modes = PEER_MODES[backend] if peers.find(model, PEERS[backend]) else ()
+    if what == "generate":  # Keras's fit and predict write nothing
+        first = (Contestant("plain", mode) for mode in modes[:1])
+        return [Contestant("zoo", backends.MODES[backend][0]), *first]
     found = [Contestant("zoo", backends.MODES[backend][0]), *(Contestant("plain", mode) for mode in modes)]
     return [*found, Contestant("keras", "fit" if what == "train" else "predict")]
 
 
 def batch_for(card: Card) -> int:
     """The recipe's batch size; less for a model that needs long, a power of two of about `MULTIPLY_ADDS`."""
-    affordable = 2 ** max(0, round(log2(MULTIPLY_ADDS / card.multiply_adds)))
+    affordable = 2 ** max(0, round(log2(MULTIPLY_ADDS / multiply_adds(card))))
     return min(recipe(card.recipe).batch_size, affordable)
+
+
+def multiply_adds(card: Card) -> int:
+    """Of an example's forward pass, a sequence being of `LENGTH` steps."""
+    return card.multiply_adds * (LENGTH if None in card.input else 1)
 
 
 def rounds_and_burst(card: Card, batch_size: int) -> tuple[int, int]:
     """Bursts a contestant, steps a burst: many short steps, or a few long ones."""
-    return (21, 10) if batch_size * card.multiply_adds < MULTIPLY_ADDS / 10 else (9, 1)
+    return (21, 10) if batch_size * multiply_adds(card) < MULTIPLY_ADDS / 10 else (9, 1)
 
 
 def bench(
@@ -85,13 +96,14 @@ def bench(
 ) -> list[Record]:
     """Time models' steps, or how they are built, beside their peers, and return a row for each contestant.
 
-    Rows have "model", "backend", "what" ("train", "infer" or "build"), "contestant", "step_ms" (median),
-    "step_ms_quartiles", "ratio" (to the framework's plain peer in its first mode, the median over
+    Rows have "model", "backend", "what" ("train", "infer", "generate" or "build"), "contestant", "step_ms"
+    (median), "step_ms_quartiles", "ratio" (to the framework's plain peer in its first mode, the median over
     bursts that ran side by side; None without a peer), "compile_s" (first step less a later one), "peak_mb",
     "loss" (after a burst of steps; None for inference) and "error". Of building, "build_s" and
     "build_s_quartiles" stand in the place of the times of steps, and there is no batch. `show` is told what
     is measured now.
 
+    A step of generation writes `WRITTEN` tokens after a prompt, the likeliest each time.
     Without a `batch_size`, it is the recipe's, or for a model made for photographs what two cores do in
     about a second; its images are noise, as speed does not depend on them.
 
@@ -111,7 +123,7 @@ def bench(
                 if kind == "build":
                     rows += _compare_builds({**job, "what": kind}, show)
                 else:
-                    size = batch_size or batch_for(card)
+                    size = 1 if kind == "generate" else batch_size or batch_for(card)
                     rounds, burst = rounds_and_burst(card, size)
                     steps = {"what": kind, "batch_size": size, "rounds": rounds, "burst": burst}
                     rows += _compete({**job, **steps}, show)
@@ -202,6 +214,8 @@ def make(contestant: Contestant, job: Record) -> Burst:
 
     backend, card = backends.current(), registry.card(job["model"])
     plan = recipe(card.recipe)
+    if job["what"] == "generate":
+        return _writing(contestant, card)
     x, y, loss = batch(card, job["batch_size"])
     if contestant.who == "plain":
         peer, weights = _peer(card)
@@ -248,7 +262,7 @@ def batch(card: Card, size: int) -> tuple[Any, Any, str]:
     from zoo import tasks
 
     if card.preprocessing is None:
-        task = tasks.load(card.task, card.input)
+        task = tasks.load(card.task, registry.input_shapes(_build(card)))
         return *next(task.batches(size, 0, 0)), task.loss
     rng = random.generator(0, "bench")
     images = rng.standard_normal((size, *card.input), dtype="float32")
@@ -257,10 +271,12 @@ def batch(card: Card, size: int) -> tuple[Any, Any, str]:
 
 def _build(card: Card) -> Any:
     """The model in full size, without dropout."""
-    noise: dict[str, Any] = {
+    changes: dict[str, Any] = {
         name: 0.0 for name in ("dropout_rate", "drop_path_rate") if name in card.arguments
     }
-    return registry.build(card.name, **noise)
+    if card.arguments.get("head") == "encoder":
+        changes["head"] = "masked_lm"
+    return registry.build(card.name, **changes)
 
 
 def _module(card: Card) -> Any:
@@ -314,6 +330,26 @@ def _inference(backend: backends.Backend, predict: Callable[[], Any], *, ready: 
     return burst
 
 
+def _writing(contestant: Contestant, card: Card) -> Burst:
+    """A text a step. Raises WrongConfiguration for a model that does not write."""
+    from zoo.generation import generate
+
+    prompt = random.generator(0, "bench").integers(3, 259, PROMPT, dtype="int32")
+    if contestant.who == "plain":
+        peer, weights = _peer(card)
+        write = peer.writer(weights)
+        texts = lambda: write(prompt, WRITTEN)  # noqa: E731
+    else:
+        model = _build(card)
+        texts = lambda: generate(model, prompt, WRITTEN, temperature=0)  # noqa: E731
+
+    def burst(steps: int) -> float:
+        found = [texts() for _ in range(steps)]
+        return float(sum(found[-1]))  # in the place of a loss: both must write the same
+
+    return burst
+
+
 def alone(contestant: Contestant, job: Record) -> Record:
     """First step, loss after a burst, and the peak of this process's memory."""
     burst = make(contestant, job)
@@ -324,7 +360,7 @@ def alone(contestant: Contestant, job: Record) -> Record:
     loss = burst(job["burst"])
     return {
         "first_step_s": first,
-        "loss": loss if job["what"] == "train" else None,
+        "loss": loss if job["what"] != "infer" else None,
         "peak_mb": backends.current().peak_memory() / 2**20,
     }
 

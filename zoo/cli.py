@@ -424,6 +424,7 @@ def bench(
     models: Annotated[list[str], typer.Argument(help="Models' names; `zoo list` shows them.")],
     train: Annotated[bool, typer.Option("--train", help="Only training steps.")] = False,
     infer: Annotated[bool, typer.Option("--infer", help="Only inference.")] = False,
+    generate: Annotated[bool, typer.Option("--generate", help="Only writing, 64 tokens a step.")] = False,
     build: Annotated[bool, typer.Option("--build", help="Only building, with initial weights.")] = False,
     backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
     batch_size: BatchOption = None,
@@ -434,7 +435,7 @@ def bench(
     from zoo.benchmarks import bench
 
     console = _console()
-    asked = {"train": train, "infer": infer, "build": build}
+    asked = {"train": train, "infer": infer, "generate": generate, "build": build}
     chosen = [name for name in asked if asked[name]] or ["train", "infer"]
     with console.status("starting") as status:
         rows = bench(
@@ -458,8 +459,9 @@ def bench(
             console.print(f"\n[bold]{model}, {kind}[/]{batch}, {own[0]['threads']} threads")
             console.print(table)
             if losses := [row["loss"] for row in own if row.get("loss") is not None]:
+                what = "Sum of the tokens written" if kind == "generate" else "Loss after the same steps"
                 console.print(
-                    f"Loss after the same steps: {losses[0]:.5f}, all within {max(losses) - min(losses):.0e}",
+                    f"{what}: {losses[0]:.5f}, all within {max(losses) - min(losses):.0e}",
                     highlight=False,
                 )
         for row in rows:

@@ -131,7 +131,7 @@ def _biased_variance(
 
 
 def _swapped_gates(original: Any, x: Any, h: Any, c: Any, *weights: Any) -> Any:
-    """An LSTM's forget gate first, as some have it."""
+    """The forget gate first."""
 
     def swapped(w: Any) -> Any:
         i, f, *rest = ops.split(w, 4, axis=-1)
@@ -141,7 +141,7 @@ def _swapped_gates(original: Any, x: Any, h: Any, c: Any, *weights: Any) -> Any:
 
 
 def _turned_update(original: Any, x: Any, h: Any, *weights: Any) -> Any:
-    """z h + (1 - z) n as (1 - z) h + z n, which Cho et al. and Chung et al. write: sigmoid(-a) is 1 - sigmoid(a)."""
+    """(1 - z) h + z n, as Chung et al. 2014 have it: sigmoid(-a) is 1 - sigmoid(a)."""
 
     def turned(w: Any) -> Any:
         r, z, n = ops.split(w, 3, axis=-1)
@@ -156,8 +156,9 @@ def _reset_before(
     return original(x, h, kernel, recurrent_kernel, bias + recurrent_bias, None)
 
 
-def _lstm_setting(name: str, value: Any) -> Callable[[], Patches]:
-    return lambda: [patch.object(import_module("zoo.keras_parts").LSTM, name, value)]
+def _fading() -> Patches:
+    """In the padding the forget gate is left to what it learnt."""
+    return [patch.object(import_module("zoo.keras_parts").LSTM, "KEEP", (-200.0, 0.0, 0.0, -200.0))]
 
 
 def _padding_first() -> Patches:
@@ -202,7 +203,7 @@ def _other_seed(original: Any, self: Any, key: Any, shape: Any, out: Any) -> Any
 
 
 def _transposed_draw(original: Any, self: Any, key: Any, shape: Any, out: Any) -> Any:
-    if len(shape) == 2:
+    if len(shape) == 2 and key[-1] == "kernel":
         out[...] = original(key, shape[::-1]).transpose()
         return out
     return original(key, shape, out)
@@ -323,7 +324,7 @@ FAULTS = (
     Fault("an LSTM's input and forget gates swapped", 2, operation("lstm", _swapped_gates)),
     Fault("a GRU's update gate turned round", 2, operation("gru", _turned_update)),
     Fault("a GRU's reset gate before its kernel", 2, operation("gru", _reset_before)),
-    Fault("an LSTM's cell not kept in the padding", 2, _lstm_setting("KEEP", (-200.0, 0.0, 0.0, -200.0))),
+    Fault("an LSTM's cell not kept in the padding", 2, _fading),
     Fault(
         "a GRU that speaks in the padding",
         2,

@@ -726,7 +726,9 @@ def _rows(x: Tensor, places: Tensor) -> Tensor:
 def _ends(x: Tensor, lengths: Tensor) -> Tensor:
     """(b, n, c) -> (b, c): the last real step of each sequence; where there is none, the first."""
     batch, _, width = ops.shape(x)
-    steps = ops.reshape(ops.swapaxes(x, 0, 1), (-1, width))  # as the frameworks' recurrences lay them in memory
+    steps = ops.reshape(
+        ops.swapaxes(x, 0, 1), (-1, width)
+    )  # as the frameworks' recurrences lay them in memory
     return ops.take(steps, ops.maximum(lengths - 1, 0) * batch + ops.arange(batch, dtype="int32"), axis=0)
 
 

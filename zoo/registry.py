@@ -288,7 +288,8 @@ def features(model: keras.Model, names: str | Sequence[str] = "features") -> ker
             inside = ", ".join(layer.name for layer in model.layers if type(layer).__name__ == "Identity")
             raise UnknownName(f"{model.name} has no {name!r}; {nearest(name, known)}. It names: {inside}")
     outputs = {name: known[name].output for name in asked}
-    return keras.Model(model.input, outputs[names] if isinstance(names, str) else outputs, name=model.name)
+    kind = type(model) if hasattr(model, "complete") else keras.Model  # whose inputs may be left out
+    return kind(model.input, outputs[names] if isinstance(names, str) else outputs, name=model.name)
 
 
 def _all() -> dict[str, Card]:

@@ -40,6 +40,7 @@ Way = TypeVar("Way")
 # file -> shell patterns of the models that it serves
 SHARED = {
     "recurrent_torch": ("lstm", "gru", "birnn"),
+    "transformers_torch": ("bert-*", "gpt-*", "gpt2", "t5-tiny", "t5-mini", "t5-small"),
     "vision_torch": ("alexnet", "vgg*", "resnet*", "efficientnet-*", "vit-*"),
     "vision_flax": ("resnet*", "vit-*"),
 }
@@ -54,6 +55,8 @@ class Peer:
     predictor: Callable[..., Callable[[Any], Any]]
     build: Callable[[], Any]  # the network with initial weights of its own, as its framework's users make it
     layout: str  # of `zoo.weights`: whose names the weights have
+    # of models that write: weights -> write(prompt (n,), count) -> count tokens, the likeliest each time
+    writer: Callable[[Any], Callable[[np.ndarray, int], np.ndarray]] | None = None
 
 
 def shared(model: str, framework: str) -> str | None:

@@ -96,7 +96,7 @@ def bert(
         "pretraining": lambda: {"masked_lm": masked_lm(), "next_sentence": next_sentence()},
         "classifier": lambda: project(dropout(pooled(), dropout_rate, name="head_dropout"), classes, "head"),
         "tagger": lambda: project(dropout(x, dropout_rate, name="head_dropout"), classes, "head"),
-        "span": lambda: project(x, 2, name="head"),
+        "span": lambda: intermediate(project(x, 2, name="head"), "span"),
     }[head]()
     return TokenModel(inputs, outputs)
 

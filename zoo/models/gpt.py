@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from zoo.layers import (
     Input,
     TokenModel,
+    activate,
     attention,
     dense,
     dropout,
-    gelu_tanh,
     intermediate,
     layer_norm,
     learnt_positions,
@@ -40,6 +40,8 @@ def gpt(
     depth: int,
     heads: int,
     *,
+    activation: str = "gelu_tanh",
+    tied: bool = True,
     dropout_rate: float = 0.0,
     vocabulary: int = 50_257,
     positions: int = 1024,
@@ -47,7 +49,8 @@ def gpt(
     """Build a decoder: the logits of each token's next, (b, n, vocabulary).
 
     Inputs: `token_ids` (b, n) and, if one likes, `padding_mask` (b, n), 1 or 0: padding behind a text needs
-    none, for no token sees a later one. `positions` is the longest text.
+    none, for no token sees a later one. `positions` is the longest text. Unless `tied` the head has a kernel
+    of its own, as minGPT's; today's nanoGPT has the activation "gelu".
     """
     tokens = Input((None,), dtype="int32", name="token_ids")  # (b, n)
     mask = Input((None,), dtype="int32", name="padding_mask", optional=True)  # (b, n)
@@ -56,12 +59,19 @@ def gpt(
     x = learnt_positions(x, positions, initializer=normal(0.02), name="position_embedding")
     x = dropout(x, dropout_rate, name="dropout")
     for i in range(1, depth + 1):
-        x = intermediate(block(x, mask, heads, depth, dropout_rate, name=f"block{i}"), f"block{i}")
+        x = block(x, mask, heads, depth, activation, dropout_rate, name=f"block{i}")
+        x = intermediate(x, f"block{i}")
     x = intermediate(layer_norm(x, name="norm"), "features")  # (b, n, c)
-    return TokenModel({"token_ids": tokens, "padding_mask": mask}, table.logits(x))  # (b, n, vocabulary)
+    if tied:
+        logits = table.logits(x)  # (b, n, vocabulary)
+    else:
+        logits = dense(x, vocabulary, use_bias=False, initializer=normal(0.02), name="head")
+    return TokenModel({"token_ids": tokens, "padding_mask": mask}, logits)
 
 
-def block(x: Tensor, mask: Tensor, heads: int, depth: int, dropout_rate: float, *, name: str) -> Tensor:
+def block(
+    x: Tensor, mask: Tensor, heads: int, depth: int, activation: str, dropout_rate: float, *, name: str
+) -> Tensor:
     """(b, n, c) -> (b, n, c)."""
     width, usual = x.shape[-1], normal(0.02)
     last = normal(0.02 / (2 * depth) ** 0.5)  # of what is added to x, by their number (2019, section 2.3)
@@ -77,7 +87,7 @@ def block(x: Tensor, mask: Tensor, heads: int, depth: int, dropout_rate: float, 
     )
     x = x + dropout(y, dropout_rate, name=f"{name}_dropout1")
     y = layer_norm(x, name=f"{name}_norm2")
-    y = gelu_tanh(dense(y, 4 * width, initializer=usual, name=f"{name}_mlp1"))  # (b, n, 4c)
+    y = activate(dense(y, 4 * width, initializer=usual, name=f"{name}_mlp1"), activation)  # (b, n, 4c)
     y = dense(y, width, initializer=last, name=f"{name}_mlp2")  # (b, n, c)
     return x + dropout(y, dropout_rate, name=f"{name}_dropout2")
 

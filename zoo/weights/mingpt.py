@@ -2,10 +2,10 @@
 
 They are GPT-2's, but kernels lie as torch.nn.Linear keeps them: (out, in). What each has of its own:
 
-- minGPT's head is not tied to its embedding, ours is: a file in which the two differ, as they do after
-  training, is refused. Its GELU is ours, GPT-2's by tanh.
-- nanoGPT's head is tied. Its GELU was GPT-2's at first and is exact today: with weights that were trained
-  with the exact one, a model that approximates it by tanh computes something slightly else. Models without
+- minGPT's head is not tied to its embedding, ours is unless built with tied=False: a file in which the two
+  differ, as they do after training, is refused otherwise. Its GELU is ours, GPT-2's by tanh.
+- nanoGPT's head is tied. Its GELU was GPT-2's at first and is exact today: weights that were trained with the
+  exact one want a model built with activation="gelu". Models without
   biases (bias=False) have no twin here; biases of zeros give the same numbers until they are trained. Files
   of models that torch compiled, whose names begin with "_orig_mod.", are read as well.
 """

@@ -98,7 +98,7 @@ BERT = Bert(
         Row("masked_lm_bias", "cls.predictions", _BIAS, copies=_DECODER),
         Row("next_sentence", "cls.seq_relationship", DENSE),
         Row("head", "qa_outputs", DENSE, where="span"),
-        Row("head", "(classifier|qa_outputs)", DENSE),
+        Row("head", "classifier", DENSE),
     ),
     _prefix,
     heads=("cls.*", "classifier.*", "qa_outputs.*"),
@@ -111,7 +111,9 @@ def gpt2(trunk: str, head: str, dense: Kind, attention: tuple[str, Kind]) -> tup
     block, (name, stacked) = trunk + "h.{i:0}", attention
     parts = ("block{i}_attention_query", "block{i}_attention_key", "block{i}_attention_value")
     return (
+        Row("token_embedding", f"{trunk}wte", EMBEDDING, where="head"),
         Row("token_embedding", f"{trunk}wte", EMBEDDING, copies=[head]),
+        Row("head", head, DENSE),
         Row("position_embedding", f"{trunk}wpe", EMBEDDING),
         Row("block{i}_norm1", f"{block}.ln_1", LAYER_NORM),
         Row(parts, f"{block}.{name}", stacked),
