@@ -44,12 +44,13 @@ def test_what_t5_reads_and_writes_make_up_the_text(n: int, seed: int) -> None:
     assert target[-1] == x["token_ids"][-1] == END
     assert np.array_equal(x["decoder_token_ids"], [BEGIN, *target[:-1]])
     written: dict[int, list[int]] = {}
-    for token in target[:-1]:
+    sentinel = -1
+    for token in map(int, target[:-1]):
         if token >= VOCABULARY:
-            sentinel = int(token)
+            sentinel = token
             written[sentinel] = []
         else:
-            written[sentinel].append(int(token))
+            written[sentinel].append(token)
     assert list(written) == [VOCABULARY + SENTINELS - 1 - i for i in range(len(written))]
     assert all(written.values())
     whole = [piece for token in x["token_ids"][:-1] for piece in written.get(int(token), [int(token)])]

@@ -13,6 +13,7 @@ from zoo import backends, layers, random
 from zoo._lazy import keras
 from zoo.layers import Input, Model
 
+QUIET: Any = {"verbose": 0}  # Keras annotates it as a string
 BOUND = 5e-6  # float32, of the largest value
 FAMILIES = ("bert-tiny", "gpt-nano", "t5-tiny", "t5-v1.1-small")
 Weights = dict[str, ndarray]
@@ -112,22 +113,25 @@ def test_bert_is_its_equations(head: str) -> None:
     model = small("bert-tiny", head=head)
     x, w = example(model), weights(model)
     z = bert(x, w)
-    found = model(x)
-    if head in ("encoder", "pretraining", "classifier"):
-        pooled = np.tanh(affine(z[:, 0], w, "pooler"))
-    if head in ("masked_lm", "pretraining"):
+    found: Any = model(x)
+
+    def pooled() -> ndarray:
+        return np.tanh(affine(z[:, 0], w, "pooler"))
+
+    def logits() -> ndarray:
         y = norm(gelu(affine(z, w, "masked_lm")), w, "masked_lm_norm", 1e-12)
-        logits = y @ w["token_embedding/table"].T + w["masked_lm_bias/value"]
+        return y @ w["token_embedding/table"].T + w["masked_lm_bias/value"]
+
     if head == "encoder":
         assert off(found["sequence"], z) <= BOUND
-        assert off(found["pooled"], pooled) <= BOUND
+        assert off(found["pooled"], pooled()) <= BOUND
     elif head == "pretraining":
-        assert off(found["masked_lm"], logits) <= BOUND
-        assert off(found["next_sentence"], affine(pooled, w, "next_sentence")) <= BOUND
+        assert off(found["masked_lm"], logits()) <= BOUND
+        assert off(found["next_sentence"], affine(pooled(), w, "next_sentence")) <= BOUND
     elif head == "masked_lm":
-        assert off(found, logits) <= BOUND
+        assert off(found, logits()) <= BOUND
     else:
-        assert off(found, affine(pooled if head == "classifier" else z, w, "head")) <= BOUND
+        assert off(found, affine(pooled() if head == "classifier" else z, w, "head")) <= BOUND
 
 
 def test_gpt_is_its_equations() -> None:
@@ -267,7 +271,7 @@ def test_tokens_alone_are_enough() -> None:
     assert off(model(tokens), numpy(model(everything)).astype(np.float64)) <= BOUND
     tensor = backends.current().tensor(tokens)
     assert off(model(tensor), numpy(model(tokens)).astype(np.float64)) <= BOUND
-    assert off(model.predict(tokens, verbose=0), numpy(model(tokens)).astype(np.float64)) <= BOUND
+    assert off(model.predict(tokens, **QUIET), numpy(model(tokens)).astype(np.float64)) <= BOUND
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -276,7 +280,8 @@ def test_a_saved_and_a_cloned_model_are_the_same(name: str, tmp_path: Any) -> No
     x = example(model)
     y = numpy(model(x))
     model.save(tmp_path / "model.keras")
-    assert np.array_equal(numpy(keras.saving.load_model(tmp_path / "model.keras")(x)), y)
+    loaded: Any = keras.saving.load_model(tmp_path / "model.keras")
+    assert np.array_equal(numpy(loaded(x)), y)
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     assert np.array_equal(numpy(clone(x)), y)
@@ -289,7 +294,7 @@ def test_tokens_out_of_the_vocabulary_are_refused(call: str) -> None:
     run = {
         "model": model,
         "tensor": lambda x: model({k: backends.current().tensor(v) for k, v in x.items()}),
-        "predict": lambda x: model.predict(x, verbose=0),
+        "predict": lambda x: model.predict(x, **QUIET),
     }[call]
     for bad in (13, -1):
         tokens = np.full((2, 4), 5, np.int32)

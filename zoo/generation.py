@@ -10,7 +10,7 @@ it draws depends on the seed, the prompt's place and the step: every framework w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,28 +21,11 @@ from zoo.layers import TokenModel
 from zoo.tasks.sequences import BEGIN, END, PADDING, VOCABULARY, Sequences, decode, encode
 
 if TYPE_CHECKING:
+    from zoo.tokenizers import Tokenizer
+
     Tensor = Any
 
 CHUNK = 32  # prompts are padded, and texts made room for, up to multiples of it: few shapes to compile
-
-
-class Tokenizer(Protocol):
-    """What `generate` asks of a tokenizer, see `zoo.tokenizers`."""
-
-    begin: int | None
-    end: int | None
-
-    def encode(self, text: str) -> np.ndarray:
-        """The tokens of a text."""
-        ...
-
-    def decode(self, tokens: Any) -> str:
-        """The text of tokens."""
-        ...
-
-    def check(self, model: keras.Model) -> None:
-        """Raise WrongConfiguration unless the model's vocabulary is its own."""
-        ...
 
 
 def generate(
@@ -83,7 +66,7 @@ def generate(
     if tokenizer is not None:
         tokenizer.check(model)
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    tokens = [tokenizer.encode(text) if texts and tokenizer else np.asarray(text) for text in given]
+    tokens = [tokenizer.encode(x) if tokenizer and isinstance(x, str) else np.asarray(x) for x in given]
     writer.check(tokens, max_tokens)
     begin, end = (None, None) if tokenizer is None else (tokenizer.begin, tokenizer.end)
     shown = [""] * len(tokens)

@@ -160,13 +160,14 @@ def attention(
     default. Dropout zeroes what a head looks at. `initializer` is one, or each part's: "query", "key",
     "value", "output". Raises WrongConfiguration unless heads divide the width.
     """
-    channels, width = x.shape[-1], width or x.shape[-1]
-    if width % heads:
-        raise WrongConfiguration(f"{name}: {heads} heads; expected a divisor of the width, {width}")
+    channels: int = x.shape[-1]
+    inner = channels if width is None else width
+    if inner % heads:
+        raise WrongConfiguration(f"{name}: {heads} heads; expected a divisor of the width, {inner}")
     if not 0 <= dropout_rate < 1:
         raise WrongConfiguration(f"{name}: dropout rate {dropout_rate}; expected 0 <= rate < 1")
 
-    def project(x: Tensor, part: str, units: int = width) -> Tensor:
+    def project(x: Tensor, part: str, units: int = inner) -> Tensor:
         own = initializer[part] if isinstance(initializer, Mapping) else initializer
         return dense(x, units, use_bias=use_bias, initializer=own, name=f"{name}_{part}")
 

@@ -97,7 +97,7 @@ def toy_sequences(model: keras.Model) -> tuple[Any, Array]:
     *steps, classes = model.output_shape[1:]
     if not steps:
         return x, rng.integers(classes, size=100, dtype=np.int32)
-    read = x.get("decoder_token_ids", x.get("token_ids")) if isinstance(x, Mapping) else x
+    read: Any = x.get("decoder_token_ids", x.get("token_ids")) if isinstance(x, Mapping) else x
     if read.ndim == 2:
         return x, np.where(read == 0, -1, rng.integers(classes, size=read.shape, dtype=np.int32))
     # CTC's: a letter, and another where there are frames for two

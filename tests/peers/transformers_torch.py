@@ -58,8 +58,8 @@ def peer(model: str) -> Peer:
 def build(model: str) -> nn.Module:
     if model in BERTS:
         width, depth = BERTS[model]
-        shape = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": width // 64}
-        quiet = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        shape: Any = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": width // 64}
+        quiet: Any = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         return BertForMaskedLM(BertConfig(intermediate_size=4 * width, **shape, **quiet))
     if model in GPTS:
         width, depth, heads = GPTS[model]
@@ -69,8 +69,9 @@ def build(model: str) -> nn.Module:
             )
         )
     width, depth, heads, mlp = T5S[model]
-    shape = {"d_model": width, "num_layers": depth, "num_heads": heads, "d_ff": mlp, "d_kv": 64}
-    return T5ForConditionalGeneration(T5Config(dropout_rate=0.0, decoder_start_token_id=0, **shape))
+    size: Any = {"d_model": width, "num_layers": depth, "num_heads": heads, "d_ff": mlp, "d_kv": 64}
+    begin: Any = {"decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(dropout_rate=0.0, **size, **begin))
 
 
 def prepare(x: np.ndarray | Mapping[str, np.ndarray], y: np.ndarray) -> tuple[Inputs, Tensor]:
