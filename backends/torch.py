@@ -622,19 +622,22 @@ def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.T
 
         return eager
 
-    graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
+    # For each shape the graph, and the variables that it takes: to walk a model for them takes a fifth of a
+    # small one's step.
+    graphs: dict[tuple[Any, ...], tuple[Callable[..., Any], list, list]] = {}
 
     def forward(weights: list[torch.Tensor], state: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         return model.stateless_call(weights, state, x, training=False)[0]
 
     def traced(x: torch.Tensor) -> torch.Tensor:
-        weights, state = _values(model.trainable_variables), _values(model.non_trainable_variables)
         with torch.no_grad():
             if (key := _shapes(x)) not in graphs:
-                graph = record(forward, weights, state, x)
-                compiled = mode == "compiled"
-                graphs[key] = torch.compile(graph, dynamic=False) if compiled else overwrite(graph)
-            return graphs[key](weights, state, x)
+                weights, state = model.trainable_variables, model.non_trainable_variables
+                graph = record(forward, _values(weights), _values(state), x)
+                run = torch.compile(graph, dynamic=False) if mode == "compiled" else overwrite(graph)
+                graphs[key] = run, weights, state
+            run, weights, state = graphs[key]
+            return run(_values(weights), _values(state), x)
 
     return traced
 

@@ -13,7 +13,7 @@ import pytest
 from conftest import numpy
 
 import zoo
-from zoo import backends, benchmarks, peers, registry
+from zoo import backends, benchmarks, peers, registry, tasks
 from zoo.benchmarks import Contestant
 
 HERE = backends.current()
@@ -64,6 +64,18 @@ def test_digits_are_digits() -> None:
     theirs_x, theirs_y = next(zoo.tasks.load("digits", (28, 28, 1)).batches(16, 0, 0))
     np.testing.assert_array_equal(x, theirs_x)
     np.testing.assert_array_equal(y, theirs_y)
+
+
+@pytest.mark.parametrize("name", ["seq2seq", "speech"])
+def test_sequences_are_those_of_a_models_task_by_the_names_of_its_inputs(name: str) -> None:
+    if name == "seq2seq":
+        pytest.importorskip("babel")
+    card = zoo.card(name)
+    model = zoo.build(name)
+    x, y, loss = benchmarks.batch(card, 4)
+    assert loss == tasks.source(card.task)[1].loss
+    assert sorted(x if isinstance(x, dict) else ["frames"]) == sorted(tensor.name for tensor in model.inputs)
+    assert len(numpy(model(backends.tensors(x)))) == len(y) == 4
 
 
 @pytest.mark.parametrize(

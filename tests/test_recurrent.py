@@ -222,6 +222,18 @@ def test_a_padded_sequence_gives_the_numbers_of_the_sequence_alone(
         assert np.abs(same - alone).max() <= BOUND * np.abs(alone).max()
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_every_mode_predicts_what_the_model_says(name: str) -> None:
+    """On torch a GRU predicts by an operation of its own, and trains by torch's."""
+    model = zoo.build(name, **zoo.card(name).small, bidirectional=True)
+    x = zoo.example(model, 5)
+    said = numpy(model(x))
+    for mode in backends.MODES[backends.current().NAME]:
+        if mode != "compiled":
+            predict = backends.current().predictor(model, mode)
+            assert off(predict(backends.tensors(x)), said) <= BOUND, mode
+
+
 def test_a_language_model_does_not_see_the_future() -> None:
     model = zoo.build("lstm", **zoo.card("lstm").small, head="language_model")
     x = zoo.example(model, 1)

@@ -1,5 +1,6 @@
 """Every model is what its card says; theirs: the papers' counts, and formulas of the layers' shapes."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -396,6 +397,21 @@ def test_an_example_is_standard_normal_and_keyed_by_its_seed() -> None:
     assert np.array_equal(first, again)
     assert stats.kstest(first.ravel(), stats.norm.cdf).pvalue > 1e-3
     assert stats.pearsonr(first.ravel(), other.ravel()).pvalue > 1e-3
+
+
+def test_an_example_does_not_depend_on_the_models_built_before(tmp_path: Path) -> None:
+    """Whose inputs Keras counts; nor on whether a model was saved, which names them otherwise."""
+    first, second = small("lenet5"), small("lenet5")
+    first.save(tmp_path / "model.keras")
+    back = keras.models.load_model(tmp_path / "model.keras")
+    for other in (second, back):
+        assert np.array_equal(zoo.example(other, 4), zoo.example(first, 4))
+
+
+def test_an_example_of_two_inputs_without_names_is_two_draws() -> None:
+    a, b = Input((3,)), Input((3,))
+    first, second = zoo.example(Model([a, b], a + b), batch=4).values()
+    assert not np.array_equal(first, second)
 
 
 def test_an_example_of_two_inputs_is_a_dict_by_their_names() -> None:

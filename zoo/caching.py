@@ -12,10 +12,9 @@ step is compiled once. The arrays are values, not variables: a compiled step tak
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from zoo._lazy import ops
@@ -25,13 +24,21 @@ Tensor = Any
 Arrays = dict[str, tuple[Tensor, Tensor]]  # by the name of the attention: keys, values (b, m, heads, d)
 
 
-@dataclass
 class Cache:
-    """Keys and values of `length` places, of which a row's first `positions` (b,) are taken."""
+    """Keys and values of `length` places, of which a row's first `positions` (b,) are taken.
 
-    arrays: Arrays
-    positions: Tensor
-    length: int
+    What every layer asks alike (which places are written, which are hidden) is computed once.
+    """
+
+    def __init__(self, arrays: Arrays, positions: Tensor, length: int):
+        self.arrays, self.positions, self.length = arrays, positions, length
+        self.known: dict[Any, Tensor] = {}
+
+    def once(self, what: Any, compute: Callable[[], Tensor]) -> Tensor:
+        """What is computed, or was before."""
+        if what not in self.known:
+            self.known[what] = compute()
+        return self.known[what]
 
     def extend(self, name: str, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values, with these (b, n, heads, d) at their places."""
@@ -45,18 +52,29 @@ class Cache:
         count = new.shape[1]
         if count == self.length:  # the whole: rows all begin at 0
             return new
-        place = ops.arange(self.length, dtype="int32")[None] - ops.expand_dims(self.positions, 1)  # (b, m)
-        taken = ops.expand_dims(ops.logical_and(place >= 0, place < count), (2, 3))
         if count > 1:
-            rows = ops.expand_dims(ops.clip(place, 0, count - 1), (2, 3))
+            rows = self.once(("rows", count), lambda: ops.clip(self.places(), 0, count - 1))
             new = ops.take_along_axis(new, rows, axis=1)
+        taken = self.once(
+            ("taken", count), lambda: ops.logical_and(self.places() >= 0, self.places() < count)
+        )
         return ops.where(taken, new, old)
+
+    def places(self) -> Tensor:
+        """(b, m, 1, 1): of each place, which of the new tokens stands there."""
+        steps = ops.arange(self.length, dtype="int32")[None]
+        return self.once(
+            "places", lambda: ops.expand_dims(steps - ops.expand_dims(self.positions, 1), (2, 3))
+        )
 
     def bias(self, count: int, dtype: str) -> Tensor:
         """(b, 1, n, m): hides from each of n new tokens the places after its own."""
-        own = self.steps(count)[:, None, :, None]
-        later = ops.arange(self.length, dtype="int32") > own
-        return ops.where(later, ops.full((), HIDDEN, dtype), ops.zeros((), dtype))
+
+        def hiding() -> Tensor:
+            later = ops.arange(self.length, dtype="int32") > self.steps(count)[:, None, :, None]
+            return ops.where(later, ops.full((), HIDDEN, dtype), ops.zeros((), dtype))
+
+        return self.once(("bias", count, dtype), hiding)
 
     def steps(self, count: int) -> Tensor:
         """(b, n): the places of n new tokens."""

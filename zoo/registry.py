@@ -7,6 +7,7 @@ tests and the tables of the documentation.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -190,8 +191,10 @@ def example(model: keras.Model, batch: int = 2, seed: int = 0) -> np.ndarray | d
     with padding behind, which a padding mask tells.
     """
     arrays = {}
-    for tensor in model.inputs:
-        rng = random.generator(seed, "example", tensor.name)
+    for place, tensor in enumerate(model.inputs):
+        # Keras's own names count the models that were built before.
+        made_up = re.fullmatch(r"(keras_tensor|input_layer)(_\d+)?", tensor.name)
+        rng = random.generator(seed, "example", *(("input", place) if made_up else (tensor.name,)))
         shape = (batch, *(LENGTH if n is None else n for n in tensor.shape[1:]))
         if tensor.dtype == "int32":
             x = rng.integers(1, vocabulary(model, tensor) or 2, shape, dtype=np.int32)

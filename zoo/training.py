@@ -97,7 +97,8 @@ def train(
     2016, section 7). `checkpoint` is a file to save the run in, after every epoch and at the end; `resume`
     one to go on from, saved on whichever framework, by whichever engine: `steps` and `epochs` count from the
     beginning, the seed, batch size and augmentation are the saved run's, and so is the optimizer unless
-    you give one.
+    you give one. Its schedule ends where the saved run was to end, a recipe's cosine at 0: to go on for
+    longer, give a `schedule` for all steps from the beginning.
     `weights` to start from are what `zoo.weights.load` takes; a head of other classes starts anew.
     `progress` shows a bar, by default on a terminal; `watch(step, loss)` is called after every step with
     the loss still on the device. Ctrl-C stops after the step under way and returns what was learnt.
@@ -216,8 +217,8 @@ class EarlyStopping:
     """Stop once the held-out `monitor` has not improved for `patience` epochs, as keras.callbacks does.
 
     An improvement is more than `min_delta`; losses and error rates are better when lower, other metrics when
-    higher.
-    `restore_best` ends with the weights of the best epoch. Prechelt 1998, "Early stopping - but when?".
+    higher. `restore_best` ends with the weights of the best epoch. Prechelt 1998, "Early stopping - but
+    when?".
     """
 
     patience: int = 5
