@@ -13,7 +13,7 @@ import pytest
 from conftest import numpy
 
 import zoo
-from zoo import layers, optimizers, random, training
+from zoo import layers, optimizers, random, tasks, training
 
 SMALL = {**zoo.card("mlp").small, "widths": (8,)}
 
@@ -286,7 +286,8 @@ def by_us(rule: zoo.EarlyStopping, values: Sequence[float]) -> tuple[int, float]
     """The same by `training.Patience`, as `zoo.train` calls it."""
     x = layers.Input((1,))
     model = layers.Model(x, layers.dense(x, 1, use_bias=False, name="epoch"))
-    run: Any = SimpleNamespace(model=model, task=SimpleNamespace(name="made up", metric="accuracy"))
+    task = tasks.Task("made up", (None, None), None, "cross_entropy", "accuracy")
+    run: Any = SimpleNamespace(model=model, task=task)
     patience = training.Patience(rule, run)
     epoch = -1
     for epoch, value in enumerate(values):
