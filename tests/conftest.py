@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before anything imports TensorFlow
 
@@ -14,6 +16,26 @@ from zoo import backends
 from zoo._lazy import keras
 
 zoo.use(os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch"), threads=1)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Models of float64, as `zoo.probe` makes them; JAX needs JAX_ENABLE_X64=1 for that."""
+    from zoo.probe import use_float64
+
+    use_float64()
+    yield
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
+    keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float32"
+
+
+@pytest.fixture(params=("float32", "float64"))
+def dtype(request: pytest.FixtureRequest) -> str:
+    """Either float type, and models of it."""
+    if request.param == "float64":
+        request.getfixturevalue("float64")
+    return request.param
 
 
 def numpy(value: Any) -> np.ndarray:

@@ -6,7 +6,6 @@ strictly. On the framework of KERAS_BACKEND, in float32 and in float64; JAX need
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import zoo
 from zoo import backends, random
 from zoo._lazy import keras
 from zoo.models.efficientnet import STAGES
-from zoo.probe import use_float64
 from zoo.weights.layouts import resample
 
 pytestmark = pytest.mark.peers
@@ -78,22 +76,6 @@ VARIANTS = {
 @pytest.fixture(scope="session")
 def originals() -> Any:
     return import_module("zoo.peers.originals")
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    use_float64()
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-    keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float32"
-
-
-@pytest.fixture(params=BOUNDS)
-def dtype(request: pytest.FixtureRequest) -> str:
-    if request.param == "float64":
-        request.getfixturevalue("float64")
-    return request.param
 
 
 def build(name: str, seed: int = 0) -> keras.Model:

@@ -7,7 +7,7 @@ in float64; JAX needs JAX_ENABLE_X64=1 for that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -23,7 +23,6 @@ from numpy import ndarray
 import zoo
 from zoo import backends, layers, random
 from zoo._lazy import keras, ops
-from zoo.probe import use_float64
 from zoo.weights import SCHEMES, Layout, Row
 from zoo.weights.layouts import DENSE, EMBEDDING, SAME, Kind
 
@@ -402,7 +401,8 @@ def transformers() -> Any:
 
 
 @pytest.fixture
-def float64(monkeypatch: pytest.MonkeyPatch, transformers: Any) -> Iterator[None]:
+def float64(monkeypatch: pytest.MonkeyPatch, transformers: Any, float64: None) -> None:
+    del float64  # conftest's, as far as it goes
     import torch
 
     def forward(self: Any, x: Any) -> Any:
@@ -410,18 +410,6 @@ def float64(monkeypatch: pytest.MonkeyPatch, transformers: Any) -> Iterator[None
         return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
 
     monkeypatch.setattr(transformers.models.t5.modeling_t5.T5LayerNorm, "forward", forward)
-    use_float64()
-    yield
-    keras.config.set_floatx("float32")
-    keras.config.set_dtype_policy("float32")
-    keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float32"
-
-
-@pytest.fixture(params=BOUNDS)
-def dtype(request: pytest.FixtureRequest) -> str:
-    if request.param == "float64":
-        request.getfixturevalue("float64")
-    return request.param
 
 
 def their_bert(name: str, **changes: Any) -> Any:

@@ -262,7 +262,9 @@ def batch(card: Card, size: int) -> tuple[Any, Any, str]:
     from zoo import tasks
 
     if card.preprocessing is None:
-        task = tasks.load(card.task, registry.input_shapes(_build(card)))
+        # Of sequences a model says the names, too.
+        shape = registry.input_shapes(_build(card)) if None in card.input else card.input
+        task = tasks.load(card.task, shape)
         return *next(task.batches(size, 0, 0)), task.loss
     rng = random.generator(0, "bench")
     images = rng.standard_normal((size, *card.input), dtype="float32")

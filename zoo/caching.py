@@ -1,9 +1,8 @@
 """What attention remembers while a text is written, so that each new token costs one step.
 
-    arrays = empty(model, batch, length)          # keys and values of `length` tokens
-    with remembering(arrays, positions) as cache:
-        logits = model(tokens)                    # (b, n) new tokens, the first of each row at `positions`
-    cache.arrays                                  # the same, with the new tokens' keys and values
+    with remembering(arrays, positions) as cache:    # keys and values, zeros at first
+        logits = model(tokens)                       # (b, n) new tokens, the first of each row at `positions`
+    cache.arrays                                     # the same, with the new tokens' keys and values
 
 Causal attention writes the keys and values of what it is given to their positions and asks all of them;
 what is laid out by position (embeddings, relative biases) counts from there. Shapes never change, so that a
@@ -71,14 +70,19 @@ class Cache:
         """(b, 1, n, m): hides from each of n new tokens the places after its own."""
 
         def hiding() -> Tensor:
-            later = ops.arange(self.length, dtype="int32") > self.steps(count)[:, None, :, None]
-            return ops.where(later, ops.full((), HIDDEN, dtype), ops.zeros((), dtype))
+            seen = ops.arange(self.length, dtype="int32") <= self.steps(count)[:, None, :, None]
+            return hidden_unless(seen, dtype)
 
         return self.once(("bias", count, dtype), hiding)
 
     def steps(self, count: int) -> Tensor:
         """(b, n): the places of n new tokens."""
         return ops.expand_dims(self.positions, 1) + ops.arange(count, dtype="int32")
+
+
+def hidden_unless(seen: Tensor, dtype: str) -> Tensor:
+    """0 for a key that is seen, for another what hides it, to be added to its score."""
+    return ops.where(seen, ops.zeros((), dtype), ops.full((), HIDDEN, dtype))
 
 
 _current: ContextVar[Cache | None] = ContextVar("cache", default=None)

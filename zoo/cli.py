@@ -240,7 +240,7 @@ def generate(
     changes = fitting(card, task or card.task)
     if reader is not None:
         usual = card.arguments["vocabulary"]
-        changes["vocabulary"] = usual if reader.vocabulary <= usual < reader.vocabulary + 128 else len(reader)
+        changes["vocabulary"] = usual if reader.fits(usual) else len(reader)
     built = registry.build(card.name, seed=seed, **changes)
     if weights is not None:
         load(built, weights, head="require")

@@ -18,7 +18,7 @@ from zoo import backends, caching, random, registry
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
 from zoo.layers import TokenModel
-from zoo.tasks.sequences import BEGIN, END, PADDING, VOCABULARY, Sequences, decode, encode
+from zoo.tasks.sequences import BEGIN, END, PADDING, Sequences, decode, encode
 
 if TYPE_CHECKING:
     from zoo.tokenizers import Tokenizer
@@ -97,19 +97,31 @@ def generate(
 def _bytes(model: keras.Model) -> Tokenizer:
     from zoo.tokenizers import ByteTokenizer
 
-    tokens = next(x for x in model.inputs if x.name.endswith("token_ids"))
-    if (registry.vocabulary(model, tokens) or 0) > VOCABULARY + 128:
+    found = ByteTokenizer()
+    rows = registry.vocabulary(model, next(x for x in model.inputs if x.name == "token_ids"))
+    if rows is not None and not found.fits(rows):
         raise WrongConfiguration(
-            f"generate: {model.name} has a vocabulary of {registry.vocabulary(model, tokens)}, and bytes are "
-            f"{VOCABULARY}; give the tokenizer that it was trained with, tokenizer=zoo.tokenizers.load(...)"
+            f"generate: {model.name} has a vocabulary of {rows}, and bytes are {found.vocabulary}; give the "
+            "tokenizer that it was trained with, tokenizer=zoo.tokenizers.load(...)"
         )
-    return ByteTokenizer()
+    return found
 
 
 def _before(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """A text up to the first of `stops`, and whether there was one."""
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return (text[: min(places)], True) if places else (text, False)
+
+
+def _check_whole(who: str, **values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or value < 1:
+            raise WrongConfiguration(f"{who}: {name}={value!r}; expected an integer, 1 or more")
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    """(rows, v) -> log p of each token."""
+    return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
 
 # How the next token is chosen
@@ -128,10 +140,7 @@ class Rules:
         seed: int,
         max_tokens: int,
     ):
-        whole = {"max_tokens": max_tokens, "beams": beams, "top_k": 1 if top_k is None else top_k}
-        for name, value in whole.items():
-            if not isinstance(value, int) or value < 1:
-                raise WrongConfiguration(f"generate: {name}={value!r}; expected an integer, 1 or more")
+        _check_whole("generate", max_tokens=max_tokens, beams=beams, top_k=1 if top_k is None else top_k)
         if not isinstance(seed, int) or seed < 0:
             raise WrongConfiguration(f"generate: seed={seed!r}; expected an integer, 0 or more")
         if not temperature >= 0:
@@ -184,8 +193,8 @@ class Steps:
         self.run = _predictor(self.step)
         self.heads = {
             layer.name: (layer.heads, layer.input[1].shape[-1] // layer.heads)
-            for layer in decoder.layers
-            if getattr(layer, "causal", False) and hasattr(layer, "scaled")
+            for layer in _attentions(decoder)
+            if layer.causal
         }
 
     def empty(self, rows: int, length: int) -> caching.Arrays:
@@ -225,7 +234,7 @@ class Writer:
         self.model = model
         self.inputs = {tensor.name: tensor for tensor in model.inputs}
         self.translates = "decoder_token_ids" in self.inputs
-        attends = [layer for layer in model.layers if hasattr(layer, "scaled")]
+        attends = _attentions(model)
         if "token_ids" not in self.inputs or not any(layer.causal for layer in attends):
             raise WrongConfiguration(
                 f"generate: {model.name} does not write; expected a model of tokens whose attention is "
@@ -319,6 +328,12 @@ def _writer(model: keras.Model) -> Writer:
     return model._zoo_writer  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def _attentions(model: keras.Model) -> list[Any]:
+    from zoo.keras_parts import Attention
+
+    return [layer for layer in model.layers if isinstance(layer, Attention)]
+
+
 def _predictor(model: keras.Model) -> Callable[[Any], Any]:
     """The model, compiled as its framework likes best."""
     backend = backends.current()
@@ -375,7 +390,7 @@ def _search(
     done: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
     open_ = [True] * count
     for length in range(1, rules.max_tokens + 1):
-        log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        log_p = _log_softmax(logits)
         log_p = np.stack([rules.penalized(row, told) for row, told in zip(log_p, seen, strict=True)])
         vocabulary = log_p.shape[1]
         total = (scores.reshape(-1, 1) + log_p).reshape(count, -1)
@@ -427,9 +442,7 @@ def translate(
             f"translate: {model.name} takes {registry.input_shapes(model)}; expected an encoder-decoder, "
             f"which takes {INPUTS}"
         )
-    for name, value in {"beams": beams, "max_tokens": max_tokens}.items():
-        if not isinstance(value, int) or value < 1:
-            raise WrongConfiguration(f"translate: {name}={value!r}; expected an integer, 1 or more")
+    _check_whole("translate", beams=beams, max_tokens=max_tokens)
     source = Sequences([texts] if isinstance(texts, str) else texts, encode)[:]
     written, _ = search(model, source, beams=beams, max_tokens=max_tokens)
     return [decode(tokens) for tokens in written[:, 0]]
@@ -450,7 +463,7 @@ def search(
     for step in range(max_tokens):
         inputs = {"token_ids": read, "decoder_token_ids": backends.tensors(seen[:, :-1].copy())}
         logits = ops.convert_to_numpy(predict(inputs))[:, step].astype(np.float64)  # (b beams, v)
-        log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        log_p = _log_softmax(logits)
         log_p[ended] = -np.inf
         log_p[ended, PADDING] = 0  # what has ended goes on with nothing, for certain
         vocabulary = log_p.shape[1]

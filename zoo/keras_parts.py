@@ -253,10 +253,8 @@ class Attention(Layer):
         ]
         cache, causal, drop = caching.current() if self.causal else None, self.causal, None
         if padding_mask is not None:
-            padding = ops.where(
-                ops.equal(padding_mask, 0), ops.full((), HIDDEN, query.dtype), ops.zeros((), query.dtype)
-            )
-            padding = ops.expand_dims(padding, (1, 2))
+            real = ops.expand_dims(ops.not_equal(padding_mask, 0), (1, 2))
+            padding = caching.hidden_unless(real, query.dtype)
             bias = padding if bias is None else bias + padding
         if cache is not None:
             split[1:] = cache.extend(self.name, *split[1:])
@@ -726,9 +724,8 @@ def _rows(x: Tensor, places: Tensor) -> Tensor:
 def _ends(x: Tensor, lengths: Tensor) -> Tensor:
     """(b, n, c) -> (b, c): the last real step of each sequence; where there is none, the first."""
     batch, _, width = ops.shape(x)
-    steps = ops.reshape(
-        ops.swapaxes(x, 0, 1), (-1, width)
-    )  # as the frameworks' recurrences lay them in memory
+    # Steps first, as the frameworks' recurrences lay them in memory.
+    steps = ops.reshape(ops.swapaxes(x, 0, 1), (-1, width))
     return ops.take(steps, ops.maximum(lengths - 1, 0) * batch + ops.arange(batch, dtype="int32"), axis=0)
 
 
@@ -902,7 +899,7 @@ class AttentionDecoder(Layer):
         width = x.shape[-1]
         keys = ops.matmul(memory, u)  # (b, n, u)
         inputs = ops.matmul(x, kernel[:width]) + bias  # (b, m, 4u), of all steps at once
-        hidden = ops.where(_real(memory, lengths), ops.zeros((), x.dtype), ops.full((), HIDDEN, x.dtype))
+        hidden = caching.hidden_unless(_real(memory, lengths), x.dtype)
 
         def step(states: Sequence[Tensor], projected: Tensor) -> Sequence[Tensor]:
             h, c, _ = states

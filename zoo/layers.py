@@ -164,8 +164,7 @@ def attention(
     inner = channels if width is None else width
     if inner % heads:
         raise WrongConfiguration(f"{name}: {heads} heads; expected a divisor of the width, {inner}")
-    if not 0 <= dropout_rate < 1:
-        raise WrongConfiguration(f"{name}: dropout rate {dropout_rate}; expected 0 <= rate < 1")
+    _check_rate(dropout_rate, "dropout", name)
 
     def project(x: Tensor, part: str, units: int = inner) -> Tensor:
         own = initializer[part] if isinstance(initializer, Mapping) else initializer
@@ -346,8 +345,7 @@ def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
     Srivastava et al. 2014. The mask is bit-equal on every framework. Raises WrongConfiguration for a rate
     outside [0, 1).
     """
-    if not 0 <= rate < 1:
-        raise WrongConfiguration(f"{name}: dropout rate {rate}; expected 0 <= rate < 1")
+    _check_rate(rate, "dropout", name)
     return _layers().Dropout(rate, name=name)(x) if rate else x
 
 
@@ -357,8 +355,7 @@ def variational_dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
     Gal and Ghahramani 2016, arXiv:1512.05287, for what flows into and out of a recurrence; within it their
     masks would cost the frameworks' own kernels. Raises WrongConfiguration for a rate outside [0, 1).
     """
-    if not 0 <= rate < 1:
-        raise WrongConfiguration(f"{name}: dropout rate {rate}; expected 0 <= rate < 1")
+    _check_rate(rate, "dropout", name)
     return _layers().VariationalDropout(rate, name=name)(x) if rate else x
 
 
@@ -369,8 +366,7 @@ def drop_path(x: Tensor, rate: float, *, name: str) -> Tensor:
     a residual block is dropped, and scaled by 1 / (1 - rate) where it stays. The mask is bit-equal on every
     framework. Raises WrongConfiguration for a rate outside [0, 1).
     """
-    if not 0 <= rate < 1:
-        raise WrongConfiguration(f"{name}: drop-path rate {rate}; expected 0 <= rate < 1")
+    _check_rate(rate, "drop-path", name)
     return _layers().DropPath(rate, name=name)(x) if rate else x
 
 
@@ -477,6 +473,11 @@ def l2(weight: float) -> Any:
 def _layers() -> Any:
     """`zoo.keras_parts`, whose classes need Keras: imported with the first layer."""
     return import_module("zoo.keras_parts")
+
+
+def _check_rate(rate: float, of: str, name: str) -> None:
+    if not 0 <= rate < 1:
+        raise WrongConfiguration(f"{name}: {of} rate {rate}; expected 0 <= rate < 1")
 
 
 def _check_window(x: Tensor, size: int, padding: int, name: str) -> None:

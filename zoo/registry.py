@@ -228,11 +228,12 @@ def longest(model: keras.Model) -> int | None:
 
 def check_tokens(model: keras.Model, inputs: Mapping[str, Any]) -> None:
     """Raise WrongConfiguration for tokens a model does not know, or more of them than it takes."""
+    limit = longest(model)
     for tensor in model.inputs:
         x = inputs.get(tensor.name)
         if x is None or tensor.dtype != "int32":
             continue
-        x, count, limit = np.asarray(x), vocabulary(model, tensor), longest(model)
+        x, count = np.asarray(x), vocabulary(model, tensor)
         if x.ndim != len(tensor.shape):
             raise WrongConfiguration(
                 f"{model.name}: {tensor.name} of shape {x.shape}; expected (batch, length)"

@@ -90,15 +90,23 @@ class Tokenizer(ABC):
         inputs = [tensor for tensor in model.inputs if tensor.name.endswith("token_ids")]
         if not inputs:
             raise WrongConfiguration(f"{model.name} takes no tokens: it has no input token_ids")
-        most = -(-self.vocabulary // MULTIPLE) * MULTIPLE
         for tensor in inputs:
             rows = registry.vocabulary(model, tensor)
-            if rows is None or not self.vocabulary <= rows <= most:
+            if rows is None or not self.fits(rows):
                 raise WrongConfiguration(
                     f"{self} does not match {model.name}, which has {rows} for {tensor.name}; allowed are "
-                    f"{self.vocabulary} and more, up to {most}, the next multiple of {MULTIPLE}. Build it "
-                    f"with vocabulary={self.vocabulary}, or load the tokenizer that it was trained with"
+                    f"{self.vocabulary} and more, up to {self.most}, the next multiple of {MULTIPLE}. Build "
+                    f"it with vocabulary={self.vocabulary}, or load the tokenizer that it was trained with"
                 )
+
+    @property
+    def most(self) -> int:
+        """The most rows of an embedding that is for these tokens."""
+        return -(-self.vocabulary // MULTIPLE) * MULTIPLE
+
+    def fits(self, rows: int) -> bool:
+        """Whether an embedding of so many rows is for these tokens."""
+        return self.vocabulary <= rows <= self.most
 
     def __len__(self) -> int:
         return self.vocabulary

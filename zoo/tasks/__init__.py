@@ -107,6 +107,7 @@ class Source:
 LABELS = {"head": "classifier"}
 WORDS = {"vocabulary": text.WORDS, **LABELS}
 BYTES = {"vocabulary": sequences.VOCABULARY}
+TEXTS = {**BYTES, **LABELS}
 NEXT = {**BYTES, "head": "language_model"}
 MASKED = {"vocabulary": sequences.VOCABULARY + 1, "head": "masked_lm"}
 SPANS = {"vocabulary": sequences.VOCABULARY + pretraining.SENTINELS}
@@ -116,9 +117,7 @@ TASKS = {
     "fashion-mnist": Source(images.keras_dataset("fashion_mnist"), 1, 10, 28),
     "cifar10": Source(images.keras_dataset("cifar10"), 3, 10, 32),
     "cifar100": Source(images.keras_dataset("cifar100"), 3, 100, 32),
-    "languages": Source(
-        sequences.of_texts(text.languages), classes=20, changes={**BYTES, **LABELS}, names=text.LANGUAGES
-    ),
+    "languages": Source(sequences.of_texts(text.languages), classes=20, changes=TEXTS, names=text.LANGUAGES),
     "topics": Source(sequences.of_corpus(text.corpus), changes=NEXT),
     "topics-masked": Source(sequences.of_windows(text.corpus, pretraining.masked), changes=MASKED),
     "topics-spans": Source(sequences.of_windows(text.corpus, pretraining.spans), changes=SPANS),
@@ -174,7 +173,7 @@ def of_file(path: Path) -> Source | None:
         return Source(
             sequences.of_texts(lambda: splits),
             classes=len(table.classes),
-            changes={**BYTES, **LABELS},
+            changes=TEXTS,
             names=table.classes,
         )
     return None
