@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import zoo
 from zoo import random, tasks
-from zoo.augment import HorizontalFlip, RandomDeletion, parse
+from zoo.augment import HorizontalFlip, Noise, RandomDeletion, parse
 from zoo.tasks import sequences
 from zoo.tasks.sequences import BEGIN, END, Sequences, decode, encode
 
@@ -156,7 +156,7 @@ def test_a_text_is_changed_before_it_is_encoded_and_keeps_its_label() -> None:
         assert set(words) <= {"word", str(label)}
 
 
-@pytest.mark.parametrize("transform", [HorizontalFlip(), RandomDeletion()])
+@pytest.mark.parametrize("transform", [HorizontalFlip(), RandomDeletion(), Noise()])
 def test_what_changes_something_else_is_refused(transform: object) -> None:
     with pytest.raises(zoo.WrongConfiguration, match="does not change frames"):
         next(tasks.Task("x", (some(), LENGTHS), None, "", None, augment=(transform,)).batches(4, 0, 0))

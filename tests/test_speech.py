@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import python
+from conftest import numpy, python
 from numpy import ndarray
 from scipy import signal, stats
 from sklearn.linear_model import LogisticRegression
 
-from zoo import random
+import zoo
+from zoo import augment, backends, random, tasks, training
+from zoo.augment import Noise, PitchShift, SpecAugment, TimeStretch
+from zoo.augment.audio import stretch
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.spectrogram import hertz, log_mel, mel, normalized
-from zoo.tasks import speech
+from zoo.tasks import sequences, speech
+from zoo.tasks.sequences import Sequences, Waves
 
 
 def rng(*key: int | str) -> np.random.Generator:
@@ -186,15 +192,15 @@ def test_a_linear_classifier_tells_the_digits_of_unseen_speakers_apart() -> None
     assert classifier.score(*words("test", 200)) >= 0.9
 
 
-def test_read_gives_features_that_hold_their_labels_after_two_strides_of_two() -> None:
+def test_frames_hold_their_labels_after_two_strides_of_two_even_as_fast_as_time_stretch_makes_them() -> None:
     found = speech.read(training=40, testing=10)
     assert [len(found[split][0]) for split in ("train", "test")] == [40, 10]
-    for x, y in zip(*found["train"], strict=True):
-        assert x.dtype == np.float32
-        assert x.shape[1] == 40
+    for wave, y in zip(*found["train"], strict=True):
         assert y.dtype == np.int32
         assert 1 <= y.min() <= y.max() <= 10
-        assert len(x) // 4 >= len(y) + np.count_nonzero(np.diff(y) == 0)
+        for rate in (1, TimeStretch().rates[1]):
+            frames = log_mel(stretch(wave, rate), speech.RATE)
+            assert len(frames) // 4 >= len(y) + np.count_nonzero(np.diff(y) == 0)
 
 
 def test_labels_that_are_read_are_the_digits_and_one() -> None:
@@ -202,7 +208,148 @@ def test_labels_that_are_read_are_the_digits_and_one() -> None:
     found = speech.read(training=2, testing=1)
     labels = [*found["train"][1], *found["test"][1]]
     assert [list(y) for y in labels] == [list(d + 1) for d in digits]
-    assert np.array_equal(found["test"][0][0], normalized(log_mel(waves[2], 8000)))
+    assert np.array_equal(found["test"][0][0], waves[2])
+
+
+# --- augmentation ---
+
+
+def tones() -> tasks.Task:
+    """Half a second of a tone each, the label telling the frequency."""
+    labels = [1 + i % 4 for i in range(24)]
+    waves = [tone(200.0 * 2**label, 8000, 0.5 + 0.01 * i) for i, label in enumerate(labels)]
+    x = Waves([wave.astype(np.float32) for wave in waves], 8000)
+    return tasks.from_arrays((x, Sequences([np.array([label], np.int32) for label in labels])), loss="ctc")
+
+
+def augmented(policy: str) -> tuple[ndarray, ndarray]:
+    """The first batch, of all examples."""
+    return next(replace(tones(), augment=augment.parse(policy)).batches(24, 0, 0))
+
+
+@pytest.mark.parametrize("policy", ["Noise, TimeStretch, SpecAugment", "SpecAugment, Noise, TimeStretch"])
+def test_waves_are_changed_then_made_frames_then_those_are_changed(policy: str) -> None:
+    task = replace(tones(), augment=augment.parse(policy))
+    x, y = augment.batch(task, [3, 14], seed=1, epoch=2)
+    for row, label, i in zip(x, y, [3, 14], strict=True):
+        rng = random.generator(1, "augment", 2, i)
+        wave = TimeStretch()(Noise()(task.train[0].waves[i], rng), rng)
+        theirs = SpecAugment()(normalized(log_mel(wave, 8000)), rng)
+        assert np.array_equal(row[: len(theirs)], theirs)
+        assert not row[len(theirs) :].any()
+        assert label[0] == 1 + i % 4
+
+
+def test_an_augmented_tone_is_loudest_where_its_label_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Octaves are told apart after a shift by four semitones; normalized frames would not tell a loudest."""
+    monkeypatch.setattr(Waves, "frames", lambda self, wave: log_mel(wave, self.rate))
+    x, y = augmented("TimeStretch, PitchShift(4), Noise, TimeShift")
+    middles = hertz(np.linspace(0, mel(4000), 42))[1:-1]
+    heard = middles[np.exp(x).sum(1).argmax(1)]
+    assert [round(float(np.log2(f / 400))) for f in heard] == list(y[:, 0] - 1)
+
+
+def test_stretched_sound_has_frames_at_rates_uniform_in_the_range_in_a_few_lengths() -> None:
+    task = replace(tones(), augment=(TimeStretch((0.8, 1.25)),))
+    rates, lengths = [], set()
+    for epoch in range(20):
+        for x, _ in task.batches(1, 0, epoch):
+            lengths.add(x.shape[1])
+        found = augment.batch(task, range(24), 0, epoch)[0]
+        rates += list(task.train[0].lengths / [np.count_nonzero(row.any(1)) for row in found])
+    assert stats.kstest(rates, stats.uniform(0.8, 0.45).cdf).pvalue > 1e-4
+    assert len(lengths) <= 6  # four, and two quarters more
+
+
+def test_sound_is_changed_by_seed_epoch_and_place_and_by_nothing_else() -> None:
+    policy = "TimeStretch, PitchShift, Noise, TimeShift, SpecAugment"
+    assert all(np.array_equal(*pair) for pair in zip(augmented(policy), augmented(policy), strict=True))
+    task = replace(tones(), augment=augment.parse(policy))
+    (alone,), _ = augment.batch(task, [5], seed=1, epoch=2)
+    among, _ = augment.batch(task, [7, 5, 6], seed=1, epoch=2)
+    kept = min(len(alone), len(among[1]))
+    assert np.array_equal(alone[:kept], among[1, :kept])
+    for seed, epoch in ((1, 3), (2, 2)):
+        (other,), _ = augment.batch(task, [5], seed, epoch)
+        assert other.shape != alone.shape or not np.array_equal(other, alone)
+
+
+def test_a_batch_of_augmented_sound_goes_on_where_a_run_was_cut() -> None:
+    task = replace(tones(), augment=augment.parse("TimeStretch, SpecAugment"))
+    whole = islice(task.batches(4, 3, 2), 2, None)
+    for ours, theirs in zip(whole, task.batches(4, 3, 2, first=2), strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+def test_frames_are_made_once_but_for_waves_that_were_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(wave: ndarray, rate: int) -> ndarray:
+        made.append(rate)
+        return log_mel(wave, rate)
+
+    monkeypatch.setattr(sequences, "log_mel", counted)
+    task = tones()
+    for policy, times in (("", 24), ("SpecAugment", 24), ("Noise", 48)):
+        changed = replace(task, augment=augment.parse(policy))
+        assert sum(len(y) for _, y in changed.batches(7, 0, 0)) == 24
+        assert made == [8000] * times, policy
+    list(replace(task, augment=augment.parse("Noise")).held_out(7))
+    assert len(made) == 48
+
+
+@pytest.mark.parity
+def test_augmented_sound_is_the_same_bytes_on_every_framework() -> None:
+    code = (
+        "import hashlib, keras; from dataclasses import replace; from zoo import augment, tasks\n"
+        "from zoo.tasks.sequences import Sequences, Waves; from zoo.tasks import speech\n"
+        "x, y = speech.spoken_digits(count=12)\n"
+        "task = tasks.from_arrays((Waves(x, speech.RATE), Sequences(y)), loss='ctc')\n"
+        "policy = 'TimeStretch, PitchShift, Noise, TimeShift, SpecAugment'\n"
+        "task = replace(task, augment=augment.parse(policy))\n"
+        "d = hashlib.sha256()\n"
+        "for x, y in task.batches(5, 1, 2): d.update(x.tobytes() + y.tobytes())\n"
+        "print(keras.backend.backend(), d.hexdigest())"
+    )
+    found = dict(python(code, KERAS_BACKEND=name).split() for name in backends.NAMES)
+    assert set(found) == set(backends.NAMES)
+    assert len(set(found.values())) == 1
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_speech_trains_on_augmented_sound(engine: str) -> None:
+    """The loss of the first step is that of the first augmented batch."""
+    small = {"width": 8, "filters": 4, "classes": 5, "dropout_rate": 0.0}
+    policy = "Noise, TimeStretch, SpecAugment"
+    run = zoo.train(
+        zoo.build("speech", seed=1, **small),
+        tones(),
+        loss="ctc",
+        engine=engine,
+        augment=policy,
+        steps=2,
+        batch_size=24,
+        progress=False,
+    )
+    x, y = augmented(policy)
+    logits = zoo.build("speech", seed=1, **small)(backends.tensors(x))
+    theirs = training.Objective("ctc").native()(backends.tensors(y), logits)
+    assert run.losses[0] == pytest.approx(float(numpy(theirs)), rel=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["HorizontalFlip", "Noise, RandomDeletion", "SpecAugment, MixUp"])
+def test_speech_refuses_what_changes_something_else_before_any_work(policy: str) -> None:
+    steps: list[int] = []
+    with pytest.raises(WrongConfiguration, match=r"^arrays: \w+ does not change waves or frames$"):
+        zoo.train(
+            zoo.build("speech", width=8, filters=4, classes=5),
+            tones(),
+            loss="ctc",
+            augment=policy,
+            steps=1,
+            watch=lambda step, loss: steps.append(step),
+        )
+    assert not steps
 
 
 # --- recordings ---
@@ -227,6 +374,16 @@ def test_recordings_are_read_at_one_rate_with_the_channels_averaged(folder: Path
     assert len(waves[1]) == 8000
     assert waves[1].dtype == np.float32
     assert np.abs(waves[1] - tone(440, 16_000) / 2)[200:-200].max() <= 2e-3  # but for the filter's ends
+
+
+def test_recordings_are_augmented_as_waves(folder: Path) -> None:
+    waves, texts = speech.recordings(folder)
+    task = replace(tasks.load(str(folder), (None, 40)), augment=(PitchShift(12.0),))
+    x, y = augment.batch(task, [0, 1], seed=0, epoch=0)
+    for i, (row, labels) in enumerate(zip(x, y, strict=True)):
+        assert "".join(task.names[v - 1] for v in labels if v) == texts[i]
+        shifted = PitchShift(12.0)(waves[i], random.generator(0, "augment", 0, i))
+        assert np.array_equal(row[: 1 + 8000 // 160], normalized(log_mel(shifted, 16_000)))
 
 
 def test_a_csv_is_a_table_of_recordings_too(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
     zoo.train("resnet18", "cifar10", augment=[RandomCrop(32), HorizontalFlip(), MixUp(0.2)])
     zoo.train("resnet18", "cifar10", augment="RandomCrop(32), HorizontalFlip, MixUp(0.2)")
+    zoo.train("speech", "spoken-digits", augment="TimeStretch, Noise, SpecAugment")
 
 What an example becomes depends on the seed, the epoch and its place in the data, and on nothing else: not
 on the framework, the number of workers, or where a run was resumed. Mixtures depend on the batch as well:
@@ -14,12 +15,13 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo import random
-from zoo.augment.audio import Noise, PitchShift, SpecAugment, TimeShift, TimeStretch
+from zoo.augment.audio import Noise, PitchShift, SpecAugment, TimeShift, TimeStretch, WaveTransform
 from zoo.augment.base import Mix, Transform
 from zoo.augment.image import (
     CenterCrop,
@@ -102,6 +104,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
         SpecAugment,
     )
 }
+KINDS: dict[str, type[Transform]] = {"texts": TextTransform, "waves": WaveTransform, "frames": SpecAugment}
 _plain = {name.lower(): name for name in TRANSFORMS}
 
 
@@ -161,19 +164,19 @@ def batch(task: Task, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int)
     changes = [t for t in task.augment if not isinstance(t, Mix)]
     mixes = [t for t in task.augment if isinstance(t, Mix)]
 
-    def change(image: np.ndarray, place: int) -> np.ndarray:
+    def change(example: Any, place: int, kind: type[Transform] = Transform) -> Any:
         for transform in changes:
-            image = transform(image, rngs[place])
-        return image
+            if isinstance(transform, kind):
+                example = transform(example, rngs[place])
+        return example
 
     if hasattr(x, "pad"):  # zoo.tasks.sequences, which knows this module
-        texts = isinstance(x.items[0], str)
+        kinds = [KINDS[kind] for kind in x.kinds]
         for t in task.augment:
-            if texts != isinstance(t, TextTransform) or not isinstance(t, (TextTransform, SpecAugment)):
-                raise WrongConfiguration(
-                    f"{task.name}: {type(t).__name__} does not change {'texts' if texts else 'frames'}"
-                )
-        return x.pad(x.read(chosen, change)), y[chosen]
+            if not isinstance(t, tuple(kinds)):
+                told = " or ".join(x.kinds)
+                raise WrongConfiguration(f"{task.name}: {type(t).__name__} does not change {told}")
+        return x.pad(x.read(chosen, *(partial(change, kind=kind) for kind in kinds))), y[chosen]
     if isinstance(x, np.ndarray):
         images = [change(x[i], place) for place, i in enumerate(chosen)]
     else:

@@ -1,7 +1,8 @@
 """Sound changed at random, in ways that leave what is said.
 
 Waves are (n,), in floats, and come back in the same type: slower or faster, higher or lower, noisier, later
-or earlier. SpecAugment is for frames of features (t, m), after `zoo.spectrogram`. An empty wave stays empty.
+or earlier. SpecAugment is for frames of features (t, m), after `zoo.spectrogram`: in whatever order they are
+written, waves are changed first. An empty wave stays empty.
 Axes: n samples, t frames, f frequencies, m mel bands.
 """
 
@@ -23,7 +24,15 @@ WINDOW = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(SIZE) / SIZE)
 
 
 @dataclass(frozen=True)
-class TimeStretch(Transform):
+class WaveTransform(Transform):
+    """Changes one wave (n,) by draws from the generator it is given, and by nothing else.
+
+    Raises WrongConfiguration when it is made with a number that cannot be.
+    """
+
+
+@dataclass(frozen=True)
+class TimeStretch(WaveTransform):
     """As many times as fast, at the same pitch, by a rate uniform in `rates`; see `stretch`."""
 
     rates: tuple[float, float] = (0.8, 1.25)
@@ -33,7 +42,7 @@ class TimeStretch(Transform):
 
 
 @dataclass(frozen=True)
-class PitchShift(Transform):
+class PitchShift(WaveTransform):
     """Higher or lower by up to so many semitones, drawn uniformly, in the same time; see `shift_pitch`."""
 
     semitones: float = 2.0
@@ -43,7 +52,7 @@ class PitchShift(Transform):
 
 
 @dataclass(frozen=True)
-class Noise(Transform):
+class Noise(WaveTransform):
     """White noise at a signal-to-noise ratio uniform in `snr`, in dB, of mean powers; none on silence."""
 
     snr: tuple[float, float] = (5.0, 30.0)
@@ -59,7 +68,7 @@ class Noise(Transform):
 
 
 @dataclass(frozen=True)
-class TimeShift(Transform):
+class TimeShift(WaveTransform):
     """Later or earlier by up to this share of the length, drawn uniformly; zeros where nothing is left."""
 
     share: float = 0.1

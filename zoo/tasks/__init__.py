@@ -125,7 +125,7 @@ TASKS = {
     "reuters": Source(sequences.of_tokens(text.keras_dataset("reuters")), classes=46, changes=WORDS),
     "dates": Source(sequences.of_pairs(translation.dates), changes=BYTES, metric="exact_match"),
     "spoken-digits": Source(
-        sequences.of_frames(speech.read), classes=11, loss="ctc", metric="character_error_rate"
+        sequences.of_waves(speech.read, speech.RATE), classes=11, loss="ctc", metric="character_error_rate"
     ),
 }
 

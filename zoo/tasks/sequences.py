@@ -21,6 +21,8 @@ PADDING, END, BEGIN = 0, 1, 2
 BYTES = 3  # byte v is token v + BYTES
 VOCABULARY = 256 + BYTES
 
+Change = Callable[[Any, int], Any]  # of an example, the k-th of those that are asked for
+
 BUCKETS = 4  # lengths that batches are padded to: each is a program to compile
 MULTIPLE = 4  # they are multiples of this
 
@@ -37,12 +39,20 @@ def decode(tokens: Sequence[int] | np.ndarray) -> str:
     return bytes(int(v) - BYTES for v in found if BYTES <= v < VOCABULARY).decode(errors="replace")
 
 
+def unchanged(item: Any, place: int) -> Any:
+    """The change that is none."""
+    del place
+    return item
+
+
 class Sequences:
     """Arrays (length,) or (length, c), each of a length of its own, padded when several are asked for.
 
     `items` are arrays, or what `encode` makes arrays of; `fill` stands where a sequence has ended. A batch is
     padded to the first of `bounds` that its longest fits in: four lengths, a quarter of the sequences up to
-    each, so that few programs are compiled. Raises WrongConfiguration for no items at all.
+    each, so that few programs are compiled; what a change made longer, to quarters of the last more.
+    `kinds` are what can be changed of them, first to last (`zoo.augment.KINDS`). Raises WrongConfiguration
+    for no items at all.
     """
 
     def __init__(
@@ -55,6 +65,7 @@ class Sequences:
         if not len(items):
             raise WrongConfiguration("sequences: none given; expected at least 1")
         self.items, self.encode, self.fill = items, encode, fill
+        self.kinds: tuple[str, ...] = ("texts",) if isinstance(items[0], str) else ("frames",)
         first, *_ = arrays = [self.array(item) for item in items]
         self.lengths = np.array([len(array) for array in arrays])
         self.dtype, self.features = first.dtype, first.shape[1:]
@@ -79,7 +90,7 @@ class Sequences:
     def read(
         self,
         chosen: Sequence[int] | np.ndarray,
-        change: Callable[[Any, int], Any] = lambda item, place: item,
+        change: Change = unchanged,
     ) -> list[np.ndarray]:
         """The sequences at these places, with `change(item, k)` made to the k-th before it is encoded."""
         return [self.array(change(self.items[i], place)) for place, i in enumerate(chosen)]
@@ -87,7 +98,8 @@ class Sequences:
     def pad(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """(b, n, ...): side by side, `fill` after the end of each."""
         longest = max(map(len, arrays))
-        length = next((n for n in self.bounds if n >= longest), -(-longest // MULTIPLE) * MULTIPLE)
+        step = max(MULTIPLE, self.bounds[-1] // BUCKETS)
+        length = next((n for n in self.bounds if n >= longest), -(-longest // step) * step)
         found = np.full((len(arrays), length, *self.features), self.fill, self.dtype)
         for row, array in zip(found, arrays, strict=True):
             row[: len(array)] = array
@@ -113,6 +125,36 @@ class Sequences:
         if rng is not None:
             batches = [batches[i] for i in rng.permutation(len(batches))]
         return np.concatenate([*batches, *rest])
+
+
+class Waves(Sequences):
+    """Sound (n,) of `rate` samples a second, which models see as frames (t, m): log-mel, normalized.
+
+    They are computed once, and again only of a wave that has been changed. `items` are the frames.
+    """
+
+    def __init__(self, waves: Sequence[np.ndarray], rate: int):
+        self.waves, self.rate = waves, rate
+        super().__init__([self.frames(wave) for wave in waves])
+        self.kinds = "waves", "frames"
+
+    def frames(self, wave: np.ndarray) -> np.ndarray:
+        """What a model sees of a wave: (t, m), float32, a hundred frames a second."""
+        return normalized(log_mel(wave, self.rate))
+
+    def read(
+        self,
+        chosen: Sequence[int] | np.ndarray,
+        change: Change = unchanged,
+        change_frames: Change = unchanged,
+    ) -> list[np.ndarray]:
+        """The frames at these places: `change` is made to waves, `change_frames` to what comes of them."""
+
+        def one(place: int, i: int) -> np.ndarray:
+            wave = change(self.waves[i], place)
+            return change_frames(self.items[i] if wave is self.waves[i] else self.frames(wave), place)
+
+        return [one(place, i) for place, i in enumerate(chosen)]
 
 
 def take(x: Any, places: Any) -> Any:
@@ -237,33 +279,32 @@ def of_pairs(
     return load
 
 
-def of_frames(
-    read: Callable[[], Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]],
+def of_waves(
+    read: Callable[[], Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]], rate: int
 ) -> Callable[[Any], Splits]:
-    """Frames (n, c) and what is said in them, for CTC."""
+    """Sound and what is said in it, for CTC."""
 
     def load(shape: Any) -> Splits:
-        found = read()
-        _expect(shape, (None, found["train"][0][0].shape[1]), "frames of sound")
-        return {split: (Sequences(frames), Sequences(said)) if frames else None
-                for split, (frames, said) in found.items()}  # fmt: skip
+        found: Splits = {split: (Waves(waves, rate), Sequences(said)) if waves else None
+                         for split, (waves, said) in read().items()}  # fmt: skip
+        _expect(shape, (None, *found["train"][0].features), "frames of sound")
+        return found
 
     return load
 
 
 def of_recordings(folder: Path) -> tuple[Callable[[Any], Splits], tuple[str, ...]]:
-    """A folder of recordings as frames, a fifth held out; and the letters, of which the first is class 1."""
+    """A folder of recordings, a fifth held out; and the letters, of which the first is class 1."""
     waves, texts = speech.recordings(folder)
     letters = tuple(sorted({letter for text in texts for letter in text}))
-    frames = [normalized(log_mel(wave, speech.RECORDED)) for wave in waves]
     said = [np.array([1 + letters.index(letter) for letter in text], np.int32) for text in texts]
     apart = held_out(np.zeros(len(texts), int), "recordings")
 
     def read() -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
         parts = {"train": np.flatnonzero(~apart), "test": np.flatnonzero(apart)}
-        return {split: ([frames[i] for i in own], [said[i] for i in own]) for split, own in parts.items()}
+        return {split: ([waves[i] for i in own], [said[i] for i in own]) for split, own in parts.items()}
 
-    return of_frames(read), letters
+    return of_waves(read, speech.RECORDED), letters
 
 
 def _inputs(tokens: Sequences, shape: Any) -> Any:

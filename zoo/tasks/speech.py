@@ -24,7 +24,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from zoo import random
 from zoo.errors import DataUnavailable
-from zoo.spectrogram import log_mel, normalized
 
 Generator = np.random.Generator
 Split = tuple[list[np.ndarray], list[np.ndarray]]
@@ -75,13 +74,12 @@ WORDS: tuple[tuple[tuple[str, int], ...], ...] = (
 
 
 def read(*, training: int = 1500, testing: int = 300) -> dict[str, Split]:
-    """Spoken digits to recognize: features (t, 40), and labels, digit d as d + 1.
+    """Spoken digits to recognize: waves (n,) at `RATE`, and labels (l,), int32, digit d as d + 1.
 
-    Features are normalized log-mel frames, float32, a hundred a second; labels (l,) are int32. Every
-    utterance has a speaker of its own, so those of the test are not those of the training.
+    Every utterance has a speaker of its own, so those of the test are not those of the training.
     """
-    waves, digits = spoken_digits(count=training + testing)
-    x, y = [normalized(log_mel(wave, RATE)) for wave in waves], [each + 1 for each in digits]
+    x, digits = spoken_digits(count=training + testing)
+    y = [each + 1 for each in digits]
     return {"train": (x[:training], y[:training]), "test": (x[training:], y[training:])}
 
 
