@@ -14,7 +14,7 @@ from scipy.special import log_softmax, softmax
 import zoo
 from zoo import generation, random
 from zoo._lazy import keras
-from zoo.tasks.sequences import END, encode
+from zoo.tasks.sequences import BEGIN, END, decode, encode
 
 PROMPTS = [np.array([5, 6, 7], np.int32), np.array([1, 2, 3, 4, 5, 9, 8], np.int32)]
 
@@ -139,6 +139,36 @@ def test_a_text_ends_before_a_stop_and_pieces_make_it_up() -> None:
     assert cut == text[: text.index(stop)]
     assert "".join(piece for _, piece in pieces) == cut
     assert len(pieces) > 5
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_t5_translates_by_writing(beams: int) -> None:
+    """The likeliest tokens after each text, as the model without a cache says them."""
+    model = writer("t5-tiny", width=16, vocabulary=259)
+    texts = ["1 May", "24 novembre 2026"]
+    found = zoo.translate(model, texts, beams=beams, max_tokens=6)
+    assert found == zoo.generate(model, texts, 6, temperature=0, beams=beams)
+    if beams == 1:
+        written: list[int] = []
+        while len(written) < 6 and END not in written:
+            x = {
+                "token_ids": encode(texts[0])[None],
+                "decoder_token_ids": np.array([[BEGIN, *written]], np.int32),
+            }
+            written.append(int(numpy(model(x))[0, -1].argmax()))
+        assert found[0] == decode(written)
+
+
+def test_seq2seq_translates_by_a_tokenizer_and_begins_and_ends_as_it_says() -> None:
+    code = zoo.tokenizers.default()
+    model = zoo.build("seq2seq", width=8, embedding_width=6, vocabulary=len(code))
+    source = code.encode("1 May 2026")[None]
+    written, _ = generation.search(model, source, beams=1, max_tokens=3, code=code)
+    x = {"token_ids": source, "decoder_token_ids": np.array([[code.begin]], np.int32)}
+    assert written[0, 0, 0] == numpy(model(x))[0, 0].argmax()
+    assert zoo.translate(model, "1 May 2026", max_tokens=3, tokenizer=code) == [code.decode(written[0, 0])]
+    with pytest.raises(zoo.WrongConfiguration, match="vocabulary of 1024, and bytes are 259"):
+        zoo.translate(model, "1 May 2026")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from zoo.augment import written
 from zoo.errors import WrongConfiguration
 
 if TYPE_CHECKING:
+    from zoo.tasks import Task
     from zoo.training import Run
 
 VERSION = "2"
@@ -38,11 +39,13 @@ class Checkpoint:
 
     def take(self, name: str, given: Any) -> Any:
         """The saved run's setting. Raises WrongConfiguration if another was given."""
-        if given is not None and given != self.facts[name]:
+        saved = self.facts[name]
+        if given is not None and given != saved:
             raise WrongConfiguration(
-                f"resume: {self.path} was trained with {name}={self.facts[name]}, not {given}; leave it out"
+                f"resume: {self.path} was trained with {name}={saved}, not {given}; leave it out, or give "
+                "the same"
             )
-        return self.facts[name]
+        return saved
 
     def optimizer(self) -> Any:
         """The optimizer it was trained by, without its memory."""
@@ -106,6 +109,7 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         "batch_size": run.batch_size,
         "history": run.history,
         "augment": written(run.task.augment),
+        "tokenizer": tokenizer(run.task),
         "optimizer": keras.optimizers.serialize(optimizer),
     }
     path = Path(path)
@@ -117,6 +121,11 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def tokenizer(task: Task) -> str:
+    """What a task's texts are made tokens by: bytes, where nothing is said."""
+    return "bytes" if task.tokenizer is None else f"{task.tokenizer.name}, {task.tokenizer.vocabulary} tokens"
 
 
 def writable(path: str | Path) -> None:
@@ -135,7 +144,7 @@ def read(path: str | Path) -> Checkpoint:
         raise WrongConfiguration(f"resume={str(path)!r}: no such file")
     try:
         with safe_open(path, "numpy") as file:
-            facts = json.loads((file.metadata() or {})["zoo"])
+            facts = {"tokenizer": "bytes", **json.loads((file.metadata() or {})["zoo"])}  # once not told
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
         raise WrongConfiguration(

@@ -40,6 +40,10 @@ TaskOption = Annotated[
     typer.Option(help="digits, mnist ..., or a folder or CSV of images; the model's own by default."),
 ]
 
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(help="default, a tokenizer.json, vocab.txt ..., or hf://owner/name; bytes without."),
+]
 WeightsOption = Annotated[
     str | None,
     typer.Option(help="Weights to start from: a file of anyone's, or hf://owner/name of the hub."),
@@ -126,6 +130,7 @@ def train(
         str | None,
         typer.Option(help='Random changes, e.g. "RandomCrop(32), HorizontalFlip"; see zoo augment.'),
     ] = None,
+    tokenizer: TokenizerOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     checkpoint: Annotated[
@@ -135,13 +140,14 @@ def train(
     weights: WeightsOption = None,
 ) -> None:
     """Train a model and print what came of it."""
-    from zoo import backends, registry
+    from zoo import backends, registry, tokenizers
 
     card = registry.card(model)
+    reader = None if tokenizer is None else tokenizers.load(tokenizer)
     backends.use(backend or backends.settle(), device=device, threads=threads)
     from zoo.training import told, train
 
-    if note := told(card, task or card.task):
+    if note := told(card, task or card.task, reader):
         print(note)
     run = train(
         model,
@@ -153,6 +159,7 @@ def train(
         batch_size=batch_size,
         seed=seed,
         augment=augment,
+        tokenizer=reader,
         checkpoint=checkpoint,
         resume=resume,
         weights=weights,
@@ -206,9 +213,7 @@ def generate(
     model: Model,
     prompt: Annotated[str, typer.Argument(help="The text to go on from, or for T5 to answer.")],
     weights: WeightsOption = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="tokenizer.json, vocab.txt ..., or hf://owner/name; bytes by default.")
-    ] = None,
+    tokenizer: TokenizerOption = None,
     task: Annotated[
         str | None,
         typer.Option(help="Built as zoo train builds it for this task; the model's own by default."),
@@ -237,10 +242,9 @@ def generate(
     from zoo.training import fitting
     from zoo.weights import load
 
-    changes = fitting(card, task or card.task)
-    if reader is not None:
-        usual = card.arguments["vocabulary"]
-        changes["vocabulary"] = usual if reader.fits(usual) else len(reader)
+    changes = fitting(card, task or card.task, tokenizer=reader)
+    if reader is not None and task is None and reader.fits(usual := card.arguments["vocabulary"]):
+        changes["vocabulary"] = usual  # as the published weights are
     built = registry.build(card.name, seed=seed, **changes)
     if weights is not None:
         load(built, weights, head="require")
@@ -269,20 +273,22 @@ def compare(
     epochs: EpochsOption = None,
     steps: StepsOption = None,
     batch_size: BatchOption = None,
+    tokenizer: TokenizerOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     out: Annotated[Path, typer.Option(help="Folder of result.json and report.html.")] = Path("zoo-report"),
 ) -> None:
     """Train models on every framework, by both engines, and show them side by side."""
-    from zoo import registry
+    from zoo import registry, tokenizers
     from zoo.comparison import compare
     from zoo.comparison.terminal import live
     from zoo.training import told
 
     console = _console()
+    reader = None if tokenizer is None else tokenizers.load(tokenizer)
     for card in map(registry.card, models):
-        if note := told(card, task or card.task):
+        if note := told(card, task or card.task, reader):
             console.print(note, highlight=False)
     with live(console) as show:
         result = compare(
@@ -294,6 +300,7 @@ def compare(
             epochs=epochs,
             steps=steps,
             batch_size=batch_size,
+            tokenizer=tokenizer,
             seed=seed,
             device=device,
             threads=threads,

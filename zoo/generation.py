@@ -1,7 +1,7 @@
 """What models write: token after token, each by what was written before.
 
     zoo.generate(model, "Once upon", max_tokens=40)      # GPT goes on, T5 answers
-    zoo.translate(model, ["24 novembre 2026"])           # ["2026-11-24"]
+    zoo.translate(model, ["24 novembre 2026"])           # ["2026-11-24"], by seq2seq or T5
 
 `generate` remembers keys and values (`zoo.caching`): a token costs one step, however long the text is. What
 it draws depends on the seed, the prompt's place and the step: every framework writes the same text.
@@ -18,7 +18,7 @@ from zoo import backends, caching, random, registry
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
 from zoo.layers import TokenModel
-from zoo.tasks.sequences import BEGIN, END, PADDING, Sequences, decode, encode
+from zoo.tasks.sequences import BYTE_CODE, PADDING, Code, Sequences, begin_of, end_of
 
 if TYPE_CHECKING:
     from zoo.tokenizers import Tokenizer
@@ -101,7 +101,7 @@ def _bytes(model: keras.Model) -> Tokenizer:
     rows = registry.vocabulary(model, next(x for x in model.inputs if x.name == "token_ids"))
     if rows is not None and not found.fits(rows):
         raise WrongConfiguration(
-            f"generate: {model.name} has a vocabulary of {rows}, and bytes are {found.vocabulary}; give the "
+            f"{model.name} has a vocabulary of {rows}, and bytes are {found.vocabulary}; give the "
             "tokenizer that it was trained with, tokenizer=zoo.tokenizers.load(...)"
         )
     return found
@@ -422,41 +422,55 @@ def _score(found: tuple[float, list[int]]) -> float:
     return -found[0]
 
 
-# Without a cache: the recurrent encoder-decoder
-
-INPUTS = {"token_ids": (None,), "decoder_token_ids": (None,)}
-
-
 def translate(
-    model: keras.Model, texts: str | Sequence[str], *, beams: int = 1, max_tokens: int = 32
+    model: keras.Model,
+    texts: str | Sequence[str],
+    *,
+    beams: int = 1,
+    max_tokens: int = 32,
+    tokenizer: Tokenizer | None = None,
 ) -> list[str]:
-    """What the model makes of each text: the likeliest translation that a search with so many beams finds.
+    """What seq2seq or T5 makes of each text: the likeliest translation that a search of so many beams finds.
 
-    One beam is greedy: the likeliest token at every step. A translation ends at END, or after `max_tokens`,
-    and every step computes all of them: one shape, so that nothing is compiled twice. Sutskever et al. 2014,
-    arXiv:1409.3215, section 3.2. Raises WrongConfiguration for another kind of model, no text, or numbers
-    below 1.
+    One beam is greedy: the likeliest token at every step. T5's are those of `generate`, by their mean log p a
+    token; seq2seq's by their log p, Sutskever et al. 2014, arXiv:1409.3215, section 3.2. A translation ends
+    where the model ends it, or after `max_tokens`. Texts are bytes, unless a `tokenizer` says otherwise.
+    Raises WrongConfiguration for another kind of model, no text, or numbers below 1.
     """
-    if registry.input_shapes(model) != INPUTS:
+    shapes = registry.input_shapes(model)
+    if not (isinstance(shapes, dict) and "decoder_token_ids" in shapes):
         raise WrongConfiguration(
-            f"translate: {model.name} takes {registry.input_shapes(model)}; expected an encoder-decoder, "
-            f"which takes {INPUTS}"
+            f"translate: {model.name} takes {shapes}; expected an encoder-decoder, seq2seq or T5, which "
+            "takes token_ids and decoder_token_ids"
         )
     _check_whole("translate", beams=beams, max_tokens=max_tokens)
-    source = Sequences([texts] if isinstance(texts, str) else texts, encode)[:]
-    written, _ = search(model, source, beams=beams, max_tokens=max_tokens)
-    return [decode(tokens) for tokens in written[:, 0]]
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise WrongConfiguration("translate: no text; expected at least 1")
+    reader = tokenizer or _bytes(model)
+    if _attentions(model):
+        return generate(model, texts, max_tokens, temperature=0, beams=beams, tokenizer=reader)
+    reader.check(model)
+    source = Sequences(texts, reader.encode)[:]
+    written, _ = search(model, source, beams=beams, max_tokens=max_tokens, code=reader)
+    return [reader.decode(tokens) for tokens in written[:, 0]]
+
+
+# Without a cache: the recurrent encoder-decoder
 
 
 def search(
-    model: keras.Model, source: np.ndarray, *, beams: int, max_tokens: int
+    model: keras.Model, source: np.ndarray, *, beams: int, max_tokens: int, code: Code = BYTE_CODE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(b, n) tokens -> what was written (b, beams, max_tokens), the likeliest first, and log p of each."""
+    """(b, n) tokens -> what was written (b, beams, max_tokens), the likeliest first, and log p of each.
+
+    Every step computes all `max_tokens`: one shape, so that nothing is compiled twice.
+    """
     predict = _predictor(model)
     count = len(source)
     read = backends.tensors(np.repeat(source, beams, axis=0))  # (b beams, n)
-    seen = np.full((count * beams, max_tokens + 1), PADDING, np.int32)  # BEGIN, and what was written
-    seen[:, 0] = BEGIN
+    seen = np.full((count * beams, max_tokens + 1), PADDING, np.int32)  # the beginning, and what was written
+    seen[:, 0] = begin_of(code)
     scores = np.full((count, beams), -np.inf)
     scores[:, 0] = 0  # the beams start out alike: one of them counts
     ended = np.zeros(count * beams, bool)
@@ -472,7 +486,7 @@ def search(
         scores = np.take_along_axis(total, best, axis=1)
         parents = (best // vocabulary + np.arange(count)[:, None] * beams).ravel()
         tokens = (best % vocabulary).ravel()
-        seen, ended = seen[parents], ended[parents] | (tokens == END)
+        seen, ended = seen[parents], ended[parents] | (tokens == end_of(code))
         seen[:, step + 1] = tokens
         if ended.all():
             break

@@ -33,7 +33,7 @@ from zoo.tasks import sequences
 from zoo.tasks.text import corpus, lines, refuse
 from zoo.weights import files, hub
 
-MULTIPLE = 128  # embeddings are often rounded up to one of it, as T5's from 32,100 tokens to 32,128
+SPARE = 127  # rows of an embedding: many are rounded up, as T5's from 32,100 tokens to 32,128
 HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs
 
 # What models call the token of each role; the first that a vocabulary has. T5's decoder begins with padding.
@@ -86,7 +86,7 @@ class Tokenizer(ABC):
         return path
 
     def check(self, model: keras.Model) -> None:
-        """Raise WrongConfiguration unless the model has a row for each token, and at most 127 to spare."""
+        """Raise WrongConfiguration unless the model has a row for each token, and at most `SPARE` others."""
         inputs = [tensor for tensor in model.inputs if tensor.name.endswith("token_ids")]
         if not inputs:
             raise WrongConfiguration(f"{model.name} takes no tokens: it has no input token_ids")
@@ -95,18 +95,13 @@ class Tokenizer(ABC):
             if rows is None or not self.fits(rows):
                 raise WrongConfiguration(
                     f"{self} does not match {model.name}, which has {rows} for {tensor.name}; allowed are "
-                    f"{self.vocabulary} and more, up to {self.most}, the next multiple of {MULTIPLE}. Build "
-                    f"it with vocabulary={self.vocabulary}, or load the tokenizer that it was trained with"
+                    f"{self.vocabulary} to {self.vocabulary + SPARE}. Build it with vocabulary="
+                    f"{self.vocabulary}, or load the tokenizer that it was trained with"
                 )
-
-    @property
-    def most(self) -> int:
-        """The most rows of an embedding that is for these tokens."""
-        return -(-self.vocabulary // MULTIPLE) * MULTIPLE
 
     def fits(self, rows: int) -> bool:
         """Whether an embedding of so many rows is for these tokens."""
-        return self.vocabulary <= rows <= self.most
+        return self.vocabulary <= rows <= self.vocabulary + SPARE
 
     def __len__(self) -> int:
         return self.vocabulary

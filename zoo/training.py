@@ -22,13 +22,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zoo import backends, checkpoints, registry, tasks
+from zoo import backends, checkpoints, registry, tasks, tokenizers
 from zoo._lazy import keras, ops
 from zoo.augment import Wanted, parse, written
 from zoo.ctc import character_error_rate
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, recipe
-from zoo.tasks import Pair, Task, sequences
+from zoo.tasks import Code, Pair, Task, sequences
 from zoo.weights import load as load_weights
 
 Tensor = Any
@@ -78,6 +78,7 @@ def train(
     label_smoothing: float | None = None,
     validation: tuple[Any, Any] | None = None,
     augment: Wanted | None = None,
+    tokenizer: Code | str | Path | None = None,
     early_stopping: EarlyStopping | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
@@ -90,7 +91,8 @@ def train(
 
     `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), or a
     pair of arrays (x, y), with `validation` another; None takes the card's. `augment` changes the training
-    examples at random (`zoo.augment`): a list, or in words, "HorizontalFlip, MixUp(0.2)". What is not given
+    examples at random (`zoo.augment`): a list, or in words, "HorizontalFlip, MixUp(0.2)". Texts are bytes, or
+    tokens of a `tokenizer`, one of `zoo.tokenizers` or what its `load` takes: "default". What is not given
     comes from the card's recipe: `steps` overrides `epochs`, `schedule` replaces the optimizer's learning
     rate. `mode` is how the native engine runs, see `zoo.backends.MODES`.
     `label_smoothing` takes that share of each target away and spreads it over the classes (Szegedy et al.
@@ -117,6 +119,9 @@ def train(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise WrongConfiguration(f"{argument}={value!r}; expected an integer, 1 or more")
     transforms = None if augment is None else parse(augment)
+    code = tokenizers.load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+    if code is not None and not isinstance(chosen, str):
+        raise WrongConfiguration("tokenizer= goes with a task by name, or a file of texts")
     backend = backends.current()
     way = backends.allowed(backend.NAME, mode) if engine == "native" else _fit_only(mode)
 
@@ -127,14 +132,15 @@ def train(
         seed, batch_size = saved.take("seed", seed), saved.take("batch_size", batch_size)
     seed = 0 if seed is None else seed
     if isinstance(model, str):
-        model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen, loss))
-    data = _load(chosen, registry.input_shapes(model), loss, validation, known and known.preprocessing)
+        model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen, loss, code))
+    data = _load(chosen, registry.input_shapes(model), loss, validation, known and known.preprocessing, code)
     if saved is not None and augment is None and not data.augment:
         transforms = parse(saved.facts["augment"])
     if transforms is not None:
         data = replace(data, augment=transforms)
     if saved is not None:
         saved.take("augment", written(data.augment))
+        saved.take("tokenizer", checkpoints.tokenizer(data))
     _check_fit(model, data)
     objective = Objective(
         loss or data.loss, plan.label_smoothing if label_smoothing is None else label_smoothing
@@ -575,7 +581,8 @@ def evaluate(engine: Engine, task: Task, batch_size: int = 512) -> dict[str, flo
     metric = {} if task.metric is None else {task.metric: hits / max(1, of)}
     loss = float(np.average(losses, weights=weights))
     if task.tokens_per_character is not None:
-        metric |= {"bits_per_character": loss / log(2) * task.tokens_per_character, "perplexity": exp(loss)}
+        bits = loss / log(2) * task.tokens_per_character
+        metric = {"bits_per_character": bits, "perplexity": exp(loss), **metric}
     return {**metric, "loss": loss}
 
 
@@ -588,15 +595,17 @@ def _fit_only(mode: str | None) -> str:
     return "fit"
 
 
-def fitting(card: registry.Card, task: Any, loss: Any = None) -> dict[str, Any]:
+def fitting(
+    card: registry.Card, task: Any, loss: Any = None, tokenizer: Code | None = None
+) -> dict[str, Any]:
     """The builder's arguments that a task decides: classes, channels, the shape of an example.
 
     A model made for photographs would take hours over thumbnails scaled up to its size, and gigabytes: it is
     built for images of 32 x 32 or the least it takes, for the few digits in its small configuration.
     """
     if isinstance(task, str):
-        _, source = tasks.source(task)
-        wanted = {"classes": source.classes, "channels": source.channels, **source.changes}
+        _, source = tasks.source(task, tokenizer)
+        wanted = source.wanted(tokenizer)
         if source.side is not None and card.preprocessing is not None:
             least = {"image_size": max(32, card.small["image_size"])}
             wanted = {**(card.small if source.side < 28 else least), **wanted}
@@ -613,21 +622,23 @@ def fitting(card: registry.Card, task: Any, loss: Any = None) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name in card.arguments and value is not None}
 
 
-def told(card: registry.Card, task: str) -> str:
+def told(card: registry.Card, task: str, tokenizer: Code | None = None) -> str:
     """What a task changes of a model, in a line; nothing if only its classes and channels."""
     usual = {**card.arguments, "classes": None, "channels": None}
-    changes = {k: v for k, v in fitting(card, task).items() if usual[k] not in (None, v)}
+    changes = {k: v for k, v in fitting(card, task, tokenizer=tokenizer).items() if usual[k] not in (None, v)}
     listed = ", ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in changes.items())
     return f"{card.name} for {task}: {listed}" if changes else ""
 
 
-def _load(task: Any, shape: tuple[int, ...], loss: Any, validation: Any, preprocessing: Any) -> Task:
+def _load(
+    task: Any, shape: Any, loss: Any, validation: Any, preprocessing: Any, tokenizer: Code | None
+) -> Task:
     if isinstance(task, Task):
         return task
     if isinstance(task, str):
         if validation is not None:
             raise WrongConfiguration("validation= goes with a pair of arrays; a named task holds out its own")
-        return tasks.load(task, shape, preprocessing)
+        return tasks.load(task, shape, preprocessing, tokenizer)
     return tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None, validation=validation)
 
 
@@ -645,9 +656,7 @@ def _check_fit(model: keras.Model, task: Task) -> None:
         raise WrongConfiguration(
             f"{model.name} gives {' and '.join(model.output)}; to train it, build it with a head="
         )
-    expected, given = registry.input_shapes(model), tasks.shapes(x)
-    if task.spoil is not None:
-        given = tasks.shapes(next(task.held_out(1))[0])
+    expected, given = registry.input_shapes(model), tasks.shapes(x if task.spoil is None else task.first(1))
     if isinstance(expected, dict):
         given = given if isinstance(given, dict) else {"token_ids": given}
         left_out = registry.optional_inputs(model) - given.keys()

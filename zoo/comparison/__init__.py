@@ -12,6 +12,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median, quantiles
@@ -19,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, ladder, machine, registry, tasks
+from zoo import backends, ladder, machine, registry, tasks, tokenizers
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import recipe
+from zoo.tasks import baselines
 from zoo.workers import Worker, WorkerDied
 
 Record = dict[str, Any]  # a JSON object: docs/result.md describes them
@@ -63,6 +65,7 @@ def compare(
     epochs: int | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    tokenizer: str | Path | None = None,
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
@@ -72,7 +75,9 @@ def compare(
     """Train models on every framework, side by side, and measure where and how much they differ.
 
     `backends` are those installed unless named; `modes` further ways for the native engine to run
-    (`zoo.backends.MODES`), its default otherwise; `threads` the CPU threads of each process. Writes
+    (`zoo.backends.MODES`), its default otherwise; `threads` the CPU threads of each process; `tokenizer` what
+    `zoo.tokenizers.load` takes, for texts, which are bytes otherwise. Beside the runs stands what the task's
+    baseline reaches, a method without a network (`zoo.tasks.baselines`), where it has one. Writes
     result.json and report.html into `out` (None: nowhere) and returns the result. `show` is called with the
     rows whenever one changes.
 
@@ -82,8 +87,9 @@ def compare(
     cards = [registry.card(name) for name in models]
     if not cards:
         raise WrongConfiguration("compare: no model given; `zoo list` shows them")
-    if task is not None:
-        tasks.source(task)
+    code = None if tokenizer is None else tokenizers.load(tokenizer)
+    for card in cards:
+        tasks.source(task or card.task, code)
     rows = [
         {"model": card.name, **choice, "error": None, "status": "waiting"}
         for card in cards
@@ -91,6 +97,7 @@ def compare(
     ]
     settings = {
         "task": task, "epochs": epochs, "steps": steps, "batch_size": batch_size, "seed": seed,
+        "tokenizer": None if tokenizer is None else str(tokenizer),
         "threads": threads or machine.cores(), "device": device,
     }  # fmt: skip
     show = show or (lambda rows: None)
@@ -246,12 +253,14 @@ def _describe(card: registry.Card, rows: list[Record], settings: Record) -> Reco
     plan = recipe(card.recipe)
     done: Record = next((row for row in rows if not row["error"]), {})
     steps = done.get("steps")
+    baseline = baselines.baseline(settings["task"] or card.task)
     return {
         **{
             key: getattr(card, key) for key in ("name", "paper", "url", "idea", "parameters", "multiply_adds")
         },
         "task": settings["task"] or card.task,
         "metric": next(iter(done.get("metrics", {})), None),
+        "baseline": baseline and asdict(baseline),
         "seed": settings["seed"],
         "recipe": {
             "optimizer": str(plan),

@@ -27,6 +27,7 @@ from pygments.lexers import PythonLexer
 from zoo.comparison import ladder_report
 from zoo.comparison.ladder_report import scientific
 from zoo.ladder import BOUNDS
+from zoo.tasks.baselines import Baseline
 
 Number = float | None
 Record = dict[str, Any]  # what JSON calls an object: a result, a part of one, a chart's specification
@@ -420,10 +421,12 @@ def prose(text: str) -> str:
 
 
 def facts(model: Record) -> str:
+    baseline = model.get("baseline")
     rows = {
         "Parameters": integer(model["parameters"]),
         "Multiply-adds": integer(model["multiply_adds"]),
         "Task": model["task"],
+        **({"Without a network": str(Baseline(**baseline))} if baseline else {}),
         **{name.replace("_", " ").capitalize(): value for name, value in model["recipe"].items()},
         "Seed": model["seed"],
     }

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from zoo.ladder import BOUNDS
+from zoo.tasks.baselines import Baseline
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,9 @@ def summary(result: Record, console: Console) -> None:
         if row["error"]:
             console.print(f"{_name(row)} failed: {row['error']}", highlight=False, markup=False)
     for model in result["models"]:
+        if model.get("baseline"):
+            reached = Baseline(**model["baseline"])
+            console.print(f"{model['task']} without a network: {reached}", highlight=False)
         pairs = [d for d in result["differences"] if d["model"] == model["name"]]
         if not pairs:
             continue

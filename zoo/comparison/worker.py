@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from zoo import backends, registry, taps, tasks, training
+from zoo import backends, registry, taps, tasks, tokenizers, training
 from zoo._lazy import keras, ops
 from zoo.workers import Tell, serve
 
@@ -42,12 +42,14 @@ class Worker:
         backends.use(backend, threads=threads, device=device)
         current = backends.current()
         card = registry.card(model)
-        task = arguments.pop("task") or card.task
+        task, code = arguments.pop("task") or card.task, arguments.pop("tokenizer")
+        if code is not None:
+            code = tokenizers.load(code)
         seed = arguments["seed"]
-        built = registry.build(model, seed=seed, **training.fitting(card, task))
+        built = registry.build(model, seed=seed, **training.fitting(card, task, tokenizer=code))
         save_file(_weights(built), self.folder / "initial_weights.safetensors")
-        sample = tasks.take(tasks.load(task, registry.input_shapes(built)).train[0], slice(16))
-        outputs = taps.layer_outputs(built, sample)
+        data = tasks.load(task, registry.input_shapes(built), card.preprocessing, code)
+        outputs = taps.layer_outputs(built, data.first(16))
         np.savez(self.folder / "outputs.npz", allow_pickle=False, **outputs)  # keeps the layers in order
         last = 0.0
 
@@ -57,7 +59,7 @@ class Worker:
                 last = time.perf_counter()
                 self.tell(step=step + 1, loss=training.number(loss))
 
-        run = training.train(built, task, engine=engine, mode=mode, progress=False, watch=watch, **arguments)
+        run = training.train(built, data, engine=engine, mode=mode, progress=False, watch=watch, **arguments)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
         best = [run.stepper.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]

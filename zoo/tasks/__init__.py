@@ -19,7 +19,7 @@ from zoo.augment import Transform, Wanted, batch, parse
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
 from zoo.tasks import folders, images, pretraining, sequences, speech, text, translation
-from zoo.tasks.sequences import Sequences, count, largest, of_sequences, shapes, take
+from zoo.tasks.sequences import BYTE_CODE, Code, Sequences, count, largest, of_sequences, shapes, take
 
 Pair = tuple[Any, Any]
 
@@ -38,6 +38,7 @@ class Task:
     augment: tuple[Transform, ...] = ()  # see zoo.augment
     spoil: Callable[..., Any] | None = None  # makes an example of each of x, see zoo.tasks.pretraining
     tokens_per_character: float | None = None  # of a text to go on with: its loss is told in bits, too
+    tokenizer: Code | None = None  # of texts; bytes unless one is given
 
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Pair]:
         """The training examples in the order of this seed and epoch, augmented, from batch `first` on.
@@ -77,6 +78,11 @@ class Task:
         stacked = {name: np.stack([each[name] for each in inputs]) for name in inputs[0]} if several else None
         return stacked or np.stack(inputs), np.stack(labels)
 
+    def first(self, number: int) -> Any:
+        """The first training examples as a model is given them, but for what is augmented."""
+        x, places = self.train[0], np.arange(min(number, count(self.train[0])))
+        return take(x, places) if self.spoil is None else self.spoilt(x, places, "spoil")[0]
+
     def steps(self, batch_size: int) -> int:
         """How many batches an epoch has."""
         return -(-count(self.train[0]) // batch_size)
@@ -84,9 +90,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a named task comes from: `read(shape)` gives its arrays, scaled to a model's input."""
+    """Where a named task comes from: `read(shape)` gives its arrays, scaled to a model's input.
 
-    read: Callable[[Any], dict[str, Any]]
+    Of texts, whose tokens call for `rows(code)` of an embedding, it is `read(shape, code)`.
+    """
+
+    read: Callable[..., dict[str, Any]]
     channels: int | None = None
     classes: int | None = None
     side: int | None = None  # of an image, in pixels, where all are as large
@@ -95,46 +104,78 @@ class Source:
     metric: str = "accuracy"
     names: tuple[str, ...] = ()  # of the classes
     photographs: bool = False  # in files, prepared as a model's card says
+    rows: Callable[[Code], int] | None = None
 
-    def task(self, name: str, shape: Any) -> Task:
+    def task(self, name: str, shape: Any, tokenizer: Code | None = None) -> Task:
         """The task, for a model that takes examples of this shape."""
-        splits = self.read(shape)
+        texts = () if self.rows is None else (tokenizer or BYTE_CODE,)
         return Task(
-            name, **splits, loss=self.loss, metric=self.metric, classes=self.classes, names=self.names
+            name,
+            **self.read(shape, *texts),
+            loss=self.loss,
+            metric=self.metric,
+            classes=self.classes,
+            names=self.names,
+            tokenizer=tokenizer,
         )
+
+    def wanted(self, tokenizer: Code | None = None) -> dict[str, Any]:
+        """Arguments of a model that the task calls for, each None where it does not mind."""
+        found = {"classes": self.classes, "channels": self.channels, **self.changes}
+        return found if self.rows is None else {**found, "vocabulary": self.rows(tokenizer or BYTE_CODE)}
 
 
 LABELS = {"head": "classifier"}
 WORDS = {"vocabulary": text.WORDS, **LABELS}
-BYTES = {"vocabulary": sequences.VOCABULARY}
-TEXTS = {**BYTES, **LABELS}
-NEXT = {**BYTES, "head": "language_model"}
-MASKED = {"vocabulary": sequences.VOCABULARY + 1, "head": "masked_lm"}
-SPANS = {"vocabulary": sequences.VOCABULARY + pretraining.SENTINELS}
+NEXT = {"head": "language_model"}
+MASKED = {"head": "masked_lm"}
+
+
+def rows(code: Code) -> int:
+    """A row for each token of a text."""
+    return code.vocabulary
+
+
 TASKS = {
     "digits": Source(images.digits, 1, 10, 8),
     "mnist": Source(images.keras_dataset("mnist"), 1, 10, 28),
     "fashion-mnist": Source(images.keras_dataset("fashion_mnist"), 1, 10, 28),
     "cifar10": Source(images.keras_dataset("cifar10"), 3, 10, 32),
     "cifar100": Source(images.keras_dataset("cifar100"), 3, 100, 32),
-    "languages": Source(sequences.of_texts(text.languages), classes=20, changes=TEXTS, names=text.LANGUAGES),
-    "topics": Source(sequences.of_corpus(text.corpus), changes=NEXT),
-    "topics-masked": Source(sequences.of_windows(text.corpus, pretraining.masked), changes=MASKED),
-    "topics-spans": Source(sequences.of_windows(text.corpus, pretraining.spans), changes=SPANS),
+    "languages": Source(
+        sequences.of_texts(text.languages), classes=20, changes=LABELS, names=text.LANGUAGES, rows=rows
+    ),
+    "topics": Source(sequences.of_corpus(text.corpus), changes=NEXT, rows=rows),
+    "topics-masked": Source(
+        sequences.of_windows(text.corpus, pretraining.masked),
+        changes=MASKED,
+        rows=lambda code: max(code.vocabulary, pretraining.mask(code) + 1),
+    ),
+    "topics-spans": Source(
+        sequences.of_windows(text.corpus, pretraining.spans),
+        rows=lambda code: code.vocabulary + pretraining.SENTINELS,
+    ),
     "imdb": Source(sequences.of_tokens(text.keras_dataset("imdb")), classes=2, changes=WORDS),
     "reuters": Source(sequences.of_tokens(text.keras_dataset("reuters")), classes=46, changes=WORDS),
-    "dates": Source(sequences.of_pairs(translation.dates), changes=BYTES, metric="exact_match"),
+    "dates": Source(sequences.of_pairs(translation.dates), metric="exact_match", rows=rows),
     "spoken-digits": Source(
         sequences.of_waves(speech.read, speech.RATE), classes=11, loss="ctc", metric="character_error_rate"
     ),
 }
 
 
-def source(name: str) -> tuple[str, Source]:
+def source(name: str, tokenizer: Code | None = None) -> tuple[str, Source]:
     """A named task's proper name and its source; a path names a folder or a table of images.
 
-    Raises UnknownName, with the nearest.
+    Raises UnknownName, with the nearest; WrongConfiguration for a tokenizer of a task that has no texts.
     """
+    key, found = _source(name)
+    if tokenizer is not None and found.rows is None:
+        raise WrongConfiguration(f"tokenizer= makes tokens of a task's texts, and {key} has none")
+    return key, found
+
+
+def _source(name: str) -> tuple[str, Source]:
     key = str(name).lower().replace("_", "-")
     if key in TASKS:
         return key, TASKS[key]
@@ -164,17 +205,18 @@ def of_file(path: Path) -> Source | None:
         return None
     if ending == ".tsv":
         pairs = translation.pairs(path)
-        return Source(sequences.of_pairs(lambda: pairs), changes=BYTES, metric="exact_match")
+        return Source(sequences.of_pairs(lambda: pairs), metric="exact_match", rows=rows)
     if ending == ".txt":
-        return Source(sequences.of_corpus(lambda: text.parts(text.read(path))), changes=NEXT)
+        return Source(sequences.of_corpus(lambda: text.parts(text.read(path))), changes=NEXT, rows=rows)
     if ending in text.READERS and (ending != ".csv" or "text" in _columns(path)):
         table = text.table(path)
         splits = {"train": table.train, "test": table.test}
         return Source(
             sequences.of_texts(lambda: splits),
             classes=len(table.classes),
-            changes=TEXTS,
+            changes=LABELS,
             names=table.classes,
+            rows=rows,
         )
     return None
 
@@ -185,17 +227,20 @@ def _columns(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def load(name: str, shape: Any, preprocessing: Preprocessing | None = None) -> Task:
+def load(
+    name: str, shape: Any, preprocessing: Preprocessing | None = None, tokenizer: Code | None = None
+) -> Task:
     """A task by its name or path, its images scaled to a model's input (h, w, c).
 
     Sequences fit a model's (None, ...); a model of several inputs has a dict of shapes by name.
-    `preprocessing` is a model's, for photographs, see `folder`. Raises UnknownName, WrongConfiguration when
-    the images cannot take that shape, DataUnavailable when the data is neither here nor to be had.
+    `preprocessing` is a model's, for photographs, see `folder`; texts are bytes, or tokens of a `tokenizer`
+    (`zoo.tokenizers`). Raises UnknownName, WrongConfiguration when the images cannot take that shape or
+    there are no texts, DataUnavailable when the data is neither here nor to be had.
     """
-    key, found = source(name)
+    key, found = source(name, tokenizer)
     if found.photographs:
         return folder(name, shape, preprocessing=preprocessing)
-    return found.task(key, shape)
+    return found.task(key, shape, tokenizer)
 
 
 def folder(

@@ -8,38 +8,41 @@ A window of a text is spoilt anew in every epoch, the same way on every framewor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
-from zoo.tasks.sequences import BEGIN, END, VOCABULARY
+from zoo.tasks.sequences import BYTE_CODE, Code, begin_of, end_of
 
-MASK = VOCABULARY  # the token after the bytes
-SENTINELS = 16  # of T5, from the last token of its vocabulary down
+SENTINELS = 16  # of T5, behind the tokens of a text, from the last down
 SHARE = 0.15  # of the tokens that is to be told
 SPAN = 3  # tokens cut out in a row, on average
 
-Spoil = Callable[[np.ndarray, np.random.Generator], tuple[Any, np.ndarray]]
+
+def mask(code: Code) -> int:
+    """What a hidden token is seen as: the token behind the others, where a code has none for it."""
+    return code.vocabulary if code.mask is None else code.mask
 
 
-def masked(tokens: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def masked(
+    tokens: np.ndarray, rng: np.random.Generator, *, code: Code = BYTE_CODE
+) -> tuple[np.ndarray, np.ndarray]:
     """(n,) -> what is seen and what is to be told (n,), -1 where nothing is.
 
-    Of the tokens to be told, 80 of 100 are seen as MASK, 10 as another byte, 10 as they are. Devlin et al.
-    2018, section 3.1.
+    Of the tokens to be told, 80 of 100 are seen as `mask`, 10 as any token of the vocabulary, 10 as they are.
+    Devlin et al. 2018, section 3.1.
     """
     chosen = rng.permutation(len(tokens))[: max(1, round(SHARE * len(tokens)))]
     told = np.full(len(tokens), -1, np.int32)
     told[chosen] = tokens[chosen]
     seen, fate = tokens.copy(), rng.random(len(chosen))
-    seen[chosen[fate < 0.8]] = MASK
+    seen[chosen[fate < 0.8]] = mask(code)
     other = chosen[(fate >= 0.8) & (fate < 0.9)]
-    seen[other] = rng.integers(VOCABULARY - 256, VOCABULARY, len(other), dtype=np.int32)
+    seen[other] = rng.integers(0, code.vocabulary, len(other), dtype=np.int32)
     return seen, told
 
 
-def spans(tokens: np.ndarray, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def spans(
+    tokens: np.ndarray, rng: np.random.Generator, *, code: Code = BYTE_CODE
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(n,) -> what is read and written so far, and what is to be written; as long for every text of n tokens.
 
     In place of each span stands a sentinel of its own; the decoder writes each sentinel and its span. Raffel
@@ -50,13 +53,13 @@ def spans(tokens: np.ndarray, rng: np.random.Generator) -> tuple[dict[str, np.nd
     gone, kept = _parts(cut, count, rng), _parts(len(tokens) - cut, count, rng)
     read, written, place = [], [], 0
     for i, (stay, leave) in enumerate(zip(kept, gone, strict=True)):
-        sentinel = [VOCABULARY + SENTINELS - 1 - i]
+        sentinel = [code.vocabulary + SENTINELS - 1 - i]
         read += [tokens[place : place + stay], sentinel]
         written += [sentinel, tokens[place + stay : place + stay + leave]]
         place += stay + leave
-    target = np.concatenate([*written, [END]]).astype(np.int32)
-    decoder = np.concatenate([[BEGIN], target[:-1]]).astype(np.int32)
-    encoder = np.concatenate([*read, [END]]).astype(np.int32)
+    target = np.concatenate([*written, [end_of(code)]]).astype(np.int32)
+    decoder = np.concatenate([[begin_of(code)], target[:-1]]).astype(np.int32)
+    encoder = np.concatenate([*read, [end_of(code)]]).astype(np.int32)
     return {"token_ids": encoder, "decoder_token_ids": decoder}, target
 
 

@@ -7,8 +7,9 @@ v + 3: the numbers of ByT5 (Xue et al. 2022, arXiv:2105.13626, section 3), whose
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -43,6 +44,48 @@ def unchanged(item: Any, place: int) -> Any:
     """The change that is none."""
     del place
     return item
+
+
+class Code(Protocol):
+    """How texts become tokens, of which there are `vocabulary`: `BYTE_CODE`, or one of `zoo.tokenizers`."""
+
+    name: str
+    vocabulary: int
+    begin: int | None
+    end: int | None
+    mask: int | None
+
+    def encode(self, text: str) -> np.ndarray:
+        """The tokens of a text (n,), int32."""
+        ...
+
+
+class Bytes:
+    """The bytes of UTF-8."""
+
+    name, vocabulary = "bytes", VOCABULARY
+    begin: int | None = BEGIN
+    end: int | None = END
+    mask: int | None = None
+    encode = staticmethod(encode)
+
+
+BYTE_CODE: Code = Bytes()
+
+
+def begin_of(code: Code) -> int:
+    """What a decoder begins with: padding, as T5's, where a code has no token for it."""
+    return PADDING if code.begin is None else code.begin
+
+
+def end_of(code: Code) -> int:
+    """What ends a text. Raises WrongConfiguration where a code has no token for it."""
+    if code.end is None:
+        raise WrongConfiguration(
+            f"tokenizer {code.name!r} has no token that ends a text, which this task needs; those that "
+            "zoo.tokenizers trains have one"
+        )
+    return code.end
 
 
 class Sequences:
@@ -195,12 +238,12 @@ Splits = dict[str, Any]  # "train", "test": what `zoo.tasks.Task` takes, or None
 WINDOW = 128  # tokens of a language model's examples
 
 
-def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]]) -> Callable[[Any], Splits]:
+def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]]) -> Callable[..., Splits]:
     """Texts and labels, for a model of tokens (None,)."""
 
-    def load(shape: Any) -> Splits:
+    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
         _expect_tokens(shape, "texts")
-        return {split: (_inputs(Sequences(texts, encode), shape), labels) if len(texts) else None
+        return {split: (_inputs(Sequences(texts, code.encode), shape), labels) if len(texts) else None
                 for split, (texts, labels) in read().items()}  # fmt: skip
 
     return load
@@ -234,46 +277,51 @@ def pack(texts: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarr
     return x.reshape(-1, length), y.reshape(-1, length)
 
 
-def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[[Any], Splits]:
+def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[..., Splits]:
     """One long text, for a model that tells each token's next: windows of `WINDOW`, side by side."""
 
-    def load(shape: Any) -> Splits:
+    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
         _expect_tokens(shape, "a text")
         texts = read()
-        found = {split: pack([encode(text)], WINDOW) for split, text in texts.items()}
+        tokens = {split: code.encode(text) for split, text in texts.items()}
+        found = {split: pack([tokens[split]], WINDOW) for split in tokens}
         if isinstance(shape, dict):
             found = {split: ({"token_ids": x}, y) for split, (x, y) in found.items()}
-        return {**found, "tokens_per_character": len(encode(texts["test"])) / len(texts["test"])}
+        return {**found, "tokens_per_character": len(tokens["test"]) / len(texts["test"])}
 
     return load
 
 
-def of_windows(read: Callable[[], Mapping[str, str]], spoil: Any) -> Callable[[Any], Splits]:
+def of_windows(read: Callable[[], Mapping[str, str]], spoil: Any) -> Callable[..., Splits]:
     """One long text in windows, which `spoil` (`zoo.tasks.pretraining`) makes examples of."""
 
-    def load(shape: Any) -> Splits:
+    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
         if not isinstance(shape, dict):
             _expect(shape, {"token_ids": (None,)}, "texts to be told from what is left of them")
-        return {**{split: pack([encode(text)], WINDOW) for split, text in read().items()}, "spoil": spoil}
+        found = {split: pack([code.encode(text)], WINDOW) for split, text in read().items()}
+        return {**found, "spoil": partial(spoil, code=code)}
 
     return load
 
 
 def of_pairs(
     read: Callable[[], Mapping[str, tuple[Sequence[str], Sequence[str]]]],
-) -> Callable[[Any], Splits]:
+) -> Callable[..., Splits]:
     """Sources and targets, for an encoder and a decoder that sees each target's tokens one step late."""
 
-    def split(sources: Sequence[str], targets: Sequence[str]) -> tuple[dict[str, Sequences], Sequences]:
-        late = Sequences(targets, lambda text: np.append(np.int32(BEGIN), encode(text)))
-        labels = Sequences(targets, lambda text: np.append(encode(text), np.int32(END)), fill=-1)
-        return {"token_ids": Sequences(sources, encode), "decoder_token_ids": late}, labels
+    def split(
+        sources: Sequence[str], targets: Sequence[str], code: Code
+    ) -> tuple[dict[str, Sequences], Sequences]:
+        first, last = np.int32(begin_of(code)), np.int32(end_of(code))
+        late = Sequences(targets, lambda text: np.append(first, code.encode(text)))
+        labels = Sequences(targets, lambda text: np.append(code.encode(text), last), fill=-1)
+        return {"token_ids": Sequences(sources, code.encode), "decoder_token_ids": late}, labels
 
-    def load(shape: Any) -> Splits:
+    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
         wanted = {"token_ids": (None,), "decoder_token_ids": (None,)}
         if not (isinstance(shape, dict) and wanted.items() <= shape.items()):
             _expect(shape, wanted, "pairs of texts")
-        found = {name: split(*texts) if texts[0] else None for name, texts in read().items()}
+        found = {name: split(*texts, code) if texts[0] else None for name, texts in read().items()}
         return {name: pair and (_masked(pair[0], shape), pair[1]) for name, pair in found.items()}
 
     return load
