@@ -1,0 +1,405 @@
+"""Figures of models, drawn from the Keras graph: an overview, and each kind of block in detail.
+
+A figure is a column of boxes in the order data meets them, with lines beside it for what skips a box. It is
+plain SVG in the page, coloured by the page's own style, and needs no script.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from html import escape
+from math import prod
+from typing import Any
+
+BLOCK = re.compile(r"(.*?block\d+)(?=_|$)")
+QUIET = ("BatchNorm",)  # has weights, and still is said in the line of what it follows
+
+WIDTH, LINE, GAP, LANE = (
+    430,
+    15,
+    16,
+    11,
+)  # of a box, of a line in it, between boxes, between lines beside them
+
+
+@dataclass
+class Box:
+    """One operation, with those that only follow it; or a run of blocks that are alike."""
+
+    kinds: list[str]
+    name: str = ""
+    shape: str = ""
+    parameters: int = 0
+    inputs: list[int] = field(default_factory=list)  # ids of boxes
+    id: int = 0
+    block: str | None = None
+    times: int = 1
+    source: bool = False  # where data comes in
+
+    @property
+    def plain(self) -> bool:
+        """Whether it owns no weights."""
+        return not self.parameters
+
+
+def figures(model: Any) -> list[tuple[str, str]]:
+    """(caption, SVG) of the whole model, then of each kind of block."""
+    boxes = merged(collapsed(merged(read(model))))
+    assign(boxes)
+    overview, kinds = grouped(boxes)
+    found = [("The whole", draw(overview, f"The layers of {model.name}"))]
+    for letter, (name, inside) in kinds.items():
+        found.append((f"Block {letter}, as {name}", draw(inside, f"Block {letter} of {model.name}")))
+    return found
+
+
+def read(model: Any) -> list[Box]:
+    """A box for each call of an operation, depth first, so that a box mostly follows its input."""
+    places = {id(operation): i for i, operation in enumerate(model.operations)}
+    depths = [(-depth, node) for depth, nodes in model._nodes_by_depth.items() for node in nodes]
+    nodes = [node for _, node in sorted(depths, key=lambda pair: (pair[0], places[id(pair[1].operation)]))]
+    makers = {id(tensor): i for i, node in enumerate(nodes) for tensor in node.outputs}
+    boxes = []
+    for i, node in enumerate(nodes):
+        operation, kind = node.operation, type(node.operation).__name__
+        first = operation._inbound_nodes[0] is node  # of a layer that is called twice
+        weights = getattr(operation, "trainable_variables", [])
+        named = weights or kind in ("Identity", "InputLayer")
+        boxes.append(
+            Box(
+                [described(operation)],
+                operation.name + ("" if first else ", the same weights") if named else "",
+                axes(node.outputs[0].shape),
+                sum(prod(v.shape) for v in weights) if first else 0,
+                list(dict.fromkeys(makers[id(tensor)] for tensor in node.input_tensors)),
+                i,
+                source=kind == "InputLayer",
+            )
+        )
+    starts = [makers[id(tensor)] for tensor in model.inputs]
+    return ordered(boxes, starts)
+
+
+def described(operation: Any) -> str:
+    """An operation in a few words."""
+    kind = type(operation).__name__
+    words = {"InputLayer": "Input", "GetItem": "Take", "ExpandDims": "Expand", "Concatenate": "Join"}.get(
+        kind, kind
+    )
+    if kind in ("Conv", "MaxPool", "AveragePool"):
+        words += f" {operation.size} × {operation.size}"
+        if kind == "Conv" and operation.groups > 1:
+            words += ", depthwise" if operation.kernel.shape[2] == 1 else f", {operation.groups} groups"
+        if operation.stride > 1:
+            words += f", stride {operation.stride}"
+    return words
+
+
+def axes(shape: Any) -> str:
+    """A shape, b for the batch and n for a length."""
+    return (
+        "("
+        + ", ".join(
+            "b" if i == 0 and n is None else "n" if n is None else str(n) for i, n in enumerate(shape)
+        )
+        + ")"
+    )
+
+
+def ordered(boxes: list[Box], starts: list[int] | None = None) -> list[Box]:
+    """Each box after its inputs, and as often as can be right after one of them."""
+    by_id = {box.id: box for box in boxes}
+    waiting = {box.id: {i for i in box.inputs if i in by_id} for box in boxes}
+    readers: dict[int, list[int]] = {}
+    for box in boxes:
+        for i in waiting[box.id]:
+            readers.setdefault(i, []).append(box.id)
+    ready = [box.id for box in boxes if not waiting[box.id]]
+    stack = sorted(ready, key=lambda i: -starts.index(i) if starts and i in starts else -i)
+    found = []
+    while stack:
+        box = by_id[stack.pop()]
+        found.append(box)
+        for reader in reversed(readers.get(box.id, [])):
+            waiting[reader].discard(box.id)
+            if not waiting[reader]:
+                stack.append(reader)
+    assert len(found) == len(boxes), "the blocks of a figure feed each other"
+    return found
+
+
+def readers_of(boxes: list[Box]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = {}
+    for box in boxes:
+        for i in box.inputs:
+            found.setdefault(i, set()).add(box.id)
+    return found
+
+
+def rename(boxes: list[Box], old: int, new: int) -> None:
+    """Whoever read `old` reads `new`."""
+    for box in boxes:
+        box.inputs = list(
+            dict.fromkeys(new if i == old else i for i in box.inputs if box.id != new or i != old)
+        )
+
+
+def merged(boxes: list[Box]) -> list[Box]:
+    """What has no weights, keeps the shape, and alone reads the box before is said in that box."""
+    found: list[Box] = []
+    for place, box in enumerate(boxes):
+        before = next((b for b in found if box.inputs and b.id == box.inputs[0]), None)
+        again = next((b for b in found if b.id in box.inputs and b.kinds[-1] == box.kinds[0]), None)
+        readers = readers_of([*found, *boxes[place:]])
+        follows = (
+            before is not None
+            and len(box.inputs) == 1
+            and readers.get(before.id, set()) <= {box.id}
+            and before.shape == box.shape
+            and not before.source
+            and before.times == 1
+            and (box.plain or box.kinds[0] in QUIET)
+        )
+        repeats = (
+            again is not None
+            and box.plain
+            and again.plain
+            and set(box.inputs) <= {again.id, *again.inputs}
+            and readers.get(again.id, set()) <= {box.id}
+        )
+        into = before if follows else again if repeats else None
+        if into is None:
+            found.append(box)
+            continue
+        if box.kinds == ["Identity"]:
+            into.name = into.name or box.name
+        elif repeats and not follows:
+            into.times += 1
+        else:
+            into.kinds += box.kinds
+        into.parameters += box.parameters
+        rename(boxes, box.id, into.id)
+    return found
+
+
+def collapsed(boxes: list[Box]) -> list[Box]:
+    """Three boxes or more of one kind that read the same become one."""
+    found: list[Box] = []
+    gone: set[int] = set()
+    for box in boxes:
+        if box.id in gone:
+            continue
+        alike = [b for b in boxes if b.id not in gone and same(b) == same(box)]
+        alike.sort(key=lambda b: b.id)
+        if len(alike) >= 3 and not box.source:
+            first, last = alike[0].name, alike[-1].name
+            box.name = first and (between(first, last) if len(alike) > 3 else listed([b.name for b in alike]))
+            box.times, box.parameters = len(alike), sum(b.parameters for b in alike)
+            if len({b.shape for b in alike}) > 1:
+                box.shape = f"{alike[0].shape} to {alike[-1].shape.split(', ')[-1].rstrip(')')}"
+            for other in alike:
+                if other is not box:
+                    gone.add(other.id)
+                    rename(boxes, other.id, box.id)
+        found.append(box)
+    return found
+
+
+def same(box: Box) -> tuple[Any, ...]:
+    """What boxes have in common that become one."""
+    block = BLOCK.match(box.name)
+    return box.kinds, box.inputs, box.source, block and block.group(1)
+
+
+def listed(names: list[str]) -> str:
+    """a_query, a_key, a_value -> a_query, key, value."""
+    stem = names[0].rpartition("_")[0] + "_"
+    if stem == "_" or not all(name.startswith(stem) for name in names):
+        return ", ".join(names)
+    return ", ".join([names[0], *(name.removeprefix(stem) for name in names[1:])])
+
+
+def between(first: str, last: str) -> str:
+    """stage1_block2, stage1_block3 -> stage1_block2 to 3."""
+    end = re.search(r"\d+$", last)
+    return f"{first} to {end.group()}" if end else f"{first} to {last}"
+
+
+def assign(boxes: list[Box]) -> None:
+    """Say which block each box is of: by its name, or by those around it."""
+    by_id, readers = {box.id: box for box in boxes}, readers_of(boxes)
+    for box in boxes:
+        match = BLOCK.match(box.name)
+        box.block = match.group(1) if match else None
+
+    def downstream(box: Box) -> set[str | None]:
+        found: set[str | None] = set()
+        for i in readers.get(box.id, set()):
+            found |= {by_id[i].block} if by_id[i].block or by_id[i].parameters else downstream(by_id[i])
+        return found
+
+    for box in boxes:
+        if box.block or box.parameters or box.source:
+            continue
+        blocks = [by_id[i].block for i in box.inputs if by_id[i].block]
+        if blocks and (len(box.inputs) > 1 or downstream(box) == {blocks[-1]}):
+            box.block = max(blocks, key=lambda name: [int(n) for n in re.findall(r"\d+", name or "")])
+
+
+def grouped(boxes: list[Box]) -> tuple[list[Box], dict[str, tuple[str, list[Box]]]]:
+    """The boxes with each block as one, runs of like blocks as one; and each kind of block by its letter."""
+    by_id = {box.id: box for box in boxes}
+    members: dict[str, list[Box]] = {}
+    for box in boxes:
+        if box.block:
+            members.setdefault(box.block, []).append(box)
+    kinds: dict[str, tuple[str, list[Box]]] = {}
+    letters: dict[Any, str] = {}
+    whole: dict[str, Box] = {}
+    for name, inside in members.items():
+        places = {box.id: i for i, box in enumerate(inside)}
+        outer = list(dict.fromkeys(i for box in inside for i in box.inputs if i not in places))
+        built = str(
+            [
+                (
+                    b.kinds,
+                    b.times,
+                    [places.get(i, f"in{outer.index(i)}" if i in outer else "") for i in b.inputs],
+                )
+                for b in inside
+            ]
+        )
+        # Strides differ from block to block of a kind.
+        kind = re.sub(r", stride \d+|\d+ × \d+", "", built)
+        if kind not in letters:
+            letters[kind] = "ABCDEFGHIJ"[len(letters)]
+            kinds[letters[kind]] = (name, detail(name, inside, outer, by_id))
+        whole[name] = Box(
+            [f"Block {letters[kind]}"],
+            name,
+            inside[-1].shape,
+            sum(b.parameters for b in inside),
+            [],
+            -1 - len(whole),
+        )
+    ids = {box.id: whole[box.block].id if box.block else box.id for box in boxes}
+    overview: dict[int, Box] = {}
+    for box in boxes:
+        here = whole[box.block] if box.block else box
+        overview.setdefault(here.id, here)
+        inputs = [ids[i] for i in box.inputs]
+        here.inputs = list(
+            dict.fromkeys([*(here.inputs if box.block else []), *(i for i in inputs if i != here.id)])
+        )
+    items = ordered(list(overview.values()))
+    run: list[Box] = []
+    for box in items:
+        last = run[-1] if run else None
+        if (
+            last is not None
+            and last.id < 0
+            and box.id < 0
+            and (last.kinds, last.shape, last.parameters / last.times)
+            == (box.kinds, box.shape, box.parameters)
+            and set(box.inputs) <= {last.id, *last.inputs}
+        ):
+            last.times += 1
+            last.parameters += box.parameters
+            last.name = between(last.name.split(" to ")[0], box.name)
+            rename(items, box.id, last.id)
+        else:
+            run.append(box)
+    return run, kinds
+
+
+def detail(name: str, inside: list[Box], outer: list[int], by_id: dict[int, Box]) -> list[Box]:
+    """A block on its own: what it reads first, then its boxes, by names without the block's."""
+    found = []
+
+    def read(i: int) -> tuple[bool, int]:
+        by = [box for box in inside if i in box.inputs]
+        return any(box.kinds[0] == "Add" for box in by), len(by)
+
+    x = max(outer, key=read)  # a shortcut adds it, else most boxes read it
+    for i in [x, *(i for i in outer if i != x)]:
+        box = by_id[i]
+        label = "x" if i == x else box.name or box.kinds[0]
+        found.append(Box([label], "", box.shape, 0, [], i, source=True))
+    for box in inside:
+        short = box.name.removeprefix(name).lstrip("_") if box.name.startswith(name) else ""
+        found.append(
+            Box(list(box.kinds), short, box.shape, box.parameters, list(box.inputs), box.id, times=box.times)
+        )
+    return ordered(found, [x])
+
+
+def draw(boxes: list[Box], title: str) -> str:
+    """A column of boxes, joined by arrows, lines beside it where one skips a box."""
+    places = {box.id: i for i, box in enumerate(boxes)}
+    lines = [1 if box.source or not (box.name or box.parameters or crowded(box)) else 2 for box in boxes]
+    heights = [10 + LINE * n for n in lines]
+    tops = [4 + sum(heights[:i]) + GAP * i for i in range(len(boxes))]
+    arcs = [
+        (places[i], place) for place, box in enumerate(boxes) for i in box.inputs if places[i] != place - 1
+    ]
+    lanes: list[list[tuple[int, int]]] = []
+    lane_of = {}
+    for start, end in sorted(arcs, key=lambda arc: (arc[1] - arc[0], arc)):
+        # Lines from one box share a lane.
+        free = [all(end <= s or e <= start or s == start for s, e in lane) for lane in [*lanes, []]]
+        lane_of[start, end] = number = free.index(True)
+        if number == len(lanes):
+            lanes.append([])
+        lanes[number].append((start, end))
+    right = 4 + WIDTH
+    width, height = right + 8 + LANE * len(lanes) + 4, tops[-1] + heights[-1] + 4
+    parts = [
+        f'<svg class="zoo-figure" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title>'
+    ]
+    middle = 4 + WIDTH / 2
+    for place, box in enumerate(boxes):
+        y, h = tops[place], heights[place]
+        if place and boxes[place - 1].id in box.inputs:
+            parts.append(f'<path class="line" d="M{middle} {y - GAP}V{y - 4}"/>{head(middle, y, "down")}')
+        kind = "source" if box.source else "plain" if box.plain else "owner"
+        round_ = h / 2 if box.source else 5
+        parts.append(f'<rect class="{kind}" x="4" y="{y}" width="{WIDTH}" height="{h}" rx="{round_}"/>')
+        facts = [box.shape] if box.source or not crowded(box) else []
+        parts.append(text(14, y + 17, said(box), "kind"))
+        parts += [text(WIDTH - 6, y + 17, fact, "shape", end=True) for fact in facts]
+        if lines[place] > 1:
+            below = [box.shape] * (not facts) + [f"{box.parameters:,}"] * bool(box.parameters)
+            parts.append(text(14, y + 32, box.name, "name"))
+            parts.append(text(WIDTH - 6, y + 32, " · ".join(below), "count", end=True))
+    for (start, end), lane in lane_of.items():
+        x = right + 10 + LANE * lane
+        y1, y2 = tops[start] + heights[start] / 2, tops[end] + heights[end] / 2
+        bend = f"H{x - 5}Q{x} {y1} {x} {y1 + 5}V{y2 - 5}Q{x} {y2} {x - 5} {y2}"
+        parts.append(f'<path class="line" d="M{right} {y1}{bend}H{right + 4}"/>{head(right, y2, "left")}')
+    return "".join([*parts, "</svg>"])
+
+
+def said(box: Box) -> str:
+    """The first line of a box."""
+    if box.source and box.name:
+        return "input" if box.name.startswith(("input_layer", "keras_tensor")) else box.name
+    return " → ".join(box.kinds) + (f" ({box.times} times)" if box.times > 1 else "")
+
+
+def crowded(box: Box) -> bool:
+    """Whether its shape does not fit beside what it is."""
+    return 7.2 * len(said(box)) + 6.8 * len(box.shape) > WIDTH - 30
+
+
+def head(x: float, y: float, way: str) -> str:
+    """The head of an arrow that ends here."""
+    if way == "down":
+        return f'<path class="head" d="M{x - 4} {y - 6}L{x + 4} {y - 6}L{x} {y}Z"/>'
+    return f'<path class="head" d="M{x + 6} {y - 4}L{x + 6} {y + 4}L{x} {y}Z"/>'
+
+
+def text(x: float, y: float, words: str, kind: str, *, end: bool = False) -> str:
+    anchor = ' text-anchor="end"' if end else ""
+    return f'<text class="{kind}" x="{x}" y="{y}"{anchor}>{escape(words)}</text>' if words else ""

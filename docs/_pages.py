@@ -1,0 +1,283 @@
+"""The pages that are written when the site is built: models/ from the registry's cards and their files,
+reference/ from the names that `zoo` and its modules offer, whose text Sphinx takes from their docstrings.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from _figures import figures
+
+import zoo
+from zoo import ladder, recipes, registry, weights
+
+ROOT = Path(__file__).parents[1]
+
+# The reference's pages: what each is about, and the names of `zoo` on it.
+REFERENCE = {
+    "models": ("Models", "build list_models card Card example features register"),
+    "training": ("Training", "train Run EarlyStopping"),
+    "writing": ("Predicting and writing", "predict generate translate"),
+    "comparing": ("Comparing", "compare parity bench"),
+    "errors": (
+        "Errors",
+        "ZooError UnknownModel UnknownName WrongConfiguration WeightsMismatch DataUnavailable BackendError",
+    ),
+}
+# The public modules, and what on them is for users; nothing named stands for all that is documented.
+MODULES = {
+    "weights": "",
+    "tokenizers": "ByteTokenizer CharacterTokenizer SubwordTokenizer Tokenizer load train default",
+    "tasks": "",
+    "augment": "",
+    "optimizers": "SGD Momentum Adam AdamW LAMB Optimizer",
+    "schedules": "StepDecay CosineAnnealing WarmupDecay OneCycle Schedule plot",
+    "layers": "",
+    "checkpoints": "Checkpoint read",
+    "preprocessing": "Preprocessing",
+    "show": "",
+    "random": "",
+    "backends": "Device LossScaling Backend installed current",
+}
+
+
+def write(docs: Path) -> None:
+    """Write every generated page below `docs`, and nothing that has not changed."""
+    pages = {"models/index.md": models(), "reference/index.md": reference(), "reference/_rungs.md": rungs()}
+    pages["reference/command-line.md"] = command_line()
+    pages |= {f"models/{family}.md": model_page(family) for family in registry.FAMILIES}
+    for name, (title, members) in REFERENCE.items():
+        pages[f"reference/{name}.rst"] = names_page(title, members)
+    pages |= {f"reference/{name}.rst": module_page(name) for name in MODULES}
+    for path, text in pages.items():
+        file = docs / path
+        file.parent.mkdir(exist_ok=True)
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
+
+
+def contents(pages: list[str]) -> list[str]:
+    return ["```{toctree}", ":hidden:", "", *pages, "```", ""]
+
+
+# The models
+
+
+def families() -> dict[str, list[registry.Card]]:
+    """The cards by the file that defines them."""
+    found: dict[str, list[registry.Card]] = {name: [] for name in registry.FAMILIES}
+    for name in registry.list_models():
+        card = registry.card(name)
+        found[card.file.stem].append(card)
+    return found
+
+
+def title_of(family: str) -> tuple[str, str, str]:
+    """A model file's docstring: its name, its idea, and the rest."""
+    first, _, rest = inspect.cleandoc(sys.modules[f"zoo.models.{family}"].__doc__ or "").partition("\n\n")
+    name, _, idea = " ".join(first.split()).partition(": ")
+    return name, idea[:1].upper() + idea[1:], rest
+
+
+def models() -> str:
+    """Every model, a row each."""
+    lines = ["# Models", "", *contents(list(registry.FAMILIES))]
+    lines += ["Each family is one file and one page: idea, equations, sizes, blocks, definition.", ""]
+    lines += [row(["model", "parameters", "multiply-adds", "input", "year", "idea"])]
+    lines += [row(["---", "---:", "---:", "---", "---", "---"])]
+    for family, cards in families().items():
+        for card in cards:
+            facts = [
+                f"{card.parameters:,}",
+                f"{card.multiply_adds:,}{per(card)}",
+                shape(card),
+                str(card.year),
+            ]
+            lines.append(row([f"[`{card.name}`]({family}.md)", *facts, card.idea]))
+    return "\n".join([*lines, "", "Where a length varies, the multiply-adds are those of one step.", ""])
+
+
+def per(card: registry.Card) -> str:
+    return " a step" if None in card.input else ""
+
+
+def shape(card: registry.Card) -> str:
+    """The input of one example."""
+    return "\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}".join("n" if n is None else str(n) for n in card.input)
+
+
+def model_page(family: str) -> str:
+    """A family: idea, paper, equations, sizes, figures, signatures, recipe, source."""
+    cards = families()[family]
+    name, idea, rest = title_of(family)
+    name = name.removeprefix("The ")
+    lines = [f"# {name[:1].upper()}{name[1:]}", "", idea, "", linked(rest), ""]
+    lines += ["## Sizes", "", *sizes(cards), ""]
+    lines += ["## Blocks", "", *blocks(cards), ""]
+    lines += [
+        "## Arguments",
+        "",
+        "What {py:func}`zoo.build` takes beside the model's name.",
+        "",
+        "```{eval-rst}",
+    ]
+    for builder in dict.fromkeys(card.builder for card in cards):
+        lines += [f".. autofunction:: {builder.__module__}.{builder.__qualname__}", ""]
+    source = cards[0].file
+    lines += ["```", "", "## Definition", "", f"`zoo/models/{source.name}`, the whole file.", ""]
+    return "\n".join(
+        [*lines, f"```{{literalinclude}} ../../zoo/models/{source.name}", ":language: python", "```", ""]
+    )
+
+
+def linked(text: str) -> str:
+    """arXiv's numbers as links."""
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+def sizes(cards: list[registry.Card]) -> list[str]:
+    """The variants as a table, and what holds for each."""
+    extra: dict[str, Callable[[registry.Card], Any]] = {
+        "tokens": lambda card: card.tokens,
+        "receptive field": lambda card: card.receptive_field,
+    }
+    extra = {title: read for title, read in extra.items() if any(read(card) for card in cards)}
+    head = ["model", "parameters", "multiply-adds", "input", *extra, "arguments"]
+    lines = [row(head), row(["---", "---:", "---:", "---", *("---:" for _ in extra), "---"])]
+    for card in cards:
+        settings = ", ".join(f"`{k}={getattr(v, '__name__', v)}`" for k, v in card.config.items())
+        facts = [f"`{card.name}`", f"{card.parameters:,}", f"{card.multiply_adds:,}{per(card)}", shape(card)]
+        lines.append(row([*facts, *(str(read(card) or "") for read in extra.values()), settings]))
+    for paper, url in dict.fromkeys((card.paper, card.url) for card in cards):
+        lines += ["", f"[{paper}]({url})"]
+    for task, name in dict.fromkeys((card.task, card.recipe) for card in cards):
+        who = [f"`{card.name}`" for card in cards if (card.task, card.recipe) == (task, name)]
+        recipe = recipes.recipe(name)
+        rest = [field for field in fields(recipe) if field.name not in ("optimizer", "settings")]
+        facts = [(f.name.replace("_", " "), getattr(recipe, f.name)) for f in rest]
+        told = ", ".join(f"{key} {value}" for key, value in facts if value)
+        subject = "Trained" if len(who) == len(cards) else f"{', '.join(who)}: trained"
+        lines += [
+            "",
+            f"{subject} by default on the task `{task}` by the recipe `{name}`: `{recipe}`, {told}.",
+        ]
+    for prepared in dict.fromkeys(card.preprocessing for card in cards if card.preprocessing):
+        who = [f"`{card.name}`" for card in cards if card.preprocessing == prepared]
+        names = "" if len(who) == len(cards) else f" for {', '.join(who)}"
+        lines += [
+            "",
+            f"Photographs{names}: shorter side to {prepared.resize} pixels ({prepared.interpolation}), "
+            f"centre {prepared.size} × {prepared.size}, mean {prepared.mean}, deviation {prepared.std}.",
+        ]
+    return lines
+
+
+def row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def blocks(cards: list[registry.Card]) -> list[str]:
+    """Figures of the variants that are built differently, not only larger, a tab each."""
+    chosen: dict[str, registry.Card] = {}
+    for card in cards:
+        kind = [v for v in card.config.values() if callable(v) or isinstance(v, str | bool)]
+        chosen.setdefault(f"{card.builder} {kind}", card)
+    lines = [
+        "A box is a layer and what follows it: its output, its name and, if it has any, its parameters.",
+        "",
+    ]
+    for card in chosen.values():
+        model = registry.build(card.name)
+        layouts = dict.fromkeys(scheme.name for scheme in weights.SCHEMES if scheme.suits(model))
+        lines += [f"### {card.name}", "", "```{raw} html", '<div class="zoo-figures">']
+        lines += [f"<figure><figcaption>{title}</figcaption>{svg}</figure>" for title, svg in figures(model)]
+        lines += ["</div>", "```", ""]
+        lines += [
+            f"Weights load by the names of {', '.join(layouts)}. `zoo info {card.name}` lists its layers.",
+            "",
+        ]
+    return lines
+
+
+# The reference
+
+
+def reference() -> str:
+    """Every public name of `zoo`, a line each."""
+    homes = {name: page for page, (_, names) in REFERENCE.items() for name in names.split()}
+    missing = set(zoo.__all__) - set(homes) - set(MODULES) - {"use"}
+    assert not missing, f"docs/_pages.py: no page of the reference has {', '.join(sorted(missing))}"
+    lines = ["# Reference", "", *contents([*REFERENCE, *MODULES, "command-line"])]
+    lines += ["What `import zoo` offers; it loads no framework before the first model is built.", ""]
+    lines += [row(["name", "what it is"]), row(["---", "---"])]
+    lines.append(row(["{py:obj}`zoo.use`", first_line(zoo.use)]))
+    lines += [row([f"{{py:obj}}`zoo.{name}`", first_line(getattr(zoo, name))]) for name in homes]
+    lines += [row([f"[`zoo.{name}`]({name}.rst)", first_line(getattr(zoo, name))]) for name in MODULES]
+    lines.append(row(["[`zoo`](command-line.md)", "The command line."]))
+    return "\n".join([*lines, ""])
+
+
+def first_line(thing: Any) -> str:
+    """The first paragraph of a docstring."""
+    return inspect.cleandoc(thing.__doc__ or "").partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+
+
+def titled(title: str) -> list[str]:
+    return [title, "=" * len(title), ""]
+
+
+def names_page(title: str, members: str) -> str:
+    """Functions and classes of `zoo` itself."""
+    return "\n".join([*titled(title), *documented("zoo", members)])
+
+
+def module_page(name: str) -> str:
+    """What a public module offers."""
+    lines = [*titled(f"zoo.{name}"), f".. automodule:: zoo.{name}"]
+    if not MODULES[name]:
+        return "\n".join([*lines, "   :members:", ""])
+    use = ["", ".. autofunction:: zoo.use", ""] if name == "backends" else [""]
+    return "\n".join([*lines, *use, *documented(f"zoo.{name}", MODULES[name])])
+
+
+def documented(module: str, members: str) -> list[str]:
+    """A directive for each name."""
+    lines = []
+    for name in members.split():
+        if inspect.isclass(getattr(sys.modules[module], name)):
+            lines += [f".. autoclass:: {module}.{name}", "   :members:", ""]
+        else:
+            lines += [f".. autofunction:: {module}.{name}", ""]
+    return lines
+
+
+def command_line() -> str:
+    """What the command line says of itself."""
+    command = [sys.executable, "-m", "typer", "zoo.cli", "utils", "docs", "--name", "zoo"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    return text.replace("# `zoo`", "# The command line", 1).replace("&#x27;", "'")
+
+
+# The ladder
+
+
+def rungs() -> str:
+    """The table of bounds, and what is known not to hold."""
+    lines = ["| rung | claim | float32 | float64 |", "| --- | --- | --- | --- |"]
+    for rung in ladder.RUNGS:
+        bounds = [
+            "the floor" if b is None else f"{b:.0e}" if b else "equal" for b in (rung.float32, rung.float64)
+        ]
+        lines.append(row([f"{rung.number} {rung.name}", rung.claim, *bounds]))
+    lines += ["", "Known not to hold:" if ladder.GAPS else "No gap is known.", ""]
+    lines += [
+        f"- `{g.model}`, rung {g.rung}, {g.dtype}: {g.reason} ([upstream]({g.upstream}))" for g in ladder.GAPS
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,59 @@
+"""The documentation's site: `sphinx-build -W docs site` writes it, `tox -e docs` tests it as well.
+
+_pages.py writes the pages of the models and of the reference. Nothing comes from another host: the theme has
+its own style and scripts, formulas are text, figures are SVG.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import _docstrings
+import _pages
+
+import zoo
+
+project, version, release = "zoo", zoo.__version__, zoo.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
+smartquotes = False
+highlight_language = "text"
+exclude_patterns = ["**/_*.md", "_*"]
+suppress_warnings = ["misc.highlighting_failure"]  # JSON with dots in it
+
+html_theme = "furo"
+html_title = "zoo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+
+default_role = "py:obj"  # `name` in a docstring links to what is called so
+autodoc_inherit_docstrings = False  # Keras writes its own
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+myst_heading_anchors = 3
+copybutton_exclude = ".linenos, .gp, .go"
+
+
+def one_way(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Sphinx links a page of source back to places that this documentation does not have."""
+    del app, template, doctree
+    if page.startswith("_modules/") and "body" in context:
+        context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])
+
+
+def setup(app: Any) -> None:
+    """Write the generated pages before Sphinx looks for pages, and read docstrings as Markdown."""
+    app.connect("config-inited", lambda *_: _pages.write(Path(__file__).parent))
+    app.connect("autodoc-process-docstring", _docstrings.convert)
+    app.connect("autodoc-process-signature", _docstrings.signature)
+    app.connect("html-page-context", one_way)

@@ -1,0 +1,158 @@
+"""The documentation: its programs run, its site is whole and asks nothing of another host.
+
+`tox -e docs` runs this; elsewhere, without the generator, it is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+pytest.importorskip("furo")
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [DOCS / "index.md", *sorted((DOCS / "howto").glob("*.md"))]
+NEW_PROCESS = "% new process"
+
+# Before the first program of a page: what the network would bring is made here instead.
+BEFORE = {
+    "weights": """
+import zoo.peers.vision_torch  # declares the operators of torchvision that a CPU's torch lacks
+from pathlib import Path
+import zoo
+
+def fetched(reference):
+    assert reference == "hf://timm/resnet50.a1_in1k"
+    zoo.weights.save(zoo.build("resnet50"), "hub.safetensors", layout="timm")
+    return Path("hub.safetensors")
+
+zoo.weights.hub.fetch = fetched
+""",
+}
+NEEDS = {"weights": ("torchvision", "timm", "transformers"), "frameworks": ("jax", "optax")}
+
+
+def programs(page: Path) -> list[str]:
+    """The Python of a page, one program for each process."""
+    parts = page.read_text(encoding="utf-8").split(NEW_PROCESS)
+    found = [
+        "\n\n".join(re.findall(r"^```python\n(.*?)^```", part, re.DOTALL | re.MULTILINE)) for part in parts
+    ]
+    return [program for program in found if program]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_programs_of_a_page_run_in_order(page: Path, tmp_path: Path):
+    for module in NEEDS.get(page.stem, ()):
+        if find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    environment.pop("KERAS_BACKEND", None)  # the pages choose, or take what is there
+    if "zoo.use(" not in page.read_text(encoding="utf-8"):
+        environment["KERAS_BACKEND"] = "torch"
+    for program in programs(page):
+        command = [sys.executable, "-c", BEFORE.get(page.stem, "") + program]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
+
+
+def test_every_page_of_this_kind_has_a_program():
+    assert [page.stem for page in PAGES if not programs(page)] == []
+
+
+class Page(HTMLParser):
+    """The addresses a page links, those it loads, and the names within it."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links: set[str] = set()
+        self.loads: set[str] = set()
+        self.names: set[str] = set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]):
+        found = {name: value for name, value in attrs if value}
+        self.names |= {found[key] for key in ("id", "name") if key in found}
+        if tag == "a" and "href" in found:
+            self.links.add(found["href"])
+        elif tag == "link" and found.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loads.add(found["href"])
+        elif "src" in found:
+            self.loads.add(found["src"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with warnings as errors, or as tox has built it."""
+    if "ZOO_SITE" in os.environ:
+        return Path(os.environ["ZOO_SITE"])
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(DOCS), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site: Path) -> dict[Path, Page]:
+    return {path: Page(path) for path in site.rglob("*.html")}
+
+
+def test_the_site_loads_nothing_from_another_host(site: Path, pages: dict[Path, Page]):
+    loads = {load for page in pages.values() for load in page.loads if urlsplit(load).netloc}
+    assert loads == set()
+    styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
+    assert re.findall(r"url\(['\"]?(?:https?:)?//[^)]*\)|@import[^;]*//[^;]*", styles) == []
+
+
+def test_links_within_the_site_lead_somewhere(pages: dict[Path, Page]):
+    names = {path.resolve(): page.names for path, page in pages.items()}
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or link in ("#", ""):
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path.resolve()
+            fragment = unquote(parts.fragment)
+            if not target.exists() or (fragment and fragment not in names.get(target, {fragment})):
+                broken.append(f"{path.name}: {link}")
+    assert broken == []
+
+
+def test_links_to_other_hosts_are_well_formed(pages: dict[Path, Page]):
+    links = {link for page in pages.values() for link in page.links if urlsplit(link).scheme}
+    assert links
+    assert [x for x in links if not re.fullmatch(r"(https?://[\w.-]+\.\w+(/\S*)?|mailto:\S+)", x)] == []
+
+
+def test_every_model_has_a_row_and_every_family_a_page(site: Path):
+    from zoo import registry
+
+    table = (site / "models" / "index.html").read_text(encoding="utf-8")
+    assert [name for name in registry.list_models() if f">{name}<" not in table] == []
+    for family in registry.FAMILIES:
+        page = (site / "models" / f"{family}.html").read_text(encoding="utf-8")
+        assert "<svg" in page
+        cards = [card for card in map(registry.card, registry.list_models()) if card.file.stem == family]
+        assert [card.name for card in cards if f"{card.parameters:,}" not in page] == []
+        assert [card.name for card in cards if card.url not in page] == []
+
+
+def test_every_public_name_is_in_the_reference(site: Path):
+    import zoo
+
+    reference = list((site / "reference").glob("*.html"))
+    found = {name for path in reference for name in Page(path).names} | {f"zoo.{p.stem}" for p in reference}
+    assert [name for name in zoo.__all__ if f"zoo.{name}" not in found] == []
