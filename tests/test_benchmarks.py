@@ -97,6 +97,25 @@ def test_a_peer_is_named_after_its_model_or_shared(model: str, framework: str, f
     assert peers.find(model, framework) == (file and f"zoo.peers.{file}")
 
 
+@pytest.mark.parametrize("backend", benchmarks.PEERS)
+def test_the_transformers_that_torch_takes_from_hugging_face_are_written_by_hand_elsewhere(
+    backend: str,
+) -> None:
+    for model in ("bert-base", "gpt2", "t5-small"):
+        assert benchmarks.find_peer(model, backend) == f"zoo.peers.transformers_{backend}"
+    for model in ("t5-v1.1-small", "seq2seq"):
+        assert benchmarks.by_hand(model, backend) is None
+
+
+def test_only_a_peer_that_writes_is_raced_at_writing() -> None:
+    fields = {name: benchmarks.contestants("gpt-mini", name, "generate") for name in benchmarks.PEERS}
+    assert {name: [c.name for c in field] for name, field in fields.items()} == {
+        "torch": ["zoo traced", "plain eager"],
+        "tensorflow": ["zoo graph"],
+        "jax": ["zoo jit"],
+    }
+
+
 @pytest.mark.skipif(HERE.NAME not in PEER, reason="no peer of a vision model on TensorFlow")
 def test_without_the_peers_package_its_row_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     package = PEER[HERE.NAME]
@@ -197,3 +216,12 @@ def test_the_recurrent_peer_trains_as_the_zoo_does(model: str, monkeypatch: pyte
     ours, theirs = (benchmarks.make(Contestant(*who), job) for who in (("zoo", "traced"), ("plain", "eager")))
     for _ in range(4):
         assert ours(1) == pytest.approx(theirs(1), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", ["bert-tiny", "gpt-nano", "t5-tiny"])
+def test_a_transformer_by_hand_starts_from_our_weights_and_learns_as_ours(model: str) -> None:
+    """Whatever else the recipe sets: a peer knows the learning rate and the weight decay."""
+    if HERE.NAME == "torch":
+        pytest.skip("torch's peer is Hugging Face's")
+    ours, theirs, *_ = benchmarks.contestants(model, HERE.NAME, "train")
+    assert losses(ours, model) == pytest.approx(losses(theirs, model), rel=1e-5)

@@ -1,16 +1,27 @@
-"""The peers compute what their papers say: ours is a peer, theirs is NumPy in float64, gradients by hand."""
+"""The peers compute what their papers say: ours is a peer, theirs is NumPy in float64, gradients by hand.
+
+Of the transformers written by hand, theirs is the zoo's model, on the framework that runs.
+"""
 
 import importlib
 import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import numpy
 from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
+from zoo.peers import transformers_sizes
+
+import zoo
+from zoo import backends, optimizers, training
 
 NEEDS = {"torch": ["torch"], "flax": ["jax", "optax", "flax"], "tensorflow": ["tensorflow"]}
 MODES = {"torch": ["eager", "compiled"], "flax": ["jit"], "tensorflow": ["graph", "xla"]}
@@ -275,3 +286,91 @@ def test_training_changes_neither_the_weights_given_nor_those_read_before(pair: 
         np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(read_before, theirs)
         assert (after != theirs).any()
+
+
+# --- transformers by hand ---
+
+HERE = backends.current()
+SIZES = transformers_sizes.BERTS | transformers_sizes.GPTS | transformers_sizes.T5S
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """Ours and theirs of one small shape, theirs with weights all random, and texts with padding."""
+
+    peer: ModuleType
+    ours: Any  # the peer's network
+    theirs: Any  # the zoo's model
+    x: dict[str, ndarray]
+    y: ndarray
+
+    def weights(self) -> dict[str, ndarray]:
+        return {v.path: numpy(v).copy() for v in self.theirs.variables}
+
+
+@pytest.fixture(params=["bert", "gpt", "t5"])
+def transformer(request: pytest.FixtureRequest) -> Transformer:
+    if HERE.NAME == "torch":
+        pytest.skip("torch's are Hugging Face's own: tests/test_weights_transformers.py")
+    peer, name = importlib.import_module(f"zoo.peers.transformers_{HERE.NAME}"), request.param
+    theirs = zoo.build(name, **{**zoo.card(name).small, "dropout_rate": 0.0})
+    rng = np.random.default_rng(3)
+    for v in theirs.variables:  # a bias of 0 could be lost, a scale of 1 too
+        v.assign(numpy(v) + 0.3 * rng.standard_normal(v.shape).astype("float32"))
+    n, m = (150, 140) if name == "t5" else (24, 24)  # T5's farthest bucket begins at a distance of 128
+
+    def text(length: int) -> tuple[ndarray, ndarray]:
+        real = np.arange(length) < np.array([[length], [length // 2], [1]])
+        return rng.integers(1, 13, (3, length), dtype="int32"), real.astype("int32")
+
+    x = dict(zip(("token_ids", "padding_mask"), text(n), strict=True))
+    if name == "bert":
+        x["segment_ids"] = np.tile((np.arange(n) > 5).astype("int32"), (3, 1))
+    if name == "t5":
+        x |= zip(("decoder_token_ids", "decoder_padding_mask"), text(m), strict=True)
+    y = np.where(rng.random((3, m)) < 0.3, -1, rng.integers(0, 13, (3, m))).astype("int32")
+    return Transformer(peer, partial(getattr(peer, name), depth=2, heads=2), theirs, x, y)
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_a_transformer_by_hand_has_as_many_parameters_as_the_zoos(model: str) -> None:
+    """A BERT that guesses hidden words has a layer, a norm and a bias in the place of the pooler."""
+    width = SIZES[model][0]
+    instead = 2 * width + 30_522 if model.startswith("bert") else 0
+    ours = sum(map(prod, transformers_sizes.shapes(model).values()))
+    assert ours == zoo.card(model).parameters + instead
+
+
+@pytest.mark.parametrize("model", ["bert-tiny", "gpt-nano", "t5-tiny"])
+def test_a_transformer_by_hand_has_weights_of_the_zoos_names_and_shapes(model: str) -> None:
+    theirs = zoo.build(model, **({"head": "masked_lm"} if model == "bert-tiny" else {}))
+    wanted = {v.path: tuple(v.shape) for v in theirs.variables}
+    assert transformers_sizes.shapes(model) == wanted
+    if HERE.NAME != "torch":
+        peer = importlib.import_module(f"zoo.peers.transformers_{HERE.NAME}").peer(model)
+        assert {name: tuple(array.shape) for name, array in peer.build().items()} == wanted
+
+
+def test_a_transformer_by_hand_gives_the_zoos_logits(transformer: Transformer) -> None:
+    t = transformer
+    theirs = numpy(t.theirs(backends.tensors(t.x)))
+    x, _ = t.peer.prepare(t.x, t.y)
+    for mode in t.peer.MODES:
+        ours = np.asarray(t.peer.predictor(t.ours, t.weights(), mode=mode)(x))
+        assert distance(ours, theirs) <= BOUND
+
+
+def test_a_transformer_by_hand_learns_as_the_zoos(transformer: Transformer) -> None:
+    t, settings = transformer, {"learning_rate": 1e-3, "weight_decay": 0.5}
+    weights, batch = t.weights(), t.peer.prepare(t.x, t.y)
+    optimizer, way = optimizers.AdamW(**settings), backends.MODES[HERE.NAME][0]
+    engine: Any = training.make_engine(
+        "native", t.theirs, training.Objective("cross_entropy"), optimizer, way
+    )
+    inputs, labels = backends.tensors(t.x), HERE.tensor(t.y)
+    theirs = [float(numpy(engine.step(inputs, labels))) for _ in range(5)]
+    assert theirs[-1] < theirs[0]
+    for mode in t.peer.MODES:
+        step, read = t.peer.trainer(t.ours, weights, mode=mode, **settings)
+        assert [float(step(*batch)) for _ in theirs] == pytest.approx(theirs, rel=BOUND)
+        assert all((array != weights[name]).any() for name, array in read().items())

@@ -37,6 +37,7 @@ WRITTEN = 64  # tokens that a step of generation writes, after a prompt of PROMP
 PROMPT = 16
 PEERS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "flax"}  # zoo/peers/<file>_<suffix>.py
 PEER_MODES = {"torch": ("eager", "compiled"), "tensorflow": ("graph", "xla"), "jax": ("jit",)}
+SETTINGS = ("learning_rate", "weight_decay")  # of AdamW: what a peer takes of a recipe
 MULTIPLY_ADDS = 8e9  # of a batch's forward pass: training on it takes two cores about a second
 BUILDS = 5  # of each contestant
 LIMIT_S = 600  # of one process
@@ -60,14 +61,25 @@ def contestants(model: str, backend: str, what: str) -> list[Contestant]:
     Of building, only peers of a shared file; Keras builds as the zoo does.
     """
     if what == "build":
-        peer = peers.shared(model, PEERS[backend])
+        peer = peers.shared(model, PEERS[backend]) or by_hand(model, backend)
         return [Contestant("zoo", "build"), *([Contestant("plain", "build")] if peer else [])]
-    modes = PEER_MODES[backend] if peers.find(model, PEERS[backend]) else ()
-    if what == "generate":  # Keras's fit and predict write nothing
-        first = (Contestant("plain", mode) for mode in modes[:1])
+    modes = PEER_MODES[backend] if find_peer(model, backend) else ()
+    if what == "generate":  # Keras's fit and predict write nothing, nor do the transformers by hand
+        first = () if by_hand(model, backend) else (Contestant("plain", mode) for mode in modes[:1])
         return [Contestant("zoo", backends.MODES[backend][0]), *first]
     found = [Contestant("zoo", backends.MODES[backend][0]), *(Contestant("plain", mode) for mode in modes)]
     return [*found, Contestant("keras", "fit" if what == "train" else "predict")]
+
+
+def find_peer(model: str, backend: str) -> str | None:
+    """The module of a model's peer on a backend, without importing it; None if there is none."""
+    return peers.find(model, PEERS[backend]) or by_hand(model, backend)
+
+
+def by_hand(model: str, backend: str) -> str | None:
+    """The module of a transformer written by hand: of those that torch's peer takes from Hugging Face."""
+    theirs = peers.shared(model, "torch") == "transformers_torch" and backend != "torch"
+    return f"{peers.__name__}.transformers_{backend}" if theirs else None
 
 
 def batch_for(card: Card) -> int:
@@ -210,10 +222,10 @@ Burst = Callable[[int], float]  # runs so many steps and returns the last loss
 
 def make(contestant: Contestant, job: Record) -> Burst:
     """A contestant ready to run."""
-    from zoo import training
+    from zoo import optimizers, training
 
     backend, card = backends.current(), registry.card(job["model"])
-    plan = recipe(card.recipe)
+    settings = {name: recipe(card.recipe).settings[name] for name in SETTINGS}
     if job["what"] == "generate":
         return _writing(contestant, card)
     x, y, loss = batch(card, job["batch_size"])
@@ -223,17 +235,14 @@ def make(contestant: Contestant, job: Record) -> Burst:
         if job["what"] == "infer":
             predict = peer.predictor(weights, mode=contestant.mode)
             return _inference(backend, lambda: predict(px))
-        step, _ = peer.trainer(
-            weights,
-            learning_rate=plan.settings["learning_rate"],
-            weight_decay=plan.settings["weight_decay"],
-            mode=contestant.mode,
-        )
+        step, _ = peer.trainer(weights, mode=contestant.mode, **settings)
         return _training(lambda: step(px, py))
     model = _build(card)
     engine = "keras" if contestant.who == "keras" else "native"
     mode = "fit" if engine == "keras" else contestant.mode
-    stepper = training.make_engine(engine, model, training.Objective(loss), plan.make_optimizer(), mode)
+    stepper = training.make_engine(
+        engine, model, training.Objective(loss), optimizers.AdamW(**settings), mode
+    )
     if job["what"] == "infer":
         if engine == "keras":
             return _inference(backend, lambda: model.predict_on_batch(x), ready=True)
@@ -283,7 +292,7 @@ def _build(card: Card) -> Any:
 
 def _module(card: Card) -> Any:
     """The peer's module. Raises BackendError, saying what to install."""
-    name = peers.find(card.name, PEERS[backends.current().NAME])
+    name = find_peer(card.name, backends.current().NAME)
     assert name is not None
     try:
         return import_module(name)

@@ -1,0 +1,58 @@
+"""The sizes of BERT, GPT-2 and T5, and the shape of every weight, for those who write them by hand."""
+
+from functools import partial
+
+# Width, depth, heads: Turc et al. 2019, arXiv:1908.08962, table 1
+BERTS = {
+    "bert-tiny": (128, 2, 2), "bert-mini": (256, 4, 4), "bert-small": (512, 4, 8), "bert-medium": (512, 8, 8),
+    "bert-base": (768, 12, 12),
+}  # fmt: skip
+# github.com/karpathy/minGPT; Radford et al. 2019, table 2
+GPTS = {"gpt-nano": (48, 3, 3), "gpt-micro": (128, 4, 4), "gpt-mini": (192, 6, 6), "gpt2": (768, 12, 12)}
+# And the mlp's width: Tay et al. 2021, arXiv:2109.10686; Raffel et al. 2019, section 3.1.1
+T5S = {"t5-tiny": (256, 4, 4, 1024), "t5-mini": (384, 4, 8, 1536), "t5-small": (512, 6, 8, 2048)}
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes(model: str) -> Shapes:
+    """Of each weight, by the name that it has in the zoo; gamma is a norm's scale, beta its shift."""
+    return t5(*T5S[model]) if model in T5S else bert_or_gpt(*(BERTS | GPTS)[model], bert=model in BERTS)
+
+
+def dense(name: str, inputs: int, units: int, *, bias: bool = True) -> Shapes:
+    return {f"{name}/kernel": (inputs, units)} | ({f"{name}/bias": (units,)} if bias else {})
+
+
+def norm(name: str, c: int) -> Shapes:
+    return {f"{name}/gamma": (c,), f"{name}/beta": (c,)}
+
+
+def bert_or_gpt(c: int, depth: int, heads: int, *, bert: bool) -> Shapes:
+    del heads  # they share the width
+    vocabulary, positions = (30_522, 512) if bert else (50_257, 1024)
+    found: Shapes = {"token_embedding/table": (vocabulary, c), "position_embedding/table": (positions, c)}
+    for block in (f"block{i + 1}" for i in range(depth)):
+        for part in ("query", "key", "value", "output"):
+            found |= dense(f"{block}_attention_{part}", c, c)
+        found |= dense(f"{block}_mlp1", c, 4 * c) | dense(f"{block}_mlp2", 4 * c, c)
+        found |= norm(f"{block}_norm1", c) | norm(f"{block}_norm2", c)
+    if not bert:
+        return found | norm("norm", c)
+    found |= {"segment_embedding/table": (2, c), "masked_lm_bias/value": (vocabulary,)}
+    return found | norm("embedding_norm", c) | dense("masked_lm", c, c) | norm("masked_lm_norm", c)
+
+
+def t5(c: int, depth: int, heads: int, mlp: int) -> Shapes:
+    plain, inner = partial(dense, bias=False), 64 * heads
+    found: Shapes = {"token_embedding/table": (32_128, c)}
+    for kind, attentions in (("encoder", ("attention",)), ("decoder", ("attention", "memory"))):
+        found |= {f"{kind}_positions/table": (32, heads), f"{kind}_norm/gamma": (c,)}
+        for block in (f"{kind}_block{i + 1}" for i in range(depth)):
+            for name in (f"{block}_{attention}" for attention in attentions):
+                for part in ("query", "key", "value"):
+                    found |= plain(f"{name}_{part}", c, inner)
+                found |= plain(f"{name}_output", inner, c) | {f"{name}_norm/gamma": (c,)}
+            found |= plain(f"{block}_mlp_in", c, mlp) | plain(f"{block}_mlp_out", mlp, c)
+            found |= {f"{block}_mlp_norm/gamma": (c,)}
+    return found
