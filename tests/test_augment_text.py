@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from functools import cache
 from itertools import pairwise, product
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import python
+from conftest import numpy, python
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -27,6 +28,7 @@ from zoo.augment.text import (
     SynonymReplacement,
     TextTransform,
 )
+from zoo.tasks import sequences
 
 TABLE = {"quick": ["fast", "swift", "in no time"], "dog": ["hound"], "Paris": ["the capital"], "🎬": ["🎥"]}
 SENTENCE = " The quick  brown fox\njumps over the lazy\tdog. "
@@ -319,6 +321,51 @@ def by_word(table: dict[str, str]) -> Any:
         return " ".join(str(table.get(word, word)) for word in text.split())
 
     return translate
+
+
+def learnt(table: dict[str, str]) -> Any:
+    """A small seq2seq that has learnt these words, as a function of a text."""
+    model = zoo.build("seq2seq", width=24, embedding_width=6, seed=1)
+    shapes = {"token_ids": (None,), "decoder_token_ids": (None,)}
+    pairs = {"train": (list(table), list(table.values()))}
+    data = sequences.of_pairs(lambda: pairs)(shapes)["train"]
+    zoo.train(model, data, optimizer=zoo.optimizers.Adam(0.03), steps=80, batch_size=8, progress=False)
+    return cache(lambda text: zoo.translate(model, text, max_tokens=8)[0])
+
+
+@pytest.fixture(scope="module")
+def translators() -> tuple[Any, Any]:
+    return learnt(ENGLISH), learnt(FRENCH)
+
+
+def test_the_zoos_own_seq2seq_translates_there_and_back(translators: tuple[Any, Any]) -> None:
+    transform = BackTranslation(*translators)
+    for word, french in ENGLISH.items():
+        assert transform(word, rng()) == translators[1](translators[0](word)) == FRENCH[french]
+
+
+def test_texts_that_seq2seq_translated_back_are_trained_on_with_their_labels(
+    translators: tuple[Any, Any],
+) -> None:
+    """The first loss is that of the words that come back, the same for the same seed."""
+    texts = [*ENGLISH] * 2
+    labels = np.array([list(ENGLISH).index(text) for text in texts], np.int32)
+    run = zoo.train(
+        zoo.build("lstm", width=8, embedding_width=6, classes=3, dropout_rate=0.0, seed=1),
+        (sequences.Sequences(texts, sequences.encode), labels),
+        augment=BackTranslation(*translators),
+        label_smoothing=0.0,
+        steps=2,
+        batch_size=6,
+        progress=False,
+    )
+    (x, y), (again, _) = (next(run.task.batches(6, 0, 0)) for _ in range(2))
+    assert [sequences.decode(row) for row in x] == [FRENCH[ENGLISH[list(ENGLISH)[label]]] for label in y]
+    assert np.array_equal(x, again)
+    first = zoo.build("lstm", width=8, embedding_width=6, classes=3, dropout_rate=0.0, seed=1)
+    logits = numpy(first(backends.tensors(x)))
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert run.losses[0] == pytest.approx(-log_p[np.arange(6), y].mean(), rel=1e-5)
 
 
 def test_back_translation_goes_there_and_back() -> None:

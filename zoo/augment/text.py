@@ -132,9 +132,14 @@ class RandomInsertion(TextTransform):
 class BackTranslation(TextTransform):
     """Into another language and back, by any two functions of a text: `back(there(text))`.
 
+        french, english = (zoo.train("seq2seq", pairs).model for pairs in ("en-fr.tsv", "fr-en.tsv"))
+        there = functools.cache(lambda text: zoo.translate(french, text)[0])
+        back = functools.cache(lambda text: zoo.translate(english, text)[0])
+        zoo.train("lstm", "reviews.csv", augment=BackTranslation(there, back))
+
     Sennrich, Haddow, Birch 2016, arXiv:1511.06709, made training data so. It draws nothing: what is random is
-    the translators' own affair. A text that comes back without a word stays as it was. Raises
-    WrongConfiguration for a translator that gives no text.
+    the translators' own affair; those that always say the same may remember it, as these do. A text that
+    comes back without a word stays as it was. Raises WrongConfiguration for a translator that gives no text.
     """
 
     there: Callable[[str], str]
