@@ -45,13 +45,18 @@ class Box:
 
 def figures(model: Any) -> list[tuple[str, str]]:
     """(caption, SVG) of the whole model, then of each kind of block."""
-    boxes = merged(collapsed(merged(read(model))))
-    assign(boxes)
-    overview, kinds = grouped(boxes)
+    overview, kinds = drawn(model)
     found = [("The whole", draw(overview, f"The layers of {model.name}"))]
     for letter, (name, inside) in kinds.items():
         found.append((f"Block {letter}, as {name}", draw(inside, f"Block {letter} of {model.name}")))
     return found
+
+
+def drawn(model: Any) -> tuple[list[Box], dict[str, tuple[str, list[Box]]]]:
+    """The boxes of the whole model; of each kind of block, by its letter, its first name and its boxes."""
+    boxes = merged(collapsed(merged(read(model))))
+    assign(boxes)
+    return grouped(boxes)
 
 
 def read(model: Any) -> list[Box]:
@@ -347,7 +352,7 @@ def draw(boxes: list[Box], title: str) -> str:
     lane_of = {}
     for start, end in sorted(arcs, key=lambda arc: (arc[1] - arc[0], arc)):
         # Lines from one box share a lane.
-        free = [all(end <= s or e <= start or s == start for s, e in lane) for lane in [*lanes, []]]
+        free = [all(end < s or e < start or s == start for s, e in lane) for lane in [*lanes, []]]
         lane_of[start, end] = number = free.index(True)
         if number == len(lanes):
             lanes.append([])

@@ -147,6 +147,7 @@ def sizes(cards: list[registry.Card]) -> list[str]:
     extra: dict[str, Callable[[registry.Card], Any]] = {
         "tokens": lambda card: card.tokens,
         "receptive field": lambda card: card.receptive_field,
+        "resized to": lambda card: card.preprocessing and card.preprocessing.resize,
     }
     extra = {title: read for title, read in extra.items() if any(read(card) for card in cards)}
     head = ["model", "parameters", "multiply-adds", "input", *extra, "arguments"]
@@ -168,13 +169,12 @@ def sizes(cards: list[registry.Card]) -> list[str]:
             "",
             f"{subject} by default on the task `{task}` by the recipe `{name}`: `{recipe}`, {told}.",
         ]
-    for prepared in dict.fromkeys(card.preprocessing for card in cards if card.preprocessing):
-        who = [f"`{card.name}`" for card in cards if card.preprocessing == prepared]
-        names = "" if len(who) == len(cards) else f" for {', '.join(who)}"
+    prepared = [card.preprocessing for card in cards if card.preprocessing]
+    for interpolation, mean, deviation in dict.fromkeys((p.interpolation, p.mean, p.std) for p in prepared):
         lines += [
             "",
-            f"Photographs{names}: shorter side to {prepared.resize} pixels ({prepared.interpolation}), "
-            f"centre {prepared.size} × {prepared.size}, mean {prepared.mean}, deviation {prepared.std}.",
+            f"Photographs: the shorter side resized as the table says ({interpolation}), the centre cut out, "
+            f"less the mean {mean}, over the deviation {deviation}.",
         ]
     return lines
 
@@ -273,7 +273,8 @@ def rungs() -> str:
     lines = ["| rung | claim | float32 | float64 |", "| --- | --- | --- | --- |"]
     for rung in ladder.RUNGS:
         bounds = [
-            "the floor" if b is None else f"{b:.0e}" if b else "equal" for b in (rung.float32, rung.float64)
+            "the\N{NO-BREAK SPACE}floor" if b is None else f"{b:.0e}".replace("e-0", "e-") if b else "equal"
+            for b in (rung.float32, rung.float64)
         ]
         lines.append(row([f"{rung.number} {rung.name}", rung.claim, *bounds]))
     lines += ["", "Known not to hold:" if ladder.GAPS else "No gap is known.", ""]

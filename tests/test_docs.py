@@ -10,10 +10,12 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 
 pytest.importorskip("furo")
@@ -69,6 +71,22 @@ def test_the_programs_of_a_page_run_in_order(page: Path, tmp_path: Path):
 
 def test_every_page_of_this_kind_has_a_program():
     assert [page.stem for page in PAGES if not programs(page)] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["lenet5-1998", "resnet50", "efficientnet-b0", "birnn", "bert-tiny", "t5-mini"]
+)
+def test_a_figure_accounts_for_every_weight(name: str, monkeypatch: pytest.MonkeyPatch):
+    import zoo
+
+    monkeypatch.syspath_prepend(str(DOCS))
+    card = zoo.card(name)
+    model = zoo.build(name, **card.small)
+    overview, kinds = import_module("_figures").drawn(model)
+    assert sum(box.parameters for box in overview) == sum(np.prod(v.shape) for v in model.trainable_variables)
+    for first, inside in kinds.values():
+        own = [v for v in model.trainable_variables if v.path.startswith((f"{first}_", f"{first}/"))]
+        assert sum(box.parameters for box in inside) == sum(np.prod(v.shape) for v in own)
 
 
 class Page(HTMLParser):
