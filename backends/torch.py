@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils._pytree import tree_leaves
 from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory
-from zoo.backends.torch_graph import overwrite, record
+from zoo.backends.torch_graph import overwrite, record, tree
 
 if TYPE_CHECKING:
     import keras
@@ -588,24 +587,24 @@ class TracedStep(EagerStep):
         )
         key = _shapes(x, y)
         if key not in self.graphs:
-            self.graphs[key] = self.record(self.updater.weights, self.state, x, y, *scale)
+            self.graphs[key] = self.recorded(self.updater.weights, self.state, x, y, *scale)
         # Not under no_grad, where torch's LSTM keeps nothing for its backward pass, which the graph holds.
-        loss, gradients, state = self.graphs[key](self.weights, self.state, x, y, *scale)
+        loss, gradients, state = self.graphs[key](x, y, *scale)
         for old, new in zip(self.state, state, strict=True):
             if new is not old:
                 old.copy_(new)
         self.updater(gradients)
         return loss
 
-    def record(self, *arguments: Any) -> Callable[..., Any]:
-        return overwrite(record(self.pure, *arguments))
+    def recorded(self, *arguments: Any) -> Callable[..., Any]:
+        return overwrite(record(self.pure, *arguments)).bound(self.weights, self.state)
 
 
 class CompiledStep(TracedStep):
     """The recorded graph through TorchInductor: seconds to compile, worth it for long runs."""
 
-    def record(self, *arguments: Any) -> Callable[..., Any]:
-        return torch.compile(record(self.pure, *arguments), dynamic=False)
+    def recorded(self, *arguments: Any) -> Callable[..., Any]:
+        return record(self.pure, *arguments).bound(self.weights, self.state, compiled=True)
 
 
 def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:
@@ -622,9 +621,7 @@ def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.T
 
         return eager
 
-    # For each shape the graph, and the variables that it takes: to walk a model for them takes a fifth of a
-    # small one's step.
-    graphs: dict[tuple[Any, ...], tuple[Callable[..., Any], list, list]] = {}
+    graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def forward(weights: list[torch.Tensor], state: list[torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         return model.stateless_call(weights, state, x, training=False)[0]
@@ -632,12 +629,11 @@ def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.T
     def traced(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             if (key := _shapes(x)) not in graphs:
-                weights, state = model.trainable_variables, model.non_trainable_variables
-                graph = record(forward, _values(weights), _values(state), x)
-                run = torch.compile(graph, dynamic=False) if mode == "compiled" else overwrite(graph)
-                graphs[key] = run, weights, state
-            run, weights, state = graphs[key]
-            return run(_values(weights), _values(state), x)
+                known = _values(model.trainable_variables), _values(model.non_trainable_variables)
+                graph, compiled = record(forward, *known, x), mode == "compiled"
+                graph = graph if compiled else overwrite(graph)
+                graphs[key] = graph.bound(*known, compiled=compiled)
+            return graphs[key](x)
 
     return traced
 
@@ -652,7 +648,7 @@ def _values(variables: Sequence[keras.Variable]) -> list[torch.Tensor]:
 
 def _shapes(*inputs: Any) -> tuple[Any, ...]:
     """What a recorded graph holds for: the shapes and types of these tensors, or dicts of them."""
-    return tuple((x.shape, x.dtype) for x in tree_leaves(inputs))
+    return tuple((x.shape, x.dtype) for x in tree.tree_leaves(inputs))
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
