@@ -228,7 +228,7 @@ class Steps:
 
 
 class Writer:
-    """Writes with one model: what is compiled is kept with it."""
+    """Writes with one model."""
 
     def __init__(self, model: keras.Model):
         self.model = model
@@ -322,10 +322,14 @@ class Writer:
 
 
 def _writer(model: keras.Model) -> Writer:
-    """The model's own, made when it is first asked to write."""
-    if getattr(model, "_zoo_writer", None) is None:
-        object.__setattr__(model, "_zoo_writer", Writer(model))  # not as a layer of it
-    return model._zoo_writer  # pyright: ignore[reportAttributeAccessIssue]
+    return _kept(model, "_zoo_writer", Writer)
+
+
+def _kept(model: keras.Model, name: str, make: Callable[[keras.Model], Any]) -> Any:
+    """The model's own, made when it is first asked for: what is compiled is kept with it."""
+    if getattr(model, name, None) is None:
+        object.__setattr__(model, name, make(model))  # not as a layer of it
+    return getattr(model, name)
 
 
 def _attentions(model: keras.Model) -> list[Any]:
@@ -466,7 +470,7 @@ def search(
 
     Every step computes all `max_tokens`: one shape, so that nothing is compiled twice.
     """
-    predict = _predictor(model)
+    predict = _kept(model, "_zoo_predictor", _predictor)
     count = len(source)
     read = backends.tensors(np.repeat(source, beams, axis=0))  # (b beams, n)
     seen = np.full((count * beams, max_tokens + 1), PADDING, np.int32)  # the beginning, and what was written
