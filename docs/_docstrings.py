@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from sphinx.util.inspect import signature, stringify_signature
+
 CODE = re.compile(r"(`[^`]+`)")
 NAME = re.compile(r"`[A-Za-z_][\w.]*`")
 
@@ -35,11 +37,16 @@ def inline(part: str) -> str:
     return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", part)
 
 
-def signature(
+def call(
     app: Any, what: str, name: str, thing: Any, options: Any, arguments: str | None, result: str | None
 ) -> tuple[str | None, str | None]:
-    """Dots for default values that are no Python, as a factory's: Sphinx reads the rest then."""
-    del app, what, name, thing, options
-    if arguments is not None:
+    """A class's arguments are those of its `__init__`, and dots stand for defaults that are no Python."""
+    del app, name, options
+    if what == "class" and arguments == "(*args, **kwargs)":  # Keras's classes and protocols say no more
+        arguments = stringify_signature(
+            signature(thing.__init__, bound_method=True), unqualified_typehints=True
+        )
+        arguments = "" if arguments == "(*args, **kwargs)" else arguments
+    if arguments:
         arguments = re.sub(r"<(?:factory|function [^>]*>|function|[^<>]*object[^<>]*)>", "...", arguments)
     return arguments, result

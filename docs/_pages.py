@@ -262,6 +262,7 @@ def command_line() -> str:
     """What the command line says of itself."""
     command = [sys.executable, "-m", "typer", "zoo.cli", "utils", "docs", "--name", "zoo"]
     text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+    text = re.sub(r"\*\*Commands\*\*:.*?(?=^## )", "", text, count=1, flags=re.DOTALL | re.MULTILINE)
     return text.replace("# `zoo`", "# The command line", 1).replace("&#x27;", "'")
 
 

@@ -32,6 +32,7 @@ html_title = "zoo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_copyright = False
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 default_role = "py:obj"  # `name` in a docstring links to what is called so
@@ -55,5 +56,5 @@ def setup(app: Any) -> None:
     """Write the generated pages before Sphinx looks for pages, and read docstrings as Markdown."""
     app.connect("config-inited", lambda *_: _pages.write(Path(__file__).parent))
     app.connect("autodoc-process-docstring", _docstrings.convert)
-    app.connect("autodoc-process-signature", _docstrings.signature)
+    app.connect("autodoc-process-signature", _docstrings.call)
     app.connect("html-page-context", one_way)
