@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 import pytest
 from conftest import python
 
-from zoo import backends, faults, ladder, registry
+from zoo import backends, ladder, registry
 
 pytestmark = pytest.mark.parity
 
@@ -34,9 +30,12 @@ def seen() -> ladder.Parity:
 
 
 @pytest.fixture(scope="module")
-def seen_exactly() -> ladder.Parity:
-    """Their outputs and gradients in float64: what differs then is no rounding."""
-    return ladder.parity(*VISION, rungs=(2, 3), float64=True)
+def seen_exactly(tmp_path_factory: pytest.TempPathFactory) -> ladder.Parity:
+    """Their outputs and gradients in float64 alone: what differs then is no rounding."""
+    models = [(name, None) for name in VISION]
+    folder = tmp_path_factory.mktemp("climb")
+    climb = ladder.Climb(folder, backends.NAMES, ("float64",), models, (2, 3), (), lambda text: None)
+    return ladder.Parity(rows=climb.run())
 
 
 @pytest.mark.long
@@ -153,129 +152,3 @@ def test_the_chaos_floor_of_a_smooth_network_is_far_below_the_bound(climbed: lad
     floors = {row["chaos"] for row in climbed.rows if row["model"] == "lenet5" and row["chaos"] is not None}
     assert len(floors) == 1
     assert 0 < floors.pop() < 1e-6
-
-
-SPECIMEN = np.random.default_rng(0).normal(size=(100, 8, 8, 1)).astype(np.float32)
-
-
-@pytest.mark.long
-def test_every_kind_of_layer_and_regularization_holds() -> None:
-    """Pools, norms, drop-path, dropout, both GELUs, a penalty: the network that faults are seeded in."""
-    result = ladder.parity(faults.specimen, inputs=SPECIMEN, targets=np.arange(100) % 10, float64=True)
-    assert {row["rung"] for row in result.rows} == set(ladder.NUMBERS)
-    assert not result.failed, result.failed
-
-
-@pytest.mark.long
-def test_every_fault_is_caught_by_its_rung() -> None:
-    rows = faults.hunt()
-    control, *seeded = rows
-    assert control["caught"] is None, control
-    assert len(seeded) == len(faults.FAULTS)
-    for row in seeded:
-        assert row["caught"] == row["rung"], row
-
-
-def stock() -> Any:
-    """A user's own model, of Keras's layers: its initial weights are each framework's."""
-    import keras
-
-    image = keras.Input((6, 6, 2))
-    x = keras.layers.Conv2D(4, 3, activation="relu")(image)
-    x = keras.layers.Dense(5, name="middle")(keras.layers.Flatten()(x))
-    return keras.Model(image, keras.layers.Dense(3, name="last")(keras.ops.tanh(x)))
-
-
-def faulty(break_: Callable[[Any, Any], Any]) -> Callable[[], Any]:
-    """The same with an operation that is another on JAX."""
-
-    def build() -> Any:
-        import keras
-
-        class Odd(keras.layers.Layer):
-            def call(self, x: Any) -> Any:
-                return break_(keras.ops, x) if keras.backend.backend() == "jax" else x
-
-        image = keras.Input((6, 6, 2))
-        x = keras.layers.Dense(4, name="first")(keras.layers.Flatten()(image))
-        x = keras.layers.Dense(4, name="second")(Odd(name="odd")(x))
-        return keras.Model(image, keras.layers.Dense(3, name="last")(x))
-
-    return build
-
-
-INPUTS = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype(np.float32)
-
-
-def first_failure(result: ladder.Parity) -> dict[str, Any]:
-    return next(row for row in result.rows if row["verdict"] == "fails")
-
-
-def test_a_users_own_model_is_climbed_from_the_same_weights() -> None:
-    result = ladder.parity(stock, INPUTS)
-    assert {row["rung"] for row in result.rows} == {1, 2, 3, 4}
-    assert {(row["a"], row["b"]) for row in result.rows} == {
-        ("torch", "tensorflow"), ("torch", "jax"), ("tensorflow", "jax")
-    }  # fmt: skip
-    assert not result.failed, result.failed
-
-
-def test_the_localizer_names_the_operation_whose_output_differs() -> None:
-    result = ladder.parity(faulty(lambda ops, x: x * 1.001), INPUTS, rungs=(1, 2, 3))
-    row = first_failure(result)
-    assert (row["rung"], row["a"], row["b"]) == (2, "torch", "jax")
-    assert row["where"]["suspect"] == "Odd"
-    assert row["where"]["b"] == pytest.approx(1.001 * row["where"]["a"], rel=1e-5)
-    pairs = {(row["a"], row["b"]) for row in result.failed}
-    assert pairs == {("torch", "jax"), ("tensorflow", "jax")}
-
-
-def test_the_localizer_names_the_operation_whose_gradient_differs() -> None:
-    def break_(ops: Any, x: Any) -> Any:
-        return 2 * x - ops.stop_gradient(x)
-
-    row = first_failure(
-        ladder.parity(faulty(break_), inputs=INPUTS, rungs=(1, 2, 3), backends=("torch", "jax"))
-    )
-    assert row["rung"] == 3
-    assert row["where"]["layer"] == "outputs/first"
-    assert row["where"]["suspect"].endswith("Odd")
-    assert row["where"]["b"] == pytest.approx(2 * row["where"]["a"], rel=1e-5)
-
-
-def test_a_process_that_dies_is_a_row_and_the_others_go_on() -> None:
-    def build() -> Any:
-        import keras
-
-        if keras.backend.backend() == "jax":
-            raise RuntimeError("no such luck")
-        return stock()
-
-    result = ladder.parity(build, inputs=INPUTS, rungs=(2,))
-    died = [row for row in result.rows if row["error"]]
-    assert [(row["a"], row["verdict"]) for row in died] == [("jax", "fails")]
-    assert "no such luck" in died[0]["error"]
-    assert [(row["a"], row["b"]) for row in result.rows if not row["error"]] == [("torch", "tensorflow")]
-
-
-def test_a_users_model_is_trained_where_targets_are_given() -> None:
-    x = np.random.default_rng(1).normal(size=(60, 6, 6, 2)).astype(np.float32)
-    result = ladder.parity(
-        stock, inputs=x, targets=np.arange(60) % 3, rungs=(5, 6), backends=("torch", "tensorflow")
-    )
-    assert {row["rung"] for row in result.rows} == {5, 6}
-    assert not result.failed, result.failed
-
-
-@pytest.mark.long
-def test_every_mode_trains_as_the_default_does() -> None:
-    result = ladder.parity("mlp", rungs=(7,))
-    assert {row["rung"] for row in result.rows} == {7}
-    assert not result.failed, result.failed
-
-
-@pytest.mark.long
-def test_torchs_compiled_mode_and_compiled_masks_hold_too() -> None:
-    result = ladder.parity("mlp", rungs=(1, 7), modes=("compiled",), backends=("torch", "jax"))
-    assert not result.failed, result.failed
-    assert backends.MODES["torch"][-1] == "compiled"

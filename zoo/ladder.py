@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ RUNGS = (
 )
 NUMBERS = tuple(rung.number for rung in RUNGS)
 FLOORS = 5  # times the chaos floor
-A_PROCESS = 4  # models, then a new one: JAX keeps every program it has compiled
+A_PROCESS = 5  # models, then a new one: JAX keeps every program it has compiled
 LAST_PLACE = 2.0**-22  # of a loss between 2 and 4 in float32: no floor is less
 
 
@@ -250,10 +251,11 @@ class Climb:
             for _, user in self.subjects:
                 if user is not None:
                     self.ask((self.names[0], "float32"), "carry", user=user)
+            longest_first = self.places[::-1]  # JAX in float64
             with ThreadPoolExecutor(max(1, machine.cores())) as pool:
-                list(pool.map(self.climb, self.places))
+                list(pool.map(self.climb, longest_first))
                 if 8 in self.rungs:
-                    list(pool.map(self.resume, self.places))
+                    list(pool.map(self.resume, longest_first))
         finally:
             for worker in self.workers.values():
                 worker.close()
@@ -268,9 +270,11 @@ class Climb:
             environment = {
                 "ZOO_PARITY_DTYPE": dtype,
                 "OMP_NUM_THREADS": "1",
-                # XLA's work is kept for the run that resumes: most of JAX's time is compiling.
-                "JAX_COMPILATION_CACHE_DIR": str(self.scratch / "compiled"),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+                # Most of JAX's time is compiling: what XLA has made once it takes from here.
+                "JAX_COMPILATION_CACHE_DIR": os.environ.get(
+                    "JAX_COMPILATION_CACHE_DIR", str(self.scratch / "compiled")
+                ),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
             if dtype == "float64":
                 environment["JAX_ENABLE_X64"] = "1"

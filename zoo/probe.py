@@ -323,6 +323,10 @@ def updates(subject: Subject) -> Iterator[tuple[str, Array]]:
     every = model.trainable_variables
     variables = every if len(every) <= 6 else [*every[:3], *every[-3:]]  # a rule is the same for all
     start = [numpy(v) for v in variables]
+    made_up = [
+        [random.generator("gradient", step, v.path).standard_normal(v.shape) for v in variables]
+        for step in range(12)
+    ]
     common = {
         # Half the norm that gradients drawn from a normal distribution have.
         "global_clipnorm": 0.5 * sum(x.size for x in start) ** 0.5,
@@ -338,12 +342,9 @@ def updates(subject: Subject) -> Iterator[tuple[str, Array]]:
             else:
                 apply = lambda gradients, optimizer=optimizer: optimizer.apply(gradients, variables)  # noqa: E731
             path = [start]
-            for step in range(12):
+            for gradients in made_up:
                 for variable, value in zip(variables, start, strict=True):
                     variable.assign(value)  # each update on its own: what drifts is the fifth rung's
-                gradients = [
-                    random.generator("gradient", step, v.path).standard_normal(v.shape) for v in variables
-                ]
                 apply(
                     [
                         ops.convert_to_tensor(g, dtype=v.dtype)
