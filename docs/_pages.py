@@ -184,7 +184,7 @@ def row(cells: list[str]) -> str:
 
 
 def blocks(cards: list[registry.Card]) -> list[str]:
-    """Figures of the variants that are built differently, not only larger, a tab each."""
+    """Figures of the variants that are built differently, not only larger, a section each."""
     chosen: dict[str, registry.Card] = {}
     for card in cards:
         kind = [v for v in card.config.values() if callable(v) or isinstance(v, str | bool)]
