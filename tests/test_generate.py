@@ -128,6 +128,13 @@ def test_texts_are_bytes_unless_said_otherwise() -> None:
     assert text == zoo.tokenizers.ByteTokenizer().decode(tokens[:end])
 
 
+def test_a_tokenizer_may_be_given_as_load_takes_it() -> None:
+    model = writer(width=32, vocabulary=1024, positions=160)
+    ways = [zoo.generate(model, "The ", 9, tokenizer=x) for x in ("default", zoo.tokenizers.default())]
+    assert ways[0] == ways[1]
+    assert len(ways[0]) > 9  # pieces, not bytes
+
+
 def test_a_text_ends_before_a_stop_and_pieces_make_it_up() -> None:
     model = bytewise()
     text = zoo.generate(model, "abc", 100, seed=2)

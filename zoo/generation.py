@@ -10,11 +10,12 @@ it draws depends on the seed, the prompt's place and the step: every framework w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, caching, random, registry
+from zoo import backends, caching, random, registry, tokenizers
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
 from zoo.layers import TokenModel
@@ -40,7 +41,7 @@ def generate(
     repetition_penalty: float = 1.0,
     stop: str | Sequence[str] | None = None,
     seed: int = 0,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
     watch: Callable[[int, str], None] | None = None,
 ) -> Any:
     """What a model writes after a prompt, or after each of several, up to its end or `max_tokens`.
@@ -52,9 +53,10 @@ def generate(
     arXiv:1909.05858, section 4.1). A text ends before any of `stop`. `watch(place, piece)` is told each piece
     of each prompt's text as it is written. All as in transformers' `generate`.
 
-    Texts are bytes, unless a `tokenizer` says otherwise. Prompts that are tokens, (n,) int32, give tokens.
-    Raises WrongConfiguration, before any work, for another kind of model, a prompt that is empty, too long or
-    not in the model's vocabulary, and numbers that cannot be.
+    Texts are bytes, unless a `tokenizer` says otherwise, one of `zoo.tokenizers` or what its `load` takes.
+    Prompts that are tokens, (n,) int32, give tokens. Raises WrongConfiguration, before any work, for another
+    kind of model, a prompt that is empty, too long or not in the model's vocabulary, and numbers that cannot
+    be.
     """
     writer = _writer(model)
     rules = Rules(temperature, top_k, top_p, beams, repetition_penalty, seed, max_tokens)
@@ -62,20 +64,20 @@ def generate(
         raise WrongConfiguration("generate: watch= goes with beams=1; a beam knows its text at the end only")
     given = [prompt] if isinstance(prompt, str | np.ndarray) else list(prompt)
     texts = bool(given) and isinstance(given[0], str)
-    tokenizer = tokenizer if tokenizer is not None else _bytes(model) if texts or stop else None
-    if tokenizer is not None:
-        tokenizer.check(model)
+    reader = tokenizers.found(tokenizer) or (_bytes(model) if texts or stop else None)
+    if reader is not None:
+        reader.check(model)
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    tokens = [tokenizer.encode(x) if tokenizer and isinstance(x, str) else np.asarray(x) for x in given]
+    tokens = [reader.encode(x) if reader and isinstance(x, str) else np.asarray(x) for x in given]
     writer.check(tokens, max_tokens)
-    begin, end = (None, None) if tokenizer is None else (tokenizer.begin, tokenizer.end)
+    begin, end = (None, None) if reader is None else (reader.begin, reader.end)
     shown = [""] * len(tokens)
 
     def finished(place: int, written: list[int], over: bool) -> bool:
         """Tell what is new; whether one of `stops` is there."""
-        if tokenizer is None or not (stops or watch):
+        if reader is None or not (stops or watch):
             return False
-        text, found = _before(tokenizer.decode(written), stops)
+        text, found = _before(reader.decode(written), stops)
         if watch is not None:
             # A character whose bytes are not all there yet, and what may be the beginning of a stop, wait.
             safe = text if found or over else text.rstrip("\N{REPLACEMENT CHARACTER}")
@@ -87,17 +89,15 @@ def generate(
         return found
 
     written = writer.write(tokens, rules, begin, end, finished)
-    if texts and tokenizer is not None:
-        written = [_before(tokenizer.decode(found), stops)[0] for found in written]
+    if texts and reader is not None:
+        written = [_before(reader.decode(found), stops)[0] for found in written]
     else:
         written = [np.array(found, np.int32) for found in written]
     return written[0] if isinstance(prompt, str | np.ndarray) else written
 
 
 def _bytes(model: keras.Model) -> Tokenizer:
-    from zoo.tokenizers import ByteTokenizer
-
-    found = ByteTokenizer()
+    found = tokenizers.load("bytes")
     rows = registry.vocabulary(model, next(x for x in model.inputs if x.name == "token_ids"))
     if rows is not None and not found.fits(rows):
         raise WrongConfiguration(
@@ -432,7 +432,7 @@ def translate(
     *,
     beams: int = 1,
     max_tokens: int = 32,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
 ) -> list[str]:
     """What seq2seq or T5 makes of each text: the likeliest translation that a search of so many beams finds.
 
@@ -451,7 +451,7 @@ def translate(
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise WrongConfiguration("translate: no text; expected at least 1")
-    reader = tokenizer or _bytes(model)
+    reader = tokenizers.found(tokenizer) or _bytes(model)
     if _attentions(model):
         return generate(model, texts, max_tokens, temperature=0, beams=beams, tokenizer=reader)
     reader.check(model)

@@ -378,6 +378,11 @@ def load(source: str | Path) -> Tokenizer:
         raise DataUnavailable(f"{path}: no tokenizer, or a damaged one ({error})") from error
 
 
+def found(tokenizer: Any) -> Any:
+    """A tokenizer that is given as such, or as what `load` takes; None for None."""
+    return load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+
+
 def _json(path: Path, name: str) -> Tokenizer:
     text = path.read_text(encoding="utf-8")
     found = json.loads(text)

@@ -119,7 +119,7 @@ def train(
         if value is not None and (not isinstance(value, int) or value < 1):
             raise WrongConfiguration(f"{argument}={value!r}; expected an integer, 1 or more")
     transforms = None if augment is None else parse(augment)
-    code = tokenizers.load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+    code = tokenizers.found(tokenizer)
     if code is not None and not isinstance(chosen, str):
         raise WrongConfiguration("tokenizer= goes with a task by name, or a file of texts")
     backend = backends.current()
