@@ -1,6 +1,8 @@
 """One framework a test process: KERAS_BACKEND's, else the first installed, on one thread."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,8 +19,9 @@ from zoo import backends
 from zoo._lazy import keras
 
 # XLA compiles a program once, here and in every process started from here: tests build the same models again.
-COMPILED = tempfile.TemporaryDirectory(prefix="zoo-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED.name
+COMPILED = tempfile.mkdtemp(prefix="zoo-")
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 zoo.use(os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch"), threads=1)

@@ -104,7 +104,7 @@ def test_the_transformers_that_torch_takes_from_hugging_face_are_written_by_hand
     for model in ("bert-base", "gpt2", "t5-small"):
         assert benchmarks.find_peer(model, backend) == f"zoo.peers.transformers_{backend}"
     for model in ("t5-v1.1-small", "seq2seq"):
-        assert benchmarks.by_hand(model, backend) is None
+        assert benchmarks.find_peer(model, backend) is None
 
 
 def test_only_a_peer_that_writes_is_raced_at_writing() -> None:
@@ -114,13 +114,14 @@ def test_only_a_peer_that_writes_is_raced_at_writing() -> None:
         "tensorflow": ["zoo graph"],
         "jax": ["zoo jit"],
     }
+    assert len(benchmarks.contestants("resnet18", "torch", "generate")) == 1
 
 
 @pytest.mark.skipif(HERE.NAME not in PEER, reason="no peer of a vision model on TensorFlow")
 def test_without_the_peers_package_its_row_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     package = PEER[HERE.NAME]
     monkeypatch.setitem(sys.modules, package, None)  # what Python finds where it is not installed
-    module = peers.find("resnet18", benchmarks.PEERS[HERE.NAME])
+    module = peers.find("resnet18", *benchmarks.PEERS[HERE.NAME])
     monkeypatch.delitem(sys.modules, str(module), raising=False)
     job = {"model": "resnet18", "batch_size": 1, "what": "train"}
     with pytest.raises(zoo.BackendError, match=f"needs {package}: pip install {package}"):
@@ -169,7 +170,7 @@ def test_a_build_that_fails_is_a_row_and_not_tried_again(monkeypatch: pytest.Mon
 
 
 def skip_without_peer(model: str) -> None:
-    if peers.find(model, benchmarks.PEERS[HERE.NAME]) is None:
+    if peers.find(model, *benchmarks.PEERS[HERE.NAME]) is None:
         pytest.skip(f"{model} has no peer on {HERE.NAME}")
     if util.find_spec(PEER[HERE.NAME]) is None:
         pytest.skip(f"{PEER[HERE.NAME]} is not installed in this environment")

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends, benchmarks, comparison, ladder, taps, workers
+from zoo import backends, benchmarks, comparison, ladder, registry, taps, training, workers
 from zoo.cli import app
 
 KEYS = {
@@ -126,6 +126,19 @@ def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
     assert found is not None
     assert found["layer"] == "hidden2"
     assert found["difference"] == pytest.approx(1e-3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "task"), [("gpt-nano", "topics"), ("bert-tiny", "topics-masked"), ("t5-tiny", "topics-spans")]
+)
+def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) -> None:
+    """Every operation is looked at, those of masks too; the last gives the model's own logits."""
+    small = {**zoo.card(model).small, **training.fitting(zoo.card(model), task), "positions": 160}
+    built = zoo.build(model, **{k: v for k, v in small.items() if k in zoo.card(model).arguments})
+    x = zoo.tasks.load(task, registry.input_shapes(built)).first(3)
+    found = taps.layer_outputs(built, x)
+    logits = built.predict_on_batch(x)
+    assert ladder.difference(next(reversed(found.values())), logits) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,11 @@ KINDS = ("train", "infer", "generate", "build")
 LENGTH = 128  # tokens or frames of a sequence, more or less
 WRITTEN = 64  # tokens that a step of generation writes, after a prompt of PROMPT
 PROMPT = 16
-PEERS = {"torch": "torch", "tensorflow": "tensorflow", "jax": "flax"}  # zoo/peers/<file>_<suffix>.py
+PEERS = {  # the endings of zoo/peers/<file>_<ending>.py
+    "torch": ("torch",),
+    "tensorflow": ("tensorflow",),
+    "jax": ("flax", "jax"),
+}
 PEER_MODES = {"torch": ("eager", "compiled"), "tensorflow": ("graph", "xla"), "jax": ("jit",)}
 SETTINGS = ("learning_rate", "weight_decay")  # of AdamW: what a peer takes of a recipe
 MULTIPLY_ADDS = 8e9  # of a batch's forward pass: training on it takes two cores about a second
@@ -61,25 +65,20 @@ def contestants(model: str, backend: str, what: str) -> list[Contestant]:
     Of building, only peers of a shared file; Keras builds as the zoo does.
     """
     if what == "build":
-        peer = peers.shared(model, PEERS[backend]) or by_hand(model, backend)
+        peer = peers.shared(model, *PEERS[backend])
         return [Contestant("zoo", "build"), *([Contestant("plain", "build")] if peer else [])]
     modes = PEER_MODES[backend] if find_peer(model, backend) else ()
-    if what == "generate":  # Keras's fit and predict write nothing, nor do the transformers by hand
-        first = () if by_hand(model, backend) else (Contestant("plain", mode) for mode in modes[:1])
-        return [Contestant("zoo", backends.MODES[backend][0]), *first]
+    if what == "generate":  # Keras's fit and predict write nothing, nor do other peers
+        writes = peers.shared(model, *PEERS[backend]) == "transformers_torch"
+        plain = [Contestant("plain", mode) for mode in modes[:1] if writes]
+        return [Contestant("zoo", backends.MODES[backend][0]), *plain]
     found = [Contestant("zoo", backends.MODES[backend][0]), *(Contestant("plain", mode) for mode in modes)]
     return [*found, Contestant("keras", "fit" if what == "train" else "predict")]
 
 
 def find_peer(model: str, backend: str) -> str | None:
     """The module of a model's peer on a backend, without importing it; None if there is none."""
-    return peers.find(model, PEERS[backend]) or by_hand(model, backend)
-
-
-def by_hand(model: str, backend: str) -> str | None:
-    """The module of a transformer written by hand: of those that torch's peer takes from Hugging Face."""
-    theirs = peers.shared(model, "torch") == "transformers_torch" and backend != "torch"
-    return f"{peers.__name__}.transformers_{backend}" if theirs else None
+    return peers.find(model, *PEERS[backend])
 
 
 def batch_for(card: Card) -> int:

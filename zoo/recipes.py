@@ -68,7 +68,7 @@ RECIPES = {
     ),
     "t5": Recipe(
         "AdamW",
-        {"learning_rate": 2e-3, "weight_decay": 0.01},
+        {"learning_rate": 5e-4, "weight_decay": 0.01},
         epochs=8,
         batch_size=32,
         warmup=0.1,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, random
+from zoo import backends, random, registry
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
 
@@ -115,7 +115,19 @@ class Taps:
 
 def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, Array]:
     """What every operation of a functional model gives in inference mode, in data-flow order."""
+    inputs = _filled(model, inputs)
     return Taps(model, inputs).outputs(inputs)
+
+
+def _filled(model: keras.Model, inputs: Any) -> Any:
+    """With the inputs that were left out, since every operation runs: masks that hide nothing, segment 0."""
+    if not (optional := registry.optional_inputs(model)):
+        return inputs
+    given = dict(inputs) if isinstance(inputs, Mapping) else {"token_ids": inputs}
+    for name in sorted(optional - given.keys()):
+        tokens = given["decoder_token_ids" if name.startswith("decoder") else "token_ids"]
+        given[name] = np.full_like(tokens, 0 if name == "segment_ids" else 1)
+    return given
 
 
 def _ordered(model: keras.Model, inputs: Any) -> list[Array]:

@@ -37,10 +37,14 @@ import numpy as np
 Weights = list[np.ndarray]
 Way = TypeVar("Way")
 
+TRANSFORMERS = ("bert-*", "gpt-*", "gpt2", "t5-tiny", "t5-mini", "t5-small")
+
 # file -> shell patterns of the models that it serves
 SHARED = {
     "recurrent_torch": ("lstm", "gru", "birnn"),
-    "transformers_torch": ("bert-*", "gpt-*", "gpt2", "t5-tiny", "t5-mini", "t5-small"),
+    "transformers_torch": TRANSFORMERS,  # Hugging Face's; the others are written by hand, and do not generate
+    "transformers_tensorflow": TRANSFORMERS,
+    "transformers_jax": TRANSFORMERS,
     "vision_torch": ("alexnet", "vgg*", "resnet*", "efficientnet-*", "vit-*"),
     "vision_flax": ("resnet*", "vit-*"),
 }
@@ -59,18 +63,19 @@ class Peer:
     writer: Callable[[Any], Callable[[np.ndarray, int], np.ndarray]] | None = None
 
 
-def shared(model: str, framework: str) -> str | None:
-    """The shared file that serves this model of the zoo on a framework ("torch", "tensorflow", "flax")."""
+def shared(model: str, *libraries: str) -> str | None:
+    """The shared file, of one of "torch", "tensorflow", "flax", "jax", that serves a model of the zoo."""
     for file, patterns in SHARED.items():
-        if file.endswith(f"_{framework}") and any(fnmatchcase(model, pattern) for pattern in patterns):
+        if file.rpartition("_")[2] in libraries and any(fnmatchcase(model, pattern) for pattern in patterns):
             return file
     return None
 
 
-def find(model: str, framework: str) -> str | None:
+def find(model: str, *libraries: str) -> str | None:
     """The module of a model's peer, of its own or shared, without importing it; None if there is none."""
-    own = f"{model.replace('-', '_')}_{framework}"
-    file = own if util.find_spec(f"{__name__}.{own}") else shared(model, framework)
+    name = model.replace("-", "_").replace(".", "_")
+    own = next((f"{name}_{each}" for each in libraries if util.find_spec(f"{__name__}.{name}_{each}")), None)
+    file = own or shared(model, *libraries)
     return file and f"{__name__}.{file}"
 
 
