@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from zoo.optimizers import Optimizer
 
 NAME = "tensorflow"
+
+# A data set that Python frees when it ends may wait for ever for a thread that needs Python: free it before.
+atexit.register(gc.collect)
 
 
 # The machine
