@@ -43,9 +43,6 @@ class Recorded:
     def graph(self) -> Graph:
         return self.module.graph
 
-    def __call__(self, *arguments: Any) -> Any:
-        return tree.tree_unflatten(self.result, self.module(*tree.tree_leaves(arguments)))
-
     def bound(self, *fixed: Any, compiled: bool = False) -> Callable[..., Any]:
         """The function of its other arguments, these being the same tensors for ever, if with other numbers.
 

@@ -64,3 +64,10 @@ def python(code: str, **environment: str | None) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def assert_same_everywhere(code: str) -> None:
+    """On each framework code prints "BACKEND WHAT", and what is the same."""
+    found = dict(python(code, KERAS_BACKEND=name).split() for name in backends.NAMES)
+    assert set(found) == set(backends.NAMES)
+    assert len(set(found.values())) == 1

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import numpy, python
+from conftest import assert_same_everywhere, numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -704,9 +704,7 @@ def test_augmented_batches_are_the_same_bytes_on_every_framework() -> None:
         "for x, y in task.batches(64, 1, 2): d.update(x.tobytes() + y.tobytes())\n"
         "print(keras.backend.backend(), d.hexdigest())"
     )
-    found = dict(python(code, KERAS_BACKEND=name).split() for name in backends.NAMES)
-    assert set(found) == set(backends.NAMES)
-    assert len(set(found.values())) == 1
+    assert_same_everywhere(code)
 
 
 # --- soft labels ---

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import subprocess
 import sys
 import time
@@ -434,5 +433,3 @@ if __name__ == "__main__":
         main()
     except ZooError as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    sys.stdout.flush()
-    os._exit(0)  # one in twenty times TensorFlow's threads wait for each other for ever when Python ends

@@ -143,7 +143,7 @@ def train(
     from zoo import backends, registry, tokenizers
 
     card = registry.card(model)
-    reader = None if tokenizer is None else tokenizers.load(tokenizer)
+    reader = tokenizers.found(tokenizer)
     backends.use(backend or backends.settle(), device=device, threads=threads)
     from zoo.training import told, train
 
@@ -236,7 +236,7 @@ def generate(
     card = registry.card(model)
     if "vocabulary" not in card.arguments or card.arguments.get("cell"):
         raise WrongConfiguration(f"{card.name} does not write; gpt-mini and t5-mini do")
-    reader = None if tokenizer is None else tokenizers.load(tokenizer)
+    reader = tokenizers.found(tokenizer)
     backends.use(backend or backends.settle(), device=device, threads=threads)
     from zoo.generation import generate
     from zoo.training import fitting
@@ -286,7 +286,7 @@ def compare(
     from zoo.training import told
 
     console = _console()
-    reader = None if tokenizer is None else tokenizers.load(tokenizer)
+    reader = tokenizers.found(tokenizer)
     for card in map(registry.card, models):
         if note := told(card, task or card.task, reader):
             console.print(note, highlight=False)

@@ -1,6 +1,10 @@
-"""The sizes of BERT, GPT-2 and T5, and the shape of every weight, for those who write them by hand."""
+"""What BERT, GPT-2 and T5 by hand share: sizes, the shape of every weight, T5's buckets of distances."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 # Width, depth, heads: Turc et al. 2019, arXiv:1908.08962, table 1
 BERTS = {
@@ -13,6 +17,15 @@ GPTS = {"gpt-nano": (48, 3, 3), "gpt-micro": (128, 4, 4), "gpt-mini": (192, 6, 6
 T5S = {"t5-tiny": (256, 4, 4, 1024), "t5-mini": (384, 4, 8, 1536), "t5-small": (512, 6, 8, 2048)}
 
 Shapes = dict[str, tuple[int, ...]]
+
+
+def network_of(model: str, *, bert: Any, gpt: Any, t5: Any) -> Callable[..., Any]:
+    """Of the three functions (weights, inputs, depth, heads) the model's, of its size."""
+    if model in T5S:
+        _, depth, heads, _ = T5S[model]
+        return partial(t5, depth=depth, heads=heads)
+    _, depth, heads = (BERTS | GPTS)[model]
+    return partial(bert if model in BERTS else gpt, depth=depth, heads=heads)
 
 
 def shapes(model: str) -> Shapes:
@@ -56,3 +69,15 @@ def t5(c: int, depth: int, heads: int, mlp: int) -> Shapes:
             found |= plain(f"{block}_mlp_in", c, mlp) | plain(f"{block}_mlp_out", mlp, c)
             found |= {f"{block}_mlp_norm/gamma": (c,)}
     return found
+
+
+def relative_buckets(n: int, *, causal: bool, buckets: int = 32, farthest: int = 128) -> np.ndarray:
+    """(n, n): half of the buckets a step wide, half ever wider; unless causal, half of all for later keys."""
+    ahead = np.arange(n) - np.arange(n)[:, None]
+    later, distance = 0, -np.minimum(ahead, 0)
+    if not causal:
+        buckets //= 2
+        later, distance = buckets * (ahead > 0), np.abs(ahead)
+    exact = buckets // 2
+    wider = np.log(np.maximum(distance, exact) / exact) / np.log(farthest / exact) * (buckets - exact)
+    return later + np.where(distance < exact, distance, np.minimum(exact + wider.astype(int), buckets - 1))

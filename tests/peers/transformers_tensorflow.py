@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from zoo.peers import Peer, choose
 from zoo.peers.lenet5_tensorflow import AdamW
-from zoo.peers.transformers_sizes import BERTS, GPTS, T5S, shapes
+from zoo.peers.transformers_sizes import network_of, relative_buckets, shapes
 
 MODES = {"graph": tf.function, "xla": partial(tf.function, jit_compile=True)}
 HIDDEN = -1e9  # the score of a token that may not be asked
@@ -122,33 +122,13 @@ def t5(w: Variables, x: Inputs, depth: int, heads: int) -> tf.Tensor:
     return tf.einsum("bnc,vc->bnv", h * size(h, -1) ** -0.5, table)
 
 
-def relative_buckets(n: int, *, causal: bool, buckets: int = 32, farthest: int = 128) -> np.ndarray:
-    """(n, n): half of the buckets a step wide, half ever wider; unless causal, half of all for later keys."""
-    ahead = np.arange(n) - np.arange(n)[:, None]
-    behind, distance = 0, -np.minimum(ahead, 0)
-    if not causal:
-        buckets //= 2
-        behind, distance = buckets * (ahead > 0), np.abs(ahead)
-    exact = buckets // 2
-    wider = np.log(np.maximum(distance, exact) / exact) / np.log(farthest / exact) * (buckets - exact)
-    return behind + np.where(distance < exact, distance, np.minimum(exact + wider.astype(int), buckets - 1))
-
-
 # The way they are trained
 
 
 def peer(model: str) -> Peer:
-    network = networks(model)
+    network = network_of(model, bert=bert, gpt=gpt, t5=t5)
     made = partial(trainer, network), partial(predictor, network), partial(build, model)
     return Peer(prepare, *made, layout="zoo")
-
-
-def networks(model: str) -> Network:
-    if model in T5S:
-        _, depth, heads, _ = T5S[model]
-        return partial(t5, depth=depth, heads=heads)
-    _, depth, heads = (BERTS | GPTS)[model]
-    return partial(bert if model in BERTS else gpt, depth=depth, heads=heads)
 
 
 def build(model: str) -> dict[str, tf.Variable]:

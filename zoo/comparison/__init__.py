@@ -87,7 +87,7 @@ def compare(
     cards = [registry.card(name) for name in models]
     if not cards:
         raise WrongConfiguration("compare: no model given; `zoo list` shows them")
-    code = None if tokenizer is None else tokenizers.load(tokenizer)
+    code = tokenizers.found(tokenizer)
     for card in cards:
         tasks.source(task or card.task, code)
     rows = [

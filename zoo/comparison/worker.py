@@ -42,9 +42,8 @@ class Worker:
         backends.use(backend, threads=threads, device=device)
         current = backends.current()
         card = registry.card(model)
-        task, code = arguments.pop("task") or card.task, arguments.pop("tokenizer")
-        if code is not None:
-            code = tokenizers.load(code)
+        task = arguments.pop("task") or card.task
+        code = tokenizers.found(arguments.pop("tokenizer"))
         seed = arguments["seed"]
         built = registry.build(model, seed=seed, **training.fitting(card, task, tokenizer=code))
         save_file(_weights(built), self.folder / "initial_weights.safetensors")
