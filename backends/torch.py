@@ -178,6 +178,7 @@ def attention(
 
 # The last arguments of torch.lstm and torch.gru: biases, layers, dropout, training, both ways, batch first
 RECURRENT = True, 1, 0.0, True, False, False
+LSTM, GRU = 2, 3  # as cuDNN counts its recurrences
 
 
 def lstm(
@@ -190,7 +191,10 @@ def lstm(
     recurrent_bias: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     weights = [kernel.mT, recurrent_kernel.mT, bias, recurrent_bias]
-    outputs, h, c = torch.lstm(x.transpose(0, 1), [h[None], c[None]], weights, *RECURRENT)
+    if _has_cudnn(x):
+        outputs, h, c, *_ = _cudnn(LSTM, x.transpose(0, 1), h[None], c[None], weights)
+    else:
+        outputs, h, c = torch.lstm(x.transpose(0, 1), [h[None], c[None]], weights, *RECURRENT)
     return outputs.transpose(0, 1), h[0], c[0]
 
 
@@ -204,7 +208,9 @@ def gru(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if recurrent_bias is not None:
         weights = [kernel.mT, recurrent_kernel.mT, bias, recurrent_bias]
-        if torch.is_grad_enabled():  # autograd has to see inside
+        if _has_cudnn(x):
+            outputs, h, *_ = _cudnn(GRU, x.transpose(0, 1), h[None], None, weights)
+        elif torch.is_grad_enabled():  # autograd has to see inside
             outputs, h = torch.gru(x.transpose(0, 1), h[None], weights, *RECURRENT)
         else:
             outputs, h = _gru(x.transpose(0, 1), h[None], weights)
@@ -215,6 +221,92 @@ def gru(
         h = (1 - z) * torch.tanh(projected[:, two:] + (r * h) @ recurrent_kernel[:, two:]) + z * h
         outputs.append(h)
     return torch.stack(outputs, 1), h
+
+
+def _has_cudnn(x: torch.Tensor) -> bool:
+    return torch.version.hip is None and torch.backends.cudnn.is_acceptable(x)
+
+
+# cuDNN's recurrences, whole: torch.lstm looks at its weights' memory first, which no graph can record.
+@torch.library.custom_op("zoo::cudnn", mutates_args=())
+def _cudnn(
+    mode: int, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor | None, weights: list[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Outputs, last states, and what the backward pass takes: a reserve, and the weights packed."""
+    weights = [weight.contiguous() for weight in weights]
+    y, h, last, *kept = torch._cudnn_rnn(
+        x.contiguous(), weights, len(weights), None, h, c, *_cudnn_shape(mode, h)
+    )
+    return y, h, h.new_empty(0) if c is None else last, *kept
+
+
+def _cudnn_shape(mode: int, h: torch.Tensor) -> tuple[Any, ...]:
+    """Units, no projection, one layer, steps first, no dropout, training, one way, not packed, no state."""
+    return mode, h.shape[-1], 0, 1, False, 0.0, True, False, [], None
+
+
+@_cudnn.register_fake
+def _cudnn_shapes(
+    mode: int, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor | None, weights: list[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    del mode, weights
+    last = h.new_empty(0) if c is None else torch.empty_like(h)
+    kept = x.new_empty(0, dtype=torch.uint8), x.new_empty(0)
+    return x.new_empty((*x.shape[:2], h.shape[-1])), torch.empty_like(h), last, *kept
+
+
+@torch.library.custom_op("zoo::cudnn_backward", mutates_args=())
+def _cudnn_backward(
+    mode: int,
+    x: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor | None,
+    weights: list[torch.Tensor],
+    y: torch.Tensor,
+    reserve: torch.Tensor,
+    packed: torch.Tensor,
+    upstream: list[torch.Tensor],
+) -> list[torch.Tensor]:
+    """The gradients of x, the weights, h and, where there is one, c; `upstream` those of y, h and c."""
+    weights, x = [weight.contiguous() for weight in weights], x.contiguous()
+    dy, dh, dc = [*(g.contiguous() for g in upstream), None][:3]
+    wanted = (True, True, c is not None, True)
+    dx, dh, dc, dw = torch.ops.aten._cudnn_rnn_backward(
+        x, weights, len(weights), packed, h, c, y, dy, dh, dc, *_cudnn_shape(mode, h), reserve, wanted
+    )
+    dw = [each.clone() for each in dw]  # they lie in one piece of memory, which an operation may not return
+    return [dx.contiguous(), *dw, dh, *([] if c is None else [dc])]
+
+
+@_cudnn_backward.register_fake
+def _cudnn_backward_shapes(
+    mode: int,
+    x: torch.Tensor,
+    h: torch.Tensor,
+    c: torch.Tensor | None,
+    weights: list[torch.Tensor],
+    *_: Any,
+) -> list[torch.Tensor]:
+    del mode
+    return [t.new_empty(t.shape) for t in (x, *weights, h, *([] if c is None else [c]))]
+
+
+def _cudnn_setup(ctx: Any, inputs: Any, output: Any) -> None:
+    mode, x, h, c, weights = inputs
+    ctx.mode, ctx.lstm = mode, c is not None
+    y, _, _, reserve, packed = output
+    ctx.save_for_backward(x, y, reserve, packed, *weights, h, *([c] if ctx.lstm else []))
+
+
+def _cudnn_gradients(ctx: Any, dy: Any, dh: Any, dc: Any, *_: Any) -> tuple[Any, ...]:
+    x, y, reserve, packed, *rest = ctx.saved_tensors
+    *weights, h, c = rest if ctx.lstm else (*rest, None)
+    upstream = [dy, dh, dc] if ctx.lstm else [dy, dh]
+    dx, *found = _cudnn_backward(ctx.mode, x, h, c, weights, y, reserve, packed, upstream)
+    return None, dx, found[4], found[5] if ctx.lstm else None, found[:4]
+
+
+_cudnn.register_autograd(_cudnn_gradients, setup_context=_cudnn_setup)
 
 
 # An operation of its own: in a recorded graph torch's would be a dozen for each step, called from Python.
