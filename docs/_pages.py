@@ -16,7 +16,7 @@ from typing import Any
 from _figures import figures
 
 import zoo
-from zoo import ladder, recipes, registry, weights
+from zoo import cli, ladder, recipes, registry, weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -220,7 +220,7 @@ def reference() -> str:
     lines.append(row(["{py:obj}`zoo.use`", first_line(zoo.use)]))
     lines += [row([f"{{py:obj}}`zoo.{name}`", first_line(getattr(zoo, name))]) for name in homes]
     lines += [row([f"[`zoo.{name}`]({name}.rst)", first_line(getattr(zoo, name))]) for name in MODULES]
-    lines.append(row(["[`zoo`](command-line.md)", "The command line."]))
+    lines.append(row(["[`zoo`](command-line.md)", "The commands and their options."]))
     return "\n".join([*lines, ""])
 
 
@@ -263,7 +263,10 @@ def command_line() -> str:
     command = [sys.executable, "-m", "typer", "zoo.cli", "utils", "docs", "--name", "zoo"]
     text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     text = re.sub(r"\*\*Commands\*\*:.*?(?=^## )", "", text, count=1, flags=re.DOTALL | re.MULTILINE)
-    return text.replace("# `zoo`", "# The command line", 1).replace("&#x27;", "'")
+    text = text.replace(
+        cli.STATUS, "Statuses, JSON and completion are told in [The command line](../cli.md)."
+    )
+    return text.replace("# `zoo`", "# Commands", 1).replace("&#x27;", "'")
 
 
 # The ladder

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends
+from zoo import backends, benchmarks, comparison, ladder, training
 from zoo.cli import app
+
+DOCS = Path(__file__).parents[1] / "docs" / "cli.md"
+START = "from zoo.cli import main; main()"
+
+
+def start(*words: str, code: str = START, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
 
 
 def run(*words: str) -> str:
@@ -32,6 +50,7 @@ def test_list_takes_a_pattern() -> None:
     printed = run("list", "lenet*")
     assert "lenet5-1998" in printed
     assert "mlp" not in printed
+    assert "lenet = lenet5" in printed
 
 
 @pytest.mark.parametrize("name", ["seq2seq", "speech"])
@@ -84,14 +103,15 @@ def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPa
         (["train", "mlp", "--task", "digit"], "zoo: UnknownName: no task 'digit'; nearest: digits"),
         (["train", "mlp", "--backend", "pytorch"], "zoo: BackendError: zoo.use: no backend 'pytorch'"),
         (["compare", "resnet5"], "zoo: UnknownModel"),
+        (["list", "lenets"], 'zoo: UnknownModel: no model matches "lenets"; nearest: lenet5'),
     ],
 )
-def test_an_error_is_one_line_on_standard_error_and_status_1(
+def test_an_error_is_one_line_on_standard_error_and_status_2(
     words: list[str], said: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", "import sys; from zoo.cli import main; main()", *words]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(said)  # a framework may have greeted before
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -101,3 +121,179 @@ def test_an_error_is_one_line_on_standard_error_and_status_1(
 def test_wrong_usage_is_status_2() -> None:
     assert CliRunner().invoke(app, ["train"]).exit_code == 2
     assert CliRunner().invoke(app, ["train", "mlp", "--steps", "0"]).exit_code == 2
+
+
+def test_an_unforeseen_error_is_status_2_for_1_says_that_something_was_found() -> None:
+    done = start("list", code=f"from zoo import registry; registry.list_models = None; {START}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("TypeError: ")
+
+
+# What scripts read
+
+
+def paths(value: Any, path: str = "") -> Iterator[str]:
+    """Where the values of a JSON document are: a dot goes into an object, or into each of a list."""
+    if isinstance(value, dict) and value:
+        for name, part in value.items():
+            yield from paths(part, f"{path}.{name}" if path else name)
+    elif isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        for part in value:
+            yield from paths(part, path)
+    else:
+        yield path
+
+
+def documented(*commands: str) -> set[str]:
+    """The keys that docs/cli.md tells of these commands."""
+    text = DOCS.read_text(encoding="utf-8")
+    rows = "".join(text.split(f"### `zoo {command} --json`")[1].split("\n#")[0] for command in commands)
+    firsts = re.findall(r"^\| (`.*?) \|", rows, re.MULTILINE)
+    return {key for first in firsts for key in re.findall(r"`(\S+)`", first)}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["list"], ["list"]),
+        (["info", "vit-ti16"], ["list", "info"]),
+        (["train", "mlp", "--steps", "2"], ["train"]),
+        (["predict", "lenet5", "digit.png", "--small"], ["predict"]),
+        (["doctor"], ["doctor"]),
+    ],
+    ids=["list", "info", "train", "predict", "doctor"],
+)
+def test_json_has_the_documented_keys_and_is_all_there_is(
+    words: list[str], told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (32, 32)).save("digit.png")
+    done = CliRunner().invoke(app, [*words, "--json"])
+    found, known = set(paths(json.loads(done.stdout))), documented(*told)
+    if words == ["doctor"] and len(backends.installed()) == len(backends.NAMES):
+        known.remove("frameworks.*.error")
+    assert [path for path in found if not any(fnmatch(path, key) for key in known)] == []
+    assert [key for key in known if not any(fnmatch(path, key) for path in found)] == []
+
+
+Result = tuple[Any, Any]
+RUN = {"model": "mlp", "backend": "jax", "engine": "native", "mode": "jit"}
+ROW = {
+    "model": "mlp",
+    "dtype": "float32",
+    "rung": 2,
+    "a": "jax",
+    "b": "torch",
+    "measured": 1.0,
+    "error": None,
+}
+LAPS = {
+    "model": "mlp",
+    "what": "train",
+    "backend": "jax",
+    "contestant": "zoo jit",
+    "threads": 1,
+    "batch_size": 1,
+}
+
+
+def found(kind: str, amiss: bool) -> Result:
+    """A result of compare, parity or bench, and where it comes from; `amiss`, with something to tell."""
+    error = "OSError: x" if amiss else None
+    if kind == "compare":
+        losses = {"losses": [math.nan], "first_step_s": 1.0, "peak_mb": 1.0, "metrics": {}, "error": error}
+        return comparison, comparison.Comparison(models=[], runs=[{**RUN, **losses}], differences=[])
+    if kind == "parity":
+        row = {**ROW, "name": "forward", "verdict": "fails" if amiss else "holds", "where": {}, "bound": 1e-5}
+        return ladder, ladder.Parity(models=["mlp"], rungs=[], rows=[row])
+    laps = {"step_ms": 1.0, "step_ms_quartiles": [1.0, 1.0], "compile_s": 0.0, "ratio": None, "peak_mb": 1.0}
+    return benchmarks, [{**LAPS, **laps, "loss": None, "error": error}]
+
+
+@pytest.mark.parametrize("kind", ["compare", "parity", "bench"])
+@pytest.mark.parametrize("amiss", [False, True])
+def test_what_is_amiss_is_status_1_and_quiet_is_without_progress(
+    kind: str, amiss: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, result = found(kind, amiss)
+    shown: list[Any] = []
+    monkeypatch.setattr(place, kind, lambda *models, show, **how: shown.append(show) or result)
+    done = CliRunner().invoke(app, [kind, "mlp", "--json"])
+    assert done.exit_code == amiss
+    as_saved = [{**RUN, "losses": [None]}] if kind == "compare" else result
+    printed = json.loads(done.stdout)
+    assert printed["runs"][0].items() >= as_saved[0].items() if kind == "compare" else printed == as_saved
+    quiet = CliRunner().invoke(app, [kind, "mlp", "--quiet"])
+    assert quiet.exit_code == amiss
+    assert quiet.stderr == ""
+    assert quiet.stdout != ""
+    assert shown[0] is not None
+    assert shown[1] is None
+
+
+def test_colours_are_forced_and_left_out_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    colour = "\x1b[1;31m"  # bold red: what is beyond its bound
+    place, result = found("parity", True)
+    monkeypatch.setattr(place, "parity", lambda *models, **how: result)
+    plain, forced, both = (
+        CliRunner().invoke(app, ["parity", "mlp"], env={"NO_COLOR": None, "FORCE_COLOR": None, **colours})
+        for colours in ({}, {"FORCE_COLOR": "1"}, {"FORCE_COLOR": "1", "NO_COLOR": "1"})
+    )
+    assert "\x1b[" not in plain.stdout
+    assert colour in forced.stdout
+    assert not re.search(r"\x1b\[[\d;]*\b(3|9)[0-7]m", both.stdout)
+
+
+def test_ctrl_c_ends_training_after_the_step_with_its_result_and_status_130(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train = training.train
+
+    def interrupted(*models: Any, **how: Any) -> training.Run:
+        return train(*models, **how, watch=lambda step, loss: signal.raise_signal(signal.SIGINT))
+
+    monkeypatch.setattr(training, "train", interrupted)
+    done = CliRunner().invoke(app, ["train", "mlp", "--steps", "3", "--json"])
+    assert done.exit_code == 130
+    facts = json.loads(done.stdout)
+    assert (facts["steps"], facts["interrupted"]) == (1, True)
+
+
+def test_quiet_training_prints_its_result_alone() -> None:
+    words = ["train", "vit-ti16", "--task", "digits", "--steps", "1"]
+    loud, quiet = CliRunner().invoke(app, words), CliRunner().invoke(app, [*words, "--quiet"])
+    assert "vit-ti16 for digits: " in loud.stderr
+    assert quiet.stderr == ""
+    assert len(quiet.stdout.splitlines()) == len(loud.stdout.splitlines()) == 1
+
+
+# The shell
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("zoo info lenet5-", ["lenet5-1998"]),
+        ("zoo compare mlp len", ["lenet", "lenet5", "lenet5-1998"]),
+        ("zoo train mlp --task dig", ["digits"]),
+        ("zoo train mlp --backend ", list(backends.NAMES)),
+        ("zoo compare mlp --backends jax,t", ["jax,torch", "jax,tensorflow"]),
+        (
+            "zoo compare mlp --modes eager,",
+            [f"eager,{m}" for m in ("traced", "compiled", "graph", "xla", "jit")],
+        ),
+    ],
+)
+def test_a_shell_completes_names_without_a_framework(line: str, completed: list[str]) -> None:
+    code = f"import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {START}"
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    done = start(code=code, _ZOO_COMPLETE="complete_bash", **words)
+    assert done.stdout.split() == completed
+    assert not {"keras", "torch", "tensorflow", "jax"} & set(done.stderr.split())
+
+
+def test_help_tells_the_statuses_and_loads_neither_numpy_nor_rich() -> None:
+    code = f"import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {START}"
+    done = start("--help", code=code)
+    assert re.findall(r"^ +(\d+) +\w", done.stdout, re.MULTILINE) == ["0", "1", "2", "130"]
+    assert not {"keras", "torch", "tensorflow", "jax", "numpy", "rich"} & set(done.stderr.split())

@@ -69,6 +69,26 @@ def test_the_programs_of_a_page_run_in_order(page: Path, tmp_path: Path):
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr[-3000:]}"
 
 
+def test_the_tables_of_both_readmes_are_those_of_the_registry(monkeypatch: pytest.MonkeyPatch):
+    from zoo import registry
+
+    monkeypatch.syspath_prepend(str(DOCS))
+    readme = import_module("_readme")
+    for name in readme.HEADINGS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        cards = [registry.card(model) for model in registry.list_models()]
+        assert [c.name for c in cards if f"`{c.name}` {c.parameters:,}" not in text] == []
+        assert text == readme.renewed(name), "python docs/_readme.py writes the table anew"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_files_that_a_readme_links_are_there(name: str):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)}
+    assert [link for link in links if not urlsplit(link).scheme and not (ROOT / link).exists()] == []
+    assert {"README.md", "README.zh.md"} - {name} <= links
+
+
 def test_every_page_of_this_kind_has_a_program():
     assert [page.stem for page in PAGES if not programs(page)] == []
 

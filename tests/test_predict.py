@@ -259,5 +259,5 @@ def test_the_command_says_that_weights_are_random_and_names_a_file_that_is_missi
     assert done.returncode == 0, done.stderr
     assert "resnet18 has random weights: its classes are chance" in done.stderr
     done = run("china.png", "chian.png")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "zoo: DataUnavailable: chian.png: no such file"

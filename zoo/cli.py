@@ -1,34 +1,62 @@
 """The command line: zoo list, info, train, predict, generate, compare, parity, export, bench, doctor ...
 
-Exit status: 0 done, 1 the command could not do its work (a wrong name, nothing installed), 2 wrong usage,
-3 a comparison in which a run failed.
+What a command found goes to standard output, progress and notes to standard error, so that a pipe gets the
+result alone. `STATUS` says what it exits with.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Sequence
+import traceback
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from zoo.errors import WrongConfiguration, ZooError
+from zoo import completion, terminal
+from zoo.errors import UnknownModel, WrongConfiguration, ZooError, nearest
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+# As diff and grep have it.
+FINDING, TROUBLE, INTERRUPTED = 1, 2, 130
+STATUS = """\b
+Exit status:
+  0    done, and nothing amiss
+  1    done, and something amiss: a rung of the ladder fails, a run died
+  2    not done: wrong usage, a wrong name, missing data; the last line says why
+  130  interrupted by Ctrl-C
+
+Colours follow NO_COLOR and FORCE_COLOR."""
 
 app = typer.Typer(
     help="Classic deep-learning models, written once, with the same numbers on PyTorch, TensorFlow and JAX.",
+    epilog=STATUS,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help takes half the time, and an error is a line
 )
 
-Model = Annotated[str, typer.Argument(help="A model's name; `zoo list` shows them.")]
-BackendOption = Annotated[str | None, typer.Option("--backend", "-b", help="torch, tensorflow or jax.")]
+
+def option(text: str, complete: completion.Complete | None = None, *names: str) -> Any:
+    """An option whose values the shell completes."""
+    return typer.Option(*names, help=text, autocompletion=complete)
+
+
+Model = Annotated[
+    str, typer.Argument(help="A model's name; `zoo list` shows them.", autocompletion=completion.models)
+]
+Models = Annotated[
+    list[str], typer.Argument(help="Models' names; `zoo list` shows them.", autocompletion=completion.models)
+]
+BackendOption = Annotated[
+    str | None, option("torch, tensorflow or jax.", completion.backends, "--backend", "-b")
+]
+BackendsOption = Annotated[
+    str | None,
+    option("Comma-separated; all installed by default.", completion.several(completion.backends)),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda:0, mps ...; `zoo doctor` lists them.")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of each framework.")]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Training steps; overrides --epochs.")]
@@ -37,9 +65,8 @@ BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Ex
 SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")]
 TaskOption = Annotated[
     str | None,
-    typer.Option(help="digits, mnist ..., or a folder or CSV of images; the model's own by default."),
+    option("digits, mnist ..., or a folder or CSV of images; the model's own by default.", completion.tasks),
 ]
-
 TokenizerOption = Annotated[
     str | None,
     typer.Option(help="default, a tokenizer.json, vocab.txt ..., or hf://owner/name; bytes without."),
@@ -48,71 +75,58 @@ WeightsOption = Annotated[
     str | None,
     typer.Option(help="Weights to start from: a file of anyone's, or hf://owner/name of the hub."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def main() -> None:
-    """Run the command line; errors of the zoo are one line on standard error and exit status 1."""
+    """Run the command line; an error of the zoo is one line on standard error."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every process otherwise
     try:
-        app()
+        app(prog_name="zoo")
     except ZooError as error:
         print(f"zoo: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(TROUBLE)
+    except Exception:  # Python would exit with 1, which says that something was found
+        traceback.print_exc()
+        sys.exit(TROUBLE)
 
 
 @app.command("list")
-def list_(pattern: Annotated[str, typer.Argument(help='A shell pattern, e.g. "vit*".')] = "*") -> None:
-    """The models, with their exact number of parameters."""
+def list_(
+    pattern: Annotated[
+        str, typer.Argument(help='A shell pattern, e.g. "vit*".', autocompletion=completion.models)
+    ] = "*",
+    as_json: JsonOption = False,
+) -> None:
+    """List the models, with their exact numbers of parameters."""
     from zoo import registry
 
-    table = _table("model", "parameters>", "input>", "year>", "idea")
-    for name in registry.list_models(pattern):
-        card = registry.card(name)
-        shape = " x ".join("n" if size is None else str(size) for size in card.input)
-        table.add_row(name, f"{card.parameters:,}", shape, str(card.year), card.idea)
-    _console().print(table)
+    if not (names := registry.list_models(pattern)):
+        near = nearest(pattern, registry.list_models())
+        raise UnknownModel(f'no model matches "{pattern}"; {near}. Try a pattern, "{pattern}*"')
+    cards = [registry.card(name) for name in names]
+    if as_json:
+        terminal.print_json([terminal.model_facts(card) for card in cards])
+    else:
+        terminal.models(cards)
 
 
 @app.command()
-def info(model: Model) -> None:
-    """A model's card, its arguments, and its layers with their shapes and parameters."""
+def info(model: Model, as_json: JsonOption = False) -> None:
+    """Show a model's card, its arguments, and its layers."""
     from zoo import registry
 
     card = registry.card(model)
-    console = _console()
-    console.print(f"[bold]{card.name}[/]  {card.idea}\n{card.paper}\n{card.url}\n")
-    arguments = ", ".join(f"{name}={value!r}" for name, value in card.arguments.items()) or "none"
-    console.print(f"arguments: {arguments}", markup=False)
-    console.print(
-        f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds "
-        f"{'a step' if None in card.input else 'an example'}; "
-        f"task {card.task}, recipe {card.recipe}",
-        highlight=False,
-    )
-    if card.receptive_field is not None:
-        console.print(f"receptive field {card.receptive_field} pixels", highlight=False)
-    if card.tokens is not None:
-        console.print(f"{card.tokens} tokens", highlight=False)
-    if (p := card.preprocessing) is not None:
-        console.print(
-            f"photographs: shorter side to {p.resize} ({p.interpolation}), centre {p.size} x {p.size}, "
-            f"mean {p.mean}, deviation {p.std}",
-            highlight=False,
-        )
-    console.print()
-    table = _table("layer", "kind", "output", "parameters>")
-    for layer in registry.build(card.name).operations:
-        count = layer.count_params() if hasattr(layer, "count_params") else 0
-        outputs = layer.output if isinstance(layer.output, tuple | list) else [layer.output]
-        shapes = ", ".join(f"({_axes(tensor.shape)})" for tensor in outputs)
-        table.add_row(layer.name, type(layer).__name__, shapes, f"{count:,}" if count else "")
-    console.print(table)
-
-
-def _axes(shape: Sequence[int | None]) -> str:
-    """A shape in words: b examples, and n steps where their number varies."""
-    batch, *rest = ("n" if size is None else str(size) for size in shape)
-    return ", ".join(["b" if batch == "n" else batch, *rest])
+    with terminal.aside(quiet=False):
+        layers = terminal.layers(registry.build(card.name))
+    if as_json:
+        more = {name: getattr(card, name) for name in ("arguments", "receptive_field", "tokens")}
+        prepared = card.preprocessing and asdict(card.preprocessing)
+        facts = {**terminal.model_facts(card), **more, "preprocessing": prepared, "layers": layers}
+        terminal.print_json(facts)
+    else:
+        terminal.model_page(card, layers)
 
 
 @app.command()
@@ -120,8 +134,8 @@ def train(
     model: Model,
     task: TaskOption = None,
     backend: BackendOption = None,
-    engine: Annotated[str, typer.Option(help="native or keras.")] = "native",
-    mode: Annotated[str | None, typer.Option(help="How the native engine runs.")] = None,
+    engine: Annotated[str, option("native or keras.", completion.engines)] = "native",
+    mode: Annotated[str | None, option("How the native engine runs.", completion.modes)] = None,
     epochs: EpochsOption = None,
     steps: StepsOption = None,
     batch_size: BatchOption = None,
@@ -138,8 +152,10 @@ def train(
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Checkpoint to go on from, of any framework.")] = None,
     weights: WeightsOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Train a model and print what came of it."""
+    """Train a model and say what came of it."""
     from zoo import backends, registry, tokenizers
 
     card = registry.card(model)
@@ -147,29 +163,30 @@ def train(
     backends.use(backend or backends.settle(), device=device, threads=threads)
     from zoo.training import told, train
 
-    if note := told(card, task or card.task, reader):
-        print(note)
-    run = train(
-        model,
-        task,
-        engine=engine,
-        mode=mode,
-        epochs=epochs,
-        steps=steps,
-        batch_size=batch_size,
-        seed=seed,
-        augment=augment,
-        tokenizer=reader,
-        checkpoint=checkpoint,
-        resume=resume,
-        weights=weights,
-    )
-    metrics = "".join(f", {name} {value:.4f}" for name, value in run.metrics.items())
-    print(
-        f"{run.model.name} on {run.task.name}, {run.backend} {run.engine} ({run.mode}): "
-        f"{len(run.losses)} steps in {run.train_s:.1f} s, loss {run.losses[-1]:.4f}{metrics}"
-        + (" (interrupted)" if run.interrupted else "")
-    )
+    terminal.note(told(card, task or card.task, reader), quiet=quiet)
+    with terminal.aside(quiet=quiet):
+        run = train(
+            model,
+            task,
+            engine=engine,
+            mode=mode,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            augment=augment,
+            tokenizer=reader,
+            checkpoint=checkpoint,
+            resume=resume,
+            weights=weights,
+            progress=False if quiet else None,
+        )
+    if as_json:
+        terminal.print_json(terminal.run_facts(run))
+    else:
+        print(terminal.run_line(run))
+    if run.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
@@ -187,8 +204,9 @@ def predict(
     backend: BackendOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Name what is in photographs: the likeliest classes, and their probabilities."""
+    """Name what is in photographs: the likeliest classes."""
     from zoo import backends, registry
 
     changes = dict(registry.card(model).small) if small else {}
@@ -198,14 +216,12 @@ def predict(
     from zoo.prediction import predict
 
     found = predict(model, photos, weights=weights, top=top, labels=labels, **changes)
-    from rich.markup import escape
-
-    table = _table("photo", "class", "probability>")
-    for photo, classes in zip(photos, found, strict=True):
-        for i, (label, probability) in enumerate(classes):
-            table.add_row("" if i else escape(str(photo)), escape(label), f"{100 * probability:.2f} %")
-        table.add_section()
-    _console().print(table)
+    if as_json:
+        named = [[{"class": label, "probability": p} for label, p in classes] for classes in found]
+        rows = [{"photo": str(photo), "classes": row} for photo, row in zip(photos, named, strict=True)]
+        terminal.print_json(rows)
+    else:
+        terminal.classes(photos, found)
 
 
 @app.command()
@@ -216,7 +232,7 @@ def generate(
     tokenizer: TokenizerOption = None,
     task: Annotated[
         str | None,
-        typer.Option(help="Built as zoo train builds it for this task; the model's own by default."),
+        option("Built as zoo train builds it for this task; the model's own by default.", completion.tasks),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most that is written.")] = 100,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 1.0,
@@ -249,7 +265,7 @@ def generate(
     if weights is not None:
         load(built, weights, head="require")
     else:
-        print(f"{card.name} has random weights: what it writes is chance. Give --weights.", file=sys.stderr)
+        terminal.note(f"{card.name} has random weights: what it writes is chance. Give --weights.")
     how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams}
     how |= {"repetition_penalty": repetition_penalty, "stop": stop, "seed": seed, "tokenizer": reader}
     if "decoder_token_ids" not in registry.input_shapes(built):
@@ -263,12 +279,15 @@ def generate(
 
 @app.command()
 def compare(
-    models: Annotated[list[str], typer.Argument(help="Models' names; `zoo list` shows them.")],
+    models: Models,
     task: TaskOption = None,
-    backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
-    engines: Annotated[str, typer.Option(help="Comma-separated.")] = "keras,native",
+    backends: BackendsOption = None,
+    engines: Annotated[
+        str, option("Comma-separated.", completion.several(completion.engines))
+    ] = "keras,native",
     modes: Annotated[
-        str | None, typer.Option(help="Comma-separated: further ways for the native engine.")
+        str | None,
+        option("Comma-separated: more ways for the native engine.", completion.several(completion.modes)),
     ] = None,
     epochs: EpochsOption = None,
     steps: StepsOption = None,
@@ -278,19 +297,19 @@ def compare(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     out: Annotated[Path, typer.Option(help="Folder of result.json and report.html.")] = Path("zoo-report"),
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Train models on every framework, by both engines, and show them side by side."""
+    """Train on every framework by both engines, side by side."""
     from zoo import registry, tokenizers
     from zoo.comparison import compare
-    from zoo.comparison.terminal import live
+    from zoo.comparison.terminal import live, summary
     from zoo.training import told
 
-    console = _console()
     reader = tokenizers.found(tokenizer)
     for card in map(registry.card, models):
-        if note := told(card, task or card.task, reader):
-            console.print(note, highlight=False)
-    with live(console) as show:
+        terminal.note(told(card, task or card.task, reader), quiet=quiet)
+    with nullcontext() if quiet else live(terminal.console(stderr=True)) as show:
         result = compare(
             *models,
             task=task,
@@ -307,34 +326,41 @@ def compare(
             out=out,
             show=show,
         )
-    from zoo.comparison.terminal import summary
-
-    summary(result, console)
-    console.print(f"Report: {out / 'report.html'}", highlight=False)
+    if as_json:
+        terminal.print_json(result)
+    else:
+        summary(result, console := terminal.console())
+        console.print(f"Report: {out / 'report.html'}", highlight=False)
     if any(run["error"] for run in result.runs):
-        raise typer.Exit(3)
+        raise typer.Exit(FINDING)
 
 
 @app.command()
 def parity(
-    models: Annotated[list[str] | None, typer.Argument(help="Models' names; all of them by default.")] = None,
-    backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models' names; all of them by default.", autocompletion=completion.models),
+    ] = None,
+    backends: BackendsOption = None,
     rungs: Annotated[str | None, typer.Option(help="Comma-separated, 1 to 8; all by default.")] = None,
     float64: Annotated[bool, typer.Option("--float64", help="In float64 as well.")] = False,
     modes: Annotated[
-        str | None, typer.Option(help="Comma-separated: the native engine's; all but compiled by default.")
+        str | None,
+        option(
+            "Comma-separated: the native engine's; all but compiled by default.",
+            completion.several(completion.modes),
+        ),
     ] = None,
     faults: Annotated[
         bool, typer.Option("--faults", help="Seed faults in one framework; list which rung catches which.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of parity.json and report.html.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Climb the parity ladder: where do the frameworks differ first, and by how much?"""
+    """Climb the parity ladder: who differs, where, how much."""
     from zoo.comparison import ladder_report
-    from zoo.errors import WrongConfiguration
 
-    console = _console()
     names = _split(backends)
     try:
         numbers = [int(n) for n in _split(rungs) or []]
@@ -343,16 +369,16 @@ def parity(
     if faults:
         from zoo.faults import hunt
 
-        with console.status("starting") as status:
-            rows = hunt(backends=names, show=status.update)
+        with terminal.status(quiet=quiet) as show:
+            rows = hunt(backends=names, show=show)
         if as_json:
-            print(json.dumps(rows, indent=1))
+            terminal.print_json(rows)
         else:
-            ladder_report.faults(rows, console)
-        raise typer.Exit(3 if any(row["caught"] != row["rung"] for row in rows) else 0)
+            ladder_report.faults(rows, terminal.console())
+        raise typer.Exit(FINDING if any(row["caught"] != row["rung"] for row in rows) else 0)
     from zoo.ladder import NUMBERS, QUICK_MODES, parity
 
-    with console.status("starting") as status:
+    with terminal.status(quiet=quiet) as show:
         result = parity(
             *(models or ()),
             backends=names,
@@ -360,16 +386,16 @@ def parity(
             float64=float64,
             modes=_split(modes) or QUICK_MODES,
             out=out,
-            show=status.update,
+            show=show,
         )
     if as_json:
-        print(json.dumps(result.rows, indent=1))
+        terminal.print_json(result)
     else:
-        ladder_report.summary(result, console)
+        ladder_report.summary(result, console := terminal.console())
         if out is not None:
             console.print(f"Report: {out / 'report.html'}", highlight=False)
     if result.failed:
-        raise typer.Exit(3)
+        raise typer.Exit(FINDING)
 
 
 @app.command()
@@ -384,7 +410,7 @@ def augment(
     out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("zoo-augment.png"),
     show: Annotated[bool, typer.Option("--show", help="Open the picture.")] = False,
 ) -> None:
-    """Draw what augmentation makes of a photograph: every transform, or the sets you name."""
+    """Draw what augmentation makes of a photograph."""
     from sklearn.datasets import load_sample_images
 
     from zoo.augment.grid import EVERY, draw
@@ -406,12 +432,13 @@ def export(
     layout: Annotated[str, typer.Option(help="torchvision, timm, transformers or zoo: whose names.")] = "zoo",
     weights: WeightsOption = None,
     task: Annotated[
-        str | None, typer.Option(help="Built as zoo train builds it for this task, not in full size.")
+        str | None,
+        option("Built as zoo train builds it for this task, not in full size.", completion.tasks),
     ] = None,
     backend: BackendOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Write weights to a file by the names of others: those of a file or a checkpoint, or new ones."""
+    """Write weights to a file by the names of others."""
     from zoo import backends, registry
 
     card = registry.card(model)
@@ -428,127 +455,52 @@ def export(
 
 @app.command()
 def bench(
-    models: Annotated[list[str], typer.Argument(help="Models' names; `zoo list` shows them.")],
+    models: Models,
     train: Annotated[bool, typer.Option("--train", help="Only training steps.")] = False,
     infer: Annotated[bool, typer.Option("--infer", help="Only inference.")] = False,
     generate: Annotated[bool, typer.Option("--generate", help="Only writing, 64 tokens a step.")] = False,
     build: Annotated[bool, typer.Option("--build", help="Only building, with initial weights.")] = False,
-    backends: Annotated[str | None, typer.Option(help="Comma-separated; all installed by default.")] = None,
+    backends: BackendsOption = None,
     batch_size: BatchOption = None,
     threads: ThreadsOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Time the zoo's step beside plain torch, torchvision, Flax, tf.function, and Keras's own fit."""
+    """Time steps beside plain torch, Flax, tf.function, fit."""
     from zoo.benchmarks import bench
 
-    console = _console()
     asked = {"train": train, "infer": infer, "generate": generate, "build": build}
     chosen = [name for name in asked if asked[name]] or ["train", "infer"]
-    with console.status("starting") as status:
+    with terminal.status(quiet=quiet) as show:
         rows = bench(
             *models,
             what=chosen,
             backends=_split(backends),
             batch_size=batch_size,
             threads=threads,
-            show=status.update,
+            show=show,
         )
     if as_json:
-        print(json.dumps(rows, indent=1))
+        terminal.print_json(rows)
     else:
-        for model, kind in dict.fromkeys((row["model"], row["what"]) for row in rows):
-            own = [row for row in rows if (row["model"], row["what"]) == (model, kind)]
-            times = ["build>", "quartiles>"] if kind == "build" else ["step>", "quartiles>", "compile>"]
-            table = _table("contestant", *times, "peak>", "ratio>")
-            for row in own:
-                table.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
-            batch = "" if kind == "build" else f", batch {own[0]['batch_size']}"
-            console.print(f"\n[bold]{model}, {kind}[/]{batch}, {own[0]['threads']} threads")
-            console.print(table)
-            if losses := [row["loss"] for row in own if row.get("loss") is not None]:
-                what = "Sum of the tokens written" if kind == "generate" else "Loss after the same steps"
-                console.print(
-                    f"{what}: {losses[0]:.5f}, all within {max(losses) - min(losses):.0e}",
-                    highlight=False,
-                )
-        for row in rows:
-            if row["error"]:
-                console.print(
-                    f"{row['backend']} {row['contestant']} failed: {row['error']}",
-                    highlight=False,
-                    markup=False,
-                )
+        terminal.bench(rows)
     if any(row["error"] for row in rows):
-        raise typer.Exit(3)
-
-
-def _bench_figures(row: dict[str, Any]) -> list[str]:
-    if row["error"]:
-        return ["failed"]
-    if row["what"] == "build":
-        low, high = row["build_s_quartiles"]
-        times = [f"{row['build_s']:.2f} s", f"{low:.2f}-{high:.2f}"]
-    else:
-        low, high = row["step_ms_quartiles"]
-        times = [f"{row['step_ms']:.2f} ms", f"{low:.2f}-{high:.2f}", f"{row['compile_s']:.1f} s"]
-    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-    return [*times, f"{row['peak_mb']:,.0f} MB", ratio]
+        raise typer.Exit(FINDING)
 
 
 @app.command()
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """What each framework finds on this machine, and what to install where something is missing."""
-    from zoo import machine
+def doctor(as_json: JsonOption = False) -> None:
+    """Show what each framework finds here, or what to install."""
+    from zoo import backends, machine
 
     here, found = machine.environment(), machine.frameworks()
     if as_json:
-        print(json.dumps({"environment": here, "frameworks": found}, indent=1))
-        return
-    from rich.markup import escape
-
-    console = _console()
-    console.print(
-        f"{here['platform']}, Python {here['python']}\n{here['processor']}, {here['cores']} cores, "
-        f"{here['memory_gb']} GB",
-        highlight=False,
-    )
-    table = _table("framework", "version", "device", "kind", "memory>", "threads>", "native modes")
-    for name, facts in found.items():
-        if "error" in facts:
-            table.add_row(name, escape(facts["error"]))
-            continue
-        for i, device in enumerate(facts["devices"]):
-            memory = device["memory_bytes"]
-            table.add_row(
-                *((name, facts["version"]) if i == 0 else ("", "")),
-                device["name"],
-                device["kind"],
-                f"{memory / 2**30:.1f} GB" if memory else "host",
-                str(facts["threads"]) if i == 0 else "",
-                ", ".join(facts["modes"]) if i == 0 else "",
-            )
-    console.print(table)
+        terminal.print_json({"environment": here, "frameworks": found})
+    else:
+        terminal.machine(here, found)
+    if any("error" in found[name] for name in backends.installed()):
+        raise typer.Exit(FINDING)
 
 
 def _split(names: str | None) -> list[str] | None:
     return [name.strip() for name in names.split(",") if name.strip()] if names else None
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-def _table(*headings: str) -> Table:
-    """A table; a heading that ends in > is of numbers, set to the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        numbers = heading.endswith(">")
-        table.add_column(heading.rstrip(">"), justify="right" if numbers else "left", no_wrap=numbers)
-    return table

@@ -133,6 +133,12 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in _all() if fnmatch(name, pattern.lower())]
 
 
+def families() -> dict[str, str]:
+    """The model that a family's name stands for, e.g. "resnet" -> "resnet50"."""
+    _all()
+    return {family: _aliases[_plain(family)] for family in sorted(_families)}
+
+
 def card(name: str) -> Card:
     """The card of a model, by its name or its family's. Raises UnknownModel, naming the nearest."""
     cards = _all()

@@ -1,0 +1,268 @@
+"""What the command line prints: results on standard output, all else on standard error.
+
+A result is a table or, with --json, one JSON document. Colours are rich's, which honours NO_COLOR and
+FORCE_COLOR. What `compare` and `parity` found is printed by `zoo.comparison.terminal` and `.ladder_report`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+    from rich.console import Console
+    from rich.table import Table
+
+    from zoo.registry import Card
+    from zoo.training import Run
+
+Record = dict[str, Any]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where results go, or with `stderr` progress and notes."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def table(*headings: str) -> Table:
+    """A table; a heading that ends in > is of numbers, set to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        numbers = heading.endswith(">")
+        made.add_column(heading.rstrip(">"), justify="right" if numbers else "left", no_wrap=numbers)
+    return made
+
+
+def print_json(result: Any) -> None:
+    """One JSON document; null stands for a number that is not finite, a function is told by its name."""
+    from zoo.comparison.report import finite
+
+    named = lambda value: getattr(value, "__name__", str(value))  # noqa: E731
+    print(json.dumps(finite(result), indent=1, ensure_ascii=False, allow_nan=False, default=named))
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """A line that is not the result."""
+    if text and not quiet:
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def status(*, quiet: bool) -> Iterator[Callable[[str], None] | None]:
+    """Shows what is done now, on a terminal; None where nothing is to be shown."""
+    if quiet:
+        yield None
+        return
+    with console(stderr=True).status("starting") as shown:
+        yield shown.update
+
+
+@contextmanager
+def aside(*, quiet: bool) -> Iterator[None]:
+    """What libraries print of their own accord, as Keras of a download, is progress, not the result."""
+    if not quiet:
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123
+        yield
+
+
+# zoo list, zoo info
+
+
+def model_facts(card: Card) -> Record:
+    """What --json says of a model before it is built."""
+    from zoo import registry
+
+    names = ("name", "parameters", "multiply_adds", "input", "year", "idea", "paper", "url", "task", "recipe")
+    families = [family for family, name in registry.families().items() if name == card.name]
+    return {**{name: getattr(card, name) for name in names}, "families": families}
+
+
+def models(cards: Sequence[Card]) -> None:
+    """A row for each model, and the names that stand for one of them."""
+    from zoo import registry
+
+    rows = table("model", "parameters>", "input>", "year>", "idea")
+    for card in cards:
+        shape = " x ".join("n" if size is None else str(size) for size in card.input)
+        rows.add_row(card.name, f"{card.parameters:,}", shape, str(card.year), card.idea)
+    out = console()
+    out.print(rows)
+    shown = {card.name for card in cards}
+    defaults = [f"{family} = {name}" for family, name in registry.families().items() if name in shown]
+    if defaults:
+        out.print(f"Families by their names: {', '.join(defaults)}", highlight=False)
+
+
+def layers(model: keras.Model) -> list[Record]:
+    """The layers as data flows, with the shapes of their outputs and their parameters."""
+    found = []
+    for layer in model.operations:
+        outputs = layer.output if isinstance(layer.output, tuple | list) else [layer.output]
+        found.append(
+            {
+                "name": layer.name,
+                "kind": type(layer).__name__,
+                "outputs": [list(tensor.shape) for tensor in outputs],
+                "parameters": layer.count_params() if hasattr(layer, "count_params") else 0,
+            }
+        )
+    return found
+
+
+def model_page(card: Card, inside: Sequence[Record]) -> None:
+    """A model's card, its arguments, and its layers."""
+    out = console()
+    out.print(f"[bold]{card.name}[/]  {card.idea}\n{card.paper}\n{card.url}\n")
+    arguments = ", ".join(f"{name}={value!r}" for name, value in card.arguments.items()) or "none"
+    facts = [
+        f"arguments: {arguments}",
+        f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds "
+        f"{'a step' if None in card.input else 'an example'}; task {card.task}, recipe {card.recipe}",
+    ]
+    if card.receptive_field is not None:
+        facts.append(f"receptive field {card.receptive_field} pixels")
+    if card.tokens is not None:
+        facts.append(f"{card.tokens} tokens")
+    if (p := card.preprocessing) is not None:
+        facts.append(
+            f"photographs: shorter side to {p.resize} ({p.interpolation}), centre {p.size} x {p.size}, "
+            f"mean {p.mean}, deviation {p.std}"
+        )
+    for line in facts:
+        out.print(line, highlight=False, markup=False)
+    out.print()
+    rows = table("layer", "kind", "output", "parameters>")
+    for layer in inside:
+        shapes = ", ".join(f"({_axes(shape)})" for shape in layer["outputs"])
+        count = f"{layer['parameters']:,}" if layer["parameters"] else ""
+        rows.add_row(layer["name"], layer["kind"], shapes, count)
+    out.print(rows)
+
+
+def _axes(shape: Sequence[int | None]) -> str:
+    """A shape in words: b examples, and n steps where their number varies."""
+    batch, *rest = ("n" if size is None else str(size) for size in shape)
+    return ", ".join(["b" if batch == "n" else batch, *rest])
+
+
+# zoo train
+
+
+def run_facts(run: Run) -> Record:
+    """A training run as --json says it, by the names of result.json."""
+    names = ("backend", "engine", "mode", "batch_size", "seed", "losses", "metrics", "history")
+    times = ("first_step_s", "train_s", "interrupted")
+    return {
+        "model": run.model.name,
+        "task": run.task.name,
+        "steps": len(run.losses),
+        **{name: getattr(run, name) for name in (*names, *times)},
+    }
+
+
+def run_line(run: Run) -> str:
+    """A training run in a line."""
+    metrics = "".join(f", {name} {value:.4f}" for name, value in run.metrics.items())
+    return (
+        f"{run.model.name} on {run.task.name}, {run.backend} {run.engine} ({run.mode}): "
+        f"{len(run.losses)} steps in {run.train_s:.1f} s, loss {run.losses[-1]:.4f}{metrics}"
+        + (" (interrupted)" if run.interrupted else "")
+    )
+
+
+# zoo predict
+
+
+def classes(photos: Sequence[Any], found: Sequence[Sequence[tuple[str, float]]]) -> None:
+    """The likeliest classes of each photograph."""
+    from rich.markup import escape
+
+    rows = table("photo", "class", "probability>")
+    for photo, likeliest in zip(photos, found, strict=True):
+        for i, (label, probability) in enumerate(likeliest):
+            rows.add_row("" if i else escape(str(photo)), escape(label), f"{100 * probability:.2f} %")
+        rows.add_section()
+    console().print(rows)
+
+
+# zoo bench
+
+
+def bench(rows: Sequence[Record]) -> None:
+    """A table for each model and kind of work, and what failed."""
+    out = console()
+    for model, kind in dict.fromkeys((row["model"], row["what"]) for row in rows):
+        own = [row for row in rows if (row["model"], row["what"]) == (model, kind)]
+        times = ["build>", "quartiles>"] if kind == "build" else ["step>", "quartiles>", "compile>"]
+        shown = table("contestant", *times, "peak>", "ratio>")
+        for row in own:
+            shown.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
+        batch = "" if kind == "build" else f", batch {own[0]['batch_size']}"
+        out.print(f"\n[bold]{model}, {kind}[/]{batch}, {own[0]['threads']} threads")
+        out.print(shown)
+        if losses := [row["loss"] for row in own if row.get("loss") is not None]:
+            what = "Sum of the tokens written" if kind == "generate" else "Loss after the same steps"
+            apart = max(losses) - min(losses)
+            out.print(f"{what}: {losses[0]:.5f}, all within {apart:.0e}", highlight=False)
+    for row in rows:
+        if row["error"]:
+            out.print(
+                f"{row['backend']} {row['contestant']} failed: {row['error']}", highlight=False, markup=False
+            )
+
+
+def _bench_figures(row: Record) -> list[str]:
+    if row["error"]:
+        return ["failed"]
+    if row["what"] == "build":
+        low, high = row["build_s_quartiles"]
+        times = [f"{row['build_s']:.2f} s", f"{low:.2f}-{high:.2f}"]
+    else:
+        low, high = row["step_ms_quartiles"]
+        times = [f"{row['step_ms']:.2f} ms", f"{low:.2f}-{high:.2f}", f"{row['compile_s']:.1f} s"]
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    return [*times, f"{row['peak_mb']:,.0f} MB", ratio]
+
+
+# zoo doctor
+
+
+def machine(here: Record, frameworks: Record) -> None:
+    """The machine, and what each framework finds there."""
+    from rich.markup import escape
+
+    out = console()
+    out.print(
+        f"{here['platform']}, Python {here['python']}\n{here['processor']}, {here['cores']} cores, "
+        f"{here['memory_gb']} GB",
+        highlight=False,
+    )
+    rows = table("framework", "version", "device", "kind", "memory>", "threads>", "native modes")
+    for name, facts in frameworks.items():
+        if "error" in facts:
+            rows.add_row(name, escape(facts["error"]))
+            continue
+        for i, device in enumerate(facts["devices"]):
+            memory = device["memory_bytes"]
+            rows.add_row(
+                *((name, facts["version"]) if i == 0 else ("", "")),
+                device["name"],
+                device["kind"],
+                f"{memory / 2**30:.1f} GB" if memory else "host",
+                str(facts["threads"]) if i == 0 else "",
+                ", ".join(facts["modes"]) if i == 0 else "",
+            )
+    out.print(rows)
