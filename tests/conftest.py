@@ -21,7 +21,7 @@ from zoo._lazy import keras
 # XLA compiles a program once, here and in every process started from here: tests build the same models again.
 COMPILED = tempfile.mkdtemp(prefix="zoo-")
 atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 zoo.use(os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch"), threads=1)
