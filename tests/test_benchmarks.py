@@ -166,6 +166,27 @@ def test_a_build_that_fails_is_a_row_and_not_tried_again(monkeypatch: pytest.Mon
     assert reference["error"] == "the plain peer needs torchvision"
 
 
+def test_rows_are_reported_as_soon_as_a_model_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def run(_: str, job: dict[str, Any]) -> dict[str, Any]:
+        asked.append((job["model"], job["what"]))
+        return {"error": "the machine burns"}
+
+    monkeypatch.setattr(benchmarks, "_run", run)
+    reported, last_asked = [], []
+
+    def report(rows: list[dict[str, Any]]) -> None:
+        reported.append({(row["model"], row["what"]) for row in rows})
+        last_asked.append(asked[-1])
+
+    rows = zoo.bench("mlp", "lenet5", what=["infer", "build"], backends=["torch"], report=report)
+    order = [("mlp", "infer"), ("mlp", "build"), ("lenet5", "infer"), ("lenet5", "build")]
+    assert reported == [{work} for work in order]
+    assert last_asked == order  # nothing of the next was begun
+    assert list(dict.fromkeys((row["model"], row["what"]) for row in rows)) == order
+
+
 # --- the peers of vision models compute what ours do ---
 
 

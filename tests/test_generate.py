@@ -28,12 +28,15 @@ def writer(name: str = "gpt-nano", **changes: Any) -> keras.Model:
 
 
 def logits(model: keras.Model, prompt: ndarray, written: list[int]) -> ndarray:
-    """Of the next token (v,), the whole text read anew."""
-    if "decoder_token_ids" in {x.name for x in model.inputs}:
-        x = {"token_ids": prompt[None], "decoder_token_ids": np.array([[0, *written]], np.int32)}
-    else:
-        x = {"token_ids": np.array([[*prompt, *written]], np.int32)}
-    return numpy(model(x))[0, -1].astype(np.float64)
+    """Of the next token (v,), the whole text read anew.
+
+    A model sees nothing of what comes later: with zeros there, one length, which is compiled once, does.
+    """
+    translates = "decoder_token_ids" in {x.name for x in model.inputs}
+    begun, later = [0] if translates else prompt, [0] * (10 - len(written))
+    text = np.array([[*begun, *written, *later]], np.int32)
+    x = {"token_ids": prompt[None], "decoder_token_ids": text} if translates else {"token_ids": text}
+    return numpy(model(x))[0, len(begun) + len(written) - 1].astype(np.float64)
 
 
 @pytest.mark.parametrize("name", ["gpt-nano", "t5-tiny"])

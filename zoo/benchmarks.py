@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from itertools import count
+from itertools import count, product
 from math import log2
 from pathlib import Path
 from statistics import median, quantiles
@@ -104,6 +104,7 @@ def bench(
     batch_size: int | None = None,
     threads: int | None = None,
     show: Callable[[str], None] | None = None,
+    report: Callable[[list[Record]], None] | None = None,
 ) -> list[Record]:
     """Time models' steps, or how they are built, beside their peers, and return a row for each contestant.
 
@@ -112,7 +113,7 @@ def bench(
     bursts that ran side by side; None without a peer), "compile_s" (first step less a later one), "peak_mb",
     "loss" (after a burst of steps; None for inference) and "error". Of building, "build_s" and
     "build_s_quartiles" stand in the place of the times of steps, and there is no batch. `show` is told what
-    is measured now.
+    is measured now; `report` is given the rows of one model and one "what" as soon as they are all there.
 
     A step of generation writes `WRITTEN` tokens after a prompt, the likeliest each time.
     Without a `batch_size`, it is the recipe's, or for a model made for photographs what two cores do in
@@ -125,19 +126,26 @@ def bench(
     for kind in what:
         if kind not in KINDS:
             raise WrongConfiguration(f"bench: what={kind!r}; expected {' or '.join(KINDS)}")
-    show = show or (lambda text: None)
+    names, show = _names(backends), show or (lambda text: None)
     rows: list[Record] = []
-    for card in map(registry.card, models):
-        for backend in _names(backends):
-            job = {"model": card.name, "backend": backend, "threads": threads or machine.cores()}
-            for kind in what:
-                if kind == "build":
-                    rows += _compare_builds({**job, "what": kind}, show)
-                else:
-                    size = 1 if kind == "generate" else batch_size or batch_for(card)
-                    rounds, burst = rounds_and_burst(card, size)
-                    steps = {"what": kind, "batch_size": size, "rounds": rounds, "burst": burst}
-                    rows += _compete({**job, **steps}, show)
+    for card, kind in product(map(registry.card, models), what):
+        own: list[Record] = []
+        for backend in names:
+            job = {
+                "model": card.name,
+                "backend": backend,
+                "threads": threads or machine.cores(),
+                "what": kind,
+            }
+            if kind == "build":
+                own += _compare_builds(job, show)
+            else:
+                size = 1 if kind == "generate" else batch_size or batch_for(card)
+                rounds, burst = rounds_and_burst(card, size)
+                own += _compete({**job, "batch_size": size, "rounds": rounds, "burst": burst}, show)
+        if report:
+            report(own)
+        rows += own
     return rows
 
 

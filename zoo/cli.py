@@ -471,7 +471,7 @@ def bench(
 
     asked = {"train": train, "infer": infer, "generate": generate, "build": build}
     chosen = [name for name in asked if asked[name]] or ["train", "infer"]
-    with terminal.status(quiet=quiet) as show:
+    with terminal.bench_progress(quiet=quiet) as (show, report):
         rows = bench(
             *models,
             what=chosen,
@@ -479,11 +479,10 @@ def bench(
             batch_size=batch_size,
             threads=threads,
             show=show,
+            report=None if as_json else report,
         )
     if as_json:
         terminal.print_json(rows)
-    else:
-        terminal.bench(rows)
     if any(row["error"] for row in rows):
         raise typer.Exit(FINDING)
 

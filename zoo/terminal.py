@@ -201,22 +201,38 @@ def classes(photos: Sequence[Any], found: Sequence[Sequence[tuple[str, float]]])
 # zoo bench
 
 
+@contextmanager
+def bench_progress(
+    *, quiet: bool
+) -> Iterator[tuple[Callable[[str], None] | None, Callable[[Sequence[Record]], None]]]:
+    """Shows what is measured now, and each table as soon as it is whole."""
+    if quiet:
+        yield None, bench
+        return
+    with console(stderr=True).status("starting") as shown:
+
+        def report(rows: Sequence[Record]) -> None:
+            shown.stop()  # while it is shown, rich sends standard output where the progress goes
+            bench(rows)
+            shown.start()
+
+        yield shown.update, report
+
+
 def bench(rows: Sequence[Record]) -> None:
-    """A table for each model and kind of work, and what failed."""
-    out = console()
-    for model, kind in dict.fromkeys((row["model"], row["what"]) for row in rows):
-        own = [row for row in rows if (row["model"], row["what"]) == (model, kind)]
-        times = ["build>", "quartiles>"] if kind == "build" else ["step>", "quartiles>", "compile>"]
-        shown = table("contestant", *times, "peak>", "ratio>")
-        for row in own:
-            shown.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
-        batch = "" if kind == "build" else f", batch {own[0]['batch_size']}"
-        out.print(f"\n[bold]{model}, {kind}[/]{batch}, {own[0]['threads']} threads")
-        out.print(shown)
-        if losses := [row["loss"] for row in own if row.get("loss") is not None]:
-            what = "Sum of the tokens written" if kind == "generate" else "Loss after the same steps"
-            apart = max(losses) - min(losses)
-            out.print(f"{what}: {losses[0]:.5f}, all within {apart:.0e}", highlight=False)
+    """The table of one model and kind of work, and what failed."""
+    out, (model, kind) = console(), (rows[0]["model"], rows[0]["what"])
+    times = ["build>", "quartiles>"] if kind == "build" else ["step>", "quartiles>", "compile>"]
+    shown = table("contestant", *times, "peak>", "ratio>")
+    for row in rows:
+        shown.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
+    batch = "" if kind == "build" else f", batch {rows[0]['batch_size']}"
+    out.print(f"\n[bold]{model}, {kind}[/]{batch}, {rows[0]['threads']} threads")
+    out.print(shown)
+    if losses := [row["loss"] for row in rows if row.get("loss") is not None]:
+        what = "Sum of the tokens written" if kind == "generate" else "Loss after the same steps"
+        apart = max(losses) - min(losses)
+        out.print(f"{what}: {losses[0]:.5f}, all within {apart:.0e}", highlight=False)
     for row in rows:
         if row["error"]:
             out.print(
