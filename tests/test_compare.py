@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import zoo
 from zoo import backends, benchmarks, comparison, ladder, registry, taps, training, workers
 from zoo.cli import app
+from zoo.comparison import terminal
 
 KEYS = {
     "model", "backend", "engine", "mode", "losses", "metrics", "step_ms", "compile_s", "first_step_s",
@@ -112,6 +114,20 @@ def test_wrong_names_are_errors_before_any_process(
     models = arguments.pop("models", ["mlp"])
     with pytest.raises(zoo.ZooError, match=said):
         zoo.compare(*models, out=None, **arguments)
+
+
+def test_curves_of_the_terminal_are_logarithmic_and_on_one_scale() -> None:
+    falling = [float(2.0**-k) for k in range(8)]  # an eighth of the height each
+    rows = [
+        {"model": "mlp", "losses": falling},
+        {"model": "mlp", "watched": [1.0, 2.0**-7]},  # so far
+        {"model": "mlp", "losses": [2.0**-7, math.nan, 0.0]},  # what has no logarithm is left out
+        {"model": "mlp"},
+        {"model": "vit", "losses": [100.0, 99.0]},  # another model, another scale
+    ]
+    assert [terminal.curve(row, rows) for row in rows] == ["█▇▆▅▄▃▂▁", "█▁", "▁", "", "█▁"]
+    long = {"model": "mlp", "losses": [4.0] * 600 + [1.0] * 600}
+    assert terminal.curve(long, [long]) == "██████▁▁▁▁▁▁"
 
 
 def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:

@@ -25,7 +25,7 @@ def use_it(python: Path, folder: Path) -> None:
     """What a stranger does first, in a folder that is not the repository."""
     run(python, "-m", "pip", "install", "-q", "torch", "-c", ROOT / "constraints.txt", cwd=folder)
     script = (
-        "import zoo, zoo.peers.lenet5_torch; model = zoo.build('lenet5'); "
+        "import zoo, zoo.peers.lenet5_torch; model = zoo.build('lenet5', weights='digits'); "
         "print(model.count_params(), zoo.backends.current().__name__)"
     )
     assert run(python, "-c", script, cwd=folder).split() == ["61706", "zoo.backends.torch"]
@@ -46,6 +46,7 @@ def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None
         "zoo/backends/jax.py",
         "zoo/peers/lenet5_flax.py",
         "zoo/comparison/report.html",
+        "zoo/pretrained/lenet5-digits.safetensors",
         "zoo/py.typed",
     }
     assert shipped <= set(names)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
 from rich.console import Console
 
@@ -233,6 +234,16 @@ def test_headline_says_the_largest_difference_rounded_up_and_the_fastest() -> No
     assert lead == (
         "JAX native (jit) is fastest, 2.20 ms a step: 2.8 times as fast as the slowest, PyTorch Keras (fit)."
     )
+
+
+def test_several_models_have_an_index_of_what_was_found() -> None:
+    page = render(result(training(), training("gpt")))
+    (nav,) = re.findall(r'<nav aria-label="Models">(.*?)</nav>', page)
+    entries = re.findall(r'<li><a href="#(.*?)">(.*?)</a>: (.*?)</li>', nav)
+    assert [name for _, name, _ in entries] == ["lenet5", "gpt"]
+    for anchor, name, found in entries:
+        assert f'<h2 id="{anchor}">{name}: {found}</h2>' in page
+    assert "<nav" not in render(result(training()))
 
 
 def test_headline_counts_only_runs_with_numbers_and_names_the_others() -> None:
@@ -666,6 +677,16 @@ def test_loops_are_tabs_for_the_arrow_keys(look: Look) -> None:
     window.page.locator(".tabs input").first.focus()
     window.page.keyboard.press("ArrowRight")
     assert [panel.is_visible() for panel in panels.all()] == [False, True, False, False]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_axe_finds_nothing_that_shuts_somebody_out(look: Look, dark: bool) -> None:
+    """Deque's axe-core: names, roles, contrast, order; of several models, failures and a ladder."""
+    page = render(result(flawed(), training("gpt")), ladder(ladder_row(2), ladder_row(6)))
+    found = Axe().run(look(page, dark=dark).page).response
+    assert found["passes"]
+    assert [(v["id"], [node["target"] for node in v["nodes"]]) for v in found["violations"]] == []
 
 
 @pytest.mark.browser

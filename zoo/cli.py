@@ -73,7 +73,7 @@ TokenizerOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option(help="Weights to start from: a file of anyone's, or hf://owner/name of the hub."),
+    typer.Option(help="Trained ones of the zoo by name, a file of anyone's, or hf://owner/name of the hub."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
@@ -194,7 +194,8 @@ def predict(
     model: Model,
     photos: Annotated[list[Path], typer.Argument(help="Images, one or several.")],
     weights: Annotated[
-        str | None, typer.Option(help="A file of anyone's, or hf://owner/name of the hub; random without.")
+        str | None,
+        typer.Option(help="The zoo's by name, a file of anyone's, or hf://owner/name; random without."),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     labels: Annotated[
@@ -247,7 +248,7 @@ def generate(
     threads: ThreadsOption = None,
 ) -> None:
     """Write: go on from a prompt, or answer it."""
-    from zoo import backends, registry, tokenizers
+    from zoo import backends, pretrained, registry, tokenizers
 
     card = registry.card(model)
     if "vocabulary" not in card.arguments or card.arguments.get("cell"):
@@ -261,7 +262,7 @@ def generate(
     changes = fitting(card, task or card.task, tokenizer=reader)
     if reader is not None and task is None and reader.fits(usual := card.arguments["vocabulary"]):
         changes["vocabulary"] = usual  # as the published weights are
-    built = registry.build(card.name, seed=seed, **changes)
+    built = registry.build(card.name, seed=seed, **{**changes, **pretrained.needed(card.name, weights)})
     if weights is not None:
         load(built, weights, head="require")
     else:
@@ -439,14 +440,15 @@ def export(
     seed: SeedOption = 0,
 ) -> None:
     """Write weights to a file by the names of others."""
-    from zoo import backends, registry
+    from zoo import backends, pretrained, registry
 
     card = registry.card(model)
     backends.use(backend or backends.settle())
     from zoo.training import fitting
     from zoo.weights import load, save
 
-    built = registry.build(card.name, seed=seed, **(fitting(card, task) if task else {}))
+    changes = {**pretrained.needed(card.name, weights), **(fitting(card, task) if task else {})}
+    built = registry.build(card.name, seed=seed, **changes)
     if weights is not None:
         print(load(built, weights, head="require"))
     save(built, out, layout)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoo import registry
+from zoo import pretrained, registry
 from zoo._lazy import keras
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.preprocessing import Preprocessing, plain
-from zoo.weights import hub, load
+from zoo.weights import hub, load, located
 
 Photo = str | Path | Image.Image | np.ndarray
 BATCH: Any = {"batch_size": 32, "verbose": 0}  # Keras annotates `verbose` as a string
@@ -48,18 +48,20 @@ def predict(
     """
     if not isinstance(top, int) or top < 1:
         raise WrongConfiguration(f"top={top!r}; expected an integer, 1 or more")
-    file = None if weights is None else _file(weights)
+    name = registry.card(model).name if isinstance(model, str) else model.name
+    file = None if weights is None else _file(name, weights)
     names = _names_beside(weights) if labels is None else _names(labels)
     if isinstance(model, str):
         card = registry.card(model)
+        changes = pretrained.allowed(name, weights, changes)
         registry.check(card, changes)
         if names is not None and "classes" in card.arguments:
             changes = {"classes": len(names), **changes}
-        name, shape = card.name, replace(card, config={**card.arguments, **changes}).input
+        shape = replace(card, config={**card.arguments, **changes}).input
     elif changes:
-        raise WrongConfiguration(f"{model.name} is built already; {', '.join(changes)} cannot change")
+        raise WrongConfiguration(f"{name} is built already; {', '.join(changes)} cannot change")
     else:
-        name, shape = model.name, tuple(model.input_shape[1:])
+        shape = tuple(model.input_shape[1:])
     preprocessing = preprocessing_for(name, shape)
     x = np.stack([prepared(image, preprocessing) for image in _several(images)])
 
@@ -129,13 +131,12 @@ def _several(images: Photo | Sequence[Photo]) -> Sequence[Photo]:
     return several
 
 
-def _file(weights: str | Path) -> Path:
+def _file(model: str, weights: str | Path) -> Path:
     """Where the weights are, downloaded if they are the hub's. Raises DataUnavailable."""
-    if str(weights).startswith("hf:"):
-        return hub.fetch(str(weights))
-    if not Path(weights).exists():
+    path = located(model, weights)
+    if not path.exists():
         raise DataUnavailable(f"{weights}: no such file")
-    return Path(weights)
+    return path
 
 
 def _names(labels: str | Path | Sequence[str]) -> list[str]:

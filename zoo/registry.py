@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import random
+from zoo import pretrained, random
 from zoo._lazy import keras
 from zoo.errors import UnknownModel, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
@@ -148,15 +148,22 @@ def card(name: str) -> Card:
     return cards[_aliases[_plain(name)]]
 
 
-def build(name: str, *, seed: int = 0, dtype: str | None = None, **changes: Any) -> keras.Model:
+def build(
+    name: str, *, seed: int = 0, dtype: str | None = None, weights: str | None = None, **changes: Any
+) -> keras.Model:
     """Build a model: a plain `keras.Model`, on torch also a `torch.nn.Module`, that returns logits.
 
     `changes` are arguments of its builder (`zoo info NAME` lists them), e.g. classes=10, image_size=32.
     The same seed gives the same weights, bit for bit, on every framework. `dtype` is a policy of Keras's
-    ("float32", "bfloat16", "mixed_bfloat16" ...), by default keras.config's. Raises UnknownModel, or
-    WrongConfiguration naming the argument and what is allowed.
+    ("float32", "bfloat16", "mixed_bfloat16" ...), by default keras.config's. `weights` names trained ones
+    that come with the zoo (`zoo.pretrained`), as "digits": the model is built as they need it. A file's are
+    loaded by `zoo.weights.load`. Raises UnknownModel, UnknownName, or WrongConfiguration naming the argument
+    and what is allowed.
     """
     chosen = card(name)
+    if weights is not None and pretrained.find(chosen.name, weights) is None:
+        raise WrongConfiguration(f"{chosen.name}: weights={weights!r} is a file; zoo.weights.load takes it")
+    changes = pretrained.allowed(chosen.name, weights, changes)
     check(chosen, changes)
     if not isinstance(seed, int) or seed < 0:
         raise WrongConfiguration(f"{chosen.name}: seed={seed!r}; expected an integer, 0 or more")
@@ -173,6 +180,8 @@ def build(name: str, *, seed: int = 0, dtype: str | None = None, **changes: Any)
     finally:
         keras.config.set_dtype_policy(before)
     model.name = chosen.name
+    if weights is not None:
+        import_module("zoo.weights").load(model, weights, head="require")
     return model
 
 

@@ -83,11 +83,12 @@ def aside(*, quiet: bool) -> Iterator[None]:
 
 def model_facts(card: Card) -> Record:
     """What --json says of a model before it is built."""
-    from zoo import registry
+    from zoo import pretrained, registry
 
     names = ("name", "parameters", "multiply_adds", "input", "year", "idea", "paper", "url", "task", "recipe")
     families = [family for family, name in registry.families().items() if name == card.name]
-    return {**{name: getattr(card, name) for name in names}, "families": families}
+    trained = [trained.name for trained in pretrained.of(card.name)]
+    return {**{name: getattr(card, name) for name in names}, "families": families, "weights": trained}
 
 
 def models(cards: Sequence[Card]) -> None:
@@ -124,6 +125,8 @@ def layers(model: keras.Model) -> list[Record]:
 
 def model_page(card: Card, inside: Sequence[Record]) -> None:
     """A model's card, its arguments, and its layers."""
+    from zoo import pretrained
+
     out = console()
     out.print(f"[bold]{card.name}[/]  {card.idea}\n{card.paper}\n{card.url}\n")
     arguments = ", ".join(f"{name}={value!r}" for name, value in card.arguments.items()) or "none"
@@ -140,6 +143,12 @@ def model_page(card: Card, inside: Sequence[Record]) -> None:
         facts.append(
             f"photographs: shorter side to {p.resize} ({p.interpolation}), centre {p.size} x {p.size}, "
             f"mean {p.mean}, deviation {p.std}"
+        )
+    for trained in pretrained.of(card.name):
+        told = trained.card()
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in told["metrics"].items())
+        facts.append(
+            f"trained weights {trained.name!r}: {scores}, {told['parameters']:,} parameters. {trained.limits}"
         )
     for line in facts:
         out.print(line, highlight=False, markup=False)

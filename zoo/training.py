@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zoo import backends, checkpoints, registry, tasks, tokenizers
+from zoo import backends, checkpoints, pretrained, registry, tasks, tokenizers
 from zoo._lazy import keras, ops
 from zoo.augment import Wanted, parse, written
 from zoo.ctc import character_error_rate
@@ -132,7 +132,8 @@ def train(
         seed, batch_size = saved.take("seed", seed), saved.take("batch_size", batch_size)
     seed = 0 if seed is None else seed
     if isinstance(model, str):
-        model = registry.build(name, seed=seed, **fitting(registry.card(name), chosen, loss, code))
+        changes = fitting(registry.card(name), chosen, loss, code)
+        model = registry.build(name, seed=seed, **{**pretrained.needed(name, weights), **changes})
     data = _load(chosen, registry.input_shapes(model), loss, validation, known and known.preprocessing, code)
     if saved is not None and augment is None and not data.augment:
         transforms = parse(saved.facts["augment"])

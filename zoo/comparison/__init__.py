@@ -185,6 +185,8 @@ def _measure(rows: list[Record], folders: list[Path], settings: Record, changed:
                 except WorkerDied as error:
                     row |= {"error": str(error), "status": "failed"}
             alive = [(row, worker) for row, worker in alive if not row["error"]]
+        for row in rows:
+            row.pop("watched", None)
         for row, _ in alive:
             row |= _timings(times[id(row)], row) | {"status": "done"}
         changed()
@@ -193,9 +195,11 @@ def _measure(rows: list[Record], folders: list[Path], settings: Record, changed:
 def _train(row: Record, worker: Worker, settings: Record, changed: Callable[[], None]) -> None:
     run = {key: row[key] for key in ("model", "backend", "engine")}
     mode = None if row["engine"] == "keras" else row["mode"]
+    watched: list[float] = []
     for answer in worker.ask("train", **run, mode=mode, **settings):
         if "step" in answer:
-            row["status"] = f"step {answer['step']}, loss {answer['loss']:.4f}"
+            watched.append(answer["loss"])
+            row |= {"status": f"step {answer['step']}, loss {answer['loss']:.4f}", "watched": watched}
         else:
             row |= {**answer, "status": "trained"}
         changed()

@@ -63,6 +63,7 @@ def render(result: Record, ladder: Record | None = None) -> str:
         links = [f'<a href="#model{i}">{escape(name)}</a>' for i, name in enumerate(names)]
         frameworks = listed(dict.fromkeys(framework(row["backend"]) for row in result["runs"]))
         sections = [section(model, result) for model in result["models"]]
+        sections = [index(result), *sections] if len(names) > 1 else sections
     sections += [ladder_report.section(ladder)] if ladder else []
     scripts = [library(), (here / "report.js").read_text("utf-8")]
     return Template((here / "report.html").read_text("utf-8")).substitute(
@@ -389,13 +390,27 @@ def bar_chart(
 # The page's parts
 
 
-def section(model: Record, result: Record) -> str:
-    """All that the page says of one model."""
+def of(model: Record, result: Record) -> tuple[list[Run], list[Record], dict[str, float]]:
+    """A model's runs, pairs and bounds."""
     runs = read_runs(row for row in result["runs"] if row["model"] == model["name"])
-    finished = [run for run in runs if not run.error]
     pairs = [pair for pair in result["differences"] if pair["model"] == model["name"]]
     # A model may bring bounds of its own: what a chaotic one drifts from itself is no framework's fault.
-    bounds = BOUNDS | (model.get("bounds") or {})
+    return runs, pairs, BOUNDS | (model.get("bounds") or {})
+
+
+def index(result: Record) -> str:
+    """What was found of each model, in a line that leads to it."""
+    rows = []
+    for i, model in enumerate(result["models"]):
+        first = next(finding(*of(model, result)))
+        rows.append(f'<li><a href="#model{i}">{escape(model["name"])}</a>: {prose(first)}</li>')
+    return f'<nav aria-label="Models"><ol>{"".join(rows)}</ol></nav>'
+
+
+def section(model: Record, result: Record) -> str:
+    """All that the page says of one model."""
+    runs, pairs, bounds = of(model, result)
+    finished = [run for run in runs if not run.error]
     first, *rest = finding(runs, pairs, bounds)
     title = f"model{result['models'].index(model)}"
     # The whole page draws some 20,000 points a chart at most: a long training must not make it heavy.
@@ -407,9 +422,9 @@ def section(model: Record, result: Record) -> str:
 {legend(finished) if finished else ""}
 <div class="figures">{"".join(figures(finished, bounds["losses"], points))}</div>
 <h3>Runs</h3>
-{runs_table(runs)}
+{runs_table(model["name"], runs)}
 <h3>Parity</h3>
-{parity_table(runs, pairs, bounds)}
+{parity_table(model["name"], runs, pairs, bounds)}
 <h3>One definition, and the loops that trained it</h3>
 {code(model, finished)}
 </section>"""
@@ -480,7 +495,7 @@ def figure(title: str, note: str, chart: Record) -> str:
 <div class="chart"></div><script type="application/json">{data}</script></figure>"""
 
 
-def runs_table(runs: list[Run]) -> str:
+def runs_table(model: str, runs: list[Run]) -> str:
     fastest = min((run.step_ms for run in runs if run.step_ms), default=math.nan)
     columns: dict[str, Callable[[Run], str]] = {
         "Step": lambda run: milliseconds(run.step_ms),
@@ -503,10 +518,10 @@ def runs_table(runs: list[Run]) -> str:
         failure = f'<td class="fail wide" colspan="{len(columns)}">✗ failed: {escape(run.error)}</td>'
         rows.append(f'<th scope="row">{swatch(run)}{escape(run.name)}</th>{failure if run.error else cells}')
     note = "A step's time leaves out the first. The tests are on examples held out of training."
-    return table(note, ["Run", *columns], rows)
+    return table(f"Runs of {model}", note, ["Run", *columns], rows)
 
 
-def parity_table(runs: list[Run], pairs: list[Record], bounds: dict[str, float]) -> str:
+def parity_table(model: str, runs: list[Run], pairs: list[Record], bounds: dict[str, float]) -> str:
     names = {run.key: run.name for run in runs}
     header = ["Pair", *PARITY.values(), "First layer to differ"]
     rows = []
@@ -520,7 +535,7 @@ def parity_table(runs: list[Run], pairs: list[Record], bounds: dict[str, float])
         f"{PARITY[name].lower()} {power(bounds[name]) if bounds[name] else 'equal'}" for name in bounds
     )
     note = f"Each pair's largest differences. Bounds: {limits}. ✗ marks what is beyond."
-    return table(note, header, rows)
+    return table(f"Pairs of {model}'s runs", note, header, rows)
 
 
 def parity_cell(pair: Record, quantity: str, bounds: dict[str, float]) -> str:
@@ -534,12 +549,12 @@ def parity_cell(pair: Record, quantity: str, bounds: dict[str, float]) -> str:
     return f'<td class="fail">✗ {text}</td>' if beyond(pair, quantity, bounds) else f"<td>{text}</td>"
 
 
-def table(note: str, header: list[str], rows: list[str]) -> str:
+def table(label: str, note: str, header: list[str], rows: list[str]) -> str:
     """A table in a box of its own, which scrolls where the page is too narrow."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return f"""<p class="note">{prose(note)}</p>
-<div class="scroll" tabindex="0" role="region" aria-label="{escape(header[0])}s"><table>
+<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table>
 <thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"""
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Record = dict[str, Any]
+
+BARS, WIDTH = "▁▂▃▄▅▆▇█", 12
 
 
 @contextmanager
@@ -89,6 +94,7 @@ def _table(rows: list[Record], *, running: bool = False) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     figures = {name: FIGURES[name] for name in (("loss", "metric", "step") if running else FIGURES)}
     table.add_column("run", no_wrap=True)
+    table.add_column("curve", no_wrap=True)
     for heading in figures:
         table.add_column(metric if heading == "metric" else heading, justify="right", no_wrap=True)
     if running:
@@ -97,8 +103,25 @@ def _table(rows: list[Record], *, running: bool = False) -> Table:
         run = " ".join(row[key] for key in ("backend", "engine", "mode") if row[key] != "fit")
         said = [say(row) if "losses" in row else "" for say in figures.values()]
         state = [_state(row)] if running else []
-        table.add_row(f"{row['model']} {run}" if several else run, *said, *state)
+        table.add_row(f"{row['model']} {run}" if several else run, curve(row, rows), *said, *state)
     return table
+
+
+def curve(row: Record, rows: list[Record]) -> str:
+    """The losses so far as bars of eighths, logarithmic, on one scale for all runs of a model."""
+    own = [_thinned(other) for other in rows if other["model"] == row["model"]]
+    heights = [math.log(loss) for losses in own for loss in losses]
+    if not heights:
+        return ""
+    low, span = min(heights), (max(heights) - min(heights)) or 1.0
+    return "".join(BARS[round(7 * (math.log(loss) - low) / span)] for loss in _thinned(row))
+
+
+def _thinned(row: Record) -> list[float]:
+    """A dozen of the losses, each the mean of those around it; what is no positive number is left out."""
+    losses = [x for x in row.get("losses") or row.get("watched") or [] if math.isfinite(x) and x > 0]
+    ends = [round(i * len(losses) / WIDTH) for i in range(WIDTH + 1)]
+    return [fmean(losses[a:b]) for a, b in pairwise(ends) if b > a]
 
 
 def _state(row: Record) -> str:

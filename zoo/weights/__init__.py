@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends
+from zoo import backends, pretrained
 from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest
 from zoo.weights import files, hub, mingpt, timm, torch_nn, torchvision, transformers
 from zoo.weights.files import Stored
@@ -63,13 +63,20 @@ def load(
     `source` is a path: .safetensors (read piece by piece from the mapped file), a sharded model's
     .safetensors.index.json, .npz, Keras's .weights.h5, torch's .pt, .pth and .bin (tensors only: nothing in
     them is run), a checkpoint of `zoo.train`, or a folder that holds one of the hub's names. Or it is
-    "hf://owner/name[/file][@revision]", fetched by huggingface_hub and kept in its cache. `layout` and `head`
-    are those of `from_torch`, and so is what is raised; DataUnavailable for a file that is not there or is
-    not what it should be.
+    "hf://owner/name[/file][@revision]", fetched by huggingface_hub and kept in its cache, or the name of
+    weights that come with the zoo (`zoo.pretrained`). `layout` and `head` are those of `from_torch`, and so
+    is what is raised; DataUnavailable for a file that is not there or is not what it should be.
     """
-    path = hub.fetch(source) if isinstance(source, str) and source.startswith("hf:") else Path(source)
-    with files.reading(path) as arrays:
+    with files.reading(located(model.name, source)) as arrays:
         return _fill(model, arrays, layout, head)
+
+
+def located(model: str, source: str | Path) -> Path:
+    """The file that is meant, downloaded if it is the hub's. Raises UnknownName, DataUnavailable."""
+    if str(source).startswith("hf:"):
+        return hub.fetch(str(source))
+    trained = pretrained.find(model, source)
+    return trained.path if trained else Path(source)
 
 
 def from_torch(

@@ -1,0 +1,164 @@
+"""Small models trained here, which come with the zoo: something real to ask, without a network.
+
+    model = zoo.build("lenet5", weights="digits")
+    zoo.predict("lenet5", "seven.png", weights="digits")
+    zoo.translate(zoo.build("seq2seq", weights="dates"), "24 novembre 2026")
+
+Weights go by the name of the task they were trained on. Each is a file of 16-bit floats beside this module,
+whose header is its card: what it was made of and by, and what it scored, rounded as it is kept.
+
+    python -m zoo.pretrained lenet5 digits
+
+makes it anew, on whichever framework: the recipe is the table below.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import UnknownName, WrongConfiguration, nearest
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How weights were made; all that is not said is the model's recipe."""
+
+    model: str
+    name: str  # of the task
+    data: str
+    limits: str
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the builder's arguments, beside the task's
+    settings: Mapping[str, Any] = field(default_factory=dict)  # arguments of zoo.train
+
+    @property
+    def path(self) -> Path:
+        return HERE / f"{self.model}-{self.name}.safetensors"
+
+    @property
+    def command(self) -> str:
+        """What makes them anew."""
+        return f"python -m zoo.pretrained {self.model} {self.name}"
+
+    def arguments(self) -> dict[str, Any]:
+        """What the builder is given."""
+        from zoo import registry, training
+
+        return {**training.fitting(registry.card(self.model), self.name), **self.changes}
+
+    def card(self) -> dict[str, Any]:
+        """What, how, how well: "model", "weights", "data", "recipe", "metrics", "parameters", "limits"."""
+        from safetensors import safe_open
+
+        with safe_open(self.path, "numpy") as file:
+            return json.loads(file.metadata()["card"])
+
+
+DIGITS = "1,797 handwritten digits, 8 x 8 pixels (UCI, as scikit-learn ships them); every fifth held out"
+ONLY_DIGITS = "Knows centred single digits on an empty ground, nothing else."
+
+TRAINED = (
+    Trained("lenet5", "digits", DIGITS, ONLY_DIGITS),
+    Trained("resnet18", "digits", DIGITS, f"{ONLY_DIGITS} Two blocks of 16 and 32 channels."),
+    Trained("vit-ti16", "digits", DIGITS, f"{ONLY_DIGITS} Two blocks of width 32, patches of 4 x 4 pixels."),
+    Trained(
+        "gpt-nano",
+        "topics",
+        "the topics text of Python's own documentation, 465 thousand characters; its last tenth held out",
+        "Writes bytes in the manner of that text: words and phrases, without sense.",
+        {"width": 96, "depth": 4, "heads": 4, "positions": 256},
+    ),
+    Trained(
+        "seq2seq",
+        "dates",
+        "dates as people write them in ten locales (CLDR, which Babel ships), and ISO 8601",
+        "Translates such dates, nothing else; no other language and no other order is known to it.",
+        {"width": 64, "embedding_width": 32},
+    ),
+)
+
+
+def of(model: str) -> list[Trained]:
+    """The trained weights of a model."""
+    return [trained for trained in TRAINED if trained.model == model]
+
+
+def find(model: str, weights: str | Path | None) -> Trained | None:
+    """The trained weights that are meant, or None for a file's or the hub's.
+
+    Raises UnknownName for a word that is neither.
+    """
+    known = {trained.name: trained for trained in of(model)}
+    if weights is None or str(weights) in known:
+        return known.get(str(weights))
+    path = Path(weights)
+    if path.suffix or len(path.parts) > 1 or str(weights).startswith("hf:") or path.exists():
+        return None
+    have = nearest(str(weights), known) if known else f"{model} has none"
+    raise UnknownName(f"no trained weights {str(weights)!r} of {model}; {have}. A file is given by its path")
+
+
+def needed(model: str, weights: str | Path | None) -> dict[str, Any]:
+    """The builder's arguments that trained weights ask for; none for a file's."""
+    trained = find(model, weights)
+    return trained.arguments() if trained else {}
+
+
+def allowed(model: str, weights: str | Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes and what the weights need. Raises WrongConfiguration for a change that they do not allow."""
+    fixed = needed(model, weights)
+    for name, value in changes.items():
+        if fixed.get(name, value) != value:
+            raise WrongConfiguration(
+                f"{model}: {name}={value!r}, but its weights {str(weights)!r} are of {name}={fixed[name]!r}; "
+                f"leave {name}= out"
+            )
+    return {**fixed, **changes}
+
+
+def measure(trained: Trained, path: Path | None = None) -> dict[str, float]:
+    """What the weights score on the task's held-out examples, on the framework that runs."""
+    from zoo import registry, tasks, training, weights
+    from zoo.recipes import recipe
+
+    model = registry.build(trained.model, **trained.arguments())
+    weights.load(model, path or trained.path, head="require")
+    task = tasks.load(trained.name, registry.input_shapes(model))
+    optimizer = recipe(registry.card(trained.model).recipe).make_optimizer()  # compile asks for one
+    return training.evaluate(training.KerasEngine(model, training.Objective(task.loss), optimizer), task)
+
+
+def make(trained: Trained, folder: Path = HERE) -> dict[str, Any]:
+    """Train, round to 16 bits, measure what is left, and write it with its card, which is returned."""
+    from safetensors.numpy import load_file, save_file
+
+    from zoo import registry, training, weights
+    from zoo.recipes import recipe
+    from zoo.weights import files
+
+    model = registry.build(trained.model, seed=0, **trained.arguments())
+    run = training.train(model, trained.name, **trained.settings)
+    with files.replacing(folder / trained.path.name) as part:
+        weights.save(run.model, part)
+        arrays = {name: array.astype(np.float16) for name, array in load_file(part).items()}
+        save_file(arrays, part)
+        how = recipe(registry.card(trained.model).recipe)
+        told = {
+            "model": trained.model,
+            "weights": trained.name,
+            "data": trained.data,
+            "recipe": f"{how}, {len(run.losses)} steps of {run.batch_size} examples",
+            "command": trained.command,
+            "metrics": measure(trained, part),
+            "parameters": sum(array.size for array in arrays.values()),
+            "limits": trained.limits,
+        }
+        save_file(arrays, part, {"format": "pt", "card": json.dumps(told)})
+    return told
