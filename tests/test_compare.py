@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import zoo
@@ -195,3 +196,19 @@ def test_a_benchmark_of_nothing_known_is_an_error() -> None:
         benchmarks.bench("mpl")
     with pytest.raises(zoo.WrongConfiguration, match="expected train or infer"):
         benchmarks.bench("mlp", what=["trian"])
+
+
+def test_no_number_is_cut_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {
+            "model": "seq2seq", "backend": "tensorflow", "engine": "native", "mode": "graph", "error": None,
+            "losses": [1.0, 0.0062], "metrics": {"exact_match": 0.998}, "first_step_s": 8.44,
+            "step_ms": 339.47, "peak_mb": 1332.0, "status": "done", "train_s": 168.9,
+        }
+    ]  # fmt: skip
+    console = Console(width=60)
+    terminal.summary({"runs": rows, "models": [], "differences": []}, console)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    for number in ("0.0062", "0.9980", "8.44 s", "339.47 ms", "1,332 MB"):
+        assert number in printed

@@ -92,9 +92,10 @@ def _table(rows: list[Record], *, running: bool = False) -> Table:
     several = len({row["model"] for row in rows}) > 1
     metric = next((name for row in rows for name in row.get("metrics", {})), "metric")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    figures = {name: FIGURES[name] for name in (("loss", "metric", "step") if running else FIGURES)}
-    table.add_column("run", no_wrap=True)
-    table.add_column("curve", no_wrap=True)
+    figures = {name: FIGURES[name] for name in (("metric",) if running else FIGURES)}
+    table.add_column("run")  # where it is narrow this wraps, and no number is cut
+    if running:
+        table.add_column("losses", no_wrap=True)
     for heading in figures:
         table.add_column(metric if heading == "metric" else heading, justify="right", no_wrap=True)
     if running:
@@ -102,8 +103,9 @@ def _table(rows: list[Record], *, running: bool = False) -> Table:
     for row in rows:
         run = " ".join(row[key] for key in ("backend", "engine", "mode") if row[key] != "fit")
         said = [say(row) if "losses" in row else "" for say in figures.values()]
+        now = [curve(row, rows)] if running else []
         state = [_state(row)] if running else []
-        table.add_row(f"{row['model']} {run}" if several else run, curve(row, rows), *said, *state)
+        table.add_row(f"{row['model']} {run}" if several else run, *now, *said, *state)
     return table
 
 
