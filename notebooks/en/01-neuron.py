@@ -154,7 +154,7 @@ plt.show()
 #
 # Backward, a gradient is multiplied by one derivative after another. A sigmoid's is at most 1/4: after ten layers at
 # most $4^{-10}$, a millionth, is left. Here a signal goes through twenty layers of fifty neurons each, their weights
-# drawn so that sums keep their size; we look at how much gradient reaches each layer.
+# drawn so that sums keep their size (their initialization); we look at how much gradient reaches each layer.
 
 # %%
 depth, width = 20, 50

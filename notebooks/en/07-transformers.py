@@ -92,7 +92,7 @@ plt.show()
 #   they are, so that it cannot rely on the mask.
 # - **T5** guesses spans that are cut out; each leaves a sentinel, and the answer names them in order.
 #
-# Then they are fine-tuned: a new head, or a new task in words, and few examples.
+# Then comes fine-tuning: a new head, or a new task in words, and few examples.
 
 # %%
 ids = np.array(zoo.tokenizers.ByteTokenizer().encode("It is executed when the block is left. " * 40), "int32")

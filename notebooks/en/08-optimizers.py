@@ -27,7 +27,7 @@ DASHES = {"SGD": "-", "Momentum": "--", "Adam": "-", "AdamW": ":", "LAMB": "-."}
 # $w$ are the weights, $g$ is the gradient of the loss, $a$ the learning rate, $t = 1, 2, 3, \dots$ the step. The
 # arrow reads "becomes".
 #
-# **SGD** walks against the gradient: $w \leftarrow w - a\,g$.
+# **SGD**, stochastic gradient descent, walks against the gradient: $w \leftarrow w - a\,g$.
 #
 # **Momentum** walks along a velocity, a sum of past gradients that forgets a tenth at each step ($\mu = 0.9$):
 #

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 9 Regularization
 #
-# **What you will see.** A network that learns 200 digits by heart, wrong labels included, and gets worse at all others.
+# **What you will see.** A network that learns 200 digits by heart, wrong labels included, and gets worse at all others: overfitting.
 # Then what holds it back: dropout, whose mask you will draw and rebuild bit by bit; penalties on the weights; weight
-# decay. Between them batch norm and layer norm, by hand, which make training easier and, here, hold nothing back.
+# decay. Between them batch normalization and layer normalization, by hand, which make training easier and, here, hold nothing back.
 
 # %%
 import os

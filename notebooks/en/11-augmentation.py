@@ -25,7 +25,7 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+BLUE, RED = "#0072B2", "#D55E00"
 
 # %% [markdown]
 # ## Images
@@ -48,17 +48,18 @@ is_temple, is_flower = np.eye(2, dtype="float32")
 pictures = {"temple": temple}
 for transform in (
     augment.HorizontalFlip(1.0),
+    augment.VerticalFlip(1.0),
     augment.RandomCrop(96, padding=0),
     augment.RandomResizedCrop(128, area=(0.2, 0.5)),
     augment.Rotation(30),
-    augment.ColorJitter(0.6, 0.6, 0.8, 0.3),
+    augment.ColorJitter(hue=0.1),
     augment.RandAugment(operations=2, magnitude=15),
     augment.RandomErasing(1.0),
 ):
     pictures[type(transform).__name__] = transform(temple, np.random.default_rng(4))
 pictures["flower"] = flower
 for transform in (augment.MixUp(1.0), augment.CutMix(1.0)):
-    mixed, target = transform.mix((temple, is_temple), (flower, is_flower), np.random.default_rng(13))
+    mixed, target = transform.mix((temple, is_temple), (flower, is_flower), np.random.default_rng(4))
     pictures[f"{type(transform).__name__}: {target[0]:.2f} temple"] = mixed
     assert abs(target.sum() - 1) < 1e-6
 
@@ -163,17 +164,17 @@ german |= {"over": "über", "lazy": "faulen", "dog.": "Hund."}
 english = {word: known for known, word in german.items()} | {"schnelle": "rapid", "springt": "bounds"}
 
 transforms = [
-    augment.RandomDeletion(0.3),
-    augment.RandomSwap(0.3),
-    augment.RandomInsertion(0.3, table),
-    augment.SynonymReplacement(0.9, table),
+    augment.RandomDeletion(0.2),
+    augment.RandomSwap(0.2),
+    augment.RandomInsertion(0.2, table),
+    augment.SynonymReplacement(0.8, table),
     augment.BackTranslation(
         there=lambda text: " ".join(german[word.lower()] for word in text.split()),
         back=lambda text: " ".join(english[word] for word in text.split()).capitalize(),
     ),
 ]
 print(f"{'':20s}{text}")
-texts = [transform(text, np.random.default_rng(2)) for transform in transforms]
+texts = [transform(text, np.random.default_rng(10)) for transform in transforms]
 for transform, changed in zip(transforms, texts, strict=True):
     print(f"{type(transform).__name__:20s}{changed}")
     assert changed != text
@@ -193,14 +194,18 @@ assert sorted(texts[1].split()) == sorted(text.split())
 # %%
 RATE = 8000
 t = np.arange(int(0.4 * RATE)) / RATE
-notes = [
-    sum(np.sin(2 * np.pi * k * f * t) / k**2 for k in (1, 2, 3)) * np.exp(-3 * t) for f in (440, 554, 659)
-]
-melody = (0.5 * np.concatenate(notes)).astype("float32")
+loudness = np.exp(-3 * t) * np.minimum(1, np.minimum(t, t[-1] - t) / 0.02)  # it swells, and dies away
+
+
+def note(frequency):
+    return loudness * sum(np.sin(2 * np.pi * k * frequency * t) / k**2 for k in (1, 2, 3))
+
+
+melody = (0.5 * np.concatenate([note(440), note(554), note(659)])).astype("float32")
 
 sounds = {"melody": melody}
 for transform in (augment.TimeStretch((0.7, 0.7)), augment.PitchShift(4), augment.Noise((5, 5))):
-    sounds[type(transform).__name__] = transform(melody, np.random.default_rng(8))
+    sounds[type(transform).__name__] = transform(melody, np.random.default_rng(4))
 masked = augment.SpecAugment(time_width=30, frequency_width=12)(
     normalized(log_mel(melody, RATE, mels=64)), np.random.default_rng(3)
 )
@@ -219,7 +224,10 @@ plt.show()
 
 # %% [markdown]
 # In a notebook, listen. Then measure whether the three did what they say: the length, the frequency of the first note,
-# and the signal-to-noise ratio, $10 \log_{10}$ of the ratio of mean powers.
+# and the signal-to-noise ratio, $10 \log_{10}$ of the ratio of mean powers. One thing is not as it was: the last note
+# of the slowed melody is fainter. The phase vocoder, which does the stretching, lets the phase of every frequency run
+# on by itself and loses how neighbours stand to each other; where they no longer agree they cancel. This is known as
+# phasiness, and a price of the method.
 
 # %%
 for title, wave in sounds.items():
@@ -234,18 +242,18 @@ def loudest(wave):
 
 
 length = len(sounds["TimeStretch"]) / len(melody)
-semitones = np.random.default_rng(8).uniform(-4, 4)  # what PitchShift drew
+semitones = np.random.default_rng(4).uniform(-4, 4)  # what PitchShift drew
 ratio = loudest(sounds["PitchShift"]) / loudest(melody)
 snr = 10 * np.log10(np.mean(melody**2) / np.mean((sounds["Noise"] - melody) ** 2))
-print(
-    f"stretched to {length:.3f} of the length, the first note still at {loudest(sounds['TimeStretch']):.0f} Hz"
-)
-print(
-    f"shifted by {semitones:.2f} semitones: frequency times {ratio:.3f}, wanted {2 ** (semitones / 12):.3f}"
-)
+still = loudest(sounds["TimeStretch"])
+last = [np.std(np.array_split(sounds[title], 3)[2]) for title in ("TimeStretch", "melody")]
+print(f"stretched to {length:.3f} of the length, the first note still at {still:.0f} Hz")
+print(f"its last note has {last[0] / last[1]:.2f} of the amplitude")
+print(f"shifted by {semitones:.2f} semitones: times {ratio:.3f}, wanted {2 ** (semitones / 12):.3f}")
 print(f"noise at {snr:.2f} dB, wanted 5")
 assert abs(length - 1 / 0.7) < 1e-3
-assert abs(loudest(sounds["TimeStretch"]) - 440) < 5
+assert last[0] < 0.8 * last[1]
+assert abs(still - 440) < 5
 assert abs(ratio - 2 ** (semitones / 12)) < 0.02
 assert abs(snr - 5) < 0.01
 
