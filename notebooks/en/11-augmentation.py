@@ -182,8 +182,8 @@ assert set(texts[0].split()) < set(text.split())
 assert sorted(texts[1].split()) == sorted(text.split())
 
 # %% [markdown]
-# Mind what a change may do to the label: swapping words turns "not good, bad" into "bad, not good", and deletion may
-# take the "not". At a low rate, a tenth of the words, it mostly pays.
+# Mind what a change may do to the label: deletion may take the "not" out of "not bad". Wei and Zou found that a tenth
+# of the words is a good rate.
 #
 # ## Sound
 #
@@ -213,7 +213,7 @@ masked = augment.SpecAugment(time_width=30, frequency_width=12)(
 figure, axes = plt.subplots(2, 5, figsize=(15, 4.4), layout="constrained")
 for (title, wave), (top, bottom) in zip(sounds.items(), axes.T, strict=False):
     top.plot(np.arange(len(wave)) / RATE, wave, color=BLUE, linewidth=0.5)
-    top.set(title=title, xlim=(0, 1.75), ylim=(-1, 1), xlabel="time (s)", ylabel="sound pressure")
+    top.set(title=title, xlim=(0, 1.75), ylim=(-1, 1), xlabel="time (s)", ylabel="amplitude")
     picture = log_mel(wave, RATE, mels=64).T
     bottom.imshow(picture, origin="lower", aspect="auto", extent=(0, len(wave) / RATE, 0, 64), vmin=-12)
     bottom.set(xlim=(0, 1.75), xlabel="time (s)", ylabel="mel band")
@@ -272,8 +272,8 @@ assert abs(fifth - 7) < 0.01
 
 # %% [markdown]
 # **2.** Write a transform of your own: a subclass of `augment.Transform` whose `__call__` takes an image and a generator and
-# gives back the image with salt and pepper, each pixel black or white at a rate of 5 in 100. Show with a picture of
-# zeros that the rate is right and that the same generator gives the same picture.
+# gives back the image with salt and pepper, each pixel black or white at a rate of 5 in 100. Show with an even
+# grey that the rate is right and that the same generator gives the same picture.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer

@@ -1,0 +1,306 @@
+# %% [markdown]
+# # 11 数据增强
+#
+# **你会看到什么。** 一张图转了五度，显示的还是同一样东西，而且不花一分钱。你将以二十来种方式改变照片、文字和一段旋律，看到、听到结果，
+# 并用测量来核对。然后，一个网络能认居中的数字，却几乎认不出挪动过的；用同样的 200 个数字，它学会了两样都认。
+# 一切由种子决定：每个框架看到的变化逐位相同。
+
+# %%
+import os
+import zlib
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Audio, display
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+import zoo
+from zoo import augment
+from zoo.spectrogram import log_mel, normalized
+
+zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
+
+import keras
+
+BLUE, RED = "#0072B2", "#D55E00"
+
+# %% [markdown]
+# ## 图像
+#
+# scikit-learn 自带两张照片：一座寺庙和一朵花。一个变换是图像与随机数生成器的函数。多数变换只改一张图，标签不动；最后两种混合一对图，
+# 标签也按同样的比例混合：
+#
+# - **MixUp**：每个像素是 $\lambda x + (1 - \lambda) x'$，目标是 $\lambda y + (1 - \lambda) y'$；
+# - **CutMix**：一个矩形取自另一张图，目标按像素数计算。
+#
+# **RandAugment** 从十四种操作里抽几种，强度都一样。
+
+# %%
+temple, flower = (
+    np.asarray(Image.fromarray(load_sample_image(name)).resize((192, 128)))[:, 32:160]
+    for name in ("china.jpg", "flower.jpg")
+)
+is_temple, is_flower = np.eye(2, dtype="float32")
+
+pictures = {"temple": temple}
+for transform in (
+    augment.HorizontalFlip(1.0),
+    augment.VerticalFlip(1.0),
+    augment.RandomCrop(96, padding=0),
+    augment.RandomResizedCrop(128, area=(0.2, 0.5)),
+    augment.Rotation(30),
+    augment.ColorJitter(hue=0.1),
+    augment.RandAugment(operations=2, magnitude=15),
+    augment.RandomErasing(1.0),
+):
+    pictures[type(transform).__name__] = transform(temple, np.random.default_rng(4))
+pictures["flower"] = flower
+for transform in (augment.MixUp(1.0), augment.CutMix(1.0)):
+    mixed, target = transform.mix((temple, is_temple), (flower, is_flower), np.random.default_rng(4))
+    pictures[f"{type(transform).__name__}: {target[0]:.2f} temple"] = mixed
+    assert abs(target.sum() - 1) < 1e-6
+
+figure, axes = plt.subplots(2, 6, figsize=(13, 4.6), layout="constrained")
+for axis in axes.flat:
+    axis.axis("off")
+for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
+    axis.imshow(picture)
+    axis.set_title(title, fontsize=10)
+plt.show()
+
+# %% [markdown]
+# ## 人人相同
+#
+# 每个周期重新抽取的变化让数据变多，也让训练更难重复。zoo 的生成器以（种子、周期、样本在数据中的位置）为键：
+# 一个样本变成什么，与框架无关，与它所在的批次无关，也与读取数据的进程数无关。请与另一个框架的指纹比一比。
+
+# %%
+digits = zoo.tasks.load("digits", (8, 8, 1))
+task = replace(digits, augment=augment.parse("RandomCrop(8, 1), Rotation(10)"))
+
+
+def fingerprint(epoch):
+    images, _ = augment.batch(task, range(64), seed=0, epoch=epoch)
+    return zlib.crc32(np.round(images * 255).astype("uint8").tobytes())
+
+
+print(f"on {keras.backend.backend()}: epoch 0 {fingerprint(0):08x}, epoch 1 {fingerprint(1):08x}")
+assert fingerprint(0) == fingerprint(0) != fingerprint(1)
+there, _ = augment.batch(task, [7, 2], seed=0, epoch=0)
+back, _ = augment.batch(task, [2, 7, 30], seed=0, epoch=0)
+assert np.array_equal(there, back[1::-1])
+
+# %% [markdown]
+# ## 有用吗？
+#
+# 用 200 个数字来学。scikit-learn 的数字在训练集和测试集里都整齐地居中。所以我们留出两组：一组是原样的数字，
+# 一组是同样的数字在各个方向上最多挪一个像素，就像相机没有拿稳。
+
+# %%
+x, y = digits.train[0][:200], digits.train[1][:200]
+centred, labels = digits.test[0][:320], digits.test[1][:320]
+rng = np.random.default_rng(5)
+frames = np.pad(centred, ((0, 0), (1, 1), (1, 1), (0, 0)))
+corners = rng.integers(0, 3, (320, 2))
+moved = np.stack([f[i : i + 8, j : j + 8] for f, (i, j) in zip(frames, corners, strict=True)])
+
+
+def accuracy(model, images):
+    return np.mean(keras.ops.convert_to_numpy(model(images)).argmax(axis=1) == labels)
+
+
+def fit(changes):
+    model = zoo.build("mlp", shape=(8, 8, 1), seed=0)
+    return zoo.train(
+        model, (x, y), validation=(moved, labels), augment=changes,
+        optimizer=zoo.optimizers.Adam(0.002), epochs=60, batch_size=40,
+    )  # fmt: skip
+
+
+runs = {"as they are": fit(None), "RandomCrop(8, 1)": fit("RandomCrop(8, 1)")}
+for name, run in runs.items():
+    on_centred, on_moved = (accuracy(run.model, images) for images in (centred, moved))
+    print(f"{name:16s} accuracy on centred digits {on_centred:.2f}, on moved ones {on_moved:.2f}")
+plain, cropped = runs.values()
+assert accuracy(plain.model, moved) < 0.55
+assert accuracy(cropped.model, moved) > 0.7
+assert abs(accuracy(cropped.model, centred) - accuracy(plain.model, centred)) < 0.08
+
+# %%
+for (name, run), color, style in zip(runs.items(), (RED, BLUE), ("--", "-"), strict=True):
+    plt.plot(
+        range(1, 61), [epoch["accuracy"] for epoch in run.history], color=color, linestyle=style, label=name
+    )
+plt.xlabel("epoch")
+plt.ylabel("accuracy on moved digits")
+plt.title("trained on 200 digits, as they are and cropped at random")
+plt.ylim(0, 1)
+plt.grid(alpha=0.3)
+plt.legend(loc="lower right")
+plt.show()
+
+# %% [markdown]
+# 一个像素就足以打垮普通的网络：感知机不懂什么叫“旁边”。随机裁剪教会了它。在居中的数字上，那里从来没有什么挪动，它没有多大帮助，
+# 也没有多大害处。这是所有数据增强的规律：你改变什么，网络就学会忽略什么。要改变的，是在使用时无关紧要的东西，其他的都别动（练习 3）。
+#
+# ## 文字
+#
+# 四种改动词的小变化（Wei 和 Zou 称之为“简易数据增强”），和一种大变化：翻译成另一种语言，再翻译回来。`BackTranslation`
+# 接受任意两个以文字为参数的函数，例如用两个训练好的模型调用 `zoo.translate`。这里用两张词表代替译者。
+
+# %%
+text = "The quick brown fox jumps over the lazy dog."
+table = {"quick": ["fast", "swift"], "jumps": ["leaps", "hops"], "lazy": ["idle", "sleepy"]}
+german = {"the": "der", "quick": "schnelle", "brown": "braune", "fox": "Fuchs", "jumps": "springt"}
+german |= {"over": "über", "lazy": "faulen", "dog.": "Hund."}
+english = {word: known for known, word in german.items()} | {"schnelle": "rapid", "springt": "bounds"}
+
+transforms = [
+    augment.RandomDeletion(0.2),
+    augment.RandomSwap(0.2),
+    augment.RandomInsertion(0.2, table),
+    augment.SynonymReplacement(0.8, table),
+    augment.BackTranslation(
+        there=lambda text: " ".join(german[word.lower()] for word in text.split()),
+        back=lambda text: " ".join(english[word] for word in text.split()).capitalize(),
+    ),
+]
+print(f"{'':20s}{text}")
+texts = [transform(text, np.random.default_rng(10)) for transform in transforms]
+for transform, changed in zip(transforms, texts, strict=True):
+    print(f"{type(transform).__name__:20s}{changed}")
+    assert changed != text
+assert set(texts[0].split()) < set(text.split())
+assert sorted(texts[1].split()) == sorted(text.split())
+
+# %% [markdown]
+# 要留心变化对标签的影响：删词可能把 “not bad” 里的 “not” 删掉。Wei 和 Zou 发现，改动十分之一的词是合适的比率。
+#
+# ## 声音
+#
+# 一段三个音的旋律，带泛音，每秒 8,000 个采样点。我们让它变慢而音高不变，让它变调而时长不变，再加上噪声。**SpecAugment**
+# 作用在频谱图上：它抹掉几段时间、几条频带，让语音识别器学会缺了它们也能认。
+
+# %%
+RATE = 8000
+t = np.arange(int(0.4 * RATE)) / RATE
+loudness = np.exp(-3 * t) * np.minimum(1, np.minimum(t, t[-1] - t) / 0.02)  # it swells, and dies away
+
+
+def note(frequency):
+    return loudness * sum(np.sin(2 * np.pi * k * frequency * t) / k**2 for k in (1, 2, 3))
+
+
+melody = (0.5 * np.concatenate([note(440), note(554), note(659)])).astype("float32")
+
+sounds = {"melody": melody}
+for transform in (augment.TimeStretch((0.7, 0.7)), augment.PitchShift(4), augment.Noise((5, 5))):
+    sounds[type(transform).__name__] = transform(melody, np.random.default_rng(4))
+masked = augment.SpecAugment(time_width=30, frequency_width=12)(
+    normalized(log_mel(melody, RATE, mels=64)), np.random.default_rng(3)
+)
+
+figure, axes = plt.subplots(2, 5, figsize=(15, 4.4), layout="constrained")
+for (title, wave), (top, bottom) in zip(sounds.items(), axes.T, strict=False):
+    top.plot(np.arange(len(wave)) / RATE, wave, color=BLUE, linewidth=0.5)
+    top.set(title=title, xlim=(0, 1.75), ylim=(-1, 1), xlabel="time (s)", ylabel="amplitude")
+    picture = log_mel(wave, RATE, mels=64).T
+    bottom.imshow(picture, origin="lower", aspect="auto", extent=(0, len(wave) / RATE, 0, 64), vmin=-12)
+    bottom.set(xlim=(0, 1.75), xlabel="time (s)", ylabel="mel band")
+axes[0, 4].axis("off")
+axes[1, 4].imshow(masked.T, origin="lower", aspect="auto", extent=(0, len(melody) / RATE, 0, 64))
+axes[1, 4].set(title="SpecAugment", xlim=(0, 1.75), xlabel="time (s)", ylabel="mel band")
+plt.show()
+
+# %% [markdown]
+# 在笔记本里听一听。然后测量三者是否言行一致：长度、第一个音的频率，以及信噪比，即平均功率之比的 $10 \log_{10}$。
+# 有一样东西和原来不同：变慢的旋律里最后一个音变轻了。做伸缩的是相位声码器，它让每个频率的相位各走各的，却丢掉了相邻频率之间的关系；
+# 它们不再一致的地方就互相抵消。这叫做相位失真（phasiness），是这种方法的代价。
+
+# %%
+for title, wave in sounds.items():
+    print(title)
+    display(Audio(wave, rate=RATE))
+
+
+def loudest(wave):
+    """The frequency, in Hz, of the strongest sine in the first 0.3 s."""
+    spectrum = np.abs(np.fft.rfft(wave[: int(0.3 * RATE)], 16 * RATE))
+    return spectrum.argmax() / 16
+
+
+length = len(sounds["TimeStretch"]) / len(melody)
+semitones = np.random.default_rng(4).uniform(-4, 4)  # what PitchShift drew
+ratio = loudest(sounds["PitchShift"]) / loudest(melody)
+snr = 10 * np.log10(np.mean(melody**2) / np.mean((sounds["Noise"] - melody) ** 2))
+still = loudest(sounds["TimeStretch"])
+last = [np.std(np.array_split(sounds[title], 3)[2]) for title in ("TimeStretch", "melody")]
+print(f"stretched to {length:.3f} of the length, the first note still at {still:.0f} Hz")
+print(f"its last note has {last[0] / last[1]:.2f} of the amplitude")
+print(f"shifted by {semitones:.2f} semitones: times {ratio:.3f}, wanted {2 ** (semitones / 12):.3f}")
+print(f"noise at {snr:.2f} dB, wanted 5")
+assert abs(length - 1 / 0.7) < 1e-3
+assert last[0] < 0.8 * last[1]
+assert abs(still - 440) < 5
+assert abs(ratio - 2 ** (semitones / 12)) < 0.02
+assert abs(snr - 5) < 0.01
+
+# %% [markdown]
+# ## 练习
+#
+# **1.** 十二个半音是一个八度，频率加倍。旋律的第三个音（659 Hz）比第一个音（440 Hz）高多少个半音？请用公式求出。
+
+# %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
+# @title Answer
+# 2^(s / 12) = 659 / 440, so s = 12 log2(659 / 440): seven semitones, a fifth, to a hundredth.
+fifth = 12 * np.log2(659 / 440)
+print(f"{fifth:.2f} semitones")
+assert abs(fifth - 7) < 0.01
+
+# %% [markdown]
+# **2.** 写一个自己的变换：`augment.Transform` 的子类，`__call__` 接受图像和生成器，返回带椒盐噪声的图像，每个像素以百分之五的比率变成黑或白。
+# 用一张均匀的灰图验证比率正确，且同样的生成器给出同样的图。
+
+# %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
+# @title Answer
+noise_rate = 0.05
+
+
+class SaltAndPepper(augment.Transform):
+    def __call__(self, image, rng):
+        hit = rng.random(image.shape[:2]) < noise_rate
+        values = rng.integers(0, 2, image.shape[:2])
+        return np.where(hit[..., None], values[..., None].astype(image.dtype), image)
+
+
+grey = np.full((200, 200, 1), 0.5, "float32")
+first, second = (SaltAndPepper()(grey, np.random.default_rng(0)) for _ in range(2))
+share = np.mean(first != grey)
+print(f"{share:.4f} of the pixels changed")
+assert np.array_equal(first, second)
+assert abs(share - noise_rate) < 0.005
+
+# %% [markdown]
+# **3.** 哪种变化对数字是错的？用 `"Rotation(180)"` 训练，解释你在居中的数字上看到的结果。
+
+# %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
+# @title Answer
+# A 6 turned by 180 degrees is a 9. The label stays 6, so the network is taught what is not so.
+upside_down = fit("Rotation(180)")
+with_it, without = accuracy(upside_down.model, centred), accuracy(plain.model, centred)
+print(f"accuracy {with_it:.2f}, without any change {without:.2f}")
+assert with_it < without - 0.05
+
+# %% [markdown]
+# ## 继续阅读
+#
+# - 下一章：[三个框架并排看](12-side-by-side.ipynb)
+# - [《动手学深度学习》](https://zh.d2l.ai/chapter_computer-vision/image-augmentation.html) 13.1 节：图像增广
+# - Goodfellow、Bengio、Courville，[Deep Learning](https://www.deeplearningbook.org/contents/regularization.html) 7.4 节
+# - 图像：Zhang 等 2018，[mixup](https://arxiv.org/abs/1710.09412)；Yun 等 2019，
+#   [CutMix](https://arxiv.org/abs/1905.04899)；Cubuk 等 2020，[RandAugment](https://arxiv.org/abs/1909.13719)
+# - 文字：Wei、Zou 2019，[EDA](https://arxiv.org/abs/1901.11196)；Sennrich 等 2016，
+#   [回译](https://arxiv.org/abs/1511.06709)
+# - 声音：Park 等 2019，[SpecAugment](https://arxiv.org/abs/1904.08779)
