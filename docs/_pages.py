@@ -34,7 +34,7 @@ REFERENCE = {
 # The public modules, and what on them is for users; nothing named stands for all that is documented.
 MODULES = {
     "weights": "",
-    "pretrained": "Trained TRAINED of measure make",
+    "pretrained": "Trained of find measure make",
     "tokenizers": "ByteTokenizer CharacterTokenizer SubwordTokenizer Tokenizer load train default",
     "tasks": "",
     "augment": "",

@@ -36,7 +36,7 @@ def translated(english: str, chinese: str) -> str:
     if len(words) != wanted:
         raise ValueError(f"expected {wanted} cells of words, as the English has, found {len(words)}")
     left = iter(words)
-    parts = (f"{next(left)}\n\n" if is_words(cell) else cell for cell in cells(english))
+    parts = (next(left) + cell[len(cell.rstrip()) :] if is_words(cell) else cell for cell in cells(english))
     return "".join(parts).rstrip() + "\n"
 
 

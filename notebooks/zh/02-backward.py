@@ -66,6 +66,7 @@ print(f"loss {loss:.6f}")
 # 转置从哪里来？$y_{ij} = \sum_k a_{ik} W_{kj}$，所以 $W_{kj}$ 通过 $a_{ik}$ 遇到每个样本 $i$：
 # $\bar W_{kj} = \sum_i a_{ik}\, \bar y_{ij}$，这正是 $a^T \bar y$。忘了该转置哪一边时，让形状来决定：只有一种写法对得上。
 
+
 # %%
 def backward(W1, b1, W2, b2):
     _, a, y, _ = forward(W1, b1, W2, b2)
@@ -85,6 +86,7 @@ for name, gradient in ours.items():
 #
 # 把一个权重加 $\epsilon$，再减 $\epsilon$，看损失：$(L(w + \epsilon) - L(w - \epsilon)) / 2 \epsilon$。
 # 32 个权重，每个要两次前向；而反向走一遍就全有了，所以没有人这样训练。但它不需要微积分，是位好裁判。
+
 
 # %%
 def finite_differences(epsilon):
@@ -127,6 +129,7 @@ assert errors[best] < 1e-9
 #
 # 框架记下前向的每个运算，并为每种运算备好上表那样的反向一行。同一个想法有三种方言：PyTorch 记在张量上，从损失往回走；
 # TensorFlow 记在一条带子上；JAX 把函数变成求它的梯度的函数。装了的框架都在这里并排运行，用 float64。
+
 
 # %%
 def by_torch():

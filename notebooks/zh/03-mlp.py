@@ -68,6 +68,7 @@ print(len(batches), "steps")
 #
 # 张量记得自己经历过什么；`backward` 往回走，把每个梯度留在它的权重上。
 
+
 # %%
 def train_torch():
     import torch
@@ -89,6 +90,7 @@ def train_torch():
 # ## JAX
 #
 # 没有什么在原地改变：一个纯函数接收权重和优化器的状态，返回新的。`jit` 在第一次调用时编译它。
+
 
 # %%
 def train_jax():
@@ -122,6 +124,7 @@ def train_jax():
 #
 # 一条带子记录前向，`tf.function` 编译这一步。TensorFlow 把优化器交给了 Keras；不用 Keras 时，Adam 只有五行。
 
+
 # %%
 def train_tensorflow():
     import tensorflow as tf
@@ -152,6 +155,7 @@ def train_tensorflow():
 #
 # 循环就是 `fit`，在三个框架中的任何一个上运行。优化器和损失报上名字，其余由 Keras 负责。
 # （这里的 Adam 是 zoo 的：Keras 自带的把 epsilon 放在别处，见第 12 章。）
+
 
 # %%
 def keras_model():

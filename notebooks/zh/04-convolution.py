@@ -30,6 +30,7 @@ numpy = keras.ops.convert_to_numpy
 # 卷积核 $w$ 的大小为 $k$，步幅为 $s$（每次移动多远），填充为 $p$（边上补的零），边长为 $n$ 的图像变成边长为
 # $\lfloor (n + 2p - k) / s \rfloor + 1$ 的特征图。
 
+
 # %%
 def convolve(image, kernel, stride=1, padding=0):
     """image (h, w), kernel (k, k) -> feature map."""
@@ -171,6 +172,7 @@ assert efficient.parameters < resnet.parameters < vgg.parameters
 #
 # 叠二十个卷积，到达第一层的梯度就很少了。残差连接把块的输入加到输出上，$y = x + f(x)$：反向时，无论 $f$ 做什么，
 # 梯度都原样穿过加法。我们把两种都建起来，二十个块，每块一个 3 x 3 卷积，看看到达的是什么。
+
 
 # %%
 def stack(residual, depth=20, width=8):

@@ -35,6 +35,7 @@ numpy = keras.ops.convert_to_numpy
 # 输入门 $i$ 放新东西进来，遗忘门 $f$ 留住旧的，输出门 $o$ 把它们显示出来。每个“$\ldots$”都是带有自己权重的
 # $W x_t + U h_{t-1} + b$。门控循环单元（GRU）只用两个门，状态之外没有另设的单元。
 
+
 # %%
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
@@ -66,6 +67,7 @@ assert np.abs(by_zoo - by_hand).max() < 1e-5
 #
 # 最后的状态还受五十步之前的输入多少影响？反向时，普通网络每一步都要乘以 $U^T$ 和 tanh 的导数：五十步之后几乎什么也不剩，
 # 或者大得离谱，没有梯度告诉它该记住什么。LSTM 的单元只乘以遗忘门。开始时偏置为 1，门大约是 0.73；训练之后可以停在 1。
+
 
 # %%
 def memory(forget_bias, steps=50, units=32):

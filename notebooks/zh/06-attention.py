@@ -30,6 +30,7 @@ numpy = keras.ops.convert_to_numpy
 #
 # $A$ 的每一行属于一个查询：它看每个键多少。$d$ 是查询的长度。
 
+
 # %%
 def softmax(scores):
     e = np.exp(scores - scores.max(-1, keepdims=True))  # the largest becomes 1: nothing overflows

@@ -49,6 +49,7 @@ for name, tokenizer in (
 #
 # 不必相信示意图：改变输入的一个词元，看哪些输出改变。
 
+
 # %%
 def who_sees_whom(name, n=6):
     """(n, n): whether output i changes with token j."""
@@ -111,6 +112,7 @@ assert np.array_equal(x[0][1:], y[0][:-1])
 #
 # 宽度为 $c$ 的块有注意力的四个矩阵（$4 c^2$）和小网络的两个，后者宽四倍（$8 c^2$）：共 $12 c^2$，外加一些向量。
 # $v$ 个词元的表有 $v c$。GPT-2：宽 768，12 块，50,257 个词元，1,024 个位置。
+
 
 # %%
 def gpt_parameters(width, depth, vocabulary, places):

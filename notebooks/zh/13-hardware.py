@@ -80,6 +80,7 @@ for card in CARDS:
 # float32 的一个数占四字节。用 Adam 训练，每个参数要存四个数：权重、它的梯度、Adam 的两个平均。此外还有各层的输出，
 # 反向传播要用（第 2 章里的 `a` 和 `y` 又用了一次）；它们随批的大小增长。所以我们数一数模型各层输出多少个数。
 
+
 # %%
 def memory_gb(name, batch):
     """Of parameters (weight, gradient, two means), and of the layers' outputs; float32."""
@@ -118,6 +119,7 @@ assert (outputs > parameters).all()
 # 如果不另说，NVIDIA 的 GPU 会把 float32 的乘积算成 TensorFloat-32：torch 在卷积里允许，JAX 在所有乘积里允许。
 # GPU 与 CPU 不如两块 CPU 之间那样一致，原因就在这里。在一块 H200 上，LeNet-5 训练一百步，损失与 CPU 相差 2.2e-4；
 # 关掉它之后相差 6.0e-7（[怎样关掉](../../docs/howto/gpu.md)）。
+
 
 # %%
 def tensorfloat32(x):

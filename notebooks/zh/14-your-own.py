@@ -28,6 +28,7 @@ BLUE = "#0072B2"
 # zoo 的模型是一个函数，按数据遇到的次序把层放在一起；形状改变处注明形状。每个有权重的层都有名字：
 # 初始权重由名字决定，所以以后加一层不会改变别的层。卷积不需要偏置：后面的批量归一化会加上一个。
 
+
 # %%
 def normed_gelu(x, name):
     """Each channel normalized over the batch, then bent."""
@@ -155,6 +156,7 @@ assert all(row["verdict"] == "holds" for row in climb(mixer, (1, 2, 3)))
 #
 # GELU 有两种形式，一种用正态分布函数，一种用与它很接近的 tanh。假设一个框架用这种，另一个用那种，移植代码时常有这样的事。
 # 两者相差不到 0.0005：训练照样进行，只是略有不同，谁也不知道为什么。阶梯会说出在哪里。
+
 
 # %%
 class Bend(keras.layers.Layer):
