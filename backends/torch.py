@@ -234,10 +234,10 @@ def _cudnn(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Outputs, last states, and what the backward pass takes: a reserve, and the weights packed."""
     weights = [weight.contiguous() for weight in weights]
-    y, h, last, *kept = torch._cudnn_rnn(
+    y, h, last, reserve, packed = torch._cudnn_rnn(
         x.contiguous(), weights, len(weights), None, h, c, *_cudnn_shape(mode, h)
     )
-    return y, h, h.new_empty(0) if c is None else last, *kept
+    return y, h, h.new_empty(0) if c is None else last, reserve, packed
 
 
 def _cudnn_shape(mode: int, h: torch.Tensor) -> tuple[Any, ...]:

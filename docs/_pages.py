@@ -34,7 +34,7 @@ REFERENCE = {
 # The public modules, and what on them is for users; nothing named stands for all that is documented.
 MODULES = {
     "weights": "",
-    "pretrained": "Trained of find measure make",
+    "pretrained": "Trained of find",
     "tokenizers": "ByteTokenizer CharacterTokenizer SubwordTokenizer Tokenizer load train default",
     "tasks": "",
     "augment": "",

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 
 HERE = Path(__file__).parent
@@ -47,14 +45,10 @@ class Trained:
         """What makes them anew."""
         return f"python -m zoo.pretrained {self.model} {self.name}"
 
-    def arguments(self) -> dict[str, Any]:
-        """What the builder is given."""
-        from zoo import registry, training
-
-        return {**training.fitting(registry.card(self.model), self.name), **self.changes}
-
     def card(self) -> dict[str, Any]:
-        """What, how, how well: "model", "weights", "data", "recipe", "metrics", "parameters", "limits"."""
+        """What, how, how well: "model", "weights", "arguments" of the builder, "data", "recipe", "command",
+        "metrics", "parameters", "limits".
+        """
         from safetensors import safe_open
 
         with safe_open(self.path, "numpy") as file:
@@ -108,7 +102,8 @@ def find(model: str, weights: str | Path | None) -> Trained | None:
 def needed(model: str, weights: str | Path | None) -> dict[str, Any]:
     """The builder's arguments that trained weights ask for; none for a file's."""
     trained = find(model, weights)
-    return trained.arguments() if trained else {}
+    arguments = trained.card()["arguments"] if trained else {}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def allowed(model: str, weights: str | Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,44 +116,3 @@ def allowed(model: str, weights: str | Path | None, changes: Mapping[str, Any]) 
                 f"leave {name}= out"
             )
     return {**fixed, **changes}
-
-
-def measure(trained: Trained, path: Path | None = None) -> dict[str, float]:
-    """What the weights score on the task's held-out examples, on the framework that runs."""
-    from zoo import registry, tasks, training, weights
-    from zoo.recipes import recipe
-
-    model = registry.build(trained.model, **trained.arguments())
-    weights.load(model, path or trained.path, head="require")
-    task = tasks.load(trained.name, registry.input_shapes(model))
-    optimizer = recipe(registry.card(trained.model).recipe).make_optimizer()  # compile asks for one
-    return training.evaluate(training.KerasEngine(model, training.Objective(task.loss), optimizer), task)
-
-
-def make(trained: Trained, folder: Path = HERE) -> dict[str, Any]:
-    """Train, round to 16 bits, measure what is left, and write it with its card, which is returned."""
-    from safetensors.numpy import load_file, save_file
-
-    from zoo import registry, training, weights
-    from zoo.recipes import recipe
-    from zoo.weights import files
-
-    model = registry.build(trained.model, seed=0, **trained.arguments())
-    run = training.train(model, trained.name, **trained.settings)
-    with files.replacing(folder / trained.path.name) as part:
-        weights.save(run.model, part)
-        arrays = {name: array.astype(np.float16) for name, array in load_file(part).items()}
-        save_file(arrays, part)
-        how = recipe(registry.card(trained.model).recipe)
-        told = {
-            "model": trained.model,
-            "weights": trained.name,
-            "data": trained.data,
-            "recipe": f"{how}, {len(run.losses)} steps of {run.batch_size} examples",
-            "command": trained.command,
-            "metrics": measure(trained, part),
-            "parameters": sum(array.size for array in arrays.values()),
-            "limits": trained.limits,
-        }
-        save_file(arrays, part, {"format": "pt", "card": json.dumps(told)})
-    return told

@@ -4,7 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from zoo.pretrained import HERE, TRAINED, make
+from zoo.pretrained import HERE, TRAINED
+from zoo.pretrained.making import make
 
 if __name__ == "__main__":
     asked = sys.argv[1:3]
