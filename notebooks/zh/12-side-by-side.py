@@ -112,12 +112,12 @@ assert all(pair["initial_weights"] == 0 and pair["losses"] < 1e-5 for pair in re
 # | 级 | 比较什么 | float32 | float64 |
 # | --- | --- | --- | --- |
 # | 1 | 初始权重、批次、掩码 | 逐位 | 逐位 |
-# | 2 | 每个运算的输出 | 1e-5 | 1e-12 |
+# | 2 | 每一层的输出 | 1e-5 | 1e-12 |
 # | 3 | 每个梯度 | 1e-5 | 1e-12 |
-# | 4 | 每种优化器、学习率调度的更新 | 1e-5 | 1e-12 |
+# | 4 | 每种优化器、学习率调度的更新 | 1e-6 | 1e-12 |
 # | 5 | 一百步的损失 | 混沌底线 | 1e-9 |
 # | 6 | 训练之后的预测 | 相同 | 相同 |
-# | 7 | Keras 的 `fit` 对框架自己的循环 | 同 5 | 同 5 |
+# | 7 | Keras 的 `fit` 和每种模式，对框架自己的循环 | 同 5 | 同 5 |
 # | 8 | 用另一个框架的检查点接着训练的损失 | 同 5 | 同 5 |
 #
 # float64 是锋利的检验：float32 里的不同也许是舍入，float64 里的不同就是另一个公式。
@@ -190,7 +190,7 @@ print(f"4. epsilon 1e-7 (Keras) or 1e-8 (torch): a step of {small / (small + 1e-
 assert small / (small + 1e-7) < 0.92 < small / (small + 1e-8)
 
 # %% [markdown]
-# 在这几点上，zoo 在三个框架上都跟随 torch，使 torchvision 的权重能像原来那样继续训练。[还有更多](../../docs/upstream.md)，
+# 在这几点上，zoo 的模型在三个框架上都跟随 torch：像 torch 那样填充，torchvision 的权重也能像原来那样继续训练。[还有更多](../../docs/upstream.md)，
 # 附有可以重现的程序。
 #
 # ## 练习
@@ -206,7 +206,7 @@ assert gaps[0] == 2.0**-23
 assert gaps[2] == 2.0**-4
 
 # %% [markdown]
-# **2.** 有人说两个框架的输出相差不超过 2e-2。在这个数底下可能藏着什么？
+# **2.** 有人说两个框架的输出相差不超过 2e-2。这能发现第二个陷阱吗？
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
