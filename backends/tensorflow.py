@@ -110,6 +110,8 @@ def conv(
         y = tf.nn.conv2d(x, kernel, stride, sides)
     elif inputs == 1:  # a channel to each group
         each = tf.reshape(kernel, (*kernel.shape[:2], groups, -1))
+        if padding and bias is not None:  # fused with a bias, its own padding ends the process (TensorFlow 2.21)
+            x, sides = tf.pad(x, _sides(padding)), "VALID"
         y = tf.nn.depthwise_conv2d(x, each, (1, stride, stride, 1), sides)
     else:  # on a CPU TensorFlow convolves groups under XLA only
         pairs = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)

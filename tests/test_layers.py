@@ -113,6 +113,7 @@ def test_each_group_of_a_convolution_sees_its_own_channels(groups: int, filters:
     parts = zip(np.split(x, groups, -1), np.split(w["kernel"], groups, -1), strict=True)
     theirs = np.concatenate([correlated(part, kernel, 2, 1) for part, kernel in parts], -1)
     assert off(model(x), theirs + w["bias"]) <= BOUND
+    assert off(model.predict(x, verbose=0), theirs + w["bias"]) <= BOUND  # compiled, as a graph fuses them
 
 
 def test_groups_that_do_not_divide_are_refused_by_name() -> None:

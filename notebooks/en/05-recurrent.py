@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 5 Recurrent networks
 #
-# **What you will see.** A network that reads a sequence step by step, with a state for memory. The LSTM's cell in six lines,
-# checked against the zoo's. Why a plain recurrent network forgets, drawn. Then three uses: which language a name is in,
-# dates translated, and the spoken digits that CTC turns into text.
+# **What you will see.** A network that reads a sequence step by step, with a state for memory. The steps of LSTM and GRU in a
+# few lines, checked against the zoo's. Why a plain recurrent network forgets, drawn. Then three uses: which language a name
+# is in, dates translated, and the spoken digits that CTC turns into text.
 
 # %%
 import os
@@ -35,7 +35,10 @@ numpy = keras.ops.convert_to_numpy
 #
 # The input gate $i$ lets new things in, the forget gate $f$ keeps old ones, the output gate $o$ shows them. Each
 # "$\ldots$" is $W x_t + U h_{t-1} + b$ with weights of its own. A gated recurrent unit (GRU) does with two gates and no
-# cell beside the state.
+# cell: the reset gate $r$ says how much of the state the proposal $n$ sees, the update gate $z$ how much of it stays.
+#
+# $$r, z = \sigma(\ldots), \quad n = \tanh\bigl(W x_t + b + r \cdot (U h_{t-1} + b')\bigr), \quad h_t = (1 - z) \cdot n + z
+# \cdot h_{t-1}$$
 
 
 # %%
@@ -54,56 +57,95 @@ def lstm(x, W, U, b):
     return np.array(states)
 
 
+def gru(x, W, U, b, b_state):
+    """The same for a GRU, whose proposal has a second bias within."""
+    h, states = np.zeros(len(U)), []
+    for x_t in x:
+        (r, z, n), (r_h, z_h, n_h) = np.split(x_t @ W + b, 3), np.split(h @ U + b_state, 3)
+        r, z = sigmoid(r + r_h), sigmoid(z + z_h)
+        h = (1 - z) * np.tanh(n + r * n_h) + z * h
+        states.append(h)
+    return np.array(states)
+
+
+# %% [markdown]
+# The layers of the zoo have the same weights by name, so they can be asked. A **bidirectional** network has a second
+# layer that reads from the end, with weights of its own: at each place it knows what comes after as well.
+
+# %%
 rng = np.random.default_rng(0)
 x = rng.normal(size=(12, 5)).astype("float32")
 sequence = layers.Input((None, 5))
-model = layers.Model(sequence, layers.lstm(sequence, 8, name="lstm")[0])
-w = {v.path: numpy(v).astype("float64") for v in model.variables}
-by_hand = lstm(x, w["lstm/kernel"], w["lstm/recurrent_kernel"], w["lstm/bias"] + w["lstm/recurrent_bias"])
-by_zoo = model.predict(x[None], verbose=0)[0]
-print(f"the zoo's LSTM on {keras.backend.backend()} differs by {np.abs(by_zoo - by_hand).max():.0e}")
-assert np.abs(by_zoo - by_hand).max() < 1e-5
+outputs = [
+    layers.lstm(sequence, 8, name="lstm")[0],
+    layers.gru(sequence, 8, name="gru")[0],
+    layers.lstm(sequence, 8, reverse=True, name="backward")[0],
+]
+model = layers.Model(sequence, outputs)
+w = {v.path: rng.normal(size=v.shape).astype("float32") for v in model.variables}
+model.set_weights(list(w.values()))
+
+W, U, b, b_state = ([w[f"{name}/{part}"] for name in ("lstm", "gru", "backward")]
+                    for part in ("kernel", "recurrent_kernel", "bias", "recurrent_bias"))  # fmt: skip
+by_hand = [
+    lstm(x, W[0], U[0], b[0] + b_state[0]),
+    gru(x, W[1], U[1], b[1], b_state[1]),
+    lstm(x[::-1], W[2], U[2], b[2] + b_state[2])[::-1],
+]
+by_zoo = [numpy(y)[0] for y in model(keras.ops.convert_to_tensor(x[None]))]
+for name, ours, theirs in zip(("LSTM", "GRU", "LSTM from the end"), by_hand, by_zoo, strict=True):
+    print(f"{name}: the zoo's on {keras.backend.backend()} differs by {np.abs(theirs - ours).max():.0e}")
+    assert np.abs(theirs - ours).max() < 1e-5
 
 # %% [markdown]
 # ## Why gates
 #
-# How much does the last state still depend on the input fifty steps before? Backward, the plain network multiplies by
+# How much does the last state still depend on what was read fifty steps before? Backward, the plain network multiplies by
 # $U^T$ and by tanh's derivative at every step: after fifty of them next to nothing is left, or far too much, and no
-# gradient tells what to remember. The LSTM's cell is multiplied by the forget gate only. With its bias at 1, as it starts
-# out, the gate is about 0.73; a trained one may stay at 1.
+# gradient tells what to remember. The LSTM's cell is multiplied by the forget gate alone: 0.73 with a bias of 1, as it
+# starts out here; a trained one may go near 1, as with a bias of 5.
+#
+# We need no framework for these derivatives. Add a tiny imaginary number, $10^{-30} \mathrm i$, to an input: the imaginary
+# part of the result, divided by it, is the derivative (the "complex step").
 
 
 # %%
-def memory(forget_bias, steps=50, units=32):
-    """How much the last state changes with the cell (or the plain state) k steps before; k = 0 to steps."""
-    rng = np.random.default_rng(1)
-    U, W = rng.normal(0, 1 / np.sqrt(units), (2, units, units))
-    signal, states = rng.normal(size=(steps, units)), [np.zeros(units)]
-    for x_t in signal:
-        states.append(np.tanh(x_t @ W + states[-1] @ U))
-    plain, kept = np.eye(units), np.ones(units)
-    sizes = [(1.0, 1.0)]
-    for h in states[:0:-1]:
-        plain = plain @ (U * (1 - h**2)).T
-        kept = kept * sigmoid(forget_bias + rng.normal(0, 0.5, units))
-        sizes.append((np.linalg.norm(plain, 2), kept.max()))
-    return np.array(sizes).T
+def plain(x, W, U, b):
+    h, states = np.zeros(len(U)), []
+    for x_t in x:
+        h = np.tanh(x_t @ W + h @ U + b)
+        states.append(h)
+    return np.array(states)
 
 
-for forget_bias, color, style in ((1, ORANGE, "--"), (5, GREEN, ":")):
-    plain, kept = memory(forget_bias)
-    plt.semilogy(
-        kept, color=color, linestyle=style, label=f"LSTM's cell, forget gate near {sigmoid(forget_bias):.2f}"
-    )
-plt.semilogy(plain, color=RED, label="plain recurrent network")
+def felt(network, steps=50, units=32, forget_bias=0.0):
+    """How much the last state moves with the input k steps before it, k = 0 to steps - 1."""
+    rng, gates = np.random.default_rng(1), 1 if network is plain else 4
+    W, U = rng.normal(0, 1 / np.sqrt(units), (2, units, gates * units))
+    b = np.repeat([0.0, forget_bias, 0.0, 0.0][:gates], units)
+    x, moved, found = rng.normal(size=(steps, units)), rng.normal(size=units) / np.sqrt(units), []
+    for t in range(steps):
+        nudged = x.astype(complex)
+        nudged[t] += 1e-30j * moved
+        found.append(np.linalg.norm(network(nudged, W, U, b)[-1].imag / 1e-30))
+    return np.array(found[::-1])
+
+
+curves = {"plain recurrent network": felt(plain)}
+for forget_bias in (1, 5):
+    curves[f"LSTM, forget gate near {sigmoid(forget_bias):.2f}"] = felt(lstm, forget_bias=forget_bias)
+for (name, curve), color, style in zip(curves.items(), (RED, ORANGE, GREEN), ("-", "--", ":"), strict=True):
+    plt.semilogy(curve, color=color, linestyle=style, label=name)
 plt.xlabel("steps back")
-plt.ylabel("largest derivative of the last state")
+plt.ylabel("derivative of the last state (norm)")
 plt.title("What is still felt of long ago")
-plt.ylim(1e-12, 10)
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
-assert kept[50] > 0.3 > 1e-3 > plain[50]
+forgets, fresh, keeps = (curve[-1] / curve[0] for curve in curves.values())
+print(f"of the last input's share, one 49 steps before has {forgets:.0e}, {fresh:.0e}, {keeps:.1g}")
+assert forgets < fresh < keeps
+assert keeps > 0.01 > 1e-4 > forgets
 
 # %% [markdown]
 # ## Which language?
@@ -115,7 +157,7 @@ assert kept[50] > 0.3 > 1e-3 > plain[50]
 
 # %%
 small = zoo.build("lstm", width=48, embedding_width=24, vocabulary=259, classes=20)
-run = zoo.train(small, "languages", steps=150)
+run = zoo.train(small, "languages", steps=110)
 print(run)
 plt.plot(run.losses, color=BLUE)
 plt.axhline(np.log(20), color="black", linestyle=":", label="knowing nothing: log 20")
@@ -128,12 +170,12 @@ plt.show()
 assert run.metrics["accuracy"] > 0.25  # one of twenty by chance
 
 # %% [markdown]
-# A **bidirectional** network reads from both ends and sees, at each place, what comes after as well: `zoo.build("birnn")`.
-#
 # ## Dates, translated
 #
-# An encoder reads the date byte by byte, both ways; a decoder writes ISO 8601, and at each letter looks back at what it
-# needs, by attention (chapter 6). The zoo ships a small one, trained.
+# An encoder reads the date byte by byte, from both ends; a decoder writes it as ISO 8601 has it, and before each letter
+# looks back at what it needs: attention (chapter 6), here in its first form. A small network gives every place $j$ of the
+# source a score from the decoder's state $h$ and what the encoder has there, $m_j$: $e_j = v \cdot \tanh(W h + U m_j)$.
+# Their softmax says how much of each place is seen (Bahdanau et al. 2014). The zoo ships a small one, trained.
 
 # %%
 translator = zoo.build("seq2seq", weights="dates")
@@ -142,7 +184,44 @@ for date, iso in zip(asked, zoo.translate(translator, asked), strict=True):
     print(f"{date:24s} {iso}")
 assert zoo.translate(translator, asked[:3]) == ["2026-11-24", "2008-07-04", "1999-05-01"]
 
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def looks(source, written):
+    """(letters written, letters of the source): how much the decoder looks at each, by the equation."""
+    code, part = zoo.tokenizers.ByteTokenizer(), {v.path: numpy(v) for v in translator.variables}
+    feed = {"token_ids": code.encode(source), "decoder_token_ids": [code.begin, *code.encode(written)[:-1]]}
+    inside = zoo.features(translator, ["memory", "features", "decoder_first_h"])
+    found = inside({name: keras.ops.convert_to_tensor(np.array([i], "int32")) for name, i in feed.items()})
+    memory, features, first = (numpy(found[name])[0] for name in ("memory", "features", "decoder_first_h"))
+    units = len(first)
+    h = np.concatenate([np.tanh(first)[None], features[:-1, :units]])  # before each letter
+    asked = h @ part["decoder/query_kernel"]  # (m, units)
+    keys = memory @ part["decoder/memory_kernel"]  # (n, units)
+    weights = softmax((np.tanh(asked[:, None] + keys) @ part["decoder/score_kernel"])[..., 0])
+    assert np.allclose(weights @ memory, features[:, units:], atol=1e-4)  # what the decoder itself saw
+    return weights
+
+
+source, written = "24 novembre 2026", "2026-11-24"
+weights = looks(source, written)
+plt.figure(figsize=(7, 4))
+plt.imshow(weights, cmap="Blues", vmin=0, vmax=1)
+plt.xticks(range(len(source)), source)
+plt.yticks(range(len(written)), written)
+plt.xlabel("letter of the source")
+plt.ylabel("letter to be written")
+plt.title("Where the decoder looks; dark: there alone")
+plt.show()
+for letters, places in ((weights[:4], (12, 13, 14, 15)), (weights[8:], (0, 1))):  # the year, the day
+    assert tuple(letters.argmax(1)) == places
+
 # %% [markdown]
+# For the year and the day it looks at the very digits; for the month, November's 11, at the word's first letters.
+#
 # ## Speech
 #
 # A recording is a long row of numbers, 8,000 a second here. The ear hears pitches: so the wave is cut into windows of 25
@@ -206,9 +285,7 @@ assert ways([3, 1, 4], 3) == 1
 u, c = 8, 5
 of_lstm, of_gru = 4 * (c * u + u * u + 2 * u), 3 * (c * u + u * u + 2 * u)
 print(of_lstm, of_gru)
-assert of_lstm == model.count_params()
-gru = layers.Model(sequence, layers.gru(sequence, u, name="gru")[0])
-assert of_gru == gru.count_params()
+assert 2 * of_lstm + of_gru == model.count_params()
 
 # %% [markdown]
 # **2.** How many ways are there to tell "3 3" in three frames? In two?
@@ -226,13 +303,13 @@ assert (ways([3, 3], 3), ways([3, 3], 2)) == (1, 0)
 # @title Answer
 lengths = layers.Input((), dtype="int32")
 masked = layers.Model([sequence, lengths], layers.lstm(sequence, 8, lengths=lengths, name="lstm")[0])
-masked.set_weights(model.get_weights())
-longer = np.concatenate([x, rng.normal(size=(7, 5)).astype("float32")])[None]
-padded = numpy(
-    masked([keras.ops.convert_to_tensor(longer), keras.ops.convert_to_tensor(np.array([12], "int32"))])
-)[0]
-print(np.abs(padded[:12] - by_zoo).max(), np.abs(padded[12:]).max())
-assert np.allclose(padded[:12], by_zoo, atol=1e-6)
+masked.set_weights([w[v.path] for v in masked.variables])
+longer = np.concatenate([x, rng.normal(size=(7, 5)).astype("float32")])[None]  # seven steps of anything
+padded = numpy(masked([keras.ops.convert_to_tensor(a) for a in (longer, np.array([12], "int32"))]))[0]
+print(
+    f"the states differ by {np.abs(padded[:12] - by_zoo[0]).max():.0e}, behind them {np.abs(padded[12:]).max()}"
+)
+assert np.allclose(padded[:12], by_zoo[0], atol=1e-6)
 assert np.all(padded[12:] == 0)
 
 # %% [markdown]
@@ -242,5 +319,7 @@ assert np.all(padded[12:] == 0)
 # - Christopher Olah, [Understanding LSTM Networks](https://colah.github.io/posts/2015-08-Understanding-LSTMs/)
 # - Goodfellow, Bengio, Courville, [Deep Learning](https://www.deeplearningbook.org/contents/rnn.html), chapter 10
 # - [Dive into Deep Learning](https://d2l.ai/chapter_recurrent-modern/index.html), chapters 9 and 10
+# - Bahdanau, Cho, Bengio 2014, [Neural machine translation by jointly learning to align and
+#   translate](https://arxiv.org/abs/1409.0473); Cho et al. 2014, [GRU](https://arxiv.org/abs/1406.1078)
 # - Hochreiter, Schmidhuber 1997, [Long Short-Term Memory](https://doi.org/10.1162/neco.1997.9.8.1735); Graves et al. 2006,
 #   [Connectionist Temporal Classification](https://doi.org/10.1145/1143844.1143891)

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 13 Hardware
 #
-# **What you will see.** What your machine has and which framework sees it. What a training step costs in memory and in
-# multiplications, counted before anything is bought. What 32, 19 and 16 bits do to a number. And where the zoo runs: on
+# **What you will see.** What your machine has and which framework sees it. What a training step costs in multiplications
+# and in memory, counted before anything is bought. What 32, 19 and 16 bits do to a number. And where the zoo runs: on
 # your processor, on a graphics processor (GPU), on a laptop of Apple's, on a TPU, and on the services that rent them.
 
 # %%
@@ -25,94 +25,149 @@ BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told ap
 # %% [markdown]
 # ## What is here
 #
-# `zoo doctor` on a command line prints this for every framework, with what to install where one is missing. From Python:
+# On a command line, `zoo doctor` prints what follows for every framework, and what to install where one is missing. From
+# Python, for the one that runs:
 
 # %%
-here = machine.environment()
-print(here["processor"], here["cores"], "cores,", here["memory_gb"], "GB of memory")
-for device in zoo.backends.current().devices():
-    print(keras.backend.backend(), "sees", device.name, device.kind, device.description)
-assert zoo.backends.current().devices()
+here, framework = machine.environment(), machine.describe(keras.backend.backend())
+print(
+    f"{here['processor']}, {here['cores']} cores, {here['memory_gb']} GB of memory, Python {here['python']}"
+)
+print(f"{keras.backend.backend()} {framework['version']}, threads {framework['threads']}")
+for device in framework["devices"]:
+    print(f"device {device['name']}: {device['kind']} {device['description']}")
+print("ways to run a training step, the first by default:", ", ".join(framework["modes"]))
+assert framework["devices"]
 
 # %% [markdown]
+# A *device* is where arrays live and are computed with; the first of the list is used. *Threads* are how many cores it
+# takes at once. The *ways to run* are eager, an operation after the other as Python meets it, or a graph recorded first
+# and then run as a whole, which costs a second or more before the first step and saves time at each.
+#
 # ## Which framework runs where
 #
 # | hardware | PyTorch | TensorFlow | JAX |
 # | --- | --- | --- | --- |
-# | processor (CPU) | yes; `--index-url https://download.pytorch.org/whl/cpu` is the small one | `tensorflow-cpu` | `jax` |
-# | NVIDIA, CUDA | yes; [choose your CUDA](https://pytorch.org/get-started/locally/) | `tensorflow[and-cuda]`, Linux | `jax[cuda13]` or `jax[cuda12]`, Linux |
-# | AMD, ROCm | yes, Linux, from the same page | [AMD's builds](https://rocm.docs.amd.com/), Linux | [AMD's builds](https://rocm.docs.amd.com/), Linux |
-# | Apple, MPS | yes, as it comes; no float64 | CPU; `tensorflow-metal` is Apple's plug-in | CPU; a plug-in is experimental |
-# | Google TPU | through `torch_xla`; the zoo does not use it | on Google Cloud | `jax[tpu]` |
+# | processor (CPU) | `torch`, from [its selector](https://pytorch.org/get-started/locally/) for "CPU": the small one | `tensorflow-cpu` | `jax` |
+# | NVIDIA, CUDA | the same selector, for your CUDA | `tensorflow[and-cuda]`, Linux and WSL2 | `jax[cuda13]` or `jax[cuda12]`, Linux |
+# | AMD, ROCm | the same selector, Linux | [AMD's builds](https://rocm.docs.amd.com/), Linux | `jax[rocm7-local]`, Linux |
+# | Apple, MPS | `torch`, as it comes; no float64 there | CPU | CPU; a plug-in is experimental |
+# | Google TPU | `torch_xla`, which the zoo does not use | on Google Cloud's machines | `jax[tpu]` |
 #
-# Install one framework first, for your hardware, then the zoo: it takes what it finds. The first GPU is used unless you
-# say otherwise: `zoo.use("torch", device="cpu")`, `"cuda:1"`, `"mps"`, `"tpu:0"`. A checkpoint saved on one goes on on
-# another, on another framework too.
+# Their own pages change with every release, so look there: [PyTorch](https://pytorch.org/get-started/locally/),
+# [TensorFlow](https://www.tensorflow.org/install/pip), [JAX](https://docs.jax.dev/en/latest/installation.html). Install
+# the framework for your hardware first, then the zoo: it takes what it finds. The first GPU is used unless you say
+# otherwise, before the first model: `zoo.use("torch", device="cpu")`, `"cuda:1"`, `"mps"`, `"tpu:0"`. A checkpoint saved
+# on one goes on on another, on another framework too.
 #
-# Which to choose? For learning, a CPU: every chapter here runs on two cores. For your own photographs or texts, one GPU
-# with 8 GB or more. For pretraining, rent.
+# The zoo itself has been seen to agree on CPUs and on NVIDIA's H200 with torch and JAX
+# ([measured](../../docs/howto/gpu.md)); on ROCm, MPS and TPU it has not been seen.
+#
+# ## How fast is it?
+#
+# Nearly all the work of a network is products of matrices. The product of two $n \times n$ matrices takes $n^3$
+# multiply-adds, $2 n^3$ operations. So we let this framework multiply, and count.
+
+# %%
+sizes, rates = 2 ** np.arange(5, 11), []
+for n in sizes:
+    x = keras.ops.convert_to_tensor(np.random.default_rng(0).normal(size=(n, n)).astype("float32"))
+    seconds = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        keras.ops.convert_to_numpy(keras.ops.matmul(x, x))  # waits for the numbers
+        seconds.append(time.perf_counter() - begin)
+    rates.append(2 * int(n) ** 3 / min(seconds))
+fastest = max(rates)
+plt.loglog(sizes, rates, color=BLUE, marker="o")
+plt.xlabel("rows and columns of the matrices")
+plt.ylabel("operations per second")
+plt.title(f"Products of matrices here, on {keras.backend.backend()}")
+plt.grid(alpha=0.3)
+plt.show()
+print(f"at best {fastest / 1e9:.0f} billion operations a second")
+
+# %% [markdown]
+# A small product does not pay: to call it takes longer than to compute it. This is why examples are taken in batches, and
+# why a GPU, which needs thousands of multiplications at once, is wasted on small models.
 #
 # ## How long will it take?
 #
-# Count the multiplications first. A card has the multiply-adds of one forward pass; a training step does about three
-# times that (chapter 2, exercise 3), and each is two operations. Divide by what the hardware does in a second, of which
-# a training reaches a third to a half when it goes well.
+# A card has the multiply-adds of one forward pass. A training step does about three times that (chapter 2, exercise 3),
+# each multiply-add is two operations, and so
+#
+# $$\text{seconds of a step} \ge \frac{3 \cdot 2 \cdot \text{multiply-adds} \cdot \text{batch}}{\text{operations a second}}$$
+#
+# Here is the bound for some models on this machine, and what a small one really takes.
 
 # %%
-x = np.random.default_rng(0).normal(size=(1024, 1024)).astype("float32")
-x = keras.ops.convert_to_tensor(x)
-rates = []
-for _ in range(10):
-    begin = time.perf_counter()
-    keras.ops.convert_to_numpy(keras.ops.matmul(x, x))
-    rates.append(2 * 1024**3 / (time.perf_counter() - begin))
-measured = max(rates)
-print(f"this machine: {measured / 1e9:.0f} billion operations a second in a large matrix product")
+BATCH = 64
 
-CARDS = [zoo.card(name) for name in ("lenet5", "resnet18", "resnet50", "vgg16", "vit-b16")]
-for card in CARDS:
-    step = 3 * 2 * card.multiply_adds * 64
+
+def least_seconds(name):
+    """No step of BATCH examples is shorter on this machine, by the count."""
+    return 3 * 2 * zoo.card(name).multiply_adds * BATCH / fastest
+
+
+for name in ("lenet5", "resnet18", "resnet50", "vit-b16"):
     print(
-        f"{card.name:9s} a step of 64 examples: {step:.1e} operations, at least {step / measured:.2g} s here"
+        f"{name:9s} {zoo.card(name).multiply_adds:14,} multiply-adds: at least {least_seconds(name):.2g} s a step"
     )
-    assert step == 384 * card.multiply_adds
+
+run = zoo.train("mlp", epochs=3, batch_size=BATCH, checkpoint="run.safetensors")
+step = (run.train_s - run.first_step_s) / (len(run.losses) - 1)
+print(f"mlp, measured: {BATCH / step:,.0f} examples a second, {1000 * step:.1f} ms a step;", end=" ")
+print(f"the bound is {1000 * least_seconds('mlp'):.1f} ms; the first step took {run.first_step_s:.1f} s")
+assert zoo.card("vit-b16").multiply_adds > 40000 * zoo.card("lenet5").multiply_adds
 
 # %% [markdown]
+# A small model is far from its bound, as most of a step is spent on everything but multiplying. A large one reaches a
+# third or a half of what a GPU can do, when it goes well.
+#
 # ## How much memory will it take?
 #
 # In float32 a number has four bytes. Training with Adam keeps four numbers for each parameter: the weight, its gradient,
-# and Adam's two means. Beside them stand the outputs of the layers, which the backward pass needs (chapter 2: `a` and
-# `y` were used again); they grow with the batch. So we count the numbers that each layer of a model puts out.
+# and Adam's two means. Beside them stand the outputs of the layers (also called activations), which the backward pass
+# needs again (chapter 2); they grow with the batch. So we count the numbers that each layer of a model puts out.
 
 
 # %%
-def memory_gb(name, batch):
-    """Of parameters (weight, gradient, two means), and of the layers' outputs; float32."""
-    model = zoo.build(name)
-    shapes = [tensor.shape[1:] for layer in model.layers for tensor in keras.tree.flatten(layer.output)]
-    outputs = sum(int(np.prod(shape)) for shape in shapes) * batch
-    return 4 * 4 * zoo.card(name).parameters / 2**30, 4 * outputs / 2**30
+def memory_gib(name, batch):
+    """Of the weights, the gradients, Adam's two means, and the layers' outputs; float32."""
+    shapes = [t.shape[1:] for layer in zoo.build(name).layers for t in keras.tree.flatten(layer.output)]
+    outputs = sum(int(np.prod(shape)) for shape in shapes)
+    weights = zoo.card(name).parameters
+    return 4 * np.array([weights, weights, 2 * weights, outputs * batch]) / 2**30
 
 
-NAMES = ["resnet18", "efficientnet-b0", "vit-ti16", "vit-s16"]
-parameters, outputs = np.array([memory_gb(name, 64) for name in NAMES]).T
-plt.bar(NAMES, parameters, color=BLUE, label="parameters, gradients, Adam's means")
-plt.bar(NAMES, outputs, bottom=parameters, color=ORANGE, hatch="//", label="outputs of the layers")
+NAMES = ["alexnet", "resnet18", "efficientnet-b0", "vit-s16"]
+parts = np.array([memory_gib(name, 16) for name in NAMES]).T
+LABELS = ["weights", "gradients", "Adam's two means", "outputs of the layers"]
+bottom = np.zeros(len(NAMES))
+for part, label, color, hatch in zip(
+    parts, LABELS, (BLUE, RED, GREEN, ORANGE), ("", "..", "xx", "//"), strict=True
+):
+    plt.bar(NAMES, part, bottom=bottom, color=color, hatch=hatch, edgecolor="white", label=label)
+    bottom += part
 plt.xlabel("model")
-plt.ylabel("memory of a step of 64 examples (GiB)")
-plt.title("It is the outputs that fill a GPU")
-plt.legend()
+plt.ylabel("memory of a step of 16 examples (GiB)")
+plt.title("AlexNet's weights, everyone else's outputs")
+plt.ylim(0, 1.35 * bottom.max())
+plt.legend(ncols=2)
 plt.show()
-assert (outputs > parameters).all()
+kept, outputs = parts[:3].sum(axis=0), parts[3]
+assert (outputs < kept).tolist() == [True, False, False, False]
 
 # %% [markdown]
-# A framework frees some outputs early and needs scratch memory besides, so take it as an estimate within a factor of
-# two. If it does not fit: a smaller batch (`batch_size=`), 16 bits (below), a smaller image (`image_size=`).
+# AlexNet has 61 million parameters, most of them in three dense layers, and few outputs. Later models have few parameters
+# and many outputs, for which memory grows with each example of the batch. A framework frees some outputs early and needs
+# scratch memory besides, so take it as an estimate within a factor of two. If it does not fit: a smaller batch
+# (`batch_size=`), 16 bits (below), a smaller image (`image_size=`).
 #
 # ## Fewer bits
 #
-# A float has a sign, an exponent, which sets the range, and a mantissa, which sets the precision. GPUs multiply shorter
-# numbers faster:
+# A floating-point number has a sign, an exponent, which sets the range, and a mantissa, which sets the precision. GPUs
+# multiply shorter numbers faster:
 #
 # | type | bits | exponent | mantissa | rounds a number near 1 by at most |
 # | --- | --- | --- | --- | --- |
@@ -122,9 +177,8 @@ assert (outputs > parameters).all()
 # | float16 | 16 | 5 | 10 | 5e-4, but nothing above 65,504 |
 #
 # TensorFloat-32 is what NVIDIA's GPUs may make of a float32 product unless told otherwise: torch lets them in
-# convolutions, JAX in every product. It is why a GPU and a CPU agree less well than two CPUs. On one H200, a hundred
-# steps of LeNet-5 differed from a CPU's losses by 2.2e-4 with it and by 6.0e-7 without ([how to turn it
-# off](../../docs/howto/gpu.md)).
+# convolutions and recurrent layers, JAX and TensorFlow in every product. No CPU does it, so we simulate it by rounding
+# the mantissa to ten bits, and round to bfloat16 with the package `ml_dtypes`, which Keras brings.
 
 
 # %%
@@ -137,64 +191,77 @@ def tensorfloat32(x):
 ROUNDED = {
     "float32": (lambda x: x.astype("float32"), BLUE, "-"),
     "TensorFloat-32": (tensorfloat32, GREEN, "--"),
-    "bfloat16": (lambda x: x.astype(ml_dtypes.bfloat16), RED, ":"),
+    "bfloat16": (lambda x: x.astype(ml_dtypes.bfloat16).astype("float32"), RED, ":"),
 }
-rng, lengths = np.random.default_rng(0), 2 ** np.arange(2, 15)
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+near, rng, lengths = np.linspace(1, 1 + 2**-6, 1001), np.random.default_rng(0), 2 ** np.arange(2, 15)
 for name, (rounding, color, style) in ROUNDED.items():
+    left.plot(near, rounding(near), color=color, linestyle=style, label=name)
     errors = []
     for n in lengths:
         a, b = rng.normal(size=(2, 50, n))
         short = np.sum(rounding(a).astype("float64") * rounding(b).astype("float64"), axis=1)
         errors.append(np.sqrt(np.mean((short - np.sum(a * b, axis=1)) ** 2) / n))
-    plt.loglog(lengths, errors, color=color, linestyle=style, marker="o", label=name)
-plt.xlabel("length of the sum of products")
-plt.ylabel("error, in units of a sum's usual size")
-plt.title("Inputs rounded, products summed exactly")
-plt.legend()
-plt.grid(alpha=0.3)
+    right.loglog(lengths, errors, color=color, linestyle=style, marker="o", label=name)
+left.set(xlabel="a number near 1", ylabel="rounded", title="stairs", xticks=[1, 1.005, 1.01, 1.015])
+right.set(xlabel="length of the sum", ylabel="error (share of a sum's usual size)")
+right.set_title("sums of products of rounded numbers")
+for axis in (left, right):
+    axis.grid(alpha=0.3)
+    axis.legend()
 plt.show()
+assert float(ml_dtypes.finfo(ml_dtypes.bfloat16).eps) == 2**-7
+assert float(np.finfo("float16").max) == 65504
 assert tensorfloat32(1 + 2**-11 + 2**-12) == 1 + 2**-10
 
 # %% [markdown]
-# The error does not grow with the length, as roundings go up and down alike; but three digits are three digits. Training
-# is content with them where it sums in float32 and keeps its weights in float32. This is what Keras's policy
-# `mixed_bfloat16` does: layers compute in 16 bits, weights stay in 32.
+# On the left, TensorFloat-32 takes eight steps where bfloat16 takes one, and float32 is a straight line to the eye. On the
+# right, the error does not grow with the length, as roundings go up and down alike; but what is lost is lost. This is why
+# a GPU and a CPU agree less well than two CPUs: on one H200, a hundred steps of LeNet-5 with torch differed from a CPU's
+# losses by 2.2e-4 with TensorFloat-32 and by 6.0e-7 without ([how to turn it off](../../docs/howto/gpu.md)).
+#
+# Training is content with few digits where it sums in float32 and keeps its weights in float32. This is what Keras's
+# policy `mixed_bfloat16` does: layers compute in 16 bits, weights stay in 32.
 
 # %%
-model = zoo.build("lenet5", dtype="mixed_bfloat16", image_size=32)
-run = zoo.train(model, "digits", epochs=3)
-whole = zoo.train("lenet5", epochs=3)
-print(f"accuracy {run.metrics['accuracy']:.3f} in mixed bfloat16, {whole.metrics['accuracy']:.3f} in float32")
-assert model.get_layer("conv1").compute_dtype == "bfloat16"
-assert model.get_layer("conv1").kernel.dtype == "float32"
-assert run.metrics["accuracy"] > 0.85
+model = zoo.build("mlp", dtype="mixed_bfloat16")
+mixed = zoo.train(model, "digits", epochs=3, batch_size=BATCH)
+print(f"accuracy {mixed.metrics['accuracy']:.3f} in mixed bfloat16, {run.metrics['accuracy']:.3f} in float32")
+assert model.get_layer("hidden1").compute_dtype == "bfloat16"
+assert model.get_layer("hidden1").kernel.dtype == "float32"
+assert abs(mixed.metrics["accuracy"] - run.metrics["accuracy"]) < 0.03
 
 # %% [markdown]
-# ## Rented hardware
+# ## Which to choose, and where to rent it
+#
+# For learning, a CPU: every chapter here runs on two cores. For your own photographs or texts, one GPU with 8 GB of memory
+# or more. For training large models from the beginning, rent.
 #
 # | service | what it is good for | how the zoo starts there |
 # | --- | --- | --- |
-# | [Google Colab](https://colab.research.google.com/) | a notebook in the browser, a GPU or TPU for a while, free within limits | open a notebook, choose the runtime, first cell below |
-# | [Kaggle](https://www.kaggle.com/code) | notebooks with a weekly allowance of GPU hours, data sets beside them | switch on the accelerator and the internet, first cell below |
-# | [Amazon SageMaker](https://aws.amazon.com/sagemaker/) | a team on AWS: notebooks, training jobs, endpoints | a PyTorch image, first cell below; a job runs `zoo train ... --checkpoint` |
-# | [Google Cloud](https://cloud.google.com/tpu) | TPUs for JAX, GPUs by the hour | a TPU VM or a Deep Learning VM, `pip install "jax[tpu]"`, then the zoo |
-# | [Azure Machine Learning](https://azure.microsoft.com/products/machine-learning) | a team on Azure: notebooks, clusters | a compute instance, first cell below |
+# | [Google Colab](https://colab.research.google.com/) | a notebook in the browser; a GPU or TPU for a while, free within limits | choose the runtime, then the first cell below |
+# | [Kaggle](https://www.kaggle.com/code) | notebooks with a weekly allowance of GPU hours, data sets beside them | switch on the accelerator and the internet, then the first cell below |
+# | [Amazon SageMaker](https://aws.amazon.com/sagemaker/) | a team on AWS: notebooks, training jobs, endpoints | an image that has PyTorch, the first cell below; a job runs `zoo train` |
+# | [Google Cloud](https://cloud.google.com/tpu) | TPUs for JAX, GPUs by the hour | a TPU VM, `pip install "jax[tpu]" optax`, then the zoo |
+# | [Azure Machine Learning](https://azure.microsoft.com/products/machine-learning) | a team on Azure: notebooks, clusters | a compute instance, the first cell below |
 #
-# The first cell is the same on all, as these images bring a framework that suits their hardware:
+# These images bring a framework that suits their hardware, so the first cell only adds the zoo (ADDRESS is that of the
+# repository you read this in), and the second looks whether the GPU is seen:
 #
 # ```
-# !git clone https://github.com/YOUR/zoo && pip install ./zoo
-# import zoo; zoo.use("torch")   # or "jax" on a TPU
+# !git clone ADDRESS primer && pip install "./primer[notebooks]"
+# !zoo doctor
 # ```
 #
-# Rented machines are taken away without asking. `checkpoint="run.safetensors"` saves after every epoch, to a disk that
-# stays; `resume=` goes on where it stopped, on whatever you get next.
+# Rented machines are taken away without asking. `checkpoint="run.safetensors"` saves after every epoch, best to a disk
+# that stays; `resume=` goes on where it stopped, on whatever you get next.
 
 # %%
-run = zoo.train("mlp", epochs=2, checkpoint="run.safetensors")  # here the machine is taken away
-again = zoo.train("mlp", epochs=4, resume="run.safetensors")
+# the machine was taken away after the three epochs above; here is another one
+again = zoo.train("mlp", epochs=5, resume="run.safetensors")
 print(len(run.losses), "steps, then", len(again.losses) - len(run.losses), "more")
-assert again.losses[: len(run.losses)] == run.losses
+assert np.array_equal(again.losses[: len(run.losses)], run.losses)
+assert len(again.losses) == len(run.losses) * 5 // 3
 
 # %% [markdown]
 # ## Exercises
@@ -203,18 +270,18 @@ assert again.losses[: len(run.losses)] == run.losses
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-fixed, of_one = memory_gb("vit-s16", 1)
-largest = int((8 - fixed) / of_one)
+*fixed, of_one = memory_gib("vit-s16", 1)
+largest = int((8 - sum(fixed)) / of_one)
 print(largest)
-assert sum(memory_gb("vit-s16", largest)) <= 8 < sum(memory_gb("vit-s16", largest + 1))
+assert sum(memory_gib("vit-s16", largest)) <= 8 < sum(memory_gib("vit-s16", largest + 1))
 
 # %% [markdown]
-# **2.** What is $1 + 0.003$ in bfloat16? And what becomes of a weight near 1 that is kept in bfloat16 and changed by
-# 0.003 at each of a hundred steps?
+# **2.** What is $1 + 0.003$ in bfloat16? And what becomes of a weight of 1 that is kept in bfloat16 and changed by 0.003
+# at each of a hundred steps?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# Near 1 the numbers of bfloat16 are 2^-7 = 0.0078 apart: 1.003 is rounded to 1, every time.
+# Above 1 the numbers of bfloat16 are 2^-7 = 0.0078 apart: 1.003 is rounded to 1, every time.
 weight = np.array(1, ml_dtypes.bfloat16)
 for _ in range(100):
     weight = (weight + np.array(0.003, ml_dtypes.bfloat16)).astype(ml_dtypes.bfloat16)
@@ -228,5 +295,6 @@ assert weight == 1
 # - [Dive into Deep Learning](https://d2l.ai/chapter_computational-performance/index.html), chapter 13: computational
 #   performance
 # - Tim Dettmers, [Which GPU(s) to get for deep learning](https://timdettmers.com/2023/01/30/which-gpu-for-deep-learning/)
-# - Micikevicius et al. 2017, [Mixed precision training](https://arxiv.org/abs/1710.03740)
+# - Micikevicius et al. 2017, [Mixed precision training](https://arxiv.org/abs/1710.03740); Kalamkar et al. 2019,
+#   [A study of BFLOAT16 for deep learning training](https://arxiv.org/abs/1905.12322)
 # - Jouppi et al. 2017, [In-datacenter performance analysis of a tensor processing unit](https://arxiv.org/abs/1704.04760)

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 5 循环神经网络
 #
-# **你会看到什么。** 一个逐步读序列的网络，它的状态就是记忆。LSTM 的单元只有六行，与 zoo 的核对。为什么普通的循环网络会忘记，
-# 画出来看。然后是三种用途：名字属于哪种语言，日期的翻译，以及由 CTC 变成文字的语音数字。
+# **你会看到什么。** 一个逐步读序列的网络，它的状态就是记忆。LSTM 和 GRU 的一步只有几行，与 zoo 的核对。
+# 为什么普通的循环网络会忘记，画出来看。然后是三种用途：名字属于哪种语言，日期的翻译，以及由 CTC 变成文字的语音数字。
 
 # %%
 import os
@@ -33,7 +33,11 @@ numpy = keras.ops.convert_to_numpy
 # \tanh c_t$$
 #
 # 输入门 $i$ 放新东西进来，遗忘门 $f$ 留住旧的，输出门 $o$ 把它们显示出来。每个“$\ldots$”都是带有自己权重的
-# $W x_t + U h_{t-1} + b$。门控循环单元（GRU）只用两个门，状态之外没有另设的单元。
+# $W x_t + U h_{t-1} + b$。门控循环单元（GRU）只用两个门，没有单元：重置门 $r$ 决定候选值 $n$ 看到多少旧状态，
+# 更新门 $z$ 决定旧状态留下多少。
+#
+# $$r, z = \sigma(\ldots), \quad n = \tanh\bigl(W x_t + b + r \cdot (U h_{t-1} + b')\bigr), \quad h_t = (1 - z) \cdot n + z
+# \cdot h_{t-1}$$
 
 
 # %%
@@ -52,54 +56,92 @@ def lstm(x, W, U, b):
     return np.array(states)
 
 
+def gru(x, W, U, b, b_state):
+    """The same for a GRU, whose proposal has a second bias within."""
+    h, states = np.zeros(len(U)), []
+    for x_t in x:
+        (r, z, n), (r_h, z_h, n_h) = np.split(x_t @ W + b, 3), np.split(h @ U + b_state, 3)
+        r, z = sigmoid(r + r_h), sigmoid(z + z_h)
+        h = (1 - z) * np.tanh(n + r * n_h) + z * h
+        states.append(h)
+    return np.array(states)
+
+
+# %% [markdown]
+# zoo 的层有名字相同的权重，可以拿来对照。**双向**的网络有第二个层，从末尾读起，权重是自己的：这样在每个位置也知道后面的内容。
+
+# %%
 rng = np.random.default_rng(0)
 x = rng.normal(size=(12, 5)).astype("float32")
 sequence = layers.Input((None, 5))
-model = layers.Model(sequence, layers.lstm(sequence, 8, name="lstm")[0])
-w = {v.path: numpy(v).astype("float64") for v in model.variables}
-by_hand = lstm(x, w["lstm/kernel"], w["lstm/recurrent_kernel"], w["lstm/bias"] + w["lstm/recurrent_bias"])
-by_zoo = model.predict(x[None], verbose=0)[0]
-print(f"the zoo's LSTM on {keras.backend.backend()} differs by {np.abs(by_zoo - by_hand).max():.0e}")
-assert np.abs(by_zoo - by_hand).max() < 1e-5
+outputs = [
+    layers.lstm(sequence, 8, name="lstm")[0],
+    layers.gru(sequence, 8, name="gru")[0],
+    layers.lstm(sequence, 8, reverse=True, name="backward")[0],
+]
+model = layers.Model(sequence, outputs)
+w = {v.path: rng.normal(size=v.shape).astype("float32") for v in model.variables}
+model.set_weights(list(w.values()))
+
+W, U, b, b_state = ([w[f"{name}/{part}"] for name in ("lstm", "gru", "backward")]
+                    for part in ("kernel", "recurrent_kernel", "bias", "recurrent_bias"))  # fmt: skip
+by_hand = [
+    lstm(x, W[0], U[0], b[0] + b_state[0]),
+    gru(x, W[1], U[1], b[1], b_state[1]),
+    lstm(x[::-1], W[2], U[2], b[2] + b_state[2])[::-1],
+]
+by_zoo = [numpy(y)[0] for y in model(keras.ops.convert_to_tensor(x[None]))]
+for name, ours, theirs in zip(("LSTM", "GRU", "LSTM from the end"), by_hand, by_zoo, strict=True):
+    print(f"{name}: the zoo's on {keras.backend.backend()} differs by {np.abs(theirs - ours).max():.0e}")
+    assert np.abs(theirs - ours).max() < 1e-5
 
 # %% [markdown]
 # ## 为什么要门
 #
-# 最后的状态还受五十步之前的输入多少影响？反向时，普通网络每一步都要乘以 $U^T$ 和 tanh 的导数：五十步之后几乎什么也不剩，
-# 或者大得离谱，没有梯度告诉它该记住什么。LSTM 的单元只乘以遗忘门。开始时偏置为 1，门大约是 0.73；训练之后可以停在 1。
+# 最后的状态还受五十步之前读到的东西多少影响？反向时，普通网络每一步都要乘以 $U^T$ 和 tanh 的导数：
+# 五十步之后几乎什么也不剩，或者大得离谱，没有梯度告诉它该记住什么。LSTM 的单元只乘以遗忘门：偏置为 1 时是 0.73，
+# 它在这里就这样开始；训练之后可以接近 1，就像偏置为 5 时那样。
+#
+# 求这些导数不需要框架。给一个输入加上极小的虚数 $10^{-30} \mathrm i$：结果的虚部除以它，就是导数（“复数步长法”）。
 
 
 # %%
-def memory(forget_bias, steps=50, units=32):
-    """How much the last state changes with the cell (or the plain state) k steps before; k = 0 to steps."""
-    rng = np.random.default_rng(1)
-    U, W = rng.normal(0, 1 / np.sqrt(units), (2, units, units))
-    signal, states = rng.normal(size=(steps, units)), [np.zeros(units)]
-    for x_t in signal:
-        states.append(np.tanh(x_t @ W + states[-1] @ U))
-    plain, kept = np.eye(units), np.ones(units)
-    sizes = [(1.0, 1.0)]
-    for h in states[:0:-1]:
-        plain = plain @ (U * (1 - h**2)).T
-        kept = kept * sigmoid(forget_bias + rng.normal(0, 0.5, units))
-        sizes.append((np.linalg.norm(plain, 2), kept.max()))
-    return np.array(sizes).T
+def plain(x, W, U, b):
+    h, states = np.zeros(len(U)), []
+    for x_t in x:
+        h = np.tanh(x_t @ W + h @ U + b)
+        states.append(h)
+    return np.array(states)
 
 
-for forget_bias, color, style in ((1, ORANGE, "--"), (5, GREEN, ":")):
-    plain, kept = memory(forget_bias)
-    plt.semilogy(
-        kept, color=color, linestyle=style, label=f"LSTM's cell, forget gate near {sigmoid(forget_bias):.2f}"
-    )
-plt.semilogy(plain, color=RED, label="plain recurrent network")
+def felt(network, steps=50, units=32, forget_bias=0.0):
+    """How much the last state moves with the input k steps before it, k = 0 to steps - 1."""
+    rng, gates = np.random.default_rng(1), 1 if network is plain else 4
+    W, U = rng.normal(0, 1 / np.sqrt(units), (2, units, gates * units))
+    b = np.repeat([0.0, forget_bias, 0.0, 0.0][:gates], units)
+    x, moved, found = rng.normal(size=(steps, units)), rng.normal(size=units) / np.sqrt(units), []
+    for t in range(steps):
+        nudged = x.astype(complex)
+        nudged[t] += 1e-30j * moved
+        found.append(np.linalg.norm(network(nudged, W, U, b)[-1].imag / 1e-30))
+    return np.array(found[::-1])
+
+
+curves = {"plain recurrent network": felt(plain)}
+for forget_bias in (1, 5):
+    curves[f"LSTM, forget gate near {sigmoid(forget_bias):.2f}"] = felt(lstm, forget_bias=forget_bias)
+for (name, curve), color, style in zip(curves.items(), (RED, ORANGE, GREEN), ("-", "--", ":"), strict=True):
+    plt.semilogy(curve, color=color, linestyle=style, label=name)
 plt.xlabel("steps back")
-plt.ylabel("largest derivative of the last state")
+plt.ylabel("derivative of the last state (norm)")
 plt.title("What is still felt of long ago")
-plt.ylim(1e-12, 10)
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
-assert kept[50] > 0.3 > 1e-3 > plain[50]
+forgets, fresh, keeps = (curve[-1] / curve[0] for curve in curves.values())
+print(f"of the last input's share, one 49 steps before has {forgets:.0e}, {fresh:.0e}, {keeps:.1g}")
+assert forgets < fresh < keeps
+assert keeps > 0.01 > 1e-4 > forgets
 
 # %% [markdown]
 # ## 哪种语言？
@@ -110,7 +152,7 @@ assert kept[50] > 0.3 > 1e-3 > plain[50]
 
 # %%
 small = zoo.build("lstm", width=48, embedding_width=24, vocabulary=259, classes=20)
-run = zoo.train(small, "languages", steps=150)
+run = zoo.train(small, "languages", steps=110)
 print(run)
 plt.plot(run.losses, color=BLUE)
 plt.axhline(np.log(20), color="black", linestyle=":", label="knowing nothing: log 20")
@@ -123,12 +165,11 @@ plt.show()
 assert run.metrics["accuracy"] > 0.25  # one of twenty by chance
 
 # %% [markdown]
-# **双向**的网络从两头读，在每个位置也看得见后面的内容：`zoo.build("birnn")`。
-#
 # ## 日期的翻译
 #
-# 编码器逐字节地从两头读日期；解码器写出 ISO 8601，写每个字母时都用注意力（第 6 章）回头看它需要的地方。
-# zoo 附带一个训练好的小模型。
+# 编码器逐字节地从两头读日期；解码器按 ISO 8601 写出来，写每个字母之前先回头看它需要的地方：这就是注意力（第 6 章），
+# 这里是它最早的形式。一个小网络根据解码器的状态 $h$ 和编码器在原文位置 $j$ 上的 $m_j$，给每个位置打分：
+# $e_j = v \cdot \tanh(W h + U m_j)$。分数的 softmax 就是每个位置被看到多少（Bahdanau 等 2014）。zoo 附带一个训练好的小模型。
 
 # %%
 translator = zoo.build("seq2seq", weights="dates")
@@ -137,7 +178,44 @@ for date, iso in zip(asked, zoo.translate(translator, asked), strict=True):
     print(f"{date:24s} {iso}")
 assert zoo.translate(translator, asked[:3]) == ["2026-11-24", "2008-07-04", "1999-05-01"]
 
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def looks(source, written):
+    """(letters written, letters of the source): how much the decoder looks at each, by the equation."""
+    code, part = zoo.tokenizers.ByteTokenizer(), {v.path: numpy(v) for v in translator.variables}
+    feed = {"token_ids": code.encode(source), "decoder_token_ids": [code.begin, *code.encode(written)[:-1]]}
+    inside = zoo.features(translator, ["memory", "features", "decoder_first_h"])
+    found = inside({name: keras.ops.convert_to_tensor(np.array([i], "int32")) for name, i in feed.items()})
+    memory, features, first = (numpy(found[name])[0] for name in ("memory", "features", "decoder_first_h"))
+    units = len(first)
+    h = np.concatenate([np.tanh(first)[None], features[:-1, :units]])  # before each letter
+    asked = h @ part["decoder/query_kernel"]  # (m, units)
+    keys = memory @ part["decoder/memory_kernel"]  # (n, units)
+    weights = softmax((np.tanh(asked[:, None] + keys) @ part["decoder/score_kernel"])[..., 0])
+    assert np.allclose(weights @ memory, features[:, units:], atol=1e-4)  # what the decoder itself saw
+    return weights
+
+
+source, written = "24 novembre 2026", "2026-11-24"
+weights = looks(source, written)
+plt.figure(figsize=(7, 4))
+plt.imshow(weights, cmap="Blues", vmin=0, vmax=1)
+plt.xticks(range(len(source)), source)
+plt.yticks(range(len(written)), written)
+plt.xlabel("letter of the source")
+plt.ylabel("letter to be written")
+plt.title("Where the decoder looks; dark: there alone")
+plt.show()
+for letters, places in ((weights[:4], (12, 13, 14, 15)), (weights[8:], (0, 1))):  # the year, the day
+    assert tuple(letters.argmax(1)) == places
+
 # %% [markdown]
+# 写年和日的时候，它看的正是那几个数字；写月份时，十一月的 11，它看那个词开头的字母。
+#
 # ## 语音
 #
 # 录音是一长行数，这里每秒 8,000 个。耳朵听的是音高：所以把声波切成 25 毫秒的窗，每个窗变成四十个频带的能量，
@@ -198,9 +276,7 @@ assert ways([3, 1, 4], 3) == 1
 u, c = 8, 5
 of_lstm, of_gru = 4 * (c * u + u * u + 2 * u), 3 * (c * u + u * u + 2 * u)
 print(of_lstm, of_gru)
-assert of_lstm == model.count_params()
-gru = layers.Model(sequence, layers.gru(sequence, u, name="gru")[0])
-assert of_gru == gru.count_params()
+assert 2 * of_lstm + of_gru == model.count_params()
 
 # %% [markdown]
 # **2.** 用三帧说“3 3”有多少种说法？用两帧呢？
@@ -218,13 +294,13 @@ assert (ways([3, 3], 3), ways([3, 3], 2)) == (1, 0)
 # @title Answer
 lengths = layers.Input((), dtype="int32")
 masked = layers.Model([sequence, lengths], layers.lstm(sequence, 8, lengths=lengths, name="lstm")[0])
-masked.set_weights(model.get_weights())
-longer = np.concatenate([x, rng.normal(size=(7, 5)).astype("float32")])[None]
-padded = numpy(
-    masked([keras.ops.convert_to_tensor(longer), keras.ops.convert_to_tensor(np.array([12], "int32"))])
-)[0]
-print(np.abs(padded[:12] - by_zoo).max(), np.abs(padded[12:]).max())
-assert np.allclose(padded[:12], by_zoo, atol=1e-6)
+masked.set_weights([w[v.path] for v in masked.variables])
+longer = np.concatenate([x, rng.normal(size=(7, 5)).astype("float32")])[None]  # seven steps of anything
+padded = numpy(masked([keras.ops.convert_to_tensor(a) for a in (longer, np.array([12], "int32"))]))[0]
+print(
+    f"the states differ by {np.abs(padded[:12] - by_zoo[0]).max():.0e}, behind them {np.abs(padded[12:]).max()}"
+)
+assert np.allclose(padded[:12], by_zoo[0], atol=1e-6)
 assert np.all(padded[12:] == 0)
 
 # %% [markdown]
@@ -234,5 +310,7 @@ assert np.all(padded[12:] == 0)
 # - Christopher Olah，[Understanding LSTM Networks](https://colah.github.io/posts/2015-08-Understanding-LSTMs/)
 # - Goodfellow、Bengio、Courville，[Deep Learning](https://www.deeplearningbook.org/contents/rnn.html) 第 10 章
 # - [《动手学深度学习》](https://zh.d2l.ai/chapter_recurrent-modern/index.html)第 8、9 章
+# - Bahdanau、Cho、Bengio 2014，[Neural machine translation by jointly learning to align and
+#   translate](https://arxiv.org/abs/1409.0473)；Cho 等 2014，[GRU](https://arxiv.org/abs/1406.1078)
 # - Hochreiter、Schmidhuber 1997，[Long Short-Term Memory](https://doi.org/10.1162/neco.1997.9.8.1735)；Graves 等 2006，
 #   [Connectionist Temporal Classification](https://doi.org/10.1145/1143844.1143891)
