@@ -110,7 +110,7 @@ def conv(
         y = tf.nn.conv2d(x, kernel, stride, sides)
     elif inputs == 1:  # a channel to each group
         each = tf.reshape(kernel, (*kernel.shape[:2], groups, -1))
-        if padding and bias is not None:  # fused with a bias, its own padding ends the process (TensorFlow 2.21)
+        if padding and bias is not None:  # fused with a bias, padding of its own ends the process
             x, sides = tf.pad(x, _sides(padding)), "VALID"
         y = tf.nn.depthwise_conv2d(x, each, (1, stride, stride, 1), sides)
     else:  # on a CPU TensorFlow convolves groups under XLA only
