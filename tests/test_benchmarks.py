@@ -180,7 +180,7 @@ def test_rows_are_reported_as_soon_as_a_model_is_done(monkeypatch: pytest.Monkey
         reported.append({(row["model"], row["what"]) for row in rows})
         last_asked.append(asked[-1])
 
-    rows = zoo.bench("mlp", "lenet5", what=["infer", "build"], backends=["torch"], report=report)
+    rows = zoo.bench("mlp", "lenet5", what=["infer", "build"], backends=[HERE.NAME], report=report)
     order = [("mlp", "infer"), ("mlp", "build"), ("lenet5", "infer"), ("lenet5", "build")]
     assert reported == [{work} for work in order]
     assert last_asked == order  # nothing of the next was begun

@@ -217,7 +217,14 @@ def test_what_is_amiss_is_status_1_and_quiet_is_without_progress(
 ) -> None:
     place, result = found(kind, amiss)
     shown: list[Any] = []
-    monkeypatch.setattr(place, kind, lambda *models, show, **how: shown.append(show) or result)
+
+    def work(*_: str, show: Any, report: Any = None, **_how: Any) -> Result:
+        shown.append(show)
+        if report is not None:
+            report(result)
+        return result
+
+    monkeypatch.setattr(place, kind, work)
     done = CliRunner().invoke(app, [kind, "mlp", "--json"])
     assert done.exit_code == amiss
     as_saved = [{**RUN, "losses": [None]}] if kind == "compare" else result
