@@ -28,7 +28,12 @@ START = "from zoo.cli import main; main()"
 
 def start(*words: str, code: str = START, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
-    command = [sys.executable, "-c", code, *words]
+    return started("-c", code, *words, **environment)
+
+
+def started(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What this interpreter does with these words."""
+    command = [sys.executable, *words]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
     )
@@ -44,6 +49,11 @@ def test_list_shows_every_model_with_its_exact_count() -> None:
     printed = run("list")
     for name in zoo.list_models():
         assert re.search(rf"^\s*{name}\s+{zoo.card(name).parameters:,}\s", printed, re.MULTILINE)
+
+
+def test_the_package_is_its_command_too() -> None:
+    done = started("-m", "zoo", "list", "lenet5", "--json")
+    assert [row["name"] for row in json.loads(done.stdout)] == ["lenet5"]
 
 
 def test_list_takes_a_pattern() -> None:

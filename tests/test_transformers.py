@@ -316,6 +316,26 @@ def test_training_refuses_tokens_and_labels_that_do_not_fit() -> None:
         zoo.train(small("gpt-nano"), (tokens, tokens % 13), steps=1)
     with pytest.raises(zoo.WrongConfiguration, match="gives sequence and pooled; to train it, build it"):
         zoo.train(small("bert-tiny", head="encoder"), (tokens % 13, tokens % 13), steps=1)
+    long = np.ones((8, 25), np.int32)
+    with pytest.raises(zoo.WrongConfiguration, match="25 tokens in token_ids; it has positions for 24"):
+        zoo.train(small("gpt-nano"), (long, long), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "changes"),
+    [
+        ("gpt-nano", "topics", {}),
+        ("bert-tiny", "topics-masked", {"head": "masked_lm"}),
+        ("bert-tiny", "languages", {"positions": 8, "classes": 20}),
+    ],
+)
+def test_training_refuses_texts_longer_than_the_positions(
+    name: str, task: str, changes: dict[str, Any]
+) -> None:
+    """Texts in windows, windows that are spoilt, and sequences, whose longest batch counts."""
+    model = zoo.build(name, **{**zoo.card(name).small, "vocabulary": 259, **changes})
+    with pytest.raises(zoo.WrongConfiguration, match=r"tokens in token_ids; it has positions for \d+\. Cut"):
+        zoo.train(model, task, steps=1)
 
 
 @pytest.mark.parametrize(

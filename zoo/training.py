@@ -657,16 +657,19 @@ def _check_fit(model: keras.Model, task: Task) -> None:
         raise WrongConfiguration(
             f"{model.name} gives {' and '.join(model.output)}; to train it, build it with a head="
         )
-    expected, given = registry.input_shapes(model), tasks.shapes(x if task.spoil is None else task.first(1))
+    seen = x if task.spoil is None else task.first(1)
+    expected, given = registry.input_shapes(model), tasks.shapes(seen)
     if isinstance(expected, dict):
         given = given if isinstance(given, dict) else {"token_ids": given}
         left_out = registry.optional_inputs(model) - given.keys()
         expected = {name: shape for name, shape in expected.items() if name not in left_out}
     if not _fits(expected, given):
         raise WrongConfiguration(f"{model.name} takes examples of shape {expected}, {task.name} has {given}")
-    for name, part in (x if isinstance(x, dict) else {"token_ids": x}).items():
-        if np.issubdtype(part.dtype, np.integer):
-            registry.check_tokens(model, {name: sequences.extremes(part)})
+    for name, part in _tokens(x):
+        registry.check_tokens(model, {name: sequences.extremes(part)})
+    for split in (seen, task.test[0] if task.test and task.spoil is None else None):
+        for name, part in _tokens(split):
+            registry.check_length(model, name, sequences.longest(part))
     if isinstance(task.loss, str) and task.loss not in LOSSES:
         raise UnknownName(
             f"no loss {task.loss!r}; {nearest(task.loss, LOSSES)}, or give a function (y, logits)"
@@ -700,6 +703,13 @@ def _check_fit(model: keras.Model, task: Task) -> None:
         raise WrongConfiguration(
             f"{task.name} has targets of shape {y.shape[1:]}, {model.name} gives {model.output_shape[1:]}"
         )
+
+
+def _tokens(x: Any) -> Iterator[tuple[str, Any]]:
+    """The inputs that are tokens, by name; none of None."""
+    for name, part in (x if isinstance(x, dict) else {"token_ids": x}).items():
+        if part is not None and np.issubdtype(part.dtype, np.integer):
+            yield name, part
 
 
 # The terminal

@@ -233,6 +233,8 @@ assert abs(slope.max() - 1.129) < 1e-3
 # - Michael Nielsen, [Neural Networks and Deep Learning](http://neuralnetworksanddeeplearning.com/chap1.html),
 #   chapter 1: perceptrons and sigmoid neurons
 # - [Dive into Deep Learning](https://d2l.ai/chapter_multilayer-perceptrons/mlp.html), section 5.1: activation functions
+# - Andrew Ng, [Neural Networks and Deep Learning](https://www.coursera.org/learn/neural-networks-deep-learning): a course
+#   from one neuron on
 # - Goodfellow, Bengio, Courville, [Deep Learning](https://www.deeplearningbook.org/contents/mlp.html), section 6.3
 # - Hendrycks, Gimpel 2016, [Gaussian Error Linear Units](https://arxiv.org/abs/1606.08415); He et al. 2015,
 #   [Delving Deep into Rectifiers](https://arxiv.org/abs/1502.01852)

@@ -173,6 +173,19 @@ right.legend()
 plt.show()
 assert np.allclose(np.diag(near), 16, atol=1e-3)
 
+# %%
+# T5's buckets, seen through a table that holds their numbers in the place of what is learnt.
+read = layers.Input((200, 8))
+relative = layers.Model(read, layers.relative_positions(read, 1, causal=True, name="relative"))
+relative.set_weights([np.arange(32.0)[:, None]])
+bucket = relative.predict(np.zeros((1, 200, 8)), verbose=0)[0, 0, -1, ::-1]  # of the last word's looks back
+figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
+axis.step(range(200), bucket, where="post", color=BLUE)
+axis.set(xlabel="distance, words back", ylabel="bucket", title="T5: 32 numbers a head for all distances")
+plt.show()
+assert np.array_equal(bucket[:17], range(17))  # the near ones by themselves
+assert set(bucket[128:]) == {31}  # the far ones together
+
 # %% [markdown]
 # ## What a trained head looks at
 #

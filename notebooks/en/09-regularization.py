@@ -313,6 +313,8 @@ assert abs(masks.var() - 0.4 / 0.6) < 0.01
 # - The next chapter: [learning-rate schedules](10-schedules.ipynb)
 # - [Dive into Deep Learning](https://d2l.ai/chapter_multilayer-perceptrons/dropout.html), section 5.6: dropout; and
 #   [section 8.5](https://d2l.ai/chapter_convolutional-modern/batch-norm.html): batch normalization
+# - Andrew Ng, [Improving Deep Neural Networks](https://www.coursera.org/learn/deep-neural-network): a course on
+#   regularization and optimization
 # - Goodfellow, Bengio, Courville, [Deep Learning](https://www.deeplearningbook.org/contents/regularization.html),
 #   chapter 7
 # - Srivastava et al. 2014, [Dropout](https://jmlr.org/papers/v15/srivastava14a.html); Ioffe, Szegedy 2015,

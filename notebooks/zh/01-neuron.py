@@ -227,6 +227,8 @@ assert abs(slope.max() - 1.129) < 1e-3
 # - Michael Nielsen，[Neural Networks and Deep Learning](http://neuralnetworksanddeeplearning.com/chap1.html)
 #   第 1 章：感知机与 sigmoid 神经元
 # - [《动手学深度学习》](https://zh.d2l.ai/chapter_multilayer-perceptrons/mlp.html) 4.1 节：多层感知机与激活函数
+# - 吴恩达（Andrew Ng），[Neural Networks and Deep Learning](https://www.coursera.org/learn/neural-networks-deep-learning)：
+#   从一个神经元讲起的课程
 # - Goodfellow、Bengio、Courville，[Deep Learning](https://www.deeplearningbook.org/contents/mlp.html) 6.3 节
 # - Hendrycks、Gimpel 2016，[Gaussian Error Linear Units](https://arxiv.org/abs/1606.08415)；He 等 2015，
 #   [Delving Deep into Rectifiers](https://arxiv.org/abs/1502.01852)

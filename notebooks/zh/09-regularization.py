@@ -303,6 +303,8 @@ assert abs(masks.var() - 0.4 / 0.6) < 0.01
 # - 下一章：[学习率调度](10-schedules.ipynb)
 # - [《动手学深度学习》](https://zh.d2l.ai/chapter_multilayer-perceptrons/dropout.html) 4.6 节：暂退法（dropout）；
 #   [7.5 节](https://zh.d2l.ai/chapter_convolutional-modern/batch-norm.html)：批量规范化
+# - 吴恩达（Andrew Ng），[Improving Deep Neural Networks](https://www.coursera.org/learn/deep-neural-network)：
+#   讲正则化与优化的课程
 # - Goodfellow、Bengio、Courville，[Deep Learning](https://www.deeplearningbook.org/contents/regularization.html) 第 7 章
 # - Srivastava 等 2014，[Dropout](https://jmlr.org/papers/v15/srivastava14a.html)；Ioffe、Szegedy 2015，
 #   [Batch Normalization](https://arxiv.org/abs/1502.03167)；Ba、Kiros、Hinton 2016，

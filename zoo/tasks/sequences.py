@@ -226,6 +226,11 @@ def extremes(x: Any) -> np.ndarray:
     return np.array([[min(p.min(initial=0) for p in parts), max(p.max(initial=0) for p in parts)]], np.int32)
 
 
+def longest(x: Any) -> int:
+    """The length of the longest batch of an input."""
+    return x.bounds[-1] if isinstance(x, Sequences) else x.shape[1]
+
+
 def shapes(x: Any) -> Any:
     """The shape of an example, or of each input's: None where it varies."""
     return {name: tuple(p.shape[1:]) for name, p in x.items()} if isinstance(x, dict) else tuple(x.shape[1:])
