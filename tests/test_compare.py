@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,63 @@ def test_a_difference_is_relative_to_the_largest_value(
     a: list[float], b: list[float], expected: float
 ) -> None:
     assert ladder.difference(np.array(a), np.array(b)) == pytest.approx(expected)
+
+
+class Drifting:
+    """A process whose runs, a unit in the last place off, part from the first by these."""
+
+    asked: list[int]
+    losses: tuple[float, ...]
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def ask(self, do: str, *, nudge: int, **_: Any) -> Iterator[dict[str, Any]]:
+        assert do == "drift"
+        self.asked.append(nudge)
+        yield {"losses": [1.0, 0.5 + self.losses[nudge]]}
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("apart", "losses", "asked", "drift"),
+    [
+        (1e-5, (1.0,), 0, None),  # within the bound: nobody asks
+        (4e-3, (1e-3, 1.0), 1, 1e-3),  # five times a thousandth explains four
+        (4e-3, (1e-6, 0.0, 2e-3, 1.0), 3, 2e-3),
+        (4e-1, (1e-6, 1e-4, 2e-3, 1e-5), 4, 2e-3),  # nothing explains it
+    ],
+)
+def test_where_losses_part_one_run_is_asked_how_far_it_drifts_from_itself(
+    apart: float, losses: tuple[float, ...], asked: int, drift: float | None,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(comparison, "Worker", Drifting)
+    monkeypatch.setattr(Drifting, "asked", [], raising=False)
+    monkeypatch.setattr(Drifting, "losses", losses, raising=False)
+    run = {"model": "mlp", "engine": "native", "mode": "jit", "error": None, "losses": [1.0, 0.5]}
+    rows = [{**run, "backend": name, "train_s": s} for name, s in (("torch", 9.0), ("jax", 2.0))]
+    settings = dict.fromkeys(
+        ("threads", "device", "task", "tokenizer", "seed", "epochs", "steps", "batch_size")
+    )
+    pairs = [{"losses": apart}, {"losses": float("nan")}]
+    found = comparison._drift(rows, pairs, tmp_path, settings, lambda: None)
+    assert Drifting.asked == list(range(asked))
+    if drift is None:
+        assert found == {}
+    else:
+        assert found["drift"] == {"run": "jax/native/jit", "runs": asked, "losses": pytest.approx(drift)}
+        assert found["bounds"] == {"losses": pytest.approx(5 * drift)}
+
+
+@pytest.mark.parity
+def test_a_drift_is_that_of_weights_a_unit_in_the_last_place_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ladder.BOUNDS, "losses", 0.0)  # ask, whatever was found
+    result = zoo.compare("mlp", steps=30, backends=["jax", "torch"], engines=["native"], out=None)
+    (model,) = result["models"]
+    assert 0 < result.differences[0]["losses"] <= model["bounds"]["losses"]
+    assert 0 < model["drift"]["losses"] < 1e-5
+    assert 1 <= model["drift"]["runs"] <= 4
 
 
 @pytest.mark.parity

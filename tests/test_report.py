@@ -280,6 +280,23 @@ def test_a_models_own_bound_replaces_the_default() -> None:
 
 
 @pytest.mark.parametrize(
+    ("drift", "said", "headline"),
+    [
+        (1e-4, "1.0e-4", "up to 4.8e-5 apart, which rounding alone explains"),
+        (2e-6, "2.0e-6", "up to 4.8e-5 apart, beyond the bound of 1e-5"),
+    ],
+)
+def test_headline_tells_what_differs_from_what_drifts(drift: float, said: str, headline: str) -> None:
+    part = training(scale=100)
+    part["model"]["drift"] = {"run": "jax/native/jit", "runs": 2, "losses": drift}
+    part["model"]["bounds"] = {"losses": 5 * drift}
+    first, lead = finding(part)
+    assert first == f"lenet5: six runs, {headline}"
+    moved = "With initial weights a unit in the last place off, JAX native (jit) drifts up to"
+    assert f"{moved} {said} from itself (two runs): five times that is the bound." in lead
+
+
+@pytest.mark.parametrize(
     ("kept", "headline"),
     [(1, "one run, nothing to compare"), (0, "none of six runs gave numbers to compare")],
 )

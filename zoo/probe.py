@@ -18,6 +18,7 @@ import numpy as np
 
 from zoo import backends, random, registry, tasks, training
 from zoo._lazy import keras, ops
+from zoo.ladder import NUDGES
 from zoo.recipes import recipe
 from zoo.workers import Tell, serve
 
@@ -29,7 +30,6 @@ STEPS = 100  # of the training rung
 OTHER_STEPS = 10  # of the modes that are not the default
 SAVED_AFTER = 60  # the step after which the last epoch's checkpoint is taken
 BATCH = 12  # does not divide the examples: the last batch is short
-NUDGES = 4
 
 
 def use_float64() -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,7 +78,9 @@ def compare(
     `backends` are those installed unless named; `modes` further ways for the native engine to run
     (`zoo.backends.MODES`), its default otherwise; `threads` the CPU threads of each process; `tokenizer` what
     `zoo.tokenizers.load` takes, for texts, which are bytes otherwise. Beside the runs stands what the task's
-    baseline reaches, a method without a network (`zoo.tasks.baselines`), where it has one. Writes
+    baseline reaches, a method without a network (`zoo.tasks.baselines`), where it has one. Where losses part
+    beyond the bound, up to four runs more tell how far one drifts from itself, its initial weights a unit in
+    the last place off: what rounding alone does is no difference of frameworks. Writes
     result.json and report.html into `out` (None: nowhere) and returns the result. `show` is called with the
     rows whenever one changes.
 
@@ -107,8 +110,10 @@ def compare(
             own = [row for row in rows if row["model"] == card.name]
             folders = [Path(scratch, f"{card.name}-{i}") for i in range(len(own))]
             _measure(own, folders, settings, lambda: show(rows))
-            differences += _differences(own, folders)
-            models_.append(_describe(card, own, settings))
+            pairs = _differences(own, folders)
+            differences += pairs
+            drift = _drift(own, pairs, Path(scratch, f"{card.name}-drift"), settings, lambda: show(rows))
+            models_.append({**_describe(card, own, settings), **drift})
     for row in rows:
         del row["status"]
     environment = {
@@ -193,16 +198,57 @@ def _measure(rows: list[Record], folders: list[Path], settings: Record, changed:
 
 
 def _train(row: Record, worker: Worker, settings: Record, changed: Callable[[], None]) -> None:
-    run = {key: row[key] for key in ("model", "backend", "engine")}
-    mode = None if row["engine"] == "keras" else row["mode"]
     watched: list[float] = []
-    for answer in worker.ask("train", **run, mode=mode, **settings):
+    for answer in worker.ask("train", **_training(row, settings)):
         if "step" in answer:
             watched.append(answer["loss"])
             row |= {"status": f"step {answer['step']}, loss {answer['loss']:.4f}", "watched": watched}
         else:
             row |= {**answer, "status": "trained"}
         changed()
+
+
+def _training(row: Record, settings: Record) -> Record:
+    """What a process needs to know of a run."""
+    mode = None if row["engine"] == "keras" else row["mode"]
+    return {
+        "subject": {
+            **{key: row[key] for key in ("model", "backend")},
+            **{key: settings[key] for key in ("threads", "device", "task", "tokenizer", "seed")},
+        },
+        "how": {
+            **{key: settings[key] for key in ("epochs", "steps", "batch_size", "seed")},
+            "engine": row["engine"],
+            "mode": mode,
+        },
+    }
+
+
+def _drift(
+    rows: list[Record], pairs: list[Record], folder: Path, settings: Record, changed: Callable[[], None]
+) -> Record:
+    """How far the quickest run drifts from itself, if losses part beyond the bound, and the bound then.
+
+    It trains again from weights a unit in the last place off, a few times, until it has drifted far enough
+    to explain what was found: what one framework does to itself is no difference of two.
+    """
+    apart = max((pair["losses"] for pair in pairs if math.isfinite(pair["losses"])), default=0.0)
+    if apart <= ladder.BOUNDS["losses"]:
+        return {}
+    row = min((row for row in rows if not row["error"]), key=lambda row: row["train_s"])
+    found, runs = 0.0, 0
+    with closing(Worker("zoo.comparison.worker", folder, row["backend"])) as worker, suppress(WorkerDied):
+        while runs < ladder.NUDGES and ladder.floor(found) < apart:
+            row["status"] = f"drift from itself, {runs + 1} of up to {ladder.NUDGES}"
+            changed()
+            *_, answer = worker.ask("drift", **_training(row, settings), nudge=runs)
+            found = max(found, ladder.gap(np.array(row["losses"]), np.array(answer["losses"])))
+            runs += 1
+    row["status"] = "done"
+    return {
+        "drift": {"run": _name(row), "runs": runs, "losses": found},
+        "bounds": {"losses": max(ladder.BOUNDS["losses"], ladder.floor(found))},
+    }
 
 
 def _timings(times: list[float], row: Record) -> Record:

@@ -26,7 +26,7 @@ from pygments.lexers import PythonLexer
 
 from zoo.comparison import ladder_report
 from zoo.comparison.ladder_report import scientific
-from zoo.ladder import BOUNDS
+from zoo.ladder import BOUNDS, FLOORS
 from zoo.tasks.baselines import Baseline
 
 Number = float | None
@@ -177,9 +177,18 @@ def read_runs(rows: Iterable[Record]) -> list[Run]:
 # The finding, in words
 
 
-def finding(runs: list[Run], pairs: list[Record], bounds: dict[str, float]) -> Iterator[str]:
+def finding(
+    runs: list[Run], pairs: list[Record], bounds: dict[str, float], drift: Record | None = None
+) -> Iterator[str]:
     """What the numbers say, a sentence at a time, the most important first."""
-    yield from agreement(runs, pairs, bounds["losses"])
+    yield from agreement(runs, pairs, bounds["losses"], drifts=drift is not None)
+    if drift:
+        who = next(run.name for run in runs if run.key == drift["run"])
+        by, asked = scientific(drift["losses"]), count(drift["runs"], "run")
+        yield (
+            f"With initial weights a unit in the last place off, {who} drifts up to {by} from itself "
+            f"({asked}): {word(FLOORS)} times that is the bound."
+        )
     for quantity in ("initial_weights", "outputs"):
         over = [pair for pair in pairs if beyond(pair, quantity, bounds)]
         if over:
@@ -196,7 +205,7 @@ def finding(runs: list[Run], pairs: list[Record], bounds: dict[str, float]) -> I
             yield f"The loss of {run.name} is not a number from step {run.broken_at:,}."
 
 
-def agreement(runs: list[Run], pairs: list[Record], bound: float) -> Iterator[str]:
+def agreement(runs: list[Run], pairs: list[Record], bound: float, *, drifts: bool = False) -> Iterator[str]:
     sound = {run.key: run.name for run in runs if run.losses and not run.error and not run.broken_at}
     compared = [p for p in pairs if p["a"] in sound and p["b"] in sound and p.get("losses") is not None]
     total = count(len(runs), "run")
@@ -209,6 +218,8 @@ def agreement(runs: list[Run], pairs: list[Record], bound: float) -> Iterator[st
         worst = max(compared, key=lambda pair: pair["losses"])
         if worst["losses"] == 0:
             yield f"{some} equal to the last bit at every step"
+        elif worst["losses"] <= bound and drifts:
+            yield f"{some} up to {scientific(worst['losses'])} apart, which rounding alone explains"
         elif worst["losses"] <= bound:
             yield f"{some} equal within {scientific(worst['losses'])} at every step"
         else:
@@ -402,7 +413,7 @@ def index(result: Record) -> str:
     """What was found of each model, in a line that leads to it."""
     rows = []
     for i, model in enumerate(result["models"]):
-        first = next(finding(*of(model, result)))
+        first = next(finding(*of(model, result), model.get("drift")))
         rows.append(f'<li><a href="#model{i}">{escape(model["name"])}</a>: {prose(first)}</li>')
     return f'<nav aria-label="Models"><ol>{"".join(rows)}</ol></nav>'
 
@@ -411,7 +422,7 @@ def section(model: Record, result: Record) -> str:
     """All that the page says of one model."""
     runs, pairs, bounds = of(model, result)
     finished = [run for run in runs if not run.error]
-    first, *rest = finding(runs, pairs, bounds)
+    first, *rest = finding(runs, pairs, bounds, model.get("drift"))
     title = f"model{result['models'].index(model)}"
     # The whole page draws some 20,000 points a chart at most: a long training must not make it heavy.
     points = min(600, 20_000 // max(1, len(result["runs"])))

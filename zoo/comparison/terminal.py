@@ -67,6 +67,12 @@ def summary(result: Record, console: Console) -> None:
             f"at most {worst['predictions']} predictions differ",
             highlight=False,
         )
+        if drift := model.get("drift"):
+            console.print(
+                f"  with initial weights a unit in the last place off {drift['run']} drifts by up to "
+                f"{drift['losses']:.1e} from itself: losses are held to {model['bounds']['losses']:.1e}",
+                highlight=False,
+            )
         for pair in pairs:
             if pair["first_layer"]:
                 first, bound = pair["first_layer"], BOUNDS["outputs"]

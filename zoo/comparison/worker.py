@@ -4,6 +4,7 @@ It imports one framework; the orchestrator none. Commands, see `zoo.workers`:
 
     train   trains; answers {"step", "loss"} now and then, and at the end the facts of the run
     time    n more steps on one batch: {"ms": a step}
+    drift   trains from weights a unit in the last place off: {"losses"}
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from zoo import backends, registry, taps, tasks, tokenizers, training
+from zoo import backends, probe, registry, taps, tasks, tokenizers, training
 from zoo._lazy import keras, ops
 from zoo.workers import Tell, serve
 
@@ -28,26 +29,10 @@ class Worker:
     def __init__(self, folder: Path, tell: Tell):
         self.folder, self.tell = folder, tell
 
-    def train(
-        self,
-        *,
-        model: str,
-        backend: str,
-        engine: str,
-        mode: str | None,
-        threads: int | None,
-        device: str | None,
-        **arguments: Any,
-    ) -> None:
-        backends.use(backend, threads=threads, device=device)
+    def train(self, *, subject: dict[str, Any], how: dict[str, Any]) -> None:
+        built, data = prepare(**subject)
         current = backends.current()
-        card = registry.card(model)
-        task = arguments.pop("task") or card.task
-        code = tokenizers.found(arguments.pop("tokenizer"))
-        seed = arguments["seed"]
-        built = registry.build(model, seed=seed, **training.fitting(card, task, tokenizer=code))
         save_file(_weights(built), self.folder / "initial_weights.safetensors")
-        data = tasks.load(task, registry.input_shapes(built), card.preprocessing, code)
         outputs = taps.layer_outputs(built, data.first(16))
         np.savez(self.folder / "outputs.npz", allow_pickle=False, **outputs)  # keeps the layers in order
         last = 0.0
@@ -58,12 +43,12 @@ class Worker:
                 last = time.perf_counter()
                 self.tell(step=step + 1, loss=training.number(loss))
 
-        run = training.train(built, data, engine=engine, mode=mode, progress=False, watch=watch, **arguments)
+        run = training.train(built, data, progress=False, watch=watch, **how)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
         best = [run.stepper.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
         np.savez(self.folder / "predictions.npz", predictions=np.concatenate(best))
-        self.run, self.batch = run, next(run.task.batches(run.batch_size, seed, 0))
+        self.run, self.batch = run, next(run.task.batches(run.batch_size, run.seed, 0))
         self.tell(
             last=True,
             mode=run.mode,
@@ -75,7 +60,7 @@ class Worker:
             train_s=run.train_s,
             peak_mb=peak / 2**20,
             version=current.version(),
-            device=current.devices()[0].name if device is None else device,
+            device=subject["device"] or current.devices()[0].name,
             code=inspect.getsource(type(getattr(run.stepper, "step", run.stepper))),
         )
 
@@ -92,6 +77,29 @@ class Worker:
         start = time.perf_counter()
         engine.fit((batch for _ in count()), steps, steps, on_step, lambda: False)
         self.tell(last=True, ms=(time.perf_counter() - start) * 1e3 / steps)
+
+    def drift(self, *, subject: dict[str, Any], how: dict[str, Any], nudge: int) -> None:
+        built, data = prepare(**subject)
+        probe.nudge(built, nudge)
+        self.tell(last=True, losses=training.train(built, data, progress=False, **how).losses)
+
+
+def prepare(
+    *,
+    model: str,
+    backend: str,
+    threads: int | None,
+    device: str | None,
+    task: str | None,
+    tokenizer: str | None,
+    seed: int,
+) -> tuple[keras.Model, tasks.Task]:
+    """The model with its initial weights, and the data."""
+    backends.use(backend, threads=threads, device=device)
+    card, code = registry.card(model), tokenizers.found(tokenizer)
+    named = task or card.task
+    built = registry.build(model, seed=seed, **training.fitting(card, named, tokenizer=code))
+    return built, tasks.load(named, registry.input_shapes(built), card.preprocessing, code)
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:
