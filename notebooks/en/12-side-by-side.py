@@ -198,7 +198,8 @@ assert all(curve[-1] <= floor < 0.1 for curve in theirs.values())
 # it, and from then on it is another training, as good as the first. Which run forks is chance, and differs from one
 # framework to the next. No framework is to blame. So the bound of rung 5 is measured in the same run, the
 # *chaos floor*: two frameworks may differ by five times what one differs from itself, which counts as a unit in the last
-# place of a loss at least. A fixed bound would either lie or fail.
+# place of a loss at least. A fixed bound would either lie or fail. `zoo compare` does the same where losses part: its page
+# says whether rounding alone explains it.
 #
 # ## Four traps
 #
