@@ -474,7 +474,7 @@ def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any
     # Keras would read off its first two batches which axes vary, and stop at the first that differs.
     x, y = first = next(batches)
     specs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs}
-    signature = specs if isinstance(x, Mapping) else next(iter(specs.values()))
+    signature = {name: specs[name] for name in x} if isinstance(x, Mapping) else next(iter(specs.values()))
     labels = tf.TensorSpec([None] * y.ndim, y.dtype)
     return tf.data.Dataset.from_generator(
         lambda: chain([first], batches), output_signature=(signature, labels)

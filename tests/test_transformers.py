@@ -321,6 +321,18 @@ def test_training_refuses_tokens_and_labels_that_do_not_fit() -> None:
         zoo.train(small("gpt-nano"), (long, long), steps=1)
 
 
+def test_both_engines_train_where_inputs_are_left_out() -> None:
+    """The mask of a text without padding is 1 everywhere: given or not, the losses are the same."""
+    tokens = np.random.default_rng(0).integers(1, 13, (8, 6), dtype=np.int32)
+    bare, whole = {"token_ids": tokens}, {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
+    losses = [
+        zoo.train(small("gpt-nano"), (x, tokens), engine=engine, steps=3, batch_size=4).losses
+        for x, engine in ((bare, "native"), (bare, "keras"), (whole, "keras"))
+    ]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+    assert losses[2] == pytest.approx(losses[0], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "task", "changes"),
     [
