@@ -13,7 +13,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import _measured
 from _figures import figures
+from _measured import row
 
 import zoo
 from zoo import cli, ladder, recipes, registry, weights
@@ -121,6 +123,7 @@ def model_page(family: str) -> str:
     name = name.removeprefix("The ")
     lines = [f"# {name[:1].upper()}{name[1:]}", "", idea, "", linked(rest), ""]
     lines += ["## Sizes", "", *sizes(cards), ""]
+    lines += _measured.sections(family)
     lines += ["## Blocks", "", *blocks(cards), ""]
     lines += [
         "## Arguments",
@@ -178,10 +181,6 @@ def sizes(cards: list[registry.Card]) -> list[str]:
             f"less the mean {mean}, over the deviation {deviation}.",
         ]
     return lines
-
-
-def row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def blocks(cards: list[registry.Card]) -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -17,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+
+from zoo.registry import FAMILIES
 
 pytest.importorskip("furo")
 
@@ -79,6 +82,45 @@ def test_the_tables_of_both_readmes_are_those_of_the_registry(monkeypatch: pytes
         cards = [registry.card(model) for model in registry.list_models()]
         assert [c.name for c in cards if f"`{c.name}` {c.parameters:,}" not in text] == []
         assert text == readme.renewed(name), "python docs/_readme.py writes the table anew"
+
+
+MEASURED = sorted((DOCS / "measured").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
+def test_what_a_page_says_was_measured_is_of_the_versions_known_to_work(path: Path):
+    pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    versions = json.loads(path.read_text(encoding="utf-8"))["environment"]["versions"]
+    assert {"torch", "jax", "keras"} <= pins.keys() & versions.keys()
+    # torch adds of which build it is: 2.13.0+cpu
+    old = {name: v for name, v in versions.items() if pins.get(name, v) != v.partition("+")[0]}
+    assert not old, "python docs/_measured.py measures anew"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_parity_that_a_page_shows_is_whole_and_holds(family: str, monkeypatch: pytest.MonkeyPatch):
+    from zoo import registry
+
+    monkeypatch.syspath_prepend(str(DOCS))
+    model = import_module("_measured").MODELS[family]
+    assert registry.card(model).file.stem == family
+    rows = json.loads((DOCS / "measured" / f"{model}-parity.json").read_text(encoding="utf-8"))["rows"]
+    assert {(row["rung"], row["dtype"]) for row in rows} == {
+        (rung, dtype) for rung in range(1, 9) for dtype in ("float32", "float64")
+    }
+    for row in rows:
+        assert row["verdict"] in ("holds", "gap"), row
+        assert row["measured"] <= row["bound"] or row["verdict"] == "gap"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MEASURED if "bench" in path.stem], ids=lambda path: path.stem
+)
+def test_the_speed_that_a_page_shows_is_of_every_framework(path: Path):
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert {row["error"] for row in rows} == {None}
+    ran = {(row["backend"], row["what"]) for row in rows}
+    assert ran >= {(name, what) for name in ("torch", "tensorflow", "jax") for what in ("train", "infer")}
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md"])

@@ -1,0 +1,159 @@
+"""What the models' pages say was measured: recorded by one command, shown as two tables.
+
+    python docs/_measured.py [parity|bench] [MODEL ...]    writes docs/measured/MODEL-parity.json, -bench.json
+
+All of both if none is named; a bench takes some four minutes, on a machine with nothing else to do. The
+parity ladder is climbed with the small configurations, as `zoo parity` does; speed is measured in full size,
+as `zoo bench` does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from zoo import benchmarks, ladder, machine, terminal
+from zoo.comparison import ladder_report
+
+Record = dict[str, Any]
+FOLDER = Path(__file__).parent / "measured"
+MODELS = {  # of each family one that two cores train a step of in about a second
+    "mlp": "mlp",
+    "lenet": "lenet5",
+    "alexnet": "alexnet",
+    "vgg": "vgg11",
+    "resnet": "resnet18",
+    "efficientnet": "efficientnet-b0",
+    "recurrent": "lstm",
+    "bert": "bert-mini",
+    "gpt": "gpt-mini",
+    "t5": "t5-mini",
+    "vit": "vit-ti16",
+}
+WRITERS = ("gpt-mini", "t5-mini")
+KINDS = {"train": "training", "infer": "inference", "generate": "writing 64 tokens"}
+TIMED = ("backend", "what", "contestant", "batch_size", "step_ms", "step_ms_quartiles", "ratio", "compile_s",
+         "peak_mb", "error")  # fmt: skip
+CLIMBED = ("model", "dtype", "rung", "name", "a", "b", "measured", "bound", "verdict", "error")
+
+
+def record(part: str, model: str) -> None:
+    """Climb with a model or time it, and write what was found."""
+    measure, kept = {"parity": (_climb, CLIMBED), "bench": (_times, TIMED)}[part]
+    print(f"{model}: {part}", flush=True)
+    rows = ",\n".join(json.dumps({name: row.get(name) for name in kept}) for row in measure(model))
+    here = machine.environment()
+    facts = {
+        "model": model,
+        "date": datetime.now(UTC).date().isoformat(),
+        "environment": {name: here[name] for name in ("processor", "cores", "versions")},
+    }
+    FOLDER.mkdir(exist_ok=True)
+    text = f'{json.dumps(facts)[:-1]},\n"rows": [\n{rows}\n]}}\n'
+    (FOLDER / f"{model}-{part}.json").write_text(text, encoding="utf-8")
+
+
+def _times(model: str) -> list[Record]:
+    what = [kind for kind in KINDS if kind != "generate" or model in WRITERS]
+    return benchmarks.bench(model, what=what, report=terminal.bench)
+
+
+def _climb(model: str) -> list[Record]:
+    result = ladder.parity(model, modes=(), float64=True)
+    ladder_report.summary(result, terminal.console())
+    return result.rows
+
+
+def read(path: Path) -> Record:
+    """What was recorded: "model", "date", "environment", "rows"."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def sections(family: str) -> list[str]:
+    """A family's sections of what was recorded, parity and speed."""
+    files = {
+        FOLDER / f"{MODELS[family]}-{part}.json": show
+        for part, show in (("parity", _parity), ("bench", _speed))
+    }
+    return [line for path, show in files.items() if path.exists() for line in [*show(read(path)), ""]]
+
+
+def _when(found: Record) -> str:
+    versions = found["environment"]["versions"]
+    # TensorFlow's package has either name.
+    names = {"keras": "Keras", "torch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
+    said = (f"{title} {versions.get(name) or versions[f'{name}-cpu']}" for name, title in names.items())
+    return f"Measured on {found['date']} with {', '.join(said)}."
+
+
+def _parity(found: Record) -> list[str]:
+    names = ", ".join(f"{rung.number} {rung.name}" for rung in ladder.RUNGS)
+    lines = [
+        "## Parity",
+        "",
+        f"`{found['model']}` in its small configuration on [the ladder](../ladder.md): the largest "
+        "difference of two frameworks on each rung, on rung 7 of the engines of one. The rungs are "
+        f"{names}; five times what torch drifts from itself by rounding is the bound of training in "
+        f"float32. {_when(found)}",
+    ]
+    pairs = ladder_report.grid({"models": [found["model"]], "rows": found["rows"]})
+    for dtype, group in itertools.groupby(pairs, key=lambda pair: pair[1]):
+        own = list(group)
+        lines += ["", row([dtype, *map(str, ladder.NUMBERS)])]
+        lines.append(row(["---", *("---:" for _ in ladder.NUMBERS)]))
+        for _, _, pair, rows in own:
+            lines.append(
+                row([pair, *(ladder_report.cell(rows[n]) if n in rows else "" for n in ladder.NUMBERS)])
+            )
+        limits = {n: rows[n]["bound"] for _, _, _, rows in own for n in rows}
+        bounds = (ladder_report.scientific(limits[n]) if limits[n] else "equal" for n in ladder.NUMBERS)
+        lines.append(row(["*bound*", *bounds]))
+    return lines
+
+
+def _speed(found: Record) -> list[str]:
+    machine = found["environment"]
+    lines = [
+        "## Speed",
+        "",
+        f"`{found['model']}` in full size, by {machine['cores']} cores ({machine['processor']}). The ratio "
+        "is to the plain program of the same framework in its first mode, the two in turn: below 1 the zoo "
+        f"is faster. Quartiles stand in brackets; memory is the most that the process held. {_when(found)}",
+    ]
+    for what, rows in itertools.groupby(found["rows"], key=lambda row: row["what"]):
+        timed = [row for row in rows if not row["error"]]
+        size = timed[0]["batch_size"]
+        title = KINDS[what] if what == "generate" else f"{KINDS[what]}, batches of {size}"
+        lines += ["", f"### {title[:1].upper()}{title[1:]}", ""]
+        lines.append(row(["framework", "who", "a step, ms", "ratio", "compiling, s", "memory, MB"]))
+        lines.append(row(["---", "---", "---:", "---:", "---:", "---:"]))
+        lines += [row(_cells(one)) for one in timed]
+    return lines
+
+
+def _cells(one: Record) -> list[str]:
+    low, high = one["step_ms_quartiles"]
+    return [
+        one["backend"],
+        one["contestant"],
+        f"{one['step_ms']:.2f} ({low:.2f} to {high:.2f})",
+        "" if one["ratio"] is None else f"{one['ratio']:.2f}",
+        f"{one['compile_s']:.1f}",
+        f"{one['peak_mb']:,.0f}",
+    ]
+
+
+def row(cells: list[str]) -> str:
+    """A row of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    asked = sys.argv[1:]
+    parts = [part for part in ("parity", "bench") if part in asked] or ["parity", "bench"]
+    for part, model in itertools.product(parts, [m for m in asked if m not in parts] or MODELS.values()):
+        record(part, model)
