@@ -2,7 +2,7 @@
 
     python docs/_measured.py [parity|bench] [MODEL ...]    writes docs/measured/MODEL-parity.json, -bench.json
 
-All of both if none is named; a bench takes some four minutes, on a machine with nothing else to do. The
+All of both if none is named; a bench takes five to ten minutes, on a machine with nothing else to do. The
 parity ladder is climbed with the small configurations, as `zoo parity` does; speed is measured in full size,
 as `zoo bench` does.
 """
@@ -35,7 +35,7 @@ MODELS = {  # of each family one that two cores train a step of in about a secon
     "vit": "vit-ti16",
 }
 WRITERS = ("gpt-mini", "t5-mini")
-KINDS = {"train": "training", "infer": "inference", "generate": "writing 64 tokens"}
+KINDS = {"train": "training", "infer": "inference", "generate": f"writing {benchmarks.WRITTEN} tokens"}
 TIMED = ("backend", "what", "contestant", "batch_size", "step_ms", "step_ms_quartiles", "ratio", "compile_s",
          "peak_mb", "error")  # fmt: skip
 CLIMBED = ("model", "dtype", "rung", "name", "a", "b", "measured", "bound", "verdict", "error")

@@ -241,9 +241,9 @@ def longest(model: keras.Model) -> int | None:
     return min((layer.limit for layer in model.layers if hasattr(layer, "limit")), default=None)
 
 
-def check_length(model: keras.Model, name: str, count: int) -> None:
-    """Raise WrongConfiguration for more tokens in an input than a model takes."""
-    if (limit := longest(model)) is not None and count > limit:
+def check_length(model: keras.Model, name: str, count: int, limit: int | None) -> None:
+    """Raise WrongConfiguration for more tokens in an input than `longest` says that a model takes."""
+    if limit is not None and count > limit:
         raise WrongConfiguration(
             f"{model.name}: {count} tokens in {name}; it has positions for {limit}. Cut the text, or build "
             "the model with positions= as many"
@@ -252,6 +252,7 @@ def check_length(model: keras.Model, name: str, count: int) -> None:
 
 def check_tokens(model: keras.Model, inputs: Mapping[str, Any]) -> None:
     """Raise WrongConfiguration for tokens a model does not know, or more of them than it takes."""
+    limit = longest(model)
     for tensor in model.inputs:
         x = inputs.get(tensor.name)
         if x is None or tensor.dtype != "int32":
@@ -261,7 +262,7 @@ def check_tokens(model: keras.Model, inputs: Mapping[str, Any]) -> None:
             raise WrongConfiguration(
                 f"{model.name}: {tensor.name} of shape {x.shape}; expected (batch, length)"
             )
-        check_length(model, tensor.name, x.shape[1])
+        check_length(model, tensor.name, x.shape[1], limit)
         if count is not None and x.size and not 0 <= x.min() <= x.max() < count:
             wrong = x[(x < 0) | (x >= count)][0]
             raise WrongConfiguration(

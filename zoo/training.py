@@ -667,9 +667,10 @@ def _check_fit(model: keras.Model, task: Task) -> None:
         raise WrongConfiguration(f"{model.name} takes examples of shape {expected}, {task.name} has {given}")
     for name, part in _tokens(x):
         registry.check_tokens(model, {name: sequences.extremes(part)})
-    for split in (seen, task.test[0] if task.test and task.spoil is None else None):
+    limit = registry.longest(model)
+    for split in (seen, task.test[0]) if task.test and task.spoil is None else (seen,):
         for name, part in _tokens(split):
-            registry.check_length(model, name, sequences.longest(part))
+            registry.check_length(model, name, sequences.longest(part), limit)
     if isinstance(task.loss, str) and task.loss not in LOSSES:
         raise UnknownName(
             f"no loss {task.loss!r}; {nearest(task.loss, LOSSES)}, or give a function (y, logits)"
@@ -706,9 +707,9 @@ def _check_fit(model: keras.Model, task: Task) -> None:
 
 
 def _tokens(x: Any) -> Iterator[tuple[str, Any]]:
-    """The inputs that are tokens, by name; none of None."""
+    """The inputs that are tokens, by name."""
     for name, part in (x if isinstance(x, dict) else {"token_ids": x}).items():
-        if part is not None and np.issubdtype(part.dtype, np.integer):
+        if np.issubdtype(part.dtype, np.integer):
             yield name, part
 
 

@@ -178,7 +178,7 @@ def read_runs(rows: Iterable[Record]) -> list[Run]:
 
 
 def finding(
-    runs: list[Run], pairs: list[Record], bounds: dict[str, float], drift: Record | None = None
+    runs: list[Run], pairs: list[Record], bounds: dict[str, float], drift: Record | None
 ) -> Iterator[str]:
     """What the numbers say, a sentence at a time, the most important first."""
     yield from agreement(runs, pairs, bounds["losses"], drifts=drift is not None)
@@ -401,28 +401,28 @@ def bar_chart(
 # The page's parts
 
 
-def of(model: Record, result: Record) -> tuple[list[Run], list[Record], dict[str, float]]:
-    """A model's runs, pairs and bounds."""
+def of(model: Record, result: Record) -> tuple[list[Run], list[Record], dict[str, float], Record | None]:
+    """A model's runs, pairs, bounds and drift: what `finding` reads."""
     runs = read_runs(row for row in result["runs"] if row["model"] == model["name"])
     pairs = [pair for pair in result["differences"] if pair["model"] == model["name"]]
     # A model may bring bounds of its own: what a chaotic one drifts from itself is no framework's fault.
-    return runs, pairs, BOUNDS | (model.get("bounds") or {})
+    return runs, pairs, BOUNDS | (model.get("bounds") or {}), model.get("drift")
 
 
 def index(result: Record) -> str:
     """What was found of each model, in a line that leads to it."""
     rows = []
     for i, model in enumerate(result["models"]):
-        first = next(finding(*of(model, result), model.get("drift")))
+        first = next(finding(*of(model, result)))
         rows.append(f'<li><a href="#model{i}">{escape(model["name"])}</a>: {prose(first)}</li>')
     return f'<nav aria-label="Models"><ol>{"".join(rows)}</ol></nav>'
 
 
 def section(model: Record, result: Record) -> str:
     """All that the page says of one model."""
-    runs, pairs, bounds = of(model, result)
+    runs, pairs, bounds, drift = of(model, result)
     finished = [run for run in runs if not run.error]
-    first, *rest = finding(runs, pairs, bounds, model.get("drift"))
+    first, *rest = finding(runs, pairs, bounds, drift)
     title = f"model{result['models'].index(model)}"
     # The whole page draws some 20,000 points a chart at most: a long training must not make it heavy.
     points = min(600, 20_000 // max(1, len(result["runs"])))
