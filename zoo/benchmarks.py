@@ -246,15 +246,15 @@ def make(contestant: Contestant, job: Record) -> Burst:
         return _training(lambda: step(px, py))
     model = _build(card)
     engine = "keras" if contestant.who == "keras" else "native"
+    if job["what"] == "infer":
+        if engine == "keras":
+            return _inference(backend, lambda: model.predict_on_batch(x), ready=True)
+        predict, tx = backend.predictor(model, contestant.mode), backends.tensors(x)
+        return _inference(backend, lambda: predict(tx))
     mode = "fit" if engine == "keras" else contestant.mode
     stepper = training.make_engine(
         engine, model, training.Objective(loss), optimizers.AdamW(**settings), mode
     )
-    if job["what"] == "infer":
-        if engine == "keras":
-            return _inference(backend, lambda: model.predict_on_batch(x), ready=True)
-        tx = backends.tensors(x)
-        return _inference(backend, lambda: stepper.predictor(tx))
     if engine == "native":
         tx, ty = backends.tensors(x), backend.tensor(y)
         return _training(lambda: stepper.step(tx, ty))

@@ -647,12 +647,14 @@ class RelativePositions(Layer):
         super().__init__(**kwargs)
         self.heads, self.causal, self.buckets, self.distance = heads, causal, buckets, distance
         self.initializer = _initializer(initializer)
-        # A table by the distance: no framework's logarithm decides where a bucket ends.
+        # A table, from -distance to distance: no framework's logarithm decides where a bucket ends.
         count = buckets if causal else buckets // 2
         exact, steps = count // 2, np.arange(distance + 1, dtype=np.float32)
         far = np.log(np.maximum(steps, 1) / np.float32(exact)) / np.float32(np.log(distance / exact))
         wide = exact + (far * np.float32(count - exact)).astype(np.int32)
-        self.bucket = np.where(steps < exact, steps, np.minimum(wide, count - 1)).astype(np.int32)
+        before = np.where(steps < exact, steps, np.minimum(wide, count - 1)).astype(np.int32)
+        after = np.zeros_like(before) if causal else count + before
+        self.bucket = np.concatenate([before[::-1], after[1:]])
 
     def build(self, input_shape: Shape) -> None:
         del input_shape
@@ -660,16 +662,17 @@ class RelativePositions(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         cache = caching.current() if self.causal else None
-        if cache is None:
-            queries = keys = _steps(x)
+        n, far = x.shape[1], self.distance
+        if cache is None and n is not None:  # a constant of the program
+            after = np.arange(n) - np.arange(n)[:, None]
+            bucket = self.bucket[np.clip(after, -far, far) + far][None]
         else:
-            queries = cache.steps(x.shape[1])
-            keys = ops.expand_dims(ops.arange(cache.length, dtype="int32"), 0)
-        after = ops.expand_dims(keys, 1) - ops.expand_dims(queries, 2)  # (1 or b, n, m)
-        before = -ops.minimum(after, 0) if self.causal else ops.abs(after)
-        bucket = ops.take(ops.convert_to_tensor(self.bucket), ops.minimum(before, self.distance), axis=0)
-        if not self.causal:
-            bucket = bucket + ops.cast(after > 0, "int32") * (self.buckets // 2)
+            queries = keys = _steps(x)
+            if cache is not None:
+                queries = cache.steps(x.shape[1])
+                keys = ops.expand_dims(ops.arange(cache.length, dtype="int32"), 0)
+            after = ops.expand_dims(keys, 1) - ops.expand_dims(queries, 2)  # (1 or b, n, m)
+            bucket = ops.take(ops.convert_to_tensor(self.bucket), ops.clip(after, -far, far) + far, axis=0)
         bias = ops.take(ops.convert_to_tensor(self.table), bucket, axis=0)  # (1 or b, n, m, heads)
         return ops.transpose(bias, (0, 3, 1, 2))
 
