@@ -176,8 +176,8 @@ class Backend(Protocol):
         """(b, h, w, c) -> (b, h', w', c), the mean of each window."""
         ...
 
-    def dense(self, x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-        """(..., in) x (in, out) + (out) -> (..., out)."""
+    def dense(self, x: Tensor, kernel: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
+        """(..., in) x (in, out) + (out) -> (..., out); a `transposed` kernel is (out, in)."""
         ...
 
     def batch_norm(

@@ -150,8 +150,8 @@ def _windows(size: int, stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (1, size, size, 1), (1, stride, stride, 1)
 
 
-def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    y = x @ kernel
+def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, transposed: bool = False) -> jax.Array:
+    y = x @ (kernel.T if transposed else kernel)
     return y if bias is None else y + bias
 
 

@@ -131,8 +131,11 @@ def average_pool(x: tf.Tensor, size: int, stride: int) -> tf.Tensor:
     return tf.nn.avg_pool2d(x, size, stride, "VALID")
 
 
-def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-    y = tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel
+def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, *, transposed: bool = False) -> tf.Tensor:
+    if transposed:
+        y = tf.einsum("...i,oi->...o", x, kernel)  # tf.transpose would copy the kernel
+    else:
+        y = tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel
     return y if bias is None else tf.nn.bias_add(y, bias)
 
 

@@ -125,8 +125,10 @@ def average_pool(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
     return _channels_last(F.avg_pool2d(_channels_first(x), size, stride))
 
 
-def dense(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return F.linear(x, kernel.mT, bias)
+def dense(
+    x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, *, transposed: bool = False
+) -> torch.Tensor:
+    return F.linear(x, kernel if transposed else kernel.mT, bias)
 
 
 def batch_norm(

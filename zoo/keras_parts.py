@@ -541,7 +541,7 @@ class Embedding(Layer):
     def call(self, x: Tensor, reverse: bool = False) -> Tensor:
         table = ops.convert_to_tensor(self.table)
         if reverse:
-            return backends.current().dense(x, ops.transpose(table), None)
+            return backends.current().dense(x, table, None, transposed=True)
         return ops.take(table, x, axis=0)
 
     def logits(self, x: Tensor) -> Tensor:
