@@ -110,7 +110,7 @@ def conv(
             x,
             kernel,
             (stride, stride),
-            [(padding, padding)] * 2,
+            _sides(padding)[1:3],
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=groups,
         )
@@ -122,11 +122,10 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> ja
 
     On a CPU its own takes ten times as long and more (docs/upstream.md).
     """
-    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    sides = kernel.shape[:2]
-    ends = [n - k + 1 for n, k in zip(x.shape[1:3], sides, strict=True)]
+    x, taps = jnp.pad(x, _sides(padding)), kernel.shape[:2]
+    ends = [n - k + 1 for n, k in zip(x.shape[1:3], taps, strict=True)]
     shifted = (
-        x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] * kernel[i, j] for i, j in np.ndindex(sides)
+        x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] * kernel[i, j] for i, j in np.ndindex(taps)
     )
     return reduce(jnp.add, shifted)
 
@@ -138,8 +137,11 @@ def _on_a_cpu() -> bool:
 
 
 def max_pool(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
-    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, *_windows(size, stride), sides)
+    return lax.reduce_window(x, -jnp.inf, lax.max, *_windows(size, stride), _sides(padding))
+
+
+def _sides(padding: int) -> tuple[tuple[int, int], ...]:
+    return (0, 0), (padding, padding), (padding, padding), (0, 0)
 
 
 def average_pool(x: jax.Array, size: int, stride: int) -> jax.Array:

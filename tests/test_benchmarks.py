@@ -117,6 +117,26 @@ def test_only_a_peer_that_writes_is_raced_at_writing() -> None:
     assert len(benchmarks.contestants("resnet18", "torch", "generate")) == 1
 
 
+def test_a_step_costs_the_same_whoever_ran_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows another finds the memory gone that it had, which is no step of its own loop."""
+    clock, last = 0.0, ""
+
+    def make(contestant: Contestant, _: Any) -> benchmarks.Burst:
+        def burst(steps: int) -> float:
+            nonlocal clock, last
+            clock += steps + (100 if contestant.name != last else 0)
+            last = contestant.name
+            return 0.0
+
+        return burst
+
+    monkeypatch.setattr(benchmarks, "make", make)
+    monkeypatch.setattr(benchmarks.time, "perf_counter", lambda: clock)
+    field = [Contestant("zoo", "traced"), Contestant("plain", "eager")]
+    times = benchmarks.race(field, {"rounds": 3, "burst": 2})
+    assert times == {contestant.name: [1000.0] * 3 for contestant in field}
+
+
 @pytest.mark.skipif(HERE.NAME not in PEER, reason="no peer of a vision model on TensorFlow")
 def test_without_the_peers_package_its_row_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     package = PEER[HERE.NAME]

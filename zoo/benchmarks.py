@@ -1,7 +1,7 @@
 """`zoo bench`: the zoo's step against the same network written plainly in each framework, and Keras's `fit`.
 
 Times are ratios within one process: every contestant of a framework runs there in turn, burst after burst,
-so that a busy machine slows all alike. Compile time and peak memory come from a process of its own for
+so that a busy machine slows all alike; a step before each burst does not count. Compile time and peak memory come from a process of its own for
 each. All start from the same weights, take the same batch, and must arrive at the same loss; dropout, whose
 masks differ from framework to framework, is off. Building is timed in a process of its own each time, the
 contestants in turn.
@@ -391,6 +391,7 @@ def race(field: Sequence[Contestant], job: Record) -> dict[str, list[float]]:
         burst(2 * job["burst"])
     for _ in range(job["rounds"]):
         for name, burst in bursts.items():
+            burst(1)  # memory that the one before gave back to the system costs the next: not counted
             start = time.perf_counter()
             burst(job["burst"])
             times[name].append((time.perf_counter() - start) * 1e3 / job["burst"])
