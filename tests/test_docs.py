@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -14,6 +13,7 @@ from html.parser import HTMLParser
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -87,10 +87,17 @@ def test_the_tables_of_both_readmes_are_those_of_the_registry(monkeypatch: pytes
 MEASURED = sorted((DOCS / "measured").glob("*.json"))
 
 
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module that recorded what the pages show."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    return import_module("_measured")
+
+
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
-def test_what_a_page_says_was_measured_is_of_the_versions_known_to_work(path: Path):
+def test_what_a_page_says_was_measured_is_of_the_versions_known_to_work(path: Path, measured: Any):
     pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
-    versions = json.loads(path.read_text(encoding="utf-8"))["environment"]["versions"]
+    versions = measured.read(path)["environment"]["versions"]
     assert {"torch", "jax", "keras"} <= pins.keys() & versions.keys()
     # torch adds of which build it is: 2.13.0+cpu
     old = {name: v for name, v in versions.items() if pins.get(name, v) != v.partition("+")[0]}
@@ -98,13 +105,12 @@ def test_what_a_page_says_was_measured_is_of_the_versions_known_to_work(path: Pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_parity_that_a_page_shows_is_whole_and_holds(family: str, monkeypatch: pytest.MonkeyPatch):
+def test_the_parity_that_a_page_shows_is_whole_and_holds(family: str, measured: Any):
     from zoo import registry
 
-    monkeypatch.syspath_prepend(str(DOCS))
-    model = import_module("_measured").MODELS[family]
+    model = measured.MODELS[family]
     assert registry.card(model).file.stem == family
-    rows = json.loads((DOCS / "measured" / f"{model}-parity.json").read_text(encoding="utf-8"))["rows"]
+    rows = measured.read(DOCS / "measured" / f"{model}-parity.json")["rows"]
     assert {(row["rung"], row["dtype"]) for row in rows} == {
         (rung, dtype) for rung in range(1, 9) for dtype in ("float32", "float64")
     }
@@ -113,11 +119,9 @@ def test_the_parity_that_a_page_shows_is_whole_and_holds(family: str, monkeypatc
         assert row["measured"] <= row["bound"] or row["verdict"] == "gap"
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MEASURED if "bench" in path.stem], ids=lambda path: path.stem
-)
-def test_the_speed_that_a_page_shows_is_of_every_framework(path: Path):
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_speed_that_a_page_shows_is_of_every_framework(family: str, measured: Any):
+    rows = measured.read(DOCS / "measured" / f"{measured.MODELS[family]}-bench.json")["rows"]
     assert {row["error"] for row in rows} == {None}
     ran = {(row["backend"], row["what"]) for row in rows}
     assert ran >= {(name, what) for name in ("torch", "tensorflow", "jax") for what in ("train", "infer")}

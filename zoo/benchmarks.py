@@ -1,10 +1,10 @@
 """`zoo bench`: the zoo's step against the same network written plainly in each framework, and Keras's `fit`.
 
 Times are ratios within one process: every contestant of a framework runs there in turn, burst after burst,
-so that a busy machine slows all alike; a step before each burst does not count. Compile time and peak memory come from a process of its own for
-each. All start from the same weights, take the same batch, and must arrive at the same loss; dropout, whose
-masks differ from framework to framework, is off. Building is timed in a process of its own each time, the
-contestants in turn.
+so that a busy machine slows all alike; a step before each burst does not count. Compile time and peak memory
+come from a process of its own for each. All start from the same weights, take the same batch, and must arrive
+at the same loss; dropout, whose masks differ from framework to framework, is off. Building is timed in a
+process of its own each time, the contestants in turn.
 """
 
 from __future__ import annotations
