@@ -389,8 +389,10 @@ def race(field: Sequence[Contestant], job: Record) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in bursts}
     for burst in bursts.values():
         burst(2 * job["burst"])
+    order = list(bursts.items())
     for _ in range(job["rounds"]):
-        for name, burst in bursts.items():
+        order.reverse()  # so that nobody always follows the same one
+        for name, burst in order:
             burst(1)  # memory that the one before gave back to the system costs the next: not counted
             start = time.perf_counter()
             burst(job["burst"])
