@@ -82,7 +82,7 @@ class Cache:
 
 def hidden_unless(seen: Tensor, dtype: str) -> Tensor:
     """0 for a key that is seen, for another what hides it, to be added to its score."""
-    return ops.where(seen, ops.zeros((), dtype), ops.full((), HIDDEN, dtype))
+    return ops.cast(ops.logical_not(seen), dtype) * HIDDEN
 
 
 _current: ContextVar[Cache | None] = ContextVar("cache", default=None)
