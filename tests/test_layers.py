@@ -289,9 +289,8 @@ def test_dense_is_an_affine_map_of_the_last_axis(shape: tuple[int, ...]) -> None
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 4, 3), (2, 4, 5, 3)])
 def test_a_dense_kernel_may_be_given_transposed(shape: tuple[int, ...]) -> None:
-    rng, tensor = np.random.default_rng(0), backends.current().tensor
-    x, kernel = (rng.normal(size=size).astype(np.float32) for size in (shape, (6, 3)))
-    y = backends.current().dense(tensor(x), tensor(kernel), None, transposed=True)
+    x, kernel, here = noise(*shape), noise(6, 3), backends.current()
+    y = here.dense(here.tensor(x), here.tensor(kernel), None, transposed=True)
     np.testing.assert_allclose(numpy(y), np.einsum("...i,oi->...o", x, kernel), rtol=1e-5, atol=1e-6)
 
 

@@ -663,16 +663,17 @@ class RelativePositions(Layer):
     def call(self, x: Tensor) -> Tensor:
         cache = caching.current() if self.causal else None
         n, far = x.shape[1], self.distance
-        if cache is None and n is not None:  # a constant of the program
-            after = np.arange(n) - np.arange(n)[:, None]
-            bucket = self.bucket[np.clip(after, -far, far) + far][None]
-        else:
+        xp: Any = ops
+        if cache is not None:
+            queries = cache.steps(n)
+            keys = ops.expand_dims(ops.arange(cache.length, dtype="int32"), 0)
+        elif n is None:
             queries = keys = _steps(x)
-            if cache is not None:
-                queries = cache.steps(x.shape[1])
-                keys = ops.expand_dims(ops.arange(cache.length, dtype="int32"), 0)
-            after = ops.expand_dims(keys, 1) - ops.expand_dims(queries, 2)  # (1 or b, n, m)
-            bucket = ops.take(ops.convert_to_tensor(self.bucket), ops.clip(after, -far, far) + far, axis=0)
+        else:
+            xp = np  # the buckets are a constant of the program
+            queries = keys = np.arange(n, dtype=np.int32)[None]
+        after = xp.expand_dims(keys, 1) - xp.expand_dims(queries, 2)  # (1 or b, n, m)
+        bucket = xp.take(self.bucket, xp.clip(after, -far, far) + far, axis=0)
         bias = ops.take(ops.convert_to_tensor(self.table), bucket, axis=0)  # (1 or b, n, m, heads)
         return ops.transpose(bias, (0, 3, 1, 2))
 
