@@ -231,6 +231,7 @@ def _fill(model: keras.Model, arrays: Mapping[str, Stored], layout: str | Scheme
             # Narrower variables round by themselves.
             wide = "float64" if variable.dtype == "float64" else "float32"
             variable.assign(np.array(value, wide, order="C"))
+            backends.current().synchronize(variable.value)  # JAX copies in its own time, and holds the array
     notes = [
         f"{keys[0]} was interpolated from {stored.shape} to {tensor.shape}"
         for tensor, stored, keys in found
