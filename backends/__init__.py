@@ -143,8 +143,11 @@ class Backend(Protocol):
         """The array on the device in use."""
         ...
 
-    def blank(self, shape: Sequence[int]) -> np.ndarray:
-        """float32 of that shape, of any value, in memory that suits the framework: to fill, and to adopt."""
+    def blank(self, shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+        """float32 of that shape, of any value, in memory that suits the framework: to fill, and to adopt.
+
+        That of a `kernel` ([h, w,] in, out) lies as the framework's own operations read it.
+        """
         ...
 
     def adopt(self, array: np.ndarray) -> Tensor:
@@ -153,10 +156,6 @@ class Backend(Protocol):
 
     def known(self, x: Tensor) -> np.ndarray | None:
         """The numbers of a tensor in the host's memory; None elsewhere, or while a function is traced."""
-        ...
-
-    def kernel_memory(self, kernel: np.ndarray) -> np.ndarray:
-        """The same kernel (h, w, in, out), laid in memory as the framework's convolution reads it."""
         ...
 
     def conv(

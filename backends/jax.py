@@ -79,7 +79,8 @@ def tensor(array: np.ndarray) -> jax.Array:
     return jnp.asarray(array)
 
 
-def blank(shape: Sequence[int]) -> np.ndarray:
+def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+    del kernel  # XLA chooses its own layouts
     return np.empty(shape, np.float32)
 
 
@@ -94,10 +95,6 @@ def known(x: jax.Array) -> np.ndarray | None:
 
 def _cpu() -> Any:
     return jax.devices("cpu")[0]
-
-
-def kernel_memory(kernel: np.ndarray) -> np.ndarray:
-    return kernel  # XLA chooses its own layouts
 
 
 def conv(

@@ -85,7 +85,8 @@ def tensor(array: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
-def blank(shape: Sequence[int]) -> np.ndarray:
+def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+    del kernel  # HWIO is TensorFlow's own
     return np.empty(shape, np.float32)
 
 
@@ -96,10 +97,6 @@ def adopt(array: np.ndarray) -> tf.Tensor:
 def known(x: tf.Tensor) -> np.ndarray | None:
     eager = tf.is_tensor(x) and tf.executing_eagerly() and "CPU" in x.device
     return x.numpy() if eager else x if isinstance(x, np.ndarray) else None
-
-
-def kernel_memory(kernel: np.ndarray) -> np.ndarray:
-    return kernel  # HWIO is TensorFlow's own
 
 
 def conv(

@@ -80,9 +80,13 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return ops.convert_to_tensor(array)  # on the device that Keras computes on
 
 
-def blank(shape: Sequence[int]) -> np.ndarray:
+def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+    # A kernel is stored as OHWI behind its HWIO shape, channels last as the images, and a matrix as torch's
+    # own: oneDNN and cuDNN would otherwise copy it at every step, or read it more slowly.
+    order = [*shape[-1:], *shape[:-1]] if kernel else list(shape)
     # Aligned as torch likes it; NumPy's huge pages were measured to take up to five times as long to clear.
-    return torch.empty(tuple(shape), dtype=torch.float32, device="cpu").numpy()
+    memory = torch.empty(order, dtype=torch.float32, device="cpu")
+    return (memory.movedim(0, -1) if kernel else memory).numpy()
 
 
 def adopt(array: np.ndarray) -> torch.Tensor:
@@ -94,12 +98,6 @@ def adopt(array: np.ndarray) -> torch.Tensor:
 def known(x: torch.Tensor) -> np.ndarray | None:
     plain = type(x) is torch.Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
     return x.detach().numpy() if plain else x if isinstance(x, np.ndarray) else None
-
-
-def kernel_memory(kernel: np.ndarray) -> np.ndarray:
-    # Stored as OHWI behind the HWIO shape, channels last as the images: oneDNN and cuDNN would otherwise copy
-    # every kernel at every step.
-    return torch.from_numpy(kernel).permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0).numpy()
 
 
 def conv(

@@ -353,9 +353,14 @@ def test_memory_that_is_filled_and_adopted_holds_what_it_was_filled_with(shape: 
         assert np.array_equal(numpy(adopted), theirs.transpose() if i == 2 else theirs)
 
 
-def test_a_kernel_laid_out_in_memory_is_the_same_kernel() -> None:
-    kernel = noise(3, 5, 4, 6)
-    assert np.array_equal(HERE.kernel_memory(kernel), kernel)
+@pytest.mark.parametrize("shape", [(5, 6), (3, 5, 4, 6)], ids=str)
+def test_a_kernel_adopted_from_its_memory_is_the_same_kernel(shape: tuple[int, ...]) -> None:
+    memory, kernel = HERE.blank(shape, kernel=True), noise(*shape)
+    memory[...] = kernel
+    adopted = HERE.adopt(memory)
+    assert np.array_equal(numpy(adopted), kernel)
+    if NAME == "torch":
+        assert adopted.movedim(-1, 0).is_contiguous()  # as torch.nn.Linear's, and channels last
 
 
 def test_cross_entropy_is_the_mean_log_loss() -> None:

@@ -203,6 +203,18 @@ def test_what_is_drawn_into_memory_is_what_would_be_drawn(
     assert np.array_equal(memory, initializer.draw((0, "layer", "kernel"), shape))
 
 
+@pytest.mark.parametrize("distribution", [*OURS, "zeros", "constant"])
+@pytest.mark.parametrize("shape", [(3, 9, 37, 2001), (201, 603), (201, 80_001)], ids=str)
+def test_a_kernel_whose_outputs_come_first_in_memory_is_the_same_draw(
+    distribution: str, shape: tuple[int, ...]
+) -> None:
+    """In many parts, of odd rows and columns."""
+    initializer, key = Initializer(distribution), (0, "layer", "kernel")
+    memory = np.moveaxis(np.full((shape[-1], *shape[:-1]), np.nan, np.float32), 0, -1)
+    assert initializer.draw(key, shape, memory) is memory
+    assert np.array_equal(memory, initializer.draw(key, shape))
+
+
 def test_weights_of_many_parts_are_one_draw() -> None:
     """Theirs: NumPy's own, of the whole array at once."""
     key, shape = (0, "layer", "kernel"), (3, 100_003)

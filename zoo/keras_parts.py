@@ -6,7 +6,7 @@ Initial weights are drawn by (seed, layer name, weight name), see `zoo.random`; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -40,16 +40,17 @@ class Layer(keras.layers.Layer):
         trainable: bool = True,
         autocast: bool = True,
         regularizer: Any = None,
-        arrange: Callable[[Any], Any] = lambda array: array,
+        kernel: bool = False,
     ) -> keras.Variable:
-        """A weight of its own draw; `arrange` may lay the drawn array out in memory, not change it.
+        """A weight of its own draw; the backend knows how a `kernel` ([h, w,] in, out) best lies in memory.
 
         Without `autocast` the layer sees it in full precision under a mixed policy too.
         """
 
         def draw(shape: Shape, dtype: str | None = None) -> Any:
             here = backends.current()
-            array = arrange(initializer.draw((self.seed, self.name, name), shape, here.blank(shape)))
+            memory = here.blank(shape, kernel=kernel)
+            array = initializer.draw((self.seed, self.name, name), shape, memory)
             # Either keeps the arrangement.
             return here.adopt(array) if dtype in (None, "float32") else ops.cast(array, dtype)
 
@@ -119,7 +120,7 @@ class Conv(Layer):
             (self.size, self.size, input_shape[-1] // self.groups, self.filters),
             self.initializer,
             regularizer=self.regularizer,
-            arrange=backends.current().kernel_memory,
+            kernel=True,
         )
         self.bias = self.weight("bias", (self.filters,), self.bias_initializer) if self.use_bias else None
 
@@ -301,7 +302,11 @@ class Dense(Layer):
 
     def build(self, input_shape: Shape) -> None:
         self.kernel = self.weight(
-            "kernel", (input_shape[-1], self.units), self.initializer, regularizer=self.regularizer
+            "kernel",
+            (input_shape[-1], self.units),
+            self.initializer,
+            regularizer=self.regularizer,
+            kernel=True,
         )
         self.bias = self.weight("bias", (self.units,), self.bias_initializer) if self.use_bias else None
 
@@ -761,8 +766,10 @@ class Recurrent(Layer):
     def build(self, x_shape: Shape, **states: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del states
         width = self.GATES * self.units
-        self.kernel = self.weight("kernel", (x_shape[-1], width), self.initializer)
-        self.recurrent_kernel = self.weight("recurrent_kernel", (self.units, width), random.orthogonal)
+        self.kernel = self.weight("kernel", (x_shape[-1], width), self.initializer, kernel=True)
+        self.recurrent_kernel = self.weight(
+            "recurrent_kernel", (self.units, width), random.orthogonal, kernel=True
+        )
         self.bias = self.weight("bias", (width,), self.first_bias())
         self.recurrent_bias = self.weight("recurrent_bias", (width,), random.zeros) if self.paired else None
 

@@ -68,7 +68,8 @@ class Initializer:
     ) -> np.ndarray:
         """float32 of that shape; the fan-in and fan-out are read off the shape (..., in, out).
 
-        `out` is contiguous memory to draw into, the array that is returned.
+        `out` is memory to draw into, the array that is returned: contiguous, or as a kernel's of
+        `zoo.backends`, where what goes to one output is.
         """
         *window, fan_in, fan_out = (1, 1, *shape)
         fans = fan_in * prod(window), fan_out * prod(window)
@@ -81,9 +82,23 @@ class Initializer:
 
 
 def _parts(x: np.ndarray) -> Iterator[np.ndarray]:
-    """Views of x, which drawn into one after another take the numbers that x would."""
-    flat, size = x.reshape(-1), 2**16
-    return (flat[i : i + size] for i in range(0, flat.size, size))
+    """Contiguous parts of x, or copied to it, which drawn into in turn take the numbers that x would.
+
+    All but the last have an even size: a generator makes two numbers of 32 bits at once.
+    """
+    size = 2**16
+    if x.flags.c_contiguous:
+        flat = x.reshape(-1)
+        yield from (flat[i : i + size] for i in range(0, flat.size, size))
+        return
+    columns = x.shape[-1]
+    rows, count = np.reshape(x, (-1, columns), copy=False), 2 * max(1, size // 2 // columns)
+    for i in range(0, len(rows), count):
+        there = rows[i : i + count]
+        part = np.empty(there.shape, x.dtype)
+        yield part.reshape(-1)
+        for j in range(0, len(part), 16):  # a line of the cache, in memory that lies by columns
+            there[j : j + 16] = part[j : j + 16]
 
 
 def _constant(x: np.ndarray, value: float) -> None:
@@ -91,10 +106,13 @@ def _constant(x: np.ndarray, value: float) -> None:
 
 
 def _uniform(rng: np.random.Generator, x: np.ndarray, limit: float) -> None:
+    """(rng.random() - 1/2) 2 limit, from the same words, a quarter faster; only the product rounds."""
     for part in _parts(x):
-        rng.random(out=part, dtype=np.float32)
-        part -= np.float32(0.5)  # exact, of 24 bits: in float32 the product below is the only rounding
-        part *= 2 * np.float32(limit)
+        words = rng.bit_generator.random_raw(-(-part.size // 2)).view(np.uint32)[: part.size]
+        words >>= 8  # the 24 bits of a float32
+        numbers = words.view(np.int32)
+        numbers -= 2**23
+        np.multiply(numbers, np.float32(limit * 2**-23), out=part, dtype=np.float32, casting="unsafe")
 
 
 def _normal(rng: np.random.Generator, x: np.ndarray, deviation: float) -> None:
@@ -104,14 +122,18 @@ def _normal(rng: np.random.Generator, x: np.ndarray, deviation: float) -> None:
 
 
 def _truncated_normal(rng: np.random.Generator, x: np.ndarray, deviation: float) -> None:
-    """Normal with what lies beyond two deviations drawn again."""
-    rng.standard_normal(out=x, dtype=np.float32)
-    flat = x.reshape(-1)
-    far = np.flatnonzero(np.abs(flat) > 2)
+    """Normal with what lies beyond two deviations drawn again, after the rest."""
+    far, start = [], 0
+    for part in _parts(x):
+        rng.standard_normal(out=part, dtype=np.float32)
+        far.append(start + np.flatnonzero(np.abs(part) > 2))
+        start += part.size
+        part *= np.float32(deviation)
+    far = np.concatenate(far)
     while far.size:
-        flat[far] = rng.standard_normal(far.size, dtype=np.float32)
-        far = far[np.abs(flat[far]) > 2]
-    x *= np.float32(deviation)
+        again = rng.standard_normal(far.size, dtype=np.float32)
+        x.flat[far] = again * np.float32(deviation)
+        far = far[np.abs(again) > 2]
 
 
 def _orthogonal(rng: np.random.Generator, x: np.ndarray, scale: float) -> None:
