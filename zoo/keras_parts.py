@@ -543,15 +543,15 @@ class Embedding(Layer):
         del input_shape
         self.table = self.weight("table", (self.vocabulary, self.units), self.initializer)
 
-    def call(self, x: Tensor, reverse: bool = False) -> Tensor:
+    def call(self, x: Tensor, reverse: bool = False, bias: Tensor | None = None) -> Tensor:
         table = ops.convert_to_tensor(self.table)
         if reverse:
-            return backends.current().dense(x, table, None, transposed=True)
+            return backends.current().dense(x, table, bias, transposed=True)
         return ops.take(table, x, axis=0)
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(..., units) -> (..., vocabulary): x times the table (Press and Wolf 2016, arXiv:1608.05859)."""
-        return self(x, reverse=True)
+        return self(x, reverse=True, bias=bias)
 
     @property
     def multiply_adds(self) -> int:
@@ -559,7 +559,8 @@ class Embedding(Layer):
         reverse = [node for node in self._inbound_nodes if node.arguments.kwargs.get("reverse")]
         return sum(self.vocabulary * self.units * (node.input_tensors[0].shape[1] or 1) for node in reverse)
 
-    def compute_output_spec(self, x: Tensor, reverse: bool = False) -> Tensor:
+    def compute_output_spec(self, x: Tensor, reverse: bool = False, bias: Tensor | None = None) -> Tensor:
+        del bias
         shape = (*x.shape[:-1], self.vocabulary) if reverse else (*x.shape, self.units)
         return keras.KerasTensor(shape, self.compute_dtype)
 

@@ -183,11 +183,6 @@ def parameter(
     return _layers().Parameter(shape, initializer=initializer, name=name)(x)
 
 
-def bias(x: Tensor, *, name: str) -> Tensor:
-    """(..., c) -> (..., c): x plus a trainable number for each channel, at first 0."""
-    return x + parameter(x, x.shape[-1:], name=name)
-
-
 def token(x: Tensor, *, initializer: Initializer = random.zeros, name: str) -> Tensor:
     """(b, n, c) -> (b, n + 1, c): a trainable vector before the first of each sequence."""
     return _layers().Token(initializer=initializer, name=name)(x)

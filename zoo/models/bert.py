@@ -19,13 +19,13 @@ from zoo.layers import (
     Input,
     TokenModel,
     attention,
-    bias,
     dense,
     dropout,
     gelu,
     intermediate,
     layer_norm,
     learnt_positions,
+    parameter,
     segments,
     shared_embedding,
     tanh,
@@ -84,7 +84,8 @@ def bert(
 
     def masked_lm() -> Tensor:
         y = norm(gelu(project(x, width, name="masked_lm")), name="masked_lm_norm")  # (b, n, c)
-        return bias(table.logits(y), name="masked_lm_bias")  # (b, n, vocabulary)
+        shift = parameter(y, (vocabulary,), name="masked_lm_bias")
+        return table.logits(y, shift)  # (b, n, vocabulary)
 
     def next_sentence() -> Tensor:
         return project(pooled(), 2, name="next_sentence")  # (b, 2)
