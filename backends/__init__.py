@@ -94,7 +94,10 @@ class Step(Protocol):
         ...
 
     def sync(self) -> None:
-        """Write the state back into the model's variables (and the optimizer's position)."""
+        """Write the state back into the model's variables (and the optimizer's position).
+
+        Read them no earlier: on JAX they have given their arrays to the step.
+        """
         ...
 
 

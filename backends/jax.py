@@ -655,23 +655,35 @@ class JaxStep:
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         if self.state is None:
-            # A donated buffer is gone after the step, so the state starts as copies of the model's.
+            # A donated buffer is gone after the step, and the model's may be others' too.
             weights = [jnp.copy(v) for v in _values(self.model.trainable_variables)]
             other = [jnp.copy(v) for v in _values(self.model.non_trainable_variables)]
             self.state = weights, other, jax.tree.map(jnp.copy, self.updater.state)
-            self.updater.state = {}  # it is here until `sync`; twice, it is two weights' worth of memory
-        self.state, loss = self.step(self.state, x, y)
+            # All of it is here until `sync`: to read the model before is JAX's error of a deleted array.
+            self.assign(weights, other)
+            self.updater.state = {}
+        try:
+            self.state, loss = self.step(self.state, x, y)
+        except BaseException:
+            if any(array.is_deleted() for array in jax.tree.leaves(self.state)):
+                self.state = None  # the device failed in the middle of it
+            self.sync()  # of a batch that does not fit, the model is none the worse
+            raise
         return loss
 
     def sync(self) -> None:
         if self.state is None:
             return
         weights, other, memory = self.state
+        self.assign(weights, other)
+        self.updater.state = memory
+        self.state = None  # the model's variables may change before the next step
+
+    def assign(self, weights: list, other: list) -> None:
+        """Let the model's variables be these very arrays."""
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         for variable, value in zip(variables, [*weights, *other], strict=True):
             variable.assign(value)
-        self.updater.state = memory
-        self.state = None  # the model's variables may change before the next step
 
 
 def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:

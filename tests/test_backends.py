@@ -494,6 +494,27 @@ def test_a_step_moves_the_weights_by_the_gradient_and_the_state_on(mode: str) ->
 
 
 @pytest.mark.parametrize("mode", QUICK_MODES)
+def test_a_batch_that_does_not_fit_leaves_the_model_as_the_step_before_did(mode: str) -> None:
+    """And training goes on from there: theirs never met it."""
+    x, y, found = tensor(noise(8, 5)), tensor(LABELS), []
+    for meets in (False, True):
+        model = with_state()
+        step = HERE.step(model, HERE.cross_entropy, zoo.optimizers.Adam(0.1), mode)
+        step(x, y)
+        if meets:
+            with pytest.raises(Exception, match="6"):
+                step(tensor(noise(8, 6)), y)
+        else:
+            step.sync()
+        found.append(values(model))
+        step(x, y)
+        step.sync()
+        found.append(values(model))
+    for theirs, ours in zip(found[:2], found[2:], strict=True):
+        assert all(np.array_equal(theirs[path], value) for path, value in ours.items())
+
+
+@pytest.mark.parametrize("mode", QUICK_MODES)
 def test_each_step_drops_anew_in_every_mode(mode: str) -> None:
     """With a learning rate of 0 only the mask differs: each loss is that of the mask of its step."""
     inputs = Input((64,))

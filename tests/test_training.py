@@ -103,6 +103,7 @@ def test_a_new_batch_shape_is_a_new_graph_not_an_old_one(mode: str) -> None:
     for n in (4, 7, 4, 1):
         x, y = toy(n)
         loss = training.number(step(backend.tensor(x), backend.tensor(y)))
+        step.sync()
         logits = np.float64(keras.ops.convert_to_numpy(predict(backend.tensor(x))))
         chosen = logits[np.arange(n), y]
         assert loss == pytest.approx((np.log(np.exp(logits).sum(1)) - chosen).mean(), rel=1e-5)

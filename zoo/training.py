@@ -359,10 +359,12 @@ class NativeEngine:
     ) -> None:
         tensors, stop, length = backends.tensors, False, first_epoch
         while not stop:
-            for x, y in islice(batches, length):
-                if stop := on_step(self.step(tensors(x), tensors(y))):
-                    break
-            self.step.sync()
+            try:
+                for x, y in islice(batches, length):
+                    if stop := on_step(self.step(tensors(x), tensors(y))):
+                        break
+            finally:
+                self.step.sync()
             stop, length = on_epoch() or stop, per_epoch
 
     def predict(self, x: Any) -> np.ndarray:
