@@ -157,3 +157,13 @@ def test_a_step_copies_neither_images_nor_kernels_nor_gradients(model: Any, opti
     loss = training.Objective("cross_entropy").native()
     step = backends.current().step(model, loss, getattr(optimizers, optimizer)(1e-3), "traced")
     assert max(copies(lambda: step(x, y))) <= CHANNELS
+
+
+def test_what_keras_remembers_of_a_weight_lies_in_memory_as_the_weight(model: Any) -> None:
+    optimizer = optimizers.Adam(1e-3, use_ema=True)
+    optimizer.build(model.trainable_variables)
+    for kept in (*optimizer.slots.values(), optimizer._model_variables_moving_average):
+        for variable, x in zip(model.trainable_variables, kept, strict=True):
+            assert x.value.stride() == variable.value.stride()
+            assert x.dtype == variable.dtype
+            assert not x.value.any()

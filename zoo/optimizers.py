@@ -143,6 +143,17 @@ class Optimizer(keras.optimizers.Optimizer):
         self.slots = dict(zip(self.SLOTS, slots, strict=True))
         self._plan = tuple(self.group(variable) for variable in variables)
 
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
+    ) -> keras.Variable:
+        def zeros(shape: Sequence[int], dtype: str) -> Tensor:
+            """In memory as the weight is: torch goes through two that lie otherwise in twice the time."""
+            del shape
+            return ops.zeros_like(reference_variable, dtype)
+
+        first = zeros if initializer == "zeros" else initializer
+        return super().add_variable_from_reference(reference_variable, name, first)
+
     def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         index = self._get_variable_index(variable)
         multiplier, decay = self._plan[index]
