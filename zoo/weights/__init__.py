@@ -230,7 +230,7 @@ def _fill(model: keras.Model, arrays: Mapping[str, Stored], layout: str | Scheme
         for variable, value in tensor.ours(stored.read()):
             # Narrower variables round by themselves.
             wide = "float64" if variable.dtype == "float64" else "float32"
-            variable.assign(np.array(value, wide, order="C"))
+            variable.assign(np.array(value, wide))  # in the order it has: torch keeps kernels in theirs
             backends.current().synchronize(variable.value)  # JAX copies in its own time, and holds the array
     notes = [
         f"{keys[0]} was interpolated from {stored.shape} to {tensor.shape}"
