@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import json
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -430,6 +431,15 @@ def find_device(devices: list[Device], name: str) -> Device:
         if name.lower() in (device.name, device.name.removesuffix(":0")):
             return device
     raise BackendError(f"no device {name!r}; there are: {', '.join(d.name for d in devices)}")
+
+
+def processor() -> str:
+    """The name of the machine's processor, as its maker has it where the system says so."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def host_memory() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory
+from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory, processor
 
 if TYPE_CHECKING:
     import keras
@@ -37,7 +36,7 @@ def devices() -> list[Device]:
 
 def _describe(device: Any) -> Device:
     if device.platform == "cpu":
-        return Device("cpu", "CPU", platform.processor() or platform.machine(), None)
+        return Device("cpu", "CPU", processor(), None)
     kind = {"rocm": "ROCm", "tpu": "TPU", "METAL": "MPS"}.get(device.platform, "CUDA")
     name = f"{kind.lower()}:{device.id}"
     return Device(name, kind, device.device_kind, (device.memory_stats() or {}).get("bytes_limit"))

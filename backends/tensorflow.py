@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory
+from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory, processor
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +36,7 @@ def devices() -> list[Device]:
     kind = "ROCm" if tf.test.is_built_with_rocm() else "CUDA"
     found = [_describe(device, i, kind) for i, device in enumerate(tf.config.list_physical_devices("GPU"))]
     found += [_describe(device, i, "TPU") for i, device in enumerate(tf.config.list_physical_devices("TPU"))]
-    return [*found, Device("cpu", "CPU", platform.processor() or platform.machine(), None)]
+    return [*found, Device("cpu", "CPU", processor(), None)]
 
 
 def _describe(device: Any, number: int, kind: str) -> Device:

@@ -18,7 +18,7 @@ if backends.current().NAME != "torch":
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
-from zoo.backends.torch_graph import overwrite, record
+from zoo.backends.torch_graph import overwrite, record, use_onednn
 
 Tensor = torch.Tensor
 
@@ -91,6 +91,40 @@ def test_a_permutation_there_and_back_is_left_out() -> None:
     assert operations(lambda x: x.permute(there).permute(there) * 2, x)["aten.permute.default"] == 2
 
 
+# Of (80, 60), (60, 500) and 500 numbers -> how many of its products are oneDNN's.
+PRODUCTS: dict[str, tuple[int, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
+    "alone": (1, lambda x, w, b: x @ w),
+    "with a bias": (1, lambda x, w, b: torch.addmm(b, x, w)),
+    "with an activation": (1, lambda x, w, b: torch.addmm(b, x, w).view(8, 10, 500).relu()),
+    "stored outputs first": (1, lambda x, w, b: torch.addmm(b, x, w.t().contiguous().t())),
+    "two": (2, lambda x, w, b: (x @ w) @ w.t()),
+    "turned": (1, lambda x, w, b: w.t() @ x.t()),
+    "one row, repeated": (1, lambda x, w, b: x[:1].expand(80, 60) @ w),
+    "every other number": (1, lambda x, w, b: torch.cat([x, x], 1)[:, ::2] @ torch.cat([w, w])[::2]),
+    "every other bias": (0, lambda x, w, b: torch.addmm(torch.cat([b, b])[::2], x, w)),
+    "a bias for each row": (0, lambda x, w, b: torch.addmm(x[:, :1], x, w)),
+    "scaled": (0, lambda x, w, b: torch.addmm(b, x, w, alpha=2)),
+    "small": (0, lambda x, w, b: x[:60] @ w),
+    "float64": (0, lambda x, w, b: x.double() @ w.double()),
+    "not a number": (1, lambda x, w, b: (x.masked_fill(x > 3, torch.nan) @ w).relu()),
+}
+
+
+@pytest.mark.parametrize("case", PRODUCTS)
+def test_a_large_product_of_matrices_is_onednn_s(case: str) -> None:
+    """The same numbers but for rounding, NaN among them."""
+    expected, function = PRODUCTS[case]
+    random = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(shape, generator=random) for shape in ((80, 60), (60, 500), (500,))]
+    graph = overwrite(use_onednn(record(function, *inputs)))
+    targets = [str(node.target) for node in graph.graph.nodes]
+    assert targets.count("mkldnn._linear_pointwise.default") == expected
+    exact = function(*(x.double() for x in inputs))
+    rounding = 1e-6 * float(exact.nan_to_num().abs().max())
+    found = graph.bound()(*inputs).double()
+    torch.testing.assert_close(found, exact, rtol=0, atol=rounding, equal_nan=True)
+
+
 class Seen(TorchDispatchMode):
     """Counts what torch is asked for."""
 
@@ -119,6 +153,28 @@ def test_a_kernel_is_turned_and_a_constant_made_once() -> None:
         counts.append([seen.counted[f"aten.{name}.default"] for name in ("t", "full", "zeros")])
         assert torch.equal(found, function(kernel, x))
     assert counts == [[1, 1, 2], [0, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("processor", "capability", "expected"),
+    [("AMD EPYC", "AVX512", 2), ("Intel(R) Xeon(R)", "AVX512", 0), ("AMD EPYC", "AVX2", 0)],
+)
+def test_mkl_keeps_its_products_at_home_and_in_training(
+    monkeypatch: pytest.MonkeyPatch, processor: str, capability: str, expected: int
+) -> None:
+    """Where it is Intel's processor or has no wider instructions to leave unused."""
+    monkeypatch.setattr("zoo.backends.torch.processor", lambda: processor)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    model = zoo.build("mlp")
+    x, y = torch.ones(64, 28, 28, 1), torch.zeros(64, dtype=torch.int64)
+    loss = training.Objective("cross_entropy").native()
+    step = backends.current().step(model, loss, optimizers.SGD(0.1), "traced")
+    predict = backends.current().predictor(model, "traced")
+    runs: list[tuple[Callable[[], Any], int]] = [(lambda: predict(x), expected), (lambda: step(x, y), 0)]
+    for run, products in runs:
+        with Seen() as seen:
+            run()
+        assert seen.counted["mkldnn._linear_pointwise.default"] == products
 
 
 CHANNELS = (

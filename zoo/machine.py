@@ -10,7 +10,6 @@ import subprocess
 import sys
 from dataclasses import asdict
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from zoo import backends
@@ -25,7 +24,7 @@ def environment() -> dict[str, Any]:
     return {
         "platform": platform.platform(terse=True),
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": backends.processor(),
         "cores": cores(),
         "memory_gb": _memory_gb(),
         "versions": {name: v for name in PACKAGES if (v := _version(name)) is not None},
@@ -74,14 +73,6 @@ def last_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)(:|$)", line)]
     return (errors or lines or [""])[-1]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _memory_gb() -> float | None:
