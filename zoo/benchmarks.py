@@ -142,7 +142,7 @@ def bench(
                 own += _compare_builds(job, show)
             else:
                 size = 1 if kind == "generate" else batch_size or batch_for(card)
-                rounds, burst = rounds_and_burst(card, size)
+                rounds, burst = (10, 1) if kind == "generate" else rounds_and_burst(card, size)
                 own += _compete({**job, "batch_size": size, "rounds": rounds, "burst": burst}, show)
         if report:
             report(own)
