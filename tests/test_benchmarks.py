@@ -160,18 +160,19 @@ def test_ours_and_the_plain_program_are_made_first_as_often(monkeypatch: pytest.
         return {name: [15.0 if name == names[0] else 10.0] * job["rounds"] for name in names}
 
     monkeypatch.setattr(benchmarks, "_run", run)
-    ours, theirs, *_ = zoo.bench("mlp", what=["infer"], backends=["torch"])
+    ours, theirs, *_ = zoo.bench("mlp", what=["infer"], backends=[HERE.NAME])
     assert ours["step_ms"] == theirs["step_ms"]
     assert [sorted(order) for order in orders] == [sorted(orders[0])] * 2
     assert ours["step_ms_quartiles"] == theirs["step_ms_quartiles"] == [10.0, 15.0]
 
 
-@pytest.mark.skipif(HERE.NAME != "torch", reason="races on torch")
 def test_a_race_that_fails_is_the_error_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([*[{"first_step_s": 1.0, "peak_mb": 7, "loss": 0.0}] * 4, {}, {"error": "out of memory"}])
+    count = len(benchmarks.contestants("mlp", HERE.NAME, "infer"))
+    alone = {"first_step_s": 1.0, "peak_mb": 7, "loss": 0.0}
+    answers = iter([*[alone] * count, {}, {"error": "out of memory"}])
     monkeypatch.setattr(benchmarks, "_run", lambda *_: next(answers))
-    rows = zoo.bench("mlp", what=["infer"], backends=["torch"])
-    assert [row["error"] for row in rows] == ["out of memory"] * 4
+    rows = zoo.bench("mlp", what=["infer"], backends=[HERE.NAME])
+    assert [row["error"] for row in rows] == ["out of memory"] * count
 
 
 def race_of_builds(
