@@ -167,9 +167,11 @@ def test_ours_and_the_plain_program_are_made_first_as_often(monkeypatch: pytest.
 
 
 def test_a_race_that_fails_is_the_error_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    count = len(benchmarks.contestants("mlp", HERE.NAME, "infer"))
+    field = benchmarks.contestants("mlp", HERE.NAME, "infer")
+    count = len(field)
     alone = {"first_step_s": 1.0, "peak_mb": 7, "loss": 0.0}
-    answers = iter([*[alone] * count, {}, {"error": "out of memory"}])
+    race = {contestant.name: [1.0] * 11 for contestant in field}
+    answers = iter([*[alone] * count, race, {"error": "out of memory"}])
     monkeypatch.setattr(benchmarks, "_run", lambda *_: next(answers))
     rows = zoo.bench("mlp", what=["infer"], backends=[HERE.NAME])
     assert [row["error"] for row in rows] == ["out of memory"] * count

@@ -168,11 +168,13 @@ def _compete(job: Record, show: Callable[[str], None]) -> list[Record]:
     # Who is made first has the slower memory: of three like programs it took 2 % longer. So the two that the
     # ratio is about change places.
     names = [row["contestant"] for row in running]
-    half = {**job, "rounds": job["rounds"] // 2}
-    races = [_run("race", {**half, "contestants": order}) for order in (names, [*names[1::-1], *names[2:]])]
-    if error := next((race["error"] for race in races if "error" in race), None):
-        return [{**row, "error": row["error"] or error} for row in rows]
-    timed = {name: [ms for race in races for ms in race[name]] for name in names}
+    timed: dict[str, list[float]] = {name: [] for name in names}
+    for order in (names, [*names[1::-1], *names[2:]]):
+        race = _run("race", {**job, "contestants": order, "rounds": job["rounds"] // 2})
+        if "error" in race:
+            return [{**row, "error": row["error"] or race["error"]} for row in rows]
+        for name in names:
+            timed[name] += race[name]
     reference = _reference(timed)
     for row in running:
         row |= _summary("step_ms", timed[row["contestant"]], reference)
