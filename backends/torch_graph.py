@@ -96,7 +96,6 @@ def _tidied(recorded: Recorded) -> Recorded:
         if (same := _spared(node, seen)) is not None:
             node.replace_all_uses_with(same)
     recorded.graph.eliminate_dead_code()
-    recorded.module.recompile()
     return recorded
 
 
@@ -212,7 +211,6 @@ def overwrite(recorded: Recorded) -> Recorded:
         elif (old := _replaceable(node, owner)) is not None and last[old] == place[node]:
             node.target = IN_PLACE[node.target]
             owner[node], last[old] = old, last[node]
-    recorded.module.recompile()
     return recorded
 
 
