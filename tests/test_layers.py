@@ -539,6 +539,18 @@ def test_each_layer_is_in_the_model_that_tests_them_all(trained: keras.Model) ->
     assert "Conv" in theirs
 
 
+@pytest.mark.parametrize("mode", [m for m in backends.MODES[backends.current().NAME][1:] if m != "compiled"])
+def test_each_layer_trains_in_each_mode_as_in_the_default(mode: str) -> None:
+    def losses(mode: str | None) -> list[float]:
+        with random.seeded(4):
+            inputs = Input((8, 8, 2))
+            model = Model(inputs, everything(inputs))
+        data = noise(12, 8, 8, 2), np.arange(12) % 3
+        return zoo.train(model, data, mode=mode, steps=4, batch_size=6, progress=False).losses
+
+    assert np.abs(np.subtract(losses(mode), losses(None))).max() <= 1e-5
+
+
 SEQUENCES = ("lstm", "gru", "seq2seq", "speech", "bert-tiny", "gpt-nano", "t5-tiny")
 
 
