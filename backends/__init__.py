@@ -141,6 +141,10 @@ class Backend(Protocol):
         """Return once `value` has been computed."""
         ...
 
+    def forget_programs(self) -> None:
+        """Free what was compiled, to be compiled again if it is run again: JAX keeps every program."""
+        ...
+
     # Tensors, and the framework's own operations where Keras's are measured slow or inexact
 
     def tensor(self, array: np.ndarray) -> Tensor:

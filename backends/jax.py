@@ -71,6 +71,10 @@ def synchronize(value: jax.Array) -> None:
     jax.block_until_ready(value)
 
 
+def forget_programs() -> None:
+    jax.clear_caches()
+
+
 # Operations
 
 

@@ -78,6 +78,10 @@ def synchronize(value: tf.Tensor) -> None:
     value.numpy()
 
 
+def forget_programs() -> None:
+    """TensorFlow's own are kept until the process ends: nothing frees them."""
+
+
 # Operations
 
 

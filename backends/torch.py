@@ -71,6 +71,10 @@ def synchronize(value: torch.Tensor) -> None:
         torch.mps.synchronize()
 
 
+def forget_programs() -> None:
+    """A graph goes with its function."""
+
+
 # Operations: the zoo's (b, h, w, c) are permuted views of torch's (b, c, h, w), nothing is copied
 
 

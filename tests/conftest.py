@@ -23,6 +23,13 @@ COMPILED = tempfile.mkdtemp(prefix="zoo-")
 atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Half the time of JAX's tests would go by compiling programs that run for milliseconds: XLA hurries here.
+# Only tests/test_parity.py has it as users do. Another JAX may not know these flags, and says so.
+QUICK_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 
 zoo.use(os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch"), threads=1)
 

@@ -330,6 +330,23 @@ print(on, first == second, len(first))
     assert python(code) == "True True 3"
 
 
+@pytest.mark.skipif(NAME != "jax", reason="torch and TensorFlow keep their programs elsewhere")
+def test_a_program_that_was_forgotten_is_compiled_again() -> None:
+    traced: list[Tensor] = []
+
+    def double(x: Tensor) -> Tensor:
+        traced.append(x)
+        return 2 * x
+
+    run, x = HERE.compile(double), tensor(noise(3))
+    run(x)
+    run(x)
+    assert len(traced) == 1
+    HERE.forget_programs()
+    assert np.array_equal(numpy(run(x)), 2 * noise(3))
+    assert len(traced) == 2
+
+
 # --- tensors and operations ---
 
 

@@ -235,7 +235,18 @@ def test_a_drift_is_that_of_weights_a_unit_in_the_last_place_off(monkeypatch: py
 
 
 @pytest.mark.parity
-def test_every_contestant_of_a_benchmark_arrives_at_the_same_loss() -> None:
+def test_every_contestant_of_a_benchmark_arrives_at_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, races = benchmarks._run, {}
+
+    def run(how: str, job: dict[str, Any]) -> dict[str, Any]:
+        """One race a framework, told twice: the second would compile everything again."""
+        if how != "race":
+            return process(how, job)
+        if job["backend"] not in races:
+            races[job["backend"]] = process(how, job)
+        return races[job["backend"]]
+
+    monkeypatch.setattr(benchmarks, "_run", run)
     rows = zoo.bench("mlp", what=["train"], threads=1)
     assert {(row["backend"], row["contestant"]) for row in rows} == {
         ("torch", "zoo traced"), ("torch", "plain eager"), ("torch", "plain compiled"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from conftest import python
 
@@ -15,6 +17,14 @@ VISION = ("alexnet-2012", "vgg11-bn", "resnet18", "efficientnet-b0", "vit-ti16")
 SEQUENCES = ("gru", "birnn", "seq2seq", "speech")
 TRANSFORMERS = ("bert-tiny", "gpt-nano", "t5-tiny")
 RUNGS = [rung.name for rung in ladder.RUNGS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def xla_as_users_have_it() -> Iterator[None]:
+    """Every other test has XLA compile quickly (conftest.py)."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("XLA_FLAGS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ RUNGS = (
 NUMBERS = tuple(rung.number for rung in RUNGS)
 FLOORS = 5  # times the chaos floor
 NUDGES = 4  # runs that measure it
-A_PROCESS = 5  # models, then a new one: JAX keeps every program it has compiled
+A_PROCESS = 12  # models, then a new one: TensorFlow keeps every graph, 70 MB a model
 LAST_PLACE = 2.0**-22  # of a loss between 2 and 4 in float32: no floor is less
 
 
