@@ -19,6 +19,8 @@ from zoo.augment.audio import Noise, PitchShift, SpecAugment, TimeShift, TimeStr
 from zoo.augment.base import Transform
 from zoo.errors import WrongConfiguration
 
+pytestmark = pytest.mark.once
+
 RATE = 8000
 WAVES: list[Transform] = [TimeStretch(), PitchShift(), Noise(), TimeShift()]
 of_waves = pytest.mark.parametrize("transform", WAVES, ids=lambda t: type(t).__name__)

@@ -9,6 +9,8 @@ import pytest
 import zoo
 from zoo.tasks import baselines, text
 
+pytestmark = pytest.mark.once
+
 
 def by_hand(train: bytes, context: bytes, byte: int) -> float:
     """p(byte | context), Witten and Bell's method C, by counting in the text; the last context is none."""

@@ -236,15 +236,15 @@ def test_a_drift_is_that_of_weights_a_unit_in_the_last_place_off(monkeypatch: py
 
 @pytest.mark.parity
 def test_every_contestant_of_a_benchmark_arrives_at_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    process, races = benchmarks._run, {}
+    process, races = benchmarks._run, []
 
     def run(how: str, job: dict[str, Any]) -> dict[str, Any]:
-        """One race a framework, told twice: the second would compile everything again."""
-        if how != "race":
-            return process(how, job)
-        if job["backend"] not in races:
-            races[job["backend"]] = process(how, job)
-        return races[job["backend"]]
+        """Only JAX's first race is run: the others would compile everything again, and no time is a claim."""
+        if how == "race" and (job["backend"] != "jax" or races):
+            return {name: [1.0] * 11 for name in job["contestants"]}
+        if how == "race":
+            races.append(job)
+        return process(how, job)
 
     monkeypatch.setattr(benchmarks, "_run", run)
     rows = zoo.bench("mlp", what=["train"], threads=1)
@@ -259,6 +259,7 @@ def test_every_contestant_of_a_benchmark_arrives_at_the_same_loss(monkeypatch: p
     assert max(losses) - min(losses) <= 1e-5
     references = [row for row in rows if row["contestant"] in ("plain eager", "plain graph", "plain jit")]
     assert [row["ratio"] for row in references] == [1.0, 1.0, 1.0]
+    assert len(races) == 1
 
 
 def test_a_benchmark_of_nothing_known_is_an_error() -> None:

@@ -17,6 +17,8 @@ import zoo
 from zoo import preprocessing
 from zoo.preprocessing import INTERPOLATIONS, Preprocessing
 
+pytestmark = pytest.mark.once
+
 TEMPLE, FLOWER = load_sample_images().images  # bytes (427, 640, 3)
 PORTRAIT = np.ascontiguousarray(np.rot90(FLOWER)[:501])  # (501, 427, 3)
 

@@ -15,6 +15,8 @@ from zoo.augment import HorizontalFlip, Noise, RandomDeletion, parse
 from zoo.tasks import sequences
 from zoo.tasks.sequences import BEGIN, END, Sequences, decode, encode
 
+pytestmark = pytest.mark.once
+
 LENGTHS = random.generator("lengths").integers(0, 50, 203)
 
 

@@ -24,6 +24,8 @@ from zoo.tasks.text import corpus
 from zoo.tokenizers import CharacterTokenizer, SubwordTokenizer, Tokenizer, load, train
 from zoo.weights import hub
 
+pytestmark = pytest.mark.once
+
 hf = pytest.importorskip("tokenizers")
 
 KINDS = ["bpe", "wordpiece", "unigram"]

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 import zoo
 from zoo.tasks import translation
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("babel")
 
 
