@@ -31,7 +31,11 @@ QUICK_TO_COMPILE = (
 )
 os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 
-zoo.use(os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch"), threads=1)
+NAME = os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch")
+zoo.use(NAME, threads=1)
+
+# torch's "compiled" is its traced graph through TorchInductor: too slow to compile for a test of every push.
+QUICK_MODES = [mode for mode in backends.MODES[NAME] if mode != "compiled"]
 
 
 @pytest.fixture

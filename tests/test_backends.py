@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import numpy, python
+from conftest import QUICK_MODES, numpy, python
 from numpy import ndarray
 from scipy.special import expit, logsumexp, ndtr
 
@@ -27,8 +27,6 @@ HERE = backends.current()
 NAME = HERE.NAME
 OTHERS = [name for name in NAMES if name != NAME]
 BOUND = 1e-6  # float32, of the largest value
-# torch's "compiled" is its traced graph through TorchInductor: too slow to compile for a test of every push.
-QUICK_MODES = [mode for mode in MODES[NAME] if mode != "compiled"]
 
 
 def noise(*shape: int, seed: int = 0) -> ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import numpy, python
+from conftest import QUICK_MODES, numpy, python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy import ndarray
@@ -23,7 +23,6 @@ from zoo.layers import Input, Model
 
 HERE = backends.current()
 NAME = HERE.NAME
-QUICK_MODES = [mode for mode in backends.MODES[NAME] if mode != "compiled"]  # TorchInductor takes seconds
 
 
 def noise(*shape: int, seed: int = 0) -> ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import numpy
+from conftest import QUICK_MODES, numpy
 from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy import special
@@ -516,12 +516,17 @@ def everything(image: Tensor) -> Tensor:
     return layers.dense(x, 3, use_bias=False, regularizer=layers.l1(0.1), name="head")
 
 
-@pytest.fixture
-def trained() -> keras.Model:
-    """Seed 4, three training passes behind it: running statistics and dropout steps have moved."""
+def drawn() -> keras.Model:
+    """Of everything, from seed 4."""
     with random.seeded(4):
         inputs = Input((8, 8, 2))
-        model = Model(inputs, everything(inputs))
+        return Model(inputs, everything(inputs))
+
+
+@pytest.fixture
+def trained() -> keras.Model:
+    """Three training passes behind it: running statistics and dropout steps have moved."""
+    model = drawn()
     for _ in range(3):
         model(noise(5, 8, 8, 2), training=True)
     return model
@@ -539,14 +544,11 @@ def test_each_layer_is_in_the_model_that_tests_them_all(trained: keras.Model) ->
     assert "Conv" in theirs
 
 
-@pytest.mark.parametrize("mode", [m for m in backends.MODES[backends.current().NAME][1:] if m != "compiled"])
+@pytest.mark.parametrize("mode", QUICK_MODES[1:])
 def test_each_layer_trains_in_each_mode_as_in_the_default(mode: str) -> None:
     def losses(mode: str | None) -> list[float]:
-        with random.seeded(4):
-            inputs = Input((8, 8, 2))
-            model = Model(inputs, everything(inputs))
         data = noise(12, 8, 8, 2), np.arange(12) % 3
-        return zoo.train(model, data, mode=mode, steps=4, batch_size=6, progress=False).losses
+        return zoo.train(drawn(), data, mode=mode, steps=4, batch_size=6, progress=False).losses
 
     assert np.abs(np.subtract(losses(mode), losses(None))).max() <= 1e-5
 
@@ -583,10 +585,7 @@ def test_a_saved_model_comes_back_bit_for_bit(trained: keras.Model, tmp_path: Pa
 
 
 def test_a_clone_draws_the_weights_that_the_original_drew(trained: keras.Model) -> None:
-    with random.seeded(4):
-        inputs = Input((8, 8, 2))
-        fresh = Model(inputs, everything(inputs))
-    clone = keras.models.clone_model(trained)
+    fresh, clone = drawn(), keras.models.clone_model(trained)
     for ours, theirs in zip(clone.variables, fresh.variables, strict=True):
         assert np.array_equal(numpy(ours), numpy(theirs))
 

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from conftest import numpy
+from conftest import QUICK_MODES, numpy
 
 import zoo
 from zoo import backends, layers, optimizers, schedules, training
@@ -712,8 +712,7 @@ def faint(engine: str, mode: str | None = None, **settings: Any) -> np.ndarray:
     return numpy(model.trainable_variables[0])
 
 
-MODES = [m for m in backends.MODES[backends.current().NAME] if m != "compiled"]
-WAYS = [*(("native", mode) for mode in MODES), ("keras", None)]
+WAYS = [*(("native", mode) for mode in QUICK_MODES), ("keras", None)]
 
 
 @pytest.mark.parametrize(("engine", "mode"), WAYS)
@@ -931,7 +930,7 @@ def test_the_native_twin_makes_the_same_updates_as_keras_applies(
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("mode", QUICK_MODES[1:])
 def test_every_mode_makes_the_same_updates(mode: str) -> None:
     first, other = (trained("native", optimizers.AdamW(**EVERYTHING), 6, mode=m) for m in (None, mode))
     np.testing.assert_allclose(first.losses, other.losses, atol=2e-6)
