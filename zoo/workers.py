@@ -6,6 +6,7 @@ orchestrator's side is `Worker`; the process's is `serve`.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -92,5 +93,7 @@ def serve(make: Any) -> None:
 
     worker = make(Path(sys.argv[1]), tell)
     for line in sys.stdin:
+        gc.collect()
+        gc.freeze()  # a framework's half a million objects stay: no later collection looks at them
         command = json.loads(line)
         getattr(worker, command.pop("do"))(**command)
