@@ -1,12 +1,16 @@
 """One framework a test process: KERAS_BACKEND's, else the first installed, on one thread."""
 
 import atexit
+import gc
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +36,31 @@ QUICK_TO_COMPILE = (
 os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 
 NAME = os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch")
-zoo.use(NAME, threads=1)
 
 # torch's "compiled" is its traced graph through TorchInductor: too slow to compile for a test of every push.
 QUICK_MODES = [mode for mode in backends.MODES[NAME] if mode != "compiled"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The framework is imported before the tests, but where others run them (pytest -n)."""
+    if not config.getoption("numprocesses", None):
+        zoo.use(NAME, threads=1)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m peers` or `-m "parity or browser"` reads the files alone that have such tests."""
+    wanted = re.findall(r"(?<!not )\b(parity|browser|peers)\b", config.option.markexpr)
+    if not wanted or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return None if any(f"mark.{mark}" in text for mark in wanted) else True
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """What frameworks have made by now stays: no collection of garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -77,8 +102,47 @@ def python(code: str, **environment: str | None) -> str:
     return done.stdout.strip()
 
 
+# Tests that compare frameworks share an interpreter of each: importing them takes longer than most tests.
+INTERPRETER = """
+import contextlib, io, json, sys
+for line in sys.stdin:
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(json.loads(line), {"__name__": "__main__"})
+    print(json.dumps(said.getvalue().strip()), flush=True)
+"""
+
+
+interpreters: dict[str, subprocess.Popen[str]] = {}
+
+
+def pytest_unconfigure() -> None:
+    for process in interpreters.values():
+        process.kill()
+        process.communicate()
+
+
+def everywhere(code: str) -> dict[str, str]:
+    """What it prints on each framework."""
+    found = {}
+    for name in backends.NAMES:
+        if name not in interpreters:
+            interpreters[name] = subprocess.Popen(
+                [sys.executable, "-c", INTERPRETER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "KERAS_BACKEND": name},
+            )
+        process = interpreters[name]
+        print(json.dumps(code), file=process.stdin, flush=True)
+        said = process.stdout.readline() if process.stdout else ""
+        assert said, f"{name}: ended with status {process.wait()}, see its traceback above"
+        found[name] = json.loads(said)
+    return found
+
+
 def assert_same_everywhere(code: str) -> None:
     """On each framework code prints "BACKEND WHAT", and what is the same."""
-    found = dict(python(code, KERAS_BACKEND=name).split() for name in backends.NAMES)
+    found = dict(said.split() for said in everywhere(code).values())
     assert set(found) == set(backends.NAMES)
     assert len(set(found.values())) == 1

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
-from conftest import python
+from conftest import QUICK_TO_COMPILE, everywhere
 
-from zoo import backends, ladder, registry
+from zoo import ladder, registry
+from zoo.workers import Worker
 
 pytestmark = pytest.mark.parity
 
@@ -21,9 +23,14 @@ RUNGS = [rung.name for rung in ladder.RUNGS]
 
 @pytest.fixture(scope="module", autouse=True)
 def xla_as_users_have_it() -> Iterator[None]:
-    """Every other test has XLA compile quickly (conftest.py)."""
+    """Every other test has XLA compile quickly (conftest.py); here only float64, which tells of formulas."""
+
+    def worker(module: str, folder: Path, backend: str, environment: Mapping[str, str]) -> Worker:
+        flags = QUICK_TO_COMPILE if environment["ZOO_PARITY_DTYPE"] == "float64" else ""
+        return Worker(module, folder, backend, {**environment, "XLA_FLAGS": flags})
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("XLA_FLAGS", raising=False)
+        patch.setattr(ladder, "Worker", worker)
         yield
 
 
@@ -85,7 +92,7 @@ for how in ({"seed": 1}, {"temperature": 0}, {"top_k": 20, "top_p": 0.9, "seed":
 
 
 def test_the_frameworks_write_the_same_text_byte_for_byte() -> None:
-    texts = {name: python(WRITES, KERAS_BACKEND=name) for name in backends.NAMES}
+    texts = everywhere(WRITES)
     assert len(set(texts.values())) == 1
     assert len(texts["torch"]) > 1000
 

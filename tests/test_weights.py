@@ -31,7 +31,11 @@ from zoo.cli import app
 from zoo.weights import SCHEMES, Layout, Row, hub
 from zoo.weights.layouts import CONV, DENSE, resample
 
-VISION = ("alexnet", "vgg11", "vgg11-bn", "resnet18", "resnet50", "efficientnet-b0", "vit-b16")
+LAYOUTS = {
+    **dict.fromkeys(("alexnet", "vgg11", "vgg11-bn"), ("zoo", "torchvision")),
+    **dict.fromkeys(("resnet18", "resnet50", "efficientnet-b0"), ("zoo", "torchvision", "timm")),
+    "vit-b16": ("zoo", "torchvision", "timm", "transformers"),
+}
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch's own tensors")
 
 
@@ -168,7 +172,13 @@ def test_a_table_of_ones_own_is_a_layout() -> None:
 
 # --- there and back ---
 
-PAIRS = [(name, s.name) for name in VISION for s in SCHEMES if s.name != "keras" and s.suits(small(name))]
+PAIRS = [(name, layout) for name, layouts in LAYOUTS.items() for layout in layouts]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_model_is_exported_in_each_layout_that_is_known_of_it(name: str) -> None:
+    model = small(name)
+    assert tuple(s.name for s in SCHEMES if s.name != "keras" and s.suits(model)) == LAYOUTS[name]
 
 
 @pytest.mark.parametrize(("name", "layout"), PAIRS)
