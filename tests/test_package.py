@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -39,7 +40,9 @@ def python(tmp_path: Path) -> Path:
 
 
 def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None:
-    run(sys.executable, "-m", "build", "-q", "--wheel", "--outdir", tmp_path, ROOT, cwd=tmp_path)
+    source = tmp_path / "source"  # the editable install writes beside the code, at the same time
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
+    run(sys.executable, "-m", "build", "-q", "--wheel", "--outdir", tmp_path, source, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {
