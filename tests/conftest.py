@@ -2,7 +2,6 @@
 
 import atexit
 import gc
-import json
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before anything imports Te
 import zoo
 from zoo import backends
 from zoo._lazy import keras
+from zoo.workers import Worker, WorkerDied
 
 # XLA compiles a program once, here and in every process started from here: tests build the same models again.
 COMPILED = tempfile.mkdtemp(prefix="zoo-")
@@ -28,7 +28,7 @@ atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Half the time of JAX's tests would go by compiling programs that run for milliseconds: XLA hurries here.
-# Only tests/test_parity.py has it as users do. Another JAX may not know these flags, and says so.
+# Only tests/test_parity.py has it as users do, in float32. Another JAX may not know these flags, and says so.
 QUICK_TO_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
@@ -102,42 +102,28 @@ def python(code: str, **environment: str | None) -> str:
     return done.stdout.strip()
 
 
-# Tests that compare frameworks share an interpreter of each: importing them takes longer than most tests.
-INTERPRETER = """
-import contextlib, io, json, sys
-for line in sys.stdin:
-    with contextlib.redirect_stdout(io.StringIO()) as said:
-        exec(json.loads(line), {"__name__": "__main__"})
-    print(json.dumps(said.getvalue().strip()), flush=True)
-"""
-
-
-interpreters: dict[str, subprocess.Popen[str]] = {}
+# Tests that compare frameworks share a process of each: importing them takes longer than most tests.
+runners: dict[str, Worker] = {}
 
 
 def pytest_unconfigure() -> None:
-    for process in interpreters.values():
-        process.kill()
-        process.communicate()
+    for runner in runners.values():
+        runner.close()
 
 
 def everywhere(code: str) -> dict[str, str]:
-    """What it prints on each framework."""
+    """What it prints on each framework. Raises WorkerDied, saying of what."""
     found = {}
     for name in backends.NAMES:
-        if name not in interpreters:
-            interpreters[name] = subprocess.Popen(
-                [sys.executable, "-c", INTERPRETER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, "KERAS_BACKEND": name},
-            )
-        process = interpreters[name]
-        print(json.dumps(code), file=process.stdin, flush=True)
-        said = process.stdout.readline() if process.stdout else ""
-        assert said, f"{name}: ended with status {process.wait()}, see its traceback above"
-        found[name] = json.loads(said)
+        if name not in runners:
+            here = {"PYTHONPATH": str(Path(__file__).parent)}
+            runners[name] = Worker("runner", Path(COMPILED, name), name, here)
+        try:
+            (answer,) = runners[name].ask("run", code=code)
+        except WorkerDied:
+            runners.pop(name).close()
+            raise
+        found[name] = answer["said"]
     return found
 
 
