@@ -58,7 +58,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen() -> None:
-    """What frameworks have made by now stays: no collection of garbage looks at it again."""
+    """A file's tests begin without the programs of the last: JAX keeps every one, gigabytes in the end.
+
+    What frameworks have made by now stays: no collection of garbage looks at it again.
+    """
+    backends.current().forget_programs()
     gc.collect()
     gc.freeze()
 

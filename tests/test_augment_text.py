@@ -30,6 +30,8 @@ from zoo.augment.text import (
 )
 from zoo.tasks import sequences
 
+pytestmark = pytest.mark.once
+
 TABLE = {"quick": ["fast", "swift", "in no time"], "dog": ["hound"], "Paris": ["the capital"], "🎬": ["🎥"]}
 SENTENCE = " The quick  brown fox\njumps over the lazy\tdog. "
 

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -15,10 +16,12 @@ import pytest
 from conftest import QUICK_MODES, numpy, python
 from numpy import ndarray
 from scipy.special import expit, logsumexp, ndtr
+from typer.testing import CliRunner
 
 import zoo
 from zoo import backends, layers, random
 from zoo._lazy import keras
+from zoo.cli import app
 from zoo.layers import Input, Model
 
 Tensor = Any
@@ -247,6 +250,27 @@ def test_there_is_one_cpu_and_it_comes_last() -> None:
     assert [d.name for d in found if d.kind == "CPU"] == ["cpu"]
     assert found[-1].name == "cpu"
     assert len({d.name for d in found}) == len(found)
+
+
+def doctor(*words: str) -> str:
+    done = CliRunner().invoke(app, ["doctor", *words], env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_doctor_lists_every_framework_and_what_to_install() -> None:
+    facts = json.loads(doctor("--json"))["frameworks"]
+    assert set(facts) == set(backends.NAMES)
+    for name, found in facts.items():
+        if name in backends.installed():
+            assert "cpu" in [device["name"] for device in found["devices"]]
+            assert found["modes"] == list(backends.MODES[name])
+        else:
+            assert f"keras-zoo-parity[{name}]" in found["error"]
+    printed = doctor()
+    assert "cpu" in printed
+    for name in backends.NAMES:
+        assert re.search(rf"^\s*{name}\s", printed, re.MULTILINE)
 
 
 TWO_GPUS = [

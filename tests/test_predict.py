@@ -248,6 +248,7 @@ def test_the_command_prints_the_classes_of_each_photograph(photo: Path, saved: P
     assert [row[1:] for row in rows] == expected
 
 
+@pytest.mark.once
 def test_the_command_says_that_weights_are_random_and_names_a_file_that_is_missing(photo: Path) -> None:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from zoo.cli import main; main()", "predict", "resnet18", "--small"]

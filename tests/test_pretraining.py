@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from zoo import backends, random, registry, tasks, tokenizers, training
+from zoo import random, registry, tasks, tokenizers, training
 from zoo.tasks import baselines, sequences
 from zoo.tasks.pretraining import SENTINELS, masked, spans
 from zoo.tasks.sequences import BEGIN, END, VOCABULARY
+
+pytestmark = pytest.mark.once  # the ladder shows the same losses on the others
 
 
 def text(n: int, seed: int = 0) -> np.ndarray:
@@ -146,9 +148,6 @@ def test_a_resumed_run_has_the_same_tokenizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(
-    backends.current().NAME != "torch", reason="learnt once: the ladder shows the same losses elsewhere"
-)
 def test_gpt_passes_a_trigram_in_two_epochs_and_a_bit() -> None:
     """The short form: gpt-micro passes the 5-gram, 1.905 bits, in ten epochs (docs/design.md)."""
     run = zoo.train("gpt-micro", tokenizer="default", steps=400)

@@ -25,6 +25,7 @@ from zoo._lazy import keras
 from zoo.tasks import text
 
 babel = pytest.importorskip("babel")
+pytestmark = pytest.mark.once
 
 
 # --- which language ---

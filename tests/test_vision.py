@@ -60,6 +60,7 @@ def shapes(model: keras.Model) -> dict[str, tuple[int, ...]]:
 # --- stages, as the papers' tables have them ---
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -90,6 +91,7 @@ def test_maps_have_the_sizes_of_the_papers_table(name: str, expected: dict[str, 
     assert len(features) == 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "layers"),
     [("resnet18", 18), ("resnet34", 34), ("resnet50", 50), ("resnet101", 101), ("vgg16", 16), ("alexnet", 8)],
@@ -126,6 +128,7 @@ def test_alexnets_biases_start_at_one_where_the_paper_says() -> None:
 # --- initial weights ---
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "path", "deviation"),
     [
@@ -151,6 +154,7 @@ def test_weights_start_as_the_paper_says(name: str, path: str, deviation: float)
 # --- residual networks ---
 
 
+@pytest.mark.once
 def test_a_residual_network_projects_only_where_the_shape_changes() -> None:
     def projected(name: str) -> list[str]:
         return [x.name for x in full(name).layers if x.name.endswith("_shortcut")]

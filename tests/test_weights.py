@@ -944,6 +944,7 @@ def test_what_the_hub_has_not_is_an_error(fetch: Fetch, reference: str, said: st
     assert reference in error
 
 
+@pytest.mark.once
 def test_weights_of_the_hub_are_loaded(server: Hub, tmp_path: Path) -> None:
     """By `zoo.weights.load`, whole way."""
     folder = tmp_path / "repository"
