@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before anything imports TensorFlow
 
@@ -104,6 +105,15 @@ def python(code: str, **environment: str | None) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+def run(*words: str) -> str:
+    """What the command prints, in this process."""
+    from zoo.cli import app
+
+    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"})
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 # Tests that compare frameworks share a process of each: importing them takes longer than most tests.

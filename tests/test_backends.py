@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import QUICK_MODES, numpy, python
+from conftest import QUICK_MODES, numpy, python, run
 from numpy import ndarray
 from scipy.special import expit, logsumexp, ndtr
-from typer.testing import CliRunner
 
 import zoo
 from zoo import backends, layers, random
 from zoo._lazy import keras
-from zoo.cli import app
 from zoo.layers import Input, Model
 
 Tensor = Any
@@ -252,14 +250,8 @@ def test_there_is_one_cpu_and_it_comes_last() -> None:
     assert len({d.name for d in found}) == len(found)
 
 
-def doctor(*words: str) -> str:
-    done = CliRunner().invoke(app, ["doctor", *words], env={"COLUMNS": "120"})
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
 def test_doctor_lists_every_framework_and_what_to_install() -> None:
-    facts = json.loads(doctor("--json"))["frameworks"]
+    facts = json.loads(run("doctor", "--json"))["frameworks"]
     assert set(facts) == set(backends.NAMES)
     for name, found in facts.items():
         if name in backends.installed():
@@ -267,7 +259,7 @@ def test_doctor_lists_every_framework_and_what_to_install() -> None:
             assert found["modes"] == list(backends.MODES[name])
         else:
             assert f"keras-zoo-parity[{name}]" in found["error"]
-    printed = doctor()
+    printed = run("doctor")
     assert "cpu" in printed
     for name in backends.NAMES:
         assert re.search(rf"^\s*{name}\s", printed, re.MULTILINE)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import run
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -22,9 +23,9 @@ import zoo
 from zoo import backends, benchmarks, comparison, ladder, training
 from zoo.cli import app
 
-DOCS = Path(__file__).parents[1] / "docs" / "cli.md"
 pytestmark = pytest.mark.once
 
+DOCS = Path(__file__).parents[1] / "docs" / "cli.md"
 START = "from zoo.cli import main; main()"
 
 
@@ -39,12 +40,6 @@ def started(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **environment}, check=False
     )
-
-
-def run(*words: str) -> str:
-    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"})
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 def test_list_shows_every_model_with_its_exact_count() -> None:

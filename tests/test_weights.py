@@ -22,12 +22,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import numpy, python
-from typer.testing import CliRunner
+from conftest import numpy, python, run
 
 import zoo
 from zoo import backends, checkpoints, layers
-from zoo.cli import app
 from zoo.weights import SCHEMES, Layout, Row, hub
 from zoo.weights.layouts import CONV, DENSE, resample
 
@@ -714,12 +712,6 @@ def test_training_starts_from_the_weights_it_is_given(tmp_path: Path) -> None:
 def test_weights_for_a_run_that_is_resumed_are_refused(tmp_path: Path) -> None:
     with pytest.raises(zoo.WrongConfiguration, match=r"resume= brings the weights.* leave weights= out"):
         zoo.train("mlp", digits(), weights=tmp_path / "x.npz", resume=tmp_path / "run.safetensors")
-
-
-def run(*words: str) -> str:
-    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "120"})
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 def test_zoo_export_writes_what_zoo_train_saved_by_anyones_names(tmp_path: Path) -> None:
