@@ -270,6 +270,10 @@ class Backend(Protocol):
         """`states = step(states, x[t])` for every t: the states after each step, stacked (n, ...)."""
         ...
 
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y, each computed once however many read the sum: where a branch joins what it left."""
+        ...
+
     def gelu(self, x: Tensor, *, approximate: bool) -> Tensor:
         """x Phi(x), exact, or by Hendrycks and Gimpel's tanh; precise in the dtype of x."""
         ...

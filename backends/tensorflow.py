@@ -251,6 +251,10 @@ def scan(
     return tf.scan(lambda states, x: tuple(step(states, x)), x, tuple(states))
 
 
+def add(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return x + y
+
+
 def gelu(x: tf.Tensor, *, approximate: bool) -> tf.Tensor:
     # tf.nn.gelu's constants are float32 even for float64, off by 1.8e-9; tf.cast of a number would be too.
     if approximate:

@@ -361,6 +361,21 @@ def test_a_program_that_was_forgotten_is_compiled_again() -> None:
     assert len(traced) == 2
 
 
+@pytest.mark.skipif(NAME != "jax", reason="the others fuse no sums")
+def test_what_branches_add_up_to_is_added_once() -> None:
+    """Additions grow with the depth of a residual network, not with its square."""
+
+    def additions(depth: int) -> int:
+        model = zoo.build("vit-ti16", **{**zoo.card("vit-ti16").small, "depth": depth, "dropout_rate": 0.0})
+        step = HERE.step(model, HERE.cross_entropy, zoo.optimizers.SGD(0.1), "jit")
+        x, y = tensor(zoo.example(model)), HERE.tensor(np.arange(2, dtype=np.int32))
+        step(x, y)
+        return step.step.lower(step.state, x, y).compile().as_text().count(" add(")
+
+    two, four, eight = map(additions, (2, 4, 8))
+    assert eight - four == pytest.approx(2 * (four - two), rel=0.05)
+
+
 # --- tensors and operations ---
 
 

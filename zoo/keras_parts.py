@@ -463,6 +463,17 @@ class VariationalDropout(Dropout):
 
 
 @keras.saving.register_keras_serializable("zoo")
+class Add(Layer):
+    """x + y."""
+
+    def call(self, inputs: Sequence[Tensor]) -> Tensor:
+        return backends.current().add(*inputs)
+
+    def compute_output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return shapes[0]
+
+
+@keras.saving.register_keras_serializable("zoo")
 class Gelu(Layer):
     """x Phi(x) (Hendrycks and Gimpel 2016), exact or by their tanh."""
 

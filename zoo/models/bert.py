@@ -18,6 +18,7 @@ from zoo.errors import WrongConfiguration, nearest
 from zoo.layers import (
     Input,
     TokenModel,
+    add,
     attention,
     dense,
     dropout,
@@ -112,10 +113,10 @@ def block(x: Tensor, mask: Tensor, heads: int, dropout_rate: float, *, name: str
         initializer=INITIAL,
         name=f"{name}_attention",
     )
-    x = norm(x + dropout(y, dropout_rate, name=f"{name}_dropout1"), name=f"{name}_norm1")
+    x = norm(add(x, dropout(y, dropout_rate, name=f"{name}_dropout1")), name=f"{name}_norm1")
     y = gelu(project(x, 4 * x.shape[-1], name=f"{name}_mlp1"))  # (b, n, 4c)
     y = dropout(project(y, x.shape[-1], name=f"{name}_mlp2"), dropout_rate, name=f"{name}_dropout2")
-    return norm(x + y, name=f"{name}_norm2")
+    return norm(add(x, y), name=f"{name}_norm2")
 
 
 def project(x: Tensor, units: int, name: str) -> Tensor:

@@ -20,6 +20,7 @@ from zoo.errors import WrongConfiguration
 from zoo.layers import (
     Input,
     Model,
+    add,
     batch_norm,
     conv,
     dense,
@@ -98,7 +99,7 @@ def efficientnet(
         y = unit(y, expansion * c, size, stride, groups=expansion * c, name=f"{name}_depthwise")
         y = squeeze_excite(y, max(1, c // 4), name=name)  # (b, h/s, w/s, 6c)
         y = unit(y, filters, 1, activation=identity, name=f"{name}_project")  # (b, h/s, w/s, filters)
-        return x + drop_path(y, rate, name=f"{name}_drop_path") if x.shape == y.shape else y
+        return add(x, drop_path(y, rate, name=f"{name}_drop_path")) if x.shape == y.shape else y
 
     image = x = Input((image_size, image_size, channels))  # (b, 224, 224, 3)
     x = unit(x, round_channels(32 * width), 3, 2, name="stem")  # (b, 112, 112, 32)

@@ -18,6 +18,7 @@ from zoo.layers import (
     Input,
     TokenModel,
     activate,
+    add,
     attention,
     dense,
     dropout,
@@ -85,11 +86,11 @@ def block(
         initializer=parts,
         name=f"{name}_attention",
     )
-    x = x + dropout(y, dropout_rate, name=f"{name}_dropout1")
+    x = add(x, dropout(y, dropout_rate, name=f"{name}_dropout1"))
     y = layer_norm(x, name=f"{name}_norm2")
     y = activate(dense(y, 4 * width, initializer=usual, name=f"{name}_mlp1"), activation)  # (b, n, 4c)
     y = dense(y, width, initializer=last, name=f"{name}_mlp2")  # (b, n, c)
-    return x + dropout(y, dropout_rate, name=f"{name}_dropout2")
+    return add(x, dropout(y, dropout_rate, name=f"{name}_dropout2"))
 
 
 # The sizes of minGPT (github.com/karpathy/minGPT) and of GPT-2's table 2: name, width, depth, heads,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.layers import (
     Input,
     Model,
+    add,
     batch_norm,
     conv,
     dense,
@@ -58,7 +59,7 @@ def residual(x: Tensor, block: Callable[..., Tensor], width: int, stride: int, *
     y = block(x, width, stride, name=name)
     if x.shape != y.shape:
         x = conv_norm(x, y.shape[-1], 1, stride, name=f"{name}_shortcut")
-    return relu(x + y)
+    return relu(add(x, y))
 
 
 def resnet(

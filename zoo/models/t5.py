@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.layers import (
     Input,
     TokenModel,
+    add,
     attention,
     dense,
     dropout,
@@ -78,7 +79,7 @@ def t5(
             name=name,
             **how,
         )
-        return x + dropout(y, dropout_rate, name=f"{name}_dropout")
+        return add(x, dropout(y, dropout_rate, name=f"{name}_dropout"))
 
     def mlp(x: Tensor, name: str) -> Tensor:
         """x + mlp(norm(x))."""
@@ -90,7 +91,7 @@ def t5(
             y = relu(dense(y, mlp_width, use_bias=False, initializer=into, name=f"{name}_in"))
         y = dropout(y, dropout_rate, name=f"{name}_dropout1")  # (b, n, 4c)
         y = dense(y, width, use_bias=False, initializer=normal(mlp_width**-0.5), name=f"{name}_out")
-        return x + dropout(y, dropout_rate, name=f"{name}_dropout2")
+        return add(x, dropout(y, dropout_rate, name=f"{name}_dropout2"))
 
     def stack(tokens: Tensor, mask: Tensor, kind: str, memory: Tensor | None = None) -> Tensor:
         """(b, n) -> (b, n, c): the encoder, or with a memory the decoder."""

@@ -19,6 +19,7 @@ from zoo.errors import WrongConfiguration
 from zoo.layers import (
     Input,
     Model,
+    add,
     attention,
     conv,
     dense,
@@ -82,13 +83,13 @@ def vit(
 def block(x: Tensor, heads: int, dropout_rate: float, epsilon: float, *, name: str) -> Tensor:
     """(b, n, c) -> (b, n, c)."""
     y = attention(layer_norm(x, epsilon=epsilon, name=f"{name}_norm1"), heads, name=f"{name}_attention")
-    x = x + dropout(y, dropout_rate, name=f"{name}_dropout1")
+    x = add(x, dropout(y, dropout_rate, name=f"{name}_dropout1"))
     y = layer_norm(x, epsilon=epsilon, name=f"{name}_norm2")
     width, nearly_zero = x.shape[-1], normal(1e-6)
     y = gelu(dense(y, 4 * width, bias_initializer=nearly_zero, name=f"{name}_mlp1"))  # (b, n, 4c)
     y = dropout(y, dropout_rate, name=f"{name}_dropout2")
     y = dense(y, width, bias_initializer=nearly_zero, name=f"{name}_mlp2")  # (b, n, c)
-    return x + dropout(y, dropout_rate, name=f"{name}_dropout3")
+    return add(x, dropout(y, dropout_rate, name=f"{name}_dropout3"))
 
 
 # Table 1 of the paper, and Touvron et al. 2021 (arXiv:2012.12877) for the two smaller: name, width, depth,
