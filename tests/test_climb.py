@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from zoo import backends, faults, ladder
+from zoo.workers import Worker
 
 pytestmark = pytest.mark.parity
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A climb leaves its processes to the next: importing a framework takes longer than most climbs here."""
+    idle: dict[str, Worker] = {}
+
+    class Shared(Worker):
+        def close(self) -> None:
+            if self.process.poll() is None:
+                idle[self.key] = self
+            else:
+                super().close()
+
+    def start(module: str, folder: Path, backend: str, environment: Mapping[str, str]) -> Worker:
+        key = f"{backend} {environment['ZOO_PARITY_DTYPE']}"
+        own = tmp_path_factory.mktemp("process")
+        worker = idle.pop(key, None) or Shared(module, own, backend, environment)
+        worker.key = key
+        for left in worker.folder.glob("*.*"):  # what it found in the last climb
+            left.unlink()
+        folder.symlink_to(worker.folder)
+        return worker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ladder, "Worker", start)
+        yield
+    for worker in idle.values():
+        Worker.close(worker)
+
 
 SPECIMEN = np.random.default_rng(0).normal(size=(100, 8, 8, 1)).astype(np.float32)
 
