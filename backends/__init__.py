@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -119,6 +120,10 @@ class Backend(Protocol):
 
     def use_device(self, name: str) -> None:
         """Compute on this device from now on. Called before the first tensor is made."""
+        ...
+
+    def on_device(self) -> AbstractContextManager[Any]:
+        """Within, what the framework itself makes lies on the device in use, as Keras's tensors always do."""
         ...
 
     def set_threads(self, count: int) -> None:

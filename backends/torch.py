@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,13 @@ def use_device(name: str) -> None:
     os.environ["KERAS_TORCH_DEVICE"] = device.name  # read when Keras is imported
     if device.kind in ("CUDA", "ROCm"):
         torch.cuda.set_device(device.name)
+
+
+def on_device() -> AbstractContextManager[Any]:
+    from zoo._lazy import keras
+
+    device = torch.device(keras.src.backend.torch.core.get_device())  # that Keras computes on
+    return nullcontext() if device == torch.get_default_device() else device  # which slows what it makes
 
 
 def set_threads(count: int) -> None:

@@ -289,6 +289,40 @@ def test_the_recurrent_peer_trains_as_the_zoo_does(model: str, monkeypatch: pyte
         assert ours(1) == pytest.approx(theirs(1), rel=1e-5)
 
 
+ANYWHERE = ["mlp", "lenet5", "lstm"]
+ELSEWHERE = [pytest.param(model, marks=pytest.mark.peers) for model in ("resnet18", "bert-tiny")]
+
+
+@pytest.mark.skipif(HERE.NAME != "torch", reason="what the others make lies on the device in use in any case")
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+@pytest.mark.parametrize("what", ["train", "infer"])
+@pytest.mark.parametrize("model", [*ANYWHERE, *ELSEWHERE])
+def test_a_peer_computes_on_the_device_in_use(model: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it: torch refuses to compute with tensors of two devices. On this one there are no numbers."""
+    import torch
+
+    x, y, loss = benchmarks.batch(zoo.card(model), 1)
+    monkeypatch.setattr(benchmarks, "batch", lambda card, size: (x, y, loss))
+    monkeypatch.setattr(HERE, "on_device", lambda: torch.device("meta"))
+    burst = benchmarks.make(Contestant("plain", "eager"), {"model": model, "batch_size": 1, "what": what})
+    found = []
+    monkeypatch.setattr(benchmarks, "_numpy", lambda loss: found.append(loss) or 0.0)
+    monkeypatch.setattr(HERE, "synchronize", found.append)
+    burst(1)
+    assert [value.device.type for value in found] == ["meta"]
+
+
+@pytest.mark.skipif(HERE.NAME != "torch", reason="the others have one")
+def test_what_torch_makes_lies_on_the_device_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+    import torch
+
+    monkeypatch.setattr(keras.src.backend.torch.core, "get_device", lambda: "meta")
+    with HERE.on_device():
+        assert torch.zeros(1).device.type == torch.nn.Linear(1, 1).weight.device.type == "meta"
+    assert torch.zeros(1).device.type == "cpu"
+
+
 def test_a_transformer_by_hand_starts_from_our_weights_and_learns_as_ours() -> None:
     """Whatever else the recipe sets: a peer knows the learning rate and the weight decay."""
     model = "gpt-nano"  # tests/test_peers.py has the others learn

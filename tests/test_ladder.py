@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 from conftest import numpy
 
 import zoo
-from zoo import backends, faults, ladder, taps
+from zoo import backends, faults, ladder, probe, taps
+from zoo.workers import WorkerDied
 
 FACTS = {
     "order": ["conv", "relu", "head"],
@@ -199,6 +201,37 @@ def test_inputs_and_targets_that_do_not_fit_are_refused(monkeypatch: pytest.Monk
 def test_one_framework_is_no_pair() -> None:
     with pytest.raises(zoo.BackendError, match="two frameworks or more"):
         zoo.parity("mlp", backends=[backends.current().NAME])
+
+
+def test_every_process_is_told_the_device_and_the_result_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    class Dying:
+        def __init__(self, _module: str, _folder: Path, backend: str, environment: dict[str, str]) -> None:
+            told.append((backend, environment["ZOO_PARITY_DEVICE"]))
+
+        def ask(self, do: str, **_: Any) -> None:
+            raise WorkerDied(f"no {do}")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(backends, "installed", lambda: ("torch", "jax"))
+    monkeypatch.setattr(ladder, "Worker", Dying)
+    for asked, device in (({}, "cpu"), ({"device": "cuda:1"}, "cuda:1")):
+        result = ladder.parity("mlp", rungs=(1,), **asked)
+        assert sorted(told) == [("jax", device), ("torch", device)]
+        assert result["environment"]["devices"] == {"torch": device, "jax": device}
+        told.clear()
+
+
+def test_a_process_computes_on_the_device_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    monkeypatch.setattr(backends.current(), "use_device", used.append)
+    monkeypatch.setenv("KERAS_BACKEND", backends.current().NAME)
+    monkeypatch.setenv("ZOO_PARITY_DTYPE", "float32")
+    monkeypatch.setenv("ZOO_PARITY_DEVICE", "cuda:1")
+    probe.Probe(tmp_path, lambda **_: None)
+    assert used == ["cuda:1"]
 
 
 def test_every_rung_says_its_claim_and_bounds() -> None:

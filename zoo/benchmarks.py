@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -103,13 +103,15 @@ def bench(
     what: Sequence[str] = ("train", "infer"),
     backends: Sequence[str] | None = None,
     batch_size: int | None = None,
+    device: str | None = None,
     threads: int | None = None,
     show: Callable[[str], None] | None = None,
     report: Callable[[list[Record]], None] | None = None,
 ) -> list[Record]:
     """Time models' steps, or how they are built, beside their peers, and return a row for each contestant.
 
-    Rows have "model", "backend", "what" ("train", "infer", "generate" or "build"), "contestant", "step_ms"
+    Rows have "model", "backend", "device" (`device`, None for the framework's first), "what" ("train",
+    "infer", "generate" or "build"), "contestant", "step_ms"
     (median), "step_ms_quartiles", "ratio" (to the framework's plain peer in its first mode, the median over
     bursts that ran side by side; None without a peer), "compile_s" (first step less a later one), "peak_mb",
     "loss" (after a burst of steps; None for inference) and "error". Of building, "build_s" and
@@ -135,6 +137,7 @@ def bench(
             job = {
                 "model": card.name,
                 "backend": backend,
+                "device": device,
                 "threads": threads or machine.cores(),
                 "what": kind,
             }
@@ -246,11 +249,12 @@ def make(contestant: Contestant, job: Record) -> Burst:
     x, y, loss = batch(card, job["batch_size"])
     if contestant.who == "plain":
         peer, weights = _peer(card)
-        px, py = peer.prepare(x, y)
-        if job["what"] == "infer":
-            predict = peer.predictor(weights, mode=contestant.mode)
-            return _inference(backend, lambda: predict(px))
-        step, _ = peer.trainer(weights, mode=contestant.mode, **settings)
+        with backend.on_device():
+            px, py = peer.prepare(x, y)
+            if job["what"] == "infer":
+                predict = peer.predictor(weights, mode=contestant.mode)
+                return _inference(backend, lambda: predict(px))
+            step, _ = peer.trainer(weights, mode=contestant.mode, **settings)
         return _training(lambda: step(px, py))
     model = _build(card)
     engine = "keras" if contestant.who == "keras" else "native"
@@ -363,7 +367,8 @@ def _writing(contestant: Contestant, card: Card) -> Burst:
     prompt = random.generator(0, "bench").integers(3, 259, PROMPT, dtype="int32")
     if contestant.who == "plain":
         peer, weights = _peer(card)
-        write = peer.writer(weights)
+        with backends.current().on_device():
+            write = peer.writer(weights)
         texts = lambda: write(prompt, WRITTEN)  # noqa: E731
     else:
         model = _build(card)
@@ -411,13 +416,15 @@ def race(field: Sequence[Contestant], job: Record) -> dict[str, list[float]]:
 def build(contestant: Contestant, job: Record) -> Record:
     """Seconds to build a model with its initial weights, once its libraries are imported."""
     card = registry.card(job["model"])
+    place = nullcontext()
     if contestant.who == "plain":
-        make = _module(card).peer(card.name).build
+        make, place = _module(card).peer(card.name).build, backends.current().on_device()
     else:
         make = partial(registry.build, card.name)
         registry.build("mlp")  # imports Keras
     start = time.perf_counter()
-    model = make()
+    with place:
+        model = make()
     done = time.perf_counter() - start
     del model
     return {"build_s": done, "peak_mb": backends.current().peak_memory() / 2**20}
@@ -439,7 +446,7 @@ def _numpy(value: Any) -> Any:
 def main() -> None:
     """Measure one job in this process and print the answer as JSON."""
     how, job = sys.argv[1], json.loads(sys.argv[2])
-    backends.use(job["backend"], threads=job["threads"])
+    backends.use(job["backend"], device=job["device"], threads=job["threads"])
     field = [Contestant(*name.split(" ", 1)) for name in job["contestants"]]
     if how == "race":
         print(json.dumps(race(field, job)))

@@ -355,6 +355,7 @@ def parity(
     faults: Annotated[
         bool, typer.Option("--faults", help="Seed faults in one framework; list which rung catches which.")
     ] = False,
+    device: Annotated[str, typer.Option(help="Of every framework; the bounds are a CPU's.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder of parity.json and report.html.")] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -386,6 +387,7 @@ def parity(
             rungs=numbers or NUMBERS,
             float64=float64,
             modes=_split(modes) or QUICK_MODES,
+            device=device,
             out=out,
             show=show,
         )
@@ -464,6 +466,7 @@ def bench(
     build: Annotated[bool, typer.Option("--build", help="Only building, with initial weights.")] = False,
     backends: BackendsOption = None,
     batch_size: BatchOption = None,
+    device: DeviceOption = None,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -479,6 +482,7 @@ def bench(
             what=chosen,
             backends=_split(backends),
             batch_size=batch_size,
+            device=device,
             threads=threads,
             show=show,
             report=None if as_json else report,

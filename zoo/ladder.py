@@ -116,6 +116,7 @@ def parity(
     rungs: Sequence[int] = NUMBERS,
     float64: bool = False,
     modes: Sequence[str] = QUICK_MODES,
+    device: str = "cpu",
     out: str | Path | None = None,
     show: Callable[[str], None] | None = None,
 ) -> Parity:
@@ -129,7 +130,8 @@ def parity(
     with a `loss` as `zoo.train` takes it) it is trained too.
 
     `float64` climbs in float64 as well; `modes` are ways the native engine runs, compared with its default in
-    float32: all by default, but "compiled", which takes torch a minute a model.
+    float32: all by default, but "compiled", which takes torch a minute a model. `device` is that of every
+    framework, as `zoo doctor` names it; the bounds are a CPU's, whose float32 has all its bits.
     Writes parity.json and report.html into `out`. Raises ZooError's kinds for wrong names before any
     process starts; what goes wrong in a process becomes the `error` of a row.
     """
@@ -160,7 +162,7 @@ def parity(
             rungs = [n for n in rungs if targets is not None or n <= 4]
         subjects = subjects or [(name, None) for name in distinct(registry.list_models())]
         dtypes = DTYPES if float64 else DTYPES[:1]
-        climb = Climb(scratch, names, dtypes, subjects, sorted(rungs), list(modes), tell)
+        climb = Climb(scratch, names, dtypes, subjects, sorted(rungs), list(modes), tell, device)
         rows = climb.run()
     from zoo import __version__
 
@@ -171,7 +173,7 @@ def parity(
         rungs=[asdict(rung) for rung in RUNGS if rung.number in rungs],
         models=[name for name, _ in subjects],
         rows=rows,
-        environment={**machine.environment(), "threads": 1, "devices": dict.fromkeys(names, "cpu")},
+        environment={**machine.environment(), "threads": 1, "devices": dict.fromkeys(names, device)},
     )
     if out is not None:
         from zoo.comparison.report import save
@@ -238,9 +240,10 @@ class Climb:
         rungs: Sequence[int],
         modes: Sequence[str],
         tell: Callable[[str], None],
+        device: str = "cpu",
     ):
         self.scratch, self.names, self.dtypes, self.subjects = scratch, names, dtypes, subjects
-        self.rungs, self.modes, self.tell = rungs, modes, tell
+        self.rungs, self.modes, self.tell, self.device = rungs, modes, tell, device
         self.places = [(name, dtype) for dtype in dtypes for name in names]
         self.workers: dict[tuple[str, str], Worker] = {}
         self.errors: dict[tuple[str, str, str], str] = {}  # (model, backend, dtype) -> what it died of
@@ -270,6 +273,7 @@ class Climb:
             name, dtype = place
             environment = {
                 "ZOO_PARITY_DTYPE": dtype,
+                "ZOO_PARITY_DEVICE": self.device,
                 "OMP_NUM_THREADS": "1",
                 # Most of JAX's time is compiling: what XLA has made once it takes from here.
                 "JAX_COMPILATION_CACHE_DIR": os.environ.get(

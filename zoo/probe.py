@@ -111,7 +111,7 @@ class Probe:
 
     def __init__(self, folder: Path, tell: Tell):
         self.folder, self.tell = folder, tell
-        backends.use(os.environ["KERAS_BACKEND"], threads=1)
+        backends.use(os.environ["KERAS_BACKEND"], device=os.environ["ZOO_PARITY_DEVICE"], threads=1)
         self.dtype = os.environ["ZOO_PARITY_DTYPE"]
         if self.dtype == "float64":
             use_float64()

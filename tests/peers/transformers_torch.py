@@ -125,10 +125,10 @@ def writer(make: Callable[[], nn.Module], weights: State) -> Callable[[np.ndarra
     model: Any = load(make(), weights).eval()
 
     def write(prompt: np.ndarray, count: int) -> np.ndarray:
-        tokens = torch.tensor(prompt[None], dtype=torch.int64)
+        tokens = torch.tensor(prompt[None], dtype=torch.int64, device=model.device)
         how = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": 0}
         found = model.generate(tokens, attention_mask=torch.ones_like(tokens), eos_token_id=None, **how)
-        return found[0, -count:].numpy()
+        return found[0, -count:].numpy(force=True)
 
     return write
 
