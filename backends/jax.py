@@ -50,6 +50,10 @@ def use_device(name: str) -> None:
     jax.config.update("jax_default_device", device)
 
 
+def _in_use() -> Any:
+    return jax.config.jax_default_device or jax.devices()[0]
+
+
 def on_device() -> AbstractContextManager[Any]:
     return nullcontext()  # what it makes lies there in any case
 
@@ -63,7 +67,7 @@ def threads() -> int:
 
 
 def peak_memory() -> int:
-    device = jax.devices()[0]
+    device = _in_use()
     return host_memory() if device.platform == "cpu" else device.memory_stats()["peak_bytes_in_use"]
 
 
@@ -137,8 +141,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> ja
 
 def _on_a_cpu() -> bool:
     """Whether what is traced now will run on one."""
-    device = jax.config.jax_default_device or jax.devices()[0]
-    return device.platform == "cpu"
+    return _in_use().platform == "cpu"
 
 
 def max_pool(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:

@@ -47,10 +47,12 @@ def use_device(name: str) -> None:
         torch.cuda.set_device(device.name)
 
 
-def on_device() -> AbstractContextManager[Any]:
-    from zoo._lazy import keras
+def _in_use() -> torch.device:
+    return torch.device(os.environ.get("KERAS_TORCH_DEVICE") or devices()[0].name)  # as Keras chooses
 
-    device = torch.device(keras.src.backend.torch.core.get_device())  # that Keras computes on
+
+def on_device() -> AbstractContextManager[Any]:
+    device = _in_use()
     return nullcontext() if device == torch.get_default_device() else device  # which slows what it makes
 
 
@@ -63,7 +65,7 @@ def threads() -> int:
 
 
 def peak_memory() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else host_memory()
+    return torch.cuda.max_memory_allocated() if _in_use().type == "cuda" else host_memory()
 
 
 def set_deterministic() -> None:

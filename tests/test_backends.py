@@ -325,6 +325,22 @@ print(hold(4_000), hold(200_000_000))
     del ballast
 
 
+@pytest.mark.skipif(NAME == "tensorflow", reason="it does not see the devices that are not used")
+def test_peak_memory_is_of_the_device_in_use_where_there_is_a_better_one() -> None:
+    code = {
+        "torch": "import torch; torch.cuda.is_available = lambda: True; torch.cuda.device_count = lambda: 0",
+        "jax": """
+import jax
+from types import SimpleNamespace as Device
+memory = {"peak_bytes_in_use": 1}
+cpu, gpu = jax.devices(), Device(platform="gpu", id=0, device_kind="", memory_stats=lambda: memory)
+jax.devices = lambda platform=None: cpu if platform else [gpu]
+""",
+    }
+    asked = f"import zoo\nzoo.use('{NAME}', device='cpu')\nprint(zoo.backends.current().peak_memory())"
+    assert int(python(f"{code[NAME]}\n{asked}")) > 20e6  # the process's
+
+
 DETERMINISTIC = {  # what the framework itself says of it
     "torch": "import torch; on = torch.are_deterministic_algorithms_enabled()",
     "tensorflow": "from tensorflow.python.framework import config; on = config.is_op_determinism_enabled()",
