@@ -29,9 +29,10 @@ def shared_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
     def start(module: str, folder: Path, backend: str, environment: Mapping[str, str]) -> Worker:
         key = f"{backend} {environment['ZOO_PARITY_DTYPE']}"
-        own = tmp_path_factory.mktemp("process")
-        worker = idle.pop(key, None) or Shared(module, own, backend, environment)
-        worker.key = key
+        worker = idle.pop(key, None)
+        if worker is None:
+            worker = Shared(module, tmp_path_factory.mktemp("process"), backend, environment)
+            worker.key = key
         for left in worker.folder.glob("*.*"):  # what it found in the last climb
             left.unlink()
         folder.symlink_to(worker.folder)
