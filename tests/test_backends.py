@@ -227,6 +227,19 @@ print(keras.backend.backend(), zoo.backends.current().NAME)
     assert python(code, KERAS_BACKEND=None, KERAS_HOME=str(tmp_path)) == f"{first} {first}"
 
 
+def test_a_process_of_the_zoos_own_imports_keras_without_its_extras_which_may_follow() -> None:
+    code = f"""
+import sys, zoo
+from zoo import _lazy
+_lazy.leave_out_extras()
+zoo.use({NAME!r})
+_lazy.keras.Model
+print("loaded", *(name for name in _lazy.EXTRAS if name in sys.modules))
+import sklearn.datasets
+"""
+    assert python(code) == ("loaded jax" if NAME == "jax" else "loaded")
+
+
 # --- the machine ---
 
 

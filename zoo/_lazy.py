@@ -7,6 +7,10 @@ backend chosen by then. Modules of the zoo write `from zoo._lazy import keras, o
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -33,3 +37,31 @@ else:
 
     keras = _Lazy("keras")
     ops = _Lazy("keras.ops")
+
+# Keras and TensorFlow take these along where they are installed, for what the zoo has no use for: wrappers of
+# scikit-learn's kind, galleries of images, Orbax's checkpoints, TFLite's conversion.
+EXTRAS = ("jax", "matplotlib", "sklearn")
+
+
+class _NoExtras(MetaPathFinder, Loader):
+    """While Keras or TensorFlow is being imported, its extras cannot be."""
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        if name not in EXTRAS or name == os.environ.get("KERAS_BACKEND"):
+            return None
+        return ModuleSpec(name, self) if _being_imported("keras") or _being_imported("tensorflow") else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise ModuleNotFoundError(f"{module.__name__} is left out", name=module.__name__)
+
+
+def _being_imported(name: str) -> bool:
+    return getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False)
+
+
+def leave_out_extras() -> None:
+    """From here on Keras's import takes half its time; after it, its extras can be imported as ever.
+
+    For the zoo's own processes: in the user's, Keras is to be whole.
+    """
+    sys.meta_path.insert(0, _NoExtras())

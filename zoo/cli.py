@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo import completion, terminal
+from zoo import _lazy, completion, terminal
 from zoo.errors import UnknownModel, WrongConfiguration, ZooError, nearest
 
 # As diff and grep have it.
@@ -82,6 +82,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, o
 def main() -> None:
     """Run the command line; an error of the zoo is one line on standard error."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every process otherwise
+    _lazy.leave_out_extras()
     try:
         app(prog_name="zoo")
     except ZooError as error:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-from zoo import backends
+from zoo import _lazy, backends
 
 # The interpreter, not taking modules from the folder it runs in: that may hold a folder named zoo.
 PYTHON = (sys.executable, "-P")
@@ -62,7 +62,8 @@ def _ask(name: str) -> dict[str, Any]:
     if name not in backends.installed():
         return {"error": f'not installed: pip install "keras-zoo-parity[{name}]"'}
     command = [*PYTHON, "-m", "zoo.machine", name]
-    answer = subprocess.run(command, capture_output=True, text=True, env=quiet(), check=False)
+    environment = {**quiet(), "KERAS_BACKEND": name}  # importing TensorFlow imports Keras: on itself, then
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if answer.returncode:
         return {"error": last_words(answer.stderr) or f"exit status {answer.returncode}"}
     return json.loads(answer.stdout.splitlines()[-1])
@@ -90,4 +91,5 @@ def _version(name: str) -> str | None:
 
 
 if __name__ == "__main__":
+    _lazy.leave_out_extras()
     print(json.dumps(describe(sys.argv[1])))

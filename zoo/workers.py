@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from zoo import machine
+from zoo import _lazy, machine
 from zoo.errors import ZooError
 
 Record = dict[str, Any]
@@ -85,6 +85,7 @@ def serve(make: Any) -> None:
 
     What frameworks print goes to standard error.
     """
+    _lazy.leave_out_extras()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
