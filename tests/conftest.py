@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before anything imports TensorFlow
 
 import zoo
-from zoo import backends
+from zoo import backends, registry
 from zoo._lazy import keras
 from zoo.workers import Worker, WorkerDied
 
@@ -86,6 +86,14 @@ def dtype(request: pytest.FixtureRequest) -> str:
     if request.param == "float64":
         request.getfixturevalue("float64")
     return request.param
+
+
+@pytest.fixture
+def registering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test registers is forgotten behind it."""
+    registry.list_models()  # the zoo's own stay
+    for kept in ("_cards", "_aliases"):
+        monkeypatch.setattr(registry, kept, dict(getattr(registry, kept)))
 
 
 def numpy(value: Any) -> np.ndarray:

@@ -56,6 +56,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
     plt.close("all")
 
 
+@pytest.mark.usefixtures("registering")
 @pytest.mark.parametrize("name", CHAPTERS[::-1])  # the long ones first: nobody waits for them at the end
 def test_a_chapter_runs_and_its_figures_have_labelled_axes(
     name: str, figures: list, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

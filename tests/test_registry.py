@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from conftest import numpy
+from conftest import numpy, python
 from numpy import ndarray
 from scipy import stats
 
@@ -281,7 +281,7 @@ def test_an_unknown_argument_gets_the_nearest_and_all_there_are() -> None:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def calls(registering: None) -> list[dict[str, Any]]:  # noqa: ARG001
     """A registered model "probe", of an argument of each kind, that keeps what it was built with."""
     seen: list[dict[str, Any]] = []
 
@@ -301,8 +301,6 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     builder.__annotations__ = {
         "widths": "tuple[int, ...]", "size": "int", "rate": "float", "f": "str", "bias": "bool",
     }  # fmt: skip
-    for register in ("_cards", "_aliases"):
-        monkeypatch.setattr(registry, register, dict(getattr(registry, register)))
     about = {"paper": "", "url": "", "year": 1998, "idea": "", "task": "digits", "recipe": "mlp"}
     registry.register("probe", builder, parameters=15, multiply_adds=12, about=about, size=5)
     return seen
@@ -364,6 +362,18 @@ def test_a_right_value_reaches_the_builder(calls: list, changes: dict[str, Any])
 def test_a_name_can_be_registered_once(calls: list) -> None:  # noqa: ARG001
     with pytest.raises(ValueError, match="two models are named 'probe'"):
         registry.register("probe", lambda: None, parameters=0, multiply_adds=0, about={})
+
+
+MODELS_OUT_OF_ORDER = """
+import zoo.models.vit
+import zoo
+print(*zoo.list_models())
+"""
+
+
+def test_the_order_of_the_list_is_not_that_of_imports() -> None:
+    assert python(MODELS_OUT_OF_ORDER).split() == zoo.list_models()
+    assert zoo.list_models()[0] == "mlp"
 
 
 # --- examples ---

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import import_module
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -317,9 +318,12 @@ def features(model: keras.Model, names: str | Sequence[str] = "features") -> ker
 
 
 def _all() -> dict[str, Card]:
-    for family in FAMILIES:
-        import_module(f"zoo.models.{family}")
-    return _cards
+    """The zoo's in the order of `FAMILIES`, whichever was imported first, then what others register."""
+    order = {f"zoo.models.{family}": place for place, family in enumerate(FAMILIES)}
+    for module in order:
+        import_module(module)
+    places = ((order.get(card.builder.__module__, len(order)), card) for card in _cards.values())
+    return {card.name: card for _, card in sorted(places, key=itemgetter(0))}
 
 
 def _plain(name: str) -> str:

@@ -18,6 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 from zoo.errors import UnknownName, WrongConfiguration, nearest
@@ -56,6 +57,11 @@ class Trained:
 
 
 DIGITS = "1,797 handwritten digits, 8 x 8 pixels (UCI, as scikit-learn ships them); every fifth held out"
+# A release of Python rewords some of it. The card is of the release that the weights were trained on.
+PYTHONS = (
+    f"the topics text of Python {python_version()}'s own documentation, 465 thousand characters; "
+    "its last tenth held out"
+)
 ONLY_DIGITS = "Knows centred single digits on an empty ground, nothing else."
 
 TRAINED = (
@@ -65,7 +71,7 @@ TRAINED = (
     Trained(
         "gpt-nano",
         "topics",
-        "the topics text of Python's own documentation, 465 thousand characters; its last tenth held out",
+        PYTHONS,
         "Writes bytes in the manner of that text: words and phrases, without sense.",
         {"width": 96, "depth": 4, "heads": 4, "positions": 256},
     ),

@@ -125,7 +125,7 @@ def babel() -> Any:
 def corpus() -> dict[str, str]:
     """The reference text of Python's documentation, as `help` shows it: the last tenth is held out.
 
-    465 thousand characters in Python 3.11. It is that of the Python that runs: other versions have another.
+    465 thousand characters in Python 3.11. It is that of the Python that runs: a release rewords some of it.
     """
     from pydoc_data.topics import topics
 
