@@ -27,6 +27,14 @@ KEYS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hasty() -> Iterator[None]:
+    """Steps are timed, but no time is a claim here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparison, "SECONDS", 0.02)
+        yield
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[comparison.Comparison, Path]:
     folder = tmp_path_factory.mktemp("report")

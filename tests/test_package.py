@@ -1,4 +1,4 @@
-"""The wheel and the editable install, each in a clean environment, used from another folder."""
+"""The wheel, then the editable install in its place, in a clean environment, used from another folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 def use_it(python: Path, folder: Path) -> None:
     """What a stranger does first, in a folder that is not the repository."""
-    run(python, "-m", "pip", "install", "-q", "torch", "-c", ROOT / "constraints.txt", cwd=folder)
     script = (
         "import zoo, zoo.peers.lenet5_torch; model = zoo.build('lenet5', weights='digits'); "
         "print(model.count_params(), zoo.backends.current().__name__)"
@@ -33,14 +32,18 @@ def use_it(python: Path, folder: Path) -> None:
     assert "lenet5-1998" in run(python.with_name("zoo"), "list", cwd=folder)
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> Path:
-    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
-    return tmp_path / "venv" / "bin" / "python"
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of an environment with nothing but torch."""
+    folder = tmp_path_factory.mktemp("clean")
+    run(sys.executable, "-m", "venv", "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "torch", "-c", ROOT / "constraints.txt", cwd=folder)
+    return python
 
 
 def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"  # the editable install writes beside the code, at the same time
+    source = tmp_path / "source"  # without what was built here before
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
     run(sys.executable, "-m", "build", "-q", "--wheel", "--outdir", tmp_path, source, cwd=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
@@ -62,5 +65,6 @@ def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None
 
 
 def test_the_editable_install_works_in_another_folder(python: Path, tmp_path: Path) -> None:
+    run(python, "-m", "pip", "uninstall", "-q", "-y", "keras-zoo-parity", cwd=tmp_path)
     run(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "-e", ROOT, cwd=tmp_path)
     use_it(python, tmp_path)
