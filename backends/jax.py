@@ -88,7 +88,8 @@ def forget_programs() -> None:
 
 
 def tensor(array: np.ndarray) -> jax.Array:
-    return jnp.asarray(array)
+    # Of NumPy's arrays jnp.asarray compiles a program for each shape it meets; device_put may share memory.
+    return jax.device_put(array.copy()) if isinstance(array, np.ndarray) else jnp.asarray(array)
 
 
 def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
@@ -97,7 +98,7 @@ def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
 
 
 def adopt(array: np.ndarray) -> jax.Array:
-    return tensor(array)
+    return jax.device_put(array)
 
 
 def known(x: jax.Array) -> np.ndarray | None:
@@ -502,9 +503,10 @@ class Updater:
     ):
         self.description, self.scaling, self.variables = description, scaling, list(variables)
         self.transform = optimizer(description, variables)
-        self.state = self.init([jnp.copy(v) for v in _values(variables)])
+        self.state = jax.jit(self.init)(_values(variables))  # one program; else each shape has its own
 
     def init(self, weights: list) -> dict[str, Any]:
+        weights = _copies(weights)
         state: dict[str, Any] = {"batches": jnp.zeros((), jnp.int32), "optax": self.transform.init(weights)}
         if self.description.use_ema:
             state["average"] = [jnp.zeros_like(w) for w in weights]
@@ -681,9 +683,9 @@ class JaxStep:
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
         if self.state is None:
             # A donated buffer is gone after the step, and the model's may be others' too.
-            weights = [jnp.copy(v) for v in _values(self.model.trainable_variables)]
-            other = [jnp.copy(v) for v in _values(self.model.non_trainable_variables)]
-            self.state = weights, other, jax.tree.map(jnp.copy, self.updater.state)
+            own = _values(self.model.trainable_variables), _values(self.model.non_trainable_variables)
+            weights, other, memory = jax.jit(_copies)((*own, self.updater.state))
+            self.state = weights, other, memory
             # All of it is here until `sync`: to read the model before is JAX's error of a deleted array.
             self.assign(weights, other)
             self.updater.state = {}
@@ -737,6 +739,11 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _values(variables: Sequence[keras.Variable]) -> list[jax.Array]:
     return [v.value for v in variables]
+
+
+def _copies(arrays: Any) -> Any:
+    """In other memory, even where compiled code would hand on what it was given."""
+    return jax.tree.map(jnp.copy, arrays)
 
 
 def _objective(model: keras.Model, loss: Loss) -> Callable[..., tuple[jax.Array, list]]:

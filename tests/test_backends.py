@@ -390,6 +390,35 @@ def test_a_program_that_was_forgotten_is_compiled_again() -> None:
     assert len(traced) == 2
 
 
+@pytest.mark.skipif(NAME != "jax", reason="the others compile nothing to make a tensor")
+@pytest.mark.parametrize("make", ["tensor", "adopt"])
+def test_a_tensor_of_a_new_shape_compiles_no_program(make: str) -> None:
+    from jax import monitoring
+
+    compiled: list[str] = []
+
+    def listen(event: str, _: float, **__: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    array = noise(len(make), 1013)  # a shape of no other test
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        ours = getattr(HERE, make)(array)
+        assert compiled == []
+        HERE.compile(lambda x: x + 1017)(ours)
+        assert compiled  # this one was heard
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_tensor_is_no_longer_the_array_that_it_was_made_from() -> None:
+    array = np.zeros(2**16, np.float32)
+    ours = tensor(array)
+    array[:] = 1
+    assert not numpy(ours).any()
+
+
 @pytest.mark.skipif(NAME != "jax", reason="the others fuse no sums")
 def test_what_branches_add_up_to_is_added_once() -> None:
     """Additions grow with the depth of a residual network, not with its square."""
