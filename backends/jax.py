@@ -592,7 +592,7 @@ class Updater:
 
     def restore(self, memory: Mapping[str, np.ndarray]) -> None:
         def kept(kind: str) -> list[jax.Array]:
-            return [jnp.asarray(memory[f"{kind}/{v.path}"]) for v in self.variables]
+            return [tensor(memory[f"{kind}/{v.path}"]) for v in self.variables]
 
         batches, every = int(memory["batches"]), self.description.gradient_accumulation_steps
         counts: dict[str, Any] = {"count": jnp.asarray(batches // (every or 1), jnp.int32)}

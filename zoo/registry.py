@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import import_module
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +129,13 @@ def register(
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names of the models that match a shell pattern, e.g. "vit*"."""
-    return [name for name in _all() if fnmatch(name, pattern.lower())]
+    """The names of the models that match a shell pattern, e.g. "vit*".
+
+    The zoo's own in the order of `FAMILIES`, whichever was imported first, then what others register.
+    """
+    place = {f"zoo.models.{family}": i for i, family in enumerate(FAMILIES)}
+    cards = sorted(_all().values(), key=lambda card: place.get(card.builder.__module__, len(place)))
+    return [card.name for card in cards if fnmatch(card.name, pattern.lower())]
 
 
 def families() -> dict[str, str]:
@@ -318,12 +322,9 @@ def features(model: keras.Model, names: str | Sequence[str] = "features") -> ker
 
 
 def _all() -> dict[str, Card]:
-    """The zoo's in the order of `FAMILIES`, whichever was imported first, then what others register."""
-    order = {f"zoo.models.{family}": place for place, family in enumerate(FAMILIES)}
-    for module in order:
-        import_module(module)
-    places = ((order.get(card.builder.__module__, len(order)), card) for card in _cards.values())
-    return {card.name: card for _, card in sorted(places, key=itemgetter(0))}
+    for family in FAMILIES:
+        import_module(f"zoo.models.{family}")
+    return _cards
 
 
 def _plain(name: str) -> str:
