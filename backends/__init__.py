@@ -318,8 +318,13 @@ class Backend(Protocol):
         """That optimizer at work on them."""
         ...
 
-    def gradients(self, model: keras.Model, loss: Loss) -> Callable[[Tensor, Tensor], tuple[Tensor, list]]:
-        """`(x, y) -> (loss, gradients)` in training mode, one a trainable variable; changes no state."""
+    def gradients(
+        self, model: keras.Model, loss: Loss
+    ) -> Callable[[Tensor, Tensor], tuple[Tensor, list, list]]:
+        """`(x, y) -> (loss, gradients, state)` in training mode; the model stays as it is.
+
+        One gradient a trainable variable, and for each that is not, what the pass would make of it.
+        """
         ...
 
     def input_gradient(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -627,14 +627,14 @@ def _tree_set(state: Any, **values: Any) -> Any:
 
 def gradients(
     model: keras.Model, loss: Loss
-) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, list[jax.Array]]]:
+) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, list, list]]:
     pure = _jit(jax.value_and_grad(_objective(model, loss), has_aux=True))
 
-    def call(x: jax.Array, y: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
-        (value, _), gradients = pure(
+    def call(x: jax.Array, y: jax.Array) -> tuple[jax.Array, list, list]:
+        (value, state), gradients = pure(
             _values(model.trainable_variables), _values(model.non_trainable_variables), x, y
         )
-        return value, gradients
+        return value, gradients, state
 
     return call
 

@@ -428,19 +428,19 @@ def _scaled(twin: Optimizer, scaling: LossScaling) -> Any:
 
 def gradients(
     model: keras.Model, loss: Loss
-) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, list[tf.Tensor]]]:
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, list, list]]:
     stateless: Any = model.stateless_call
 
     @tf.function
-    def call(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def call(x: tf.Tensor, y: tf.Tensor) -> tuple[tf.Tensor, list, list]:
         weights, state = _values(model.trainable_variables), _values(model.non_trainable_variables)
         weights = [tf.convert_to_tensor(w) for w in weights]
         with tf.GradientTape() as tape:
             tape.watch(weights)
-            logits, _, penalties = stateless(weights, state, x, training=True, return_losses=True)
+            logits, state, penalties = stateless(weights, state, x, training=True, return_losses=True)
             value = loss(y, logits) + sum(penalties)
         found = tape.gradient(value, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return value, [tf.convert_to_tensor(g) for g in found]
+        return value, [tf.convert_to_tensor(g) for g in found], [tf.convert_to_tensor(s) for s in state]
 
     return call
 

@@ -635,13 +635,13 @@ class Updater:
 
 def gradients(
     model: keras.Model, loss: Loss
-) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]:
+) -> Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, list, list]]:
     pure = _pure(model, loss)
 
-    def call(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def call(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, list, list]:
         weights, state = _values(model.trainable_variables), _values(model.non_trainable_variables)
-        value, gradients, _ = pure(weights, state, x, y)
-        return value.detach(), gradients
+        value, gradients, state = pure(weights, state, x, y)
+        return value.detach(), gradients, state
 
     return call
 

@@ -549,6 +549,7 @@ def test_every_transform_is_tried() -> None:
     assert {type(t).__name__ for t in EVERY} == of_images
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("transform", EVERY, ids=lambda t: type(t).__name__)
 @given(x=IMAGES, seed=st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
@@ -753,7 +754,7 @@ def test_the_gradient_of_soft_labels_is_softmax_less_targets(smoothing: float) -
     x, y = next(task.batches(12, 0, 0))
     backend = backends.current()
     loss = training.Objective("cross_entropy", smoothing).native()
-    _, gradients = backend.gradients(model, loss)(backend.tensor(x), backend.tensor(y))
+    _, gradients, _ = backend.gradients(model, loss)(backend.tensor(x), backend.tensor(y))
     logits = np.float64(numpy(model(x)))
     theirs = (np.exp(log_softmax(logits)) - ((1 - smoothing) * y + smoothing / 5)).mean(0)
     ours = {v.path: numpy(g) for v, g in zip(model.trainable_variables, gradients, strict=True)}
@@ -803,6 +804,7 @@ def test_both_engines_train_alike_on_mixtures() -> None:
     np.testing.assert_allclose(native.losses, fit.losses, rtol=0, atol=2e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("engine", training.ENGINES)
 def test_a_resumed_run_sees_the_batches_it_would_have_seen(engine: str, tmp_path: Path) -> None:
     """Five steps, in the middle of an epoch of three, then four more."""

@@ -237,7 +237,7 @@ _lazy.keras.Model
 print("loaded", *(name for name in _lazy.EXTRAS if name in sys.modules))
 import sklearn.datasets
 """
-    assert python(code) == ("loaded jax" if NAME == "jax" else "loaded")
+    assert python(code, first="") == ("loaded jax" if NAME == "jax" else "loaded")
 
 
 # --- the machine ---
@@ -513,7 +513,8 @@ def regression(**options: Any) -> keras.Model:
 
 
 def loss_of(model: keras.Model, x: ndarray, y: ndarray) -> tuple[Any, list[Any]]:
-    return HERE.gradients(model, HERE.cross_entropy)(tensor(x), tensor(y))
+    value, gradients, _ = HERE.gradients(model, HERE.cross_entropy)(tensor(x), tensor(y))
+    return value, gradients
 
 
 LABELS = np.array([0, 1, 2, 1, 0, 2, 2, 1], np.int32)
@@ -572,11 +573,15 @@ def values(model: keras.Model) -> dict[str, ndarray]:
     return {v.path: numpy(v).copy() for v in model.variables}
 
 
-def test_gradients_change_no_state() -> None:
-    model = with_state()
+def test_gradients_change_no_state_and_tell_what_a_training_call_makes_of_it() -> None:
+    model, twin, x = with_state(), with_state(), tensor(noise(8, 5))
     before = values(model)
-    loss_of(model, noise(8, 5), LABELS)
+    *_, state = HERE.gradients(model, HERE.cross_entropy)(x, tensor(LABELS))
     assert all(np.array_equal(before[path], value) for path, value in values(model).items())
+    twin(x, training=True)
+    for ours, theirs in zip(state, twin.non_trainable_variables, strict=True):
+        assert not np.array_equal(numpy(ours), before[theirs.path])
+        assert off(ours, numpy(theirs)) <= BOUND
 
 
 @pytest.mark.parametrize("mode", QUICK_MODES)

@@ -265,29 +265,13 @@ def flow(subject: Subject, rungs: list[int], facts: dict[str, Any]) -> Iterator[
     if 2 in rungs:
         for label, value in taps.outputs(x).items():
             yield f"forward/{label}", value
-        if model.non_trainable_variables:
-            yield from training_pass(model, x)
-    if 3 in rungs:
-        value, gradients = taps.gradients(x, y, subject.loss)
+    if 3 in rungs or model.non_trainable_variables:
+        value, gradients, state = taps.gradients(x, y, subject.loss)
+        for layer, kept in state.items():
+            yield f"forward/state/{layer}", kept
         yield "gradients/loss", value
         for name, gradient in gradients.items():
             yield f"gradients/{name}", gradient
-
-
-def training_pass(model: keras.Model, x: Any) -> Iterator[tuple[str, Array]]:
-    """What the layers remember after one pass in training mode: running statistics, steps of dropout.
-
-    One array a layer: a mean that is zero in exact arithmetic is judged beside its variance.
-    """
-    weights = [v.value for v in model.trainable_variables]
-    state = [v.value for v in model.non_trainable_variables]
-    call: Any = model.stateless_call
-    _, after = call(weights, state, backends.tensors(x), training=True)
-    owned: dict[str, list[Array]] = {}
-    for variable, value in zip(model.non_trainable_variables, after, strict=True):
-        owned.setdefault(variable.path.rpartition("/")[0], []).append(numpy(value).ravel())
-    for layer, values in owned.items():
-        yield f"forward/state/{layer}", np.concatenate(values)
 
 
 # Rung 4

@@ -92,8 +92,11 @@ class Taps:
 
     def gradients(
         self, inputs: Any, targets: Array | None, loss: Any = None
-    ) -> tuple[Array, dict[str, Array]]:
-        """(loss, gradients) in training mode, named "outputs/LABEL" and "weights/PATH".
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+        """(loss, gradients, state) in training mode, gradients named "outputs/LABEL" and "weights/PATH".
+
+        State is what each layer remembers after the pass, by the layer's path: running statistics, steps of
+        dropout. One array a layer: a mean that is zero in exact arithmetic is judged beside its variance.
 
         Without targets the loss is half the squared distance of the outputs from numbers drawn at random: a
         sum of squares does not cancel, so its rounding is small beside it whatever the outputs are.
@@ -101,7 +104,7 @@ class Taps:
         backend = backends.current()
         objective = _distance if targets is None else _objective(targets, loss)
         y = backend.tensor(np.zeros(1, np.int32) if targets is None else targets)
-        value, gradients = backend.gradients(self.whole, objective)(backends.tensors(inputs), y)
+        value, gradients, state = backend.gradients(self.whole, objective)(backends.tensors(inputs), y)
         found: dict[str, Array] = {}
         for variable, gradient in zip(self.whole.trainable_variables, gradients, strict=True):
             owner = variable.path.split("/")[0]
@@ -110,8 +113,11 @@ class Taps:
                 if owner.startswith(TAP)
                 else f"weights/{variable.path}"
             )
-            found[name] = np.asarray(ops.convert_to_numpy(gradient))
-        return np.asarray(ops.convert_to_numpy(value)), found
+            found[name] = _numpy(gradient)
+        kept: dict[str, list[Array]] = {}
+        for variable, after in zip(self.whole.non_trainable_variables, state, strict=True):
+            kept.setdefault(variable.path.rpartition("/")[0], []).append(_numpy(after).ravel())
+        return _numpy(value), found, {layer: np.concatenate(values) for layer, values in kept.items()}
 
 
 def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, Array]:
@@ -136,6 +142,10 @@ def _ordered(model: keras.Model, inputs: Any) -> list[Array]:
     return (
         [inputs[t.name] for t in model.inputs] if isinstance(inputs, Mapping) else keras.tree.flatten(inputs)
     )
+
+
+def _numpy(tensor: Any) -> Array:
+    return np.asarray(ops.convert_to_numpy(tensor))
 
 
 def _objective(targets: Array, loss: Any) -> Any:
