@@ -49,8 +49,29 @@ def narrow(model: Any, inputs: int) -> nn.Module:
     return model
 
 
-def bottlenecks() -> nn.Module:
-    return resnet.ResNet(resnet.Bottleneck, [1, 2, 1, 1], CLASSES)
+class ResNet(resnet.ResNet):
+    """A quarter as wide, which its constructor cannot make."""
+
+    def __init__(self, block: Any, depths: list[int]) -> None:
+        super().__init__(block, depths)
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16)
+        self.fc = nn.Linear(self.fc.in_features // 4, CLASSES)
+
+    def _make_layer(self, block: Any, planes: int, *how: Any, **more: Any) -> nn.Sequential:
+        if planes == 64:  # the first stage, behind the stem
+            self.inplanes = 16
+        return super()._make_layer(block, planes // 4, *how, **more)
+
+
+def timm_resnet() -> nn.Module:
+    """As narrow."""
+    bottleneck: Any = timm.models.resnet.Bottleneck
+    model: Any = timm.models.ResNet(bottleneck, (2, 1, 1, 1), CLASSES, channels=(16, 32, 64, 128))
+    model.conv1, model.bn1 = nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16)
+    first = model.layer1[0]
+    first.conv1 = nn.Conv2d(16, 16, 1, bias=False)
+    first.downsample = nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64))
+    return model
 
 
 def mbconv(stages: int, **changes: Any) -> nn.Module:
@@ -70,8 +91,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "torchvision alexnet": alexnet,
     "torchvision vgg": partial(vgg, [8, "M", 16, 16, "M", 32, "M"], norm=False),
     "torchvision vgg_bn": partial(vgg, [8, "M", 16, 16, "M", 32, "M"], norm=True),
-    "torchvision resnet18": partial(torchvision.models.resnet18, num_classes=CLASSES),
-    "torchvision resnet, bottlenecks": bottlenecks,
+    "torchvision resnet": partial(ResNet, resnet.BasicBlock, [2, 2, 2, 2]),
+    "torchvision resnet, bottlenecks": partial(ResNet, resnet.Bottleneck, [1, 2, 1, 1]),
     "torchvision efficientnet": partial(mbconv, 4),
     "torchvision efficientnet, b5's norm": partial(
         mbconv, 3, norm_layer=partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
@@ -79,12 +100,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "torchvision vit": lambda: torchvision.models.VisionTransformer(
         32, 8, num_layers=2, num_heads=4, hidden_dim=64, mlp_dim=256, num_classes=CLASSES
     ),
-    "timm resnet26": partial(timm.create_model, "resnet26", num_classes=CLASSES),
-    "timm efficientnet, halved": partial(
+    "timm resnet": timm_resnet,
+    "timm efficientnet": partial(
         timm.models.efficientnet._gen_efficientnet, "efficientnet_b0", 0.5, 0.5, num_classes=CLASSES
     ),
-    "timm tf_efficientnet_b0": partial(
-        timm.create_model, "tf_efficientnet_b0", num_classes=CLASSES, drop_rate=0.0
+    "timm tf_efficientnet": partial(
+        timm.models.efficientnet._gen_efficientnet, "tf_efficientnet_b0", 0.5, 0.5, num_classes=CLASSES,
+        pad_type="same", bn_eps=1e-3,
     ),
     "timm vit": partial(
         timm.models.VisionTransformer, 32, 8, num_classes=CLASSES, embed_dim=64, depth=2, num_heads=4
