@@ -1,6 +1,7 @@
 """The chapters: each runs from its first cell to its last, in two languages that share their code.
 
-`tox -e notebooks` runs this on each framework in turn; elsewhere, without jupytext, it is left out.
+`tox -e notebooks` runs this on PyTorch, with the others to compare; tox's environments of TensorFlow and JAX
+run the chapters as who has one framework alone. Elsewhere, without jupytext, it is left out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ CHAPTERS = sorted(path.name for path in (NOTEBOOKS / "en").glob("[0-9]*.py"))
 LANGUAGES = {"en": ("What you will see", "Go on with"), "zh": ("你会看到什么", "继续阅读")}
 MOST_CELLS = 25
 
+# What is said of them as texts, which are the same on every framework, is marked `once`.
 chapters = pytest.mark.parametrize("name", CHAPTERS)
 languages = pytest.mark.parametrize("language", LANGUAGES)
 
@@ -73,6 +75,7 @@ def test_a_chapter_runs_and_its_figures_have_labelled_axes(
     assert bare == []
 
 
+@pytest.mark.once
 @chapters
 def test_both_languages_have_the_same_code(name: str):
     english, chinese = ([(c.cell_type, c.metadata) for c in cells(language, name)] for language in LANGUAGES)
@@ -81,6 +84,7 @@ def test_both_languages_have_the_same_code(name: str):
     assert next(code) == next(code)
 
 
+@pytest.mark.once
 @languages
 @chapters
 def test_the_notebook_is_its_plain_text(name: str, language: str, monkeypatch: pytest.MonkeyPatch):
@@ -90,6 +94,7 @@ def test_the_notebook_is_its_plain_text(name: str, language: str, monkeypatch: p
     assert path.with_suffix(".ipynb").read_text(encoding="utf-8") == written, "python notebooks/_write.py"
 
 
+@pytest.mark.once
 @languages
 @chapters
 def test_a_chapter_opens_with_what_there_is_to_see_and_ends_with_where_to_go_on(name: str, language: str):
@@ -104,6 +109,7 @@ def test_a_chapter_opens_with_what_there_is_to_see_and_ends_with_where_to_go_on(
     assert bool(re.search(r"[\u4e00-\u9fff]", words)) == (language == "zh")
 
 
+@pytest.mark.once
 @chapters
 def test_two_or_three_exercises_have_hidden_answers_that_check_themselves(name: str):
     answers = [cell for cell in cells("en", name) if "answer" in cell.metadata.get("tags", [])]
@@ -114,6 +120,7 @@ def test_two_or_three_exercises_have_hidden_answers_that_check_themselves(name: 
     assert all(asserts)
 
 
+@pytest.mark.once
 @languages
 @chapters
 def test_links_lead_to_a_file_or_are_whole_addresses(name: str, language: str):
@@ -136,6 +143,7 @@ def glossary() -> list[list[str]]:
     return rows[2:]
 
 
+@pytest.mark.once
 def test_the_glossary_is_in_order_and_leaves_nothing_out():
     rows = glossary()
     names = [row[0].lower() for row in rows]
@@ -144,6 +152,7 @@ def test_the_glossary_is_in_order_and_leaves_nothing_out():
     assert [row for row in rows if len(row) != 4 or not all(row)] == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("row", glossary(), ids=lambda row: row[0])
 def test_a_term_is_used_in_its_chapter_in_both_languages(row: list[str]):
     (name,) = [name for name in CHAPTERS if int(name[:2]) == int(row[3])]

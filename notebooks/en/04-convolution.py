@@ -182,7 +182,7 @@ assert efficient.parameters < resnet.parameters < vgg.parameters
 
 # %%
 def stack(residual, depth=20, width=8):
-    image = layers.Input((16, 16, 1))
+    image = layers.Input((8, 8, 1))
     x = layers.conv(image, width, 3, padding=1, name="first")
     for i in range(depth):
         y = layers.tanh(layers.conv(x, width, 3, padding=1, name=f"block{i}"))
@@ -190,7 +190,7 @@ def stack(residual, depth=20, width=8):
     return layers.Model(image, layers.dense(layers.global_average_pool(x), 10, name="head"))
 
 
-pictures, labels = (part[:64] for part in zoo.tasks.load("digits", (16, 16, 1)).train)
+pictures, labels = (part[:64] for part in zoo.tasks.load("digits", (8, 8, 1)).train)
 rates = {}
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 for residual, label, color, style in ((False, "plain", RED, "-"), (True, "residual", BLUE, "--")):
