@@ -29,7 +29,7 @@ atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Half the time of JAX's tests would go by compiling programs that run for milliseconds: XLA hurries here.
-# Only tests/test_parity.py has it as users do, in float32. Another JAX may not know these flags, and says so.
+# Only tests/test_parity.py trains with it as users do. Another JAX may not know these flags, and says so.
 QUICK_TO_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
@@ -101,11 +101,15 @@ def numpy(value: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 
-def python(code: str, **environment: str | None) -> str:
+# What half of Keras's import goes by, in the zoo's own processes and here.
+LEAN = "from zoo import _lazy; _lazy.leave_out_extras()\n"
+
+
+def python(code: str, *, first: str = LEAN, **environment: str | None) -> str:
     """What a fresh interpreter prints; None removes a variable of its environment."""
     variables = {**os.environ, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", first + code],
         capture_output=True,
         text=True,
         check=False,

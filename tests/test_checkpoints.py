@@ -236,6 +236,7 @@ def test_the_saved_optimizer_has_every_setting_of_the_original(optimizer: str, t
     np.testing.assert_allclose(*rates, rtol=1e-7)  # Keras keeps a rate in float32
 
 
+@pytest.mark.once
 def test_a_process_that_has_used_no_optimizer_yet_reads_the_zoos(saved: Saved) -> None:
     """Keras has an AdamW too, and takes it as long as nothing of the zoo's is imported."""
     path = saved("native", "AdamW", EPOCH_END)

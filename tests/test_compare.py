@@ -154,6 +154,7 @@ def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
     assert found["difference"] == pytest.approx(1e-3, rel=0.01)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("model", "task"), [("gpt-nano", "topics"), ("bert-tiny", "topics-masked"), ("t5-tiny", "topics-spans")]
 )

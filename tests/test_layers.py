@@ -556,6 +556,7 @@ def test_each_layer_trains_in_each_mode_as_in_the_default(mode: str) -> None:
 SEQUENCES = ("lstm", "gru", "seq2seq", "speech", "bert-tiny", "gpt-nano", "t5-tiny")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_a_saved_model_of_sequences_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     """And goes on training as the original would."""

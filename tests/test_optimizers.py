@@ -1084,6 +1084,7 @@ def test_bad_settings_are_named(name: str, settings: Settings, said: str) -> Non
     assert str(caught.value).startswith(name)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

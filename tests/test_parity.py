@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import QUICK_TO_COMPILE, everywhere
+from conftest import everywhere
 
 from zoo import ladder, registry
 from zoo.workers import Worker
@@ -21,13 +22,13 @@ TRANSFORMERS = ("bert-tiny", "gpt-nano", "t5-tiny")
 RUNGS = [rung.name for rung in ladder.RUNGS]
 
 
-@pytest.fixture(scope="module", autouse=True)
+@contextmanager
 def xla_as_users_have_it() -> Iterator[None]:
-    """Every other test has XLA compile quickly (conftest.py); here only float64, which tells of formulas."""
+    """In float32. In float64, which tells of formulas, and elsewhere it compiles quickly (conftest.py)."""
 
     def worker(module: str, folder: Path, backend: str, environment: Mapping[str, str]) -> Worker:
-        flags = QUICK_TO_COMPILE if environment["ZOO_PARITY_DTYPE"] == "float64" else ""
-        return Worker(module, folder, backend, {**environment, "XLA_FLAGS": flags})
+        flags = {"XLA_FLAGS": ""} if environment["ZOO_PARITY_DTYPE"] == "float32" else {}
+        return Worker(module, folder, backend, {**environment, **flags})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ladder, "Worker", worker)
@@ -37,7 +38,8 @@ def xla_as_users_have_it() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def climbed() -> ladder.Parity:
     """In both float types, on every rung."""
-    return ladder.parity(*WHOLE, modes=(), float64=True)
+    with xla_as_users_have_it():
+        return ladder.parity(*WHOLE, modes=(), float64=True)
 
 
 @pytest.mark.long
@@ -71,7 +73,8 @@ TRAINED = ("speech", "gpt-nano")
 @pytest.fixture(scope="module")
 def trained() -> ladder.Parity:
     """In float32: of float64, in which gradients are equal to 1e-12, LeNet-5's training tells."""
-    return ladder.parity(*TRAINED, rungs=(5, 6, 7, 8), modes=())
+    with xla_as_users_have_it():
+        return ladder.parity(*TRAINED, rungs=(5, 6, 7, 8), modes=())
 
 
 @pytest.mark.long

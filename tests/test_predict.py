@@ -24,6 +24,8 @@ from zoo import registry
 from zoo.cli import app
 from zoo.weights import hub
 
+pytestmark = pytest.mark.once
+
 CHINA, FLOWER = load_sample_image("china.jpg"), load_sample_image("flower.jpg")
 SMALL = dict(zoo.card("resnet18").small)
 SIZE = SMALL["image_size"]

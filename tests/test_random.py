@@ -203,6 +203,7 @@ def test_what_is_drawn_into_memory_is_what_would_be_drawn(
     assert np.array_equal(memory, initializer.draw((0, "layer", "kernel"), shape))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("distribution", [*OURS, "zeros", "constant"])
 @pytest.mark.parametrize("shape", [(3, 9, 37, 2001), (201, 603), (201, 80_001)], ids=str)
 def test_a_kernel_whose_outputs_come_first_in_memory_is_the_same_draw(

@@ -16,6 +16,8 @@ from zoo._lazy import keras
 from zoo.ladder import distinct
 from zoo.layers import Input, Model, dense
 
+pytestmark = pytest.mark.once  # the ladder compares initial weights and logits
+
 MODELS = registry.list_models()
 DISTINCT = distinct(MODELS)  # when they are built small
 

@@ -298,6 +298,7 @@ def by_us(rule: zoo.EarlyStopping, values: Sequence[float]) -> tuple[int, float]
     return epoch + 1, float(weights(model)[0][0, 0])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("restore_best", [True, False])
 @pytest.mark.parametrize("monitor", ["loss", "accuracy"])
 @pytest.mark.parametrize("min_delta", [0.0, 2 / 64])
@@ -335,6 +336,7 @@ def best(run: zoo.Run) -> int:
     return int(np.argmin([metrics["loss"] for metrics in run.history]))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("engine", training.ENGINES)
 def test_a_run_that_overfits_stops_where_keras_would_stop_it(engine: str) -> None:
     run = overfitted(engine)

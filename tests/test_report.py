@@ -25,6 +25,8 @@ from rich.console import Console
 from zoo.comparison import ladder_report
 from zoo.comparison.report import iframe, render, save
 
+pytestmark = pytest.mark.once
+
 STEPS = 345
 BIT = 2.0**-22  # 2.384e-7: every loss below is a multiple of it, so that differences are exact
 HOSTILE = """<script>hacked=1</script></script><img src=x onerror=hacked=1>"'`&$title <!--"""

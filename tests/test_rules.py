@@ -10,6 +10,8 @@ from conftest import python
 
 import zoo
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent  # the sources, not the installed copy of them
 ZOO = sorted((ROOT / "zoo").rglob("*.py"))
 SOURCES = sorted(path for folder in ("zoo", "backends", "tests") for path in (ROOT / folder).rglob("*.py"))
@@ -89,7 +91,7 @@ def test_no_code_outside_the_backends_asks_which_framework_runs(path: Path) -> N
 )
 def test_a_light_command_loads_no_framework(statement: str) -> None:
     """Here `sys.modules` is a fair judge: no Keras is loaded that could bring a framework along."""
-    loaded = python(f"{statement}\nimport sys; print(*sys.modules)").split()
+    loaded = python(f"{statement}\nimport sys; print(*sys.modules)", first="").split()
     assert "zoo" in loaded
     assert not {name.partition(".")[0] for name in loaded} & (FRAMEWORKS | {"keras"})
 

@@ -23,6 +23,8 @@ from zoo import backends, figures, layers, random, show
 from zoo._lazy import keras
 from zoo.layers import Input, Model
 
+pytestmark = pytest.mark.once  # every picture is compared on all three below
+
 BOUND = 1e-5  # float32, of the largest value
 CHINA = load_sample_image("china.jpg")
 

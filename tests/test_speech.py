@@ -314,6 +314,7 @@ def test_augmented_sound_is_the_same_bytes_on_every_framework() -> None:
     assert_same_everywhere(code)
 
 
+@pytest.mark.once  # the ladder trains it on every framework
 @pytest.mark.parametrize("engine", training.ENGINES)
 def test_speech_trains_on_augmented_sound(engine: str) -> None:
     """The loss of the first step is that of the first augmented batch."""

@@ -21,6 +21,8 @@ from zoo.augment import MixUp, RandomErasing, RandomResizedCrop
 from zoo.preprocessing import Preprocessing
 from zoo.tasks import Task, folders, images
 
+pytestmark = pytest.mark.once
+
 DIGITS = load_digits()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import LEAN
 
 import zoo
 from zoo import backends, layers, tasks, training
@@ -172,6 +173,7 @@ def test_lenet5_learns_to_read_digits() -> None:
     assert run.metrics["accuracy"] >= 0.95
 
 
+@pytest.mark.once  # the ladder compares its gradients, and LeNet-5 learns on every framework
 def test_lenet5_of_1998_learns_to_read_digits() -> None:
     run = zoo.train("lenet5-1998", epochs=6, progress=False)
     assert run.metrics["accuracy"] >= 0.95
@@ -243,6 +245,7 @@ def test_a_keras_optimizer_is_for_the_keras_engine() -> None:
     assert len(train(optimizer=keras.optimizers.Adam(), engine="keras").losses) == 12
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("engine", training.ENGINES)
 def test_ctrl_c_stops_after_the_step_and_keeps_what_was_learnt(engine: str) -> None:
     def interrupt(step: int, _: object) -> None:
@@ -258,8 +261,9 @@ def test_ctrl_c_stops_after_the_step_and_keeps_what_was_learnt(engine: str) -> N
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.once
 def test_a_run_off_a_terminal_prints_nothing(tmp_path: Path) -> None:
-    script = "import zoo; zoo.train('mlp', steps=2)"
+    script = LEAN + "import zoo; zoo.train('mlp', steps=2)"
     environment = {**os.environ, "KERAS_BACKEND": backends.current().NAME, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -274,6 +274,7 @@ def test_tokens_alone_are_enough() -> None:
     assert off(model.predict(tokens, **QUIET), numpy(model(tokens)).astype(np.float64)) <= BOUND
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_saved_and_a_cloned_model_are_the_same(name: str, tmp_path: Any) -> None:
     model = small(name)
@@ -326,8 +327,8 @@ def test_both_engines_train_where_inputs_are_left_out() -> None:
     tokens = np.random.default_rng(0).integers(1, 13, (8, 6), dtype=np.int32)
     bare, whole = {"token_ids": tokens}, {"token_ids": tokens, "padding_mask": np.ones_like(tokens)}
     losses = [
-        zoo.train(small("gpt-nano"), (x, tokens), engine=engine, steps=3, batch_size=4).losses
-        for x, engine in ((bare, "native"), (bare, "keras"), (whole, "keras"))
+        zoo.train(small("gpt-nano", depth=1), (x, tokens), engine=engine, steps=3, batch_size=4).losses
+        for x, engine in ((bare, "native"), (bare, "keras"), (whole, "native"))
     ]
     assert losses[1] == pytest.approx(losses[0], abs=1e-6)
     assert losses[2] == pytest.approx(losses[0], abs=1e-6)

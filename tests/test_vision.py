@@ -284,6 +284,7 @@ def test_what_cannot_be_built_is_refused_by_name(name: str, changes: dict[str, A
 # --- features ---
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_features_are_what_the_head_sees(name: str) -> None:
     model = small(name)
@@ -314,6 +315,7 @@ def test_an_unknown_intermediate_gets_the_nearest_and_those_there_are() -> None:
 # --- any size, any precision ---
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", FAMILIES)
 def test_any_image_size_channels_and_classes(name: str) -> None:
     size = {"alexnet": 90, "alexnet-2012": 99, "vit-ti16": 24}.get(name, 40)

@@ -29,6 +29,8 @@ from zoo import backends, checkpoints, layers
 from zoo.weights import SCHEMES, Layout, Row, hub
 from zoo.weights.layouts import CONV, DENSE, resample
 
+pytestmark = pytest.mark.once  # against the originals they are on every framework
+
 LAYOUTS = {
     **dict.fromkeys(("alexnet", "vgg11", "vgg11-bn"), ("zoo", "torchvision")),
     **dict.fromkeys(("resnet18", "resnet50", "efficientnet-b0"), ("zoo", "torchvision", "timm")),
