@@ -29,7 +29,7 @@ atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Half the time of JAX's tests would go by compiling programs that run for milliseconds: XLA hurries here.
-# Only tests/test_parity.py trains with it as users do. Another JAX may not know these flags, and says so.
+# Only LeNet-5's climb in tests/test_parity.py has it as users do. Another JAX may not know these flags.
 QUICK_TO_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
@@ -44,13 +44,14 @@ QUICK_MODES = [mode for mode in backends.MODES[NAME] if mode != "compiled"]
 
 def pytest_configure(config: pytest.Config) -> None:
     """The framework is imported before the tests, but where others run them (pytest -n)."""
+    gc.set_threshold(20_000, 20, 20)  # seldom: the frameworks' tests take a twentieth less
     if not config.getoption("numprocesses", None):
         zoo.use(NAME, threads=1)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """`-m peers` or `-m "parity or browser"` reads the files alone that have such tests."""
-    wanted = re.findall(r"(?<!not )\b(parity|browser|peers)\b", config.option.markexpr)
+    wanted = re.findall(r"(?<!not )\b(parity|browser|peers|docs|notebooks)\b", config.option.markexpr)
     if not wanted or collection_path.suffix != ".py":
         return None
     text = collection_path.read_text(encoding="utf-8")
@@ -101,7 +102,7 @@ def numpy(value: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 
-# What half of Keras's import goes by, in the zoo's own processes and here.
+# With half of Keras's import, as in the zoo's own processes.
 LEAN = "from zoo import _lazy; _lazy.leave_out_extras()\n"
 
 

@@ -18,10 +18,12 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
+from conftest import LEAN
 
 from zoo.registry import FAMILIES
 
 pytest.importorskip("furo")
+pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -65,7 +67,7 @@ def test_the_programs_of_a_page_run_in_order(page: Path, tmp_path: Path):
     if "zoo.use(" not in page.read_text(encoding="utf-8"):
         environment["KERAS_BACKEND"] = "torch"
     for program in programs(page):
-        command = [sys.executable, "-c", BEFORE.get(page.stem, "") + program]
+        command = [sys.executable, "-c", LEAN + BEFORE.get(page.stem, "") + program]
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )

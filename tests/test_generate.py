@@ -229,6 +229,7 @@ class Ends:
         """Any will do."""
 
 
+@pytest.mark.once  # on every framework it is the same text (tests/test_parity.py)
 @pytest.mark.peers
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("penalty", [1.0, 1.7])

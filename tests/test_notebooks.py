@@ -18,6 +18,8 @@ import pytest
 jupytext = pytest.importorskip("jupytext")
 plt = pytest.importorskip("matplotlib.pyplot")
 
+pytestmark = pytest.mark.notebooks
+
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CHAPTERS = sorted(path.name for path in (NOTEBOOKS / "en").glob("[0-9]*.py"))
 LANGUAGES = {"en": ("What you will see", "Go on with"), "zh": ("你会看到什么", "继续阅读")}

@@ -126,6 +126,7 @@ def reset(model: keras.Model) -> None:
         v.assign(random.generator(v.path).normal(around, 0.1, v.shape))
 
 
+@pytest.mark.once  # the ladder compares the gradients of the same models
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", OURS)
 def test_ours_with_their_weights_learns_as_theirs(name: str, originals: Any) -> None:

@@ -73,8 +73,7 @@ TRAINED = ("speech", "gpt-nano")
 @pytest.fixture(scope="module")
 def trained() -> ladder.Parity:
     """In float32: of float64, in which gradients are equal to 1e-12, LeNet-5's training tells."""
-    with xla_as_users_have_it():
-        return ladder.parity(*TRAINED, rungs=(5, 6, 7, 8), modes=())
+    return ladder.parity(*TRAINED, rungs=(5, 6, 7, 8), modes=())
 
 
 @pytest.mark.long

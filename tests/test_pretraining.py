@@ -121,7 +121,7 @@ def test_a_task_of_texts_takes_a_tokenizer(model: str, task: str, rows: int) -> 
     x, y = next(data.batches(4, 0, 0))
     first = x["token_ids"] if isinstance(x, dict) else x
     assert first.max() > 259
-    assert np.isfinite(zoo.train(built, data, steps=1, batch_size=4).losses[0])
+    assert np.isfinite(zoo.train(built, (x, y), steps=1, batch_size=4).losses[0])
     assert y.max() < rows
 
 

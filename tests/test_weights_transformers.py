@@ -26,8 +26,6 @@ from zoo._lazy import keras, ops
 from zoo.weights import SCHEMES, Layout, Row
 from zoo.weights.layouts import DENSE, EMBEDDING, SAME, Kind
 
-pytestmark = pytest.mark.once  # against the originals they are on every framework
-
 HERE = backends.current()
 BOUNDS = {"float32": 1e-5, "float64": 1e-12}  # of the largest value
 BATCH, LENGTH, WRITTEN, VOCABULARY, POSITIONS, CLASSES = 3, 9, 7, 50, 24, 5
@@ -111,6 +109,7 @@ MODELS: dict[str, tuple[Callable[..., keras.Model], tuple[str, ...]]] = {
 PAIRS = [(name, layout) for name, (_, names) in MODELS.items() for layout in names]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("name", "layout"), PAIRS)
 def test_what_is_exported_is_recognized_and_loaded_bit_for_bit(
     name: str, layout: str, tmp_path: Path
@@ -125,6 +124,7 @@ def test_what_is_exported_is_recognized_and_loaded_bit_for_bit(
     assert_equal(values(ours), values(other))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("name", "word", "copies"),
     [
@@ -163,6 +163,7 @@ def test_a_tied_array_is_written_under_every_name_and_read_under_any(
 # --- BERT ---
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("head", ["encoder", "pretraining", "tagger"])
 @pytest.mark.parametrize("prefix", ["", "bert."])
 def test_the_trunks_names_are_read_with_their_prefix_and_without(
@@ -181,6 +182,7 @@ def test_the_trunks_names_are_read_with_their_prefix_and_without(
     assert_equal(values(ours), values(other))
 
 
+@pytest.mark.once
 def test_a_file_of_googles_is_read(tmp_path: Path) -> None:
     """bert-base-uncased: norms have gamma and beta, places are stored, and the decoder has no bias."""
     ours, other = stirred(bert("pretraining", seed=1)), bert("pretraining", seed=2)
@@ -196,6 +198,7 @@ def test_a_file_of_googles_is_read(tmp_path: Path) -> None:
     assert_equal(values(ours), values(other))
 
 
+@pytest.mark.once
 def test_skip_takes_the_trunk_and_the_pooler_of_another_heads_file(tmp_path: Path) -> None:
     ours, model = stirred(bert("pretraining", seed=1)), stirred(bert("classifier", seed=2))
     before, arrays = values(model), exported(ours, "transformers", tmp_path)
@@ -206,6 +209,7 @@ def test_skip_takes_the_trunk_and_the_pooler_of_another_heads_file(tmp_path: Pat
         np.testing.assert_array_equal(x, before[path] if "head" in path else values(ours)[path], err_msg=path)
 
 
+@pytest.mark.once
 def test_skip_leaves_a_language_models_own_head_too(tmp_path: Path) -> None:
     ours, model = stirred(bert("masked_lm", seed=1)), stirred(bert("masked_lm", seed=2))
     before = values(model)
@@ -215,6 +219,7 @@ def test_skip_leaves_a_language_models_own_head_too(tmp_path: Path) -> None:
         np.testing.assert_array_equal(x, before[path] if own else values(ours)[path], err_msg=path)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("head", ["masked_lm", "tagger", "span"])
 def test_a_pooler_that_is_of_no_use_stays_in_the_file_and_one_that_is_missing_is_an_error(
     head: str, tmp_path: Path
@@ -227,6 +232,7 @@ def test_a_pooler_that_is_of_no_use_stays_in_the_file_and_one_that_is_missing_is
     refused(classifier, without(arrays, "pooler"), "2 tensors are missing: bert.pooler.dense.weight")
 
 
+@pytest.mark.once
 def test_an_encoder_has_no_head_to_skip(tmp_path: Path) -> None:
     model = bert("encoder")
     arrays = without(exported(model, "transformers", tmp_path), "pooler")
@@ -236,12 +242,14 @@ def test_an_encoder_has_no_head_to_skip(tmp_path: Path) -> None:
         zoo.weights.from_torch(model, arrays)
 
 
+@pytest.mark.once
 def test_a_head_of_other_classes_is_left_out_and_this_is_said(tmp_path: Path) -> None:
     ours, model = bert("classifier", seed=1, classes=7), bert("classifier", seed=2)
     done = zoo.weights.from_torch(model, exported(ours, "transformers", tmp_path))
     assert done.notes == ("the head, of 7 classes, was left out: the model's own has 5",)
 
 
+@pytest.mark.once
 def test_another_vocabulary_is_an_error_that_says_both(tmp_path: Path) -> None:
     larger = zoo.build("bert-tiny", head="masked_lm", **{**BERT, "vocabulary": 60})
     arrays = exported(larger, "transformers", tmp_path)
@@ -252,6 +260,7 @@ def test_another_vocabulary_is_an_error_that_says_both(tmp_path: Path) -> None:
 # --- GPT-2, minGPT, nanoGPT ---
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("layout", "transposed"), [("transformers", False), ("nanogpt", True), ("mingpt", True)]
 )
@@ -273,6 +282,7 @@ def test_kernels_lie_as_each_keeps_them_and_query_key_and_value_are_one(
     np.testing.assert_array_equal(ours, square.T if transposed else square)
 
 
+@pytest.mark.once
 def test_a_file_of_the_hubs_gpt2_is_read(tmp_path: Path) -> None:
     """It has no prefix, no head, and masks in every block."""
     ours, other = stirred(gpt(seed=1)), gpt(seed=2)
@@ -285,6 +295,7 @@ def test_a_file_of_the_hubs_gpt2_is_read(tmp_path: Path) -> None:
     assert_equal(values(ours), values(other))
 
 
+@pytest.mark.once
 def test_an_older_file_with_a_prefix_and_masks_is_not_taken_for_mingpts(tmp_path: Path) -> None:
     ours, other = stirred(gpt(seed=1)), gpt(seed=2)
     arrays = exported(ours, "transformers", tmp_path)
@@ -294,6 +305,7 @@ def test_an_older_file_with_a_prefix_and_masks_is_not_taken_for_mingpts(tmp_path
     assert_equal(values(ours), values(other))
 
 
+@pytest.mark.once
 def test_mingpts_mask_is_one_where_a_token_is_seen(tmp_path: Path) -> None:
     arrays = exported(gpt(), "mingpt", tmp_path)
     for i in range(2):
@@ -302,6 +314,7 @@ def test_mingpts_mask_is_one_where_a_token_is_seen(tmp_path: Path) -> None:
         assert all(x == (key <= query) for (_, _, query, key), x in np.ndenumerate(mask))
 
 
+@pytest.mark.once
 def test_a_compiled_nanogpts_names_are_read(tmp_path: Path) -> None:
     ours, other = stirred(gpt(seed=1)), gpt(seed=2)
     arrays = {f"_orig_mod.{name}": x for name, x in exported(ours, "nanogpt", tmp_path).items()}
@@ -310,6 +323,7 @@ def test_a_compiled_nanogpts_names_are_read(tmp_path: Path) -> None:
     assert_equal(values(ours), values(other))
 
 
+@pytest.mark.once
 def test_a_nanogpt_without_biases_is_refused_and_zeros_are_advised(tmp_path: Path) -> None:
     arrays = exported(gpt(seed=1), "nanogpt", tmp_path)
     model = gpt(seed=2)
@@ -322,6 +336,7 @@ def test_a_nanogpt_without_biases_is_refused_and_zeros_are_advised(tmp_path: Pat
 # --- T5 ---
 
 
+@pytest.mark.once
 def test_the_gate_of_t5_1_1_is_wi_0(tmp_path: Path) -> None:
     model = stirred(t5("1.1"))
     arrays = exported(model, "transformers", tmp_path)
@@ -332,6 +347,7 @@ def test_the_gate_of_t5_1_1_is_wi_0(tmp_path: Path) -> None:
             np.testing.assert_array_equal(numpy(layer.kernel), theirs.T)
 
 
+@pytest.mark.once
 def test_the_positions_that_nothing_uses_are_left_in_the_first_files(tmp_path: Path) -> None:
     ours, other = stirred(t5("1.0", seed=1)), t5("1.0", seed=2)
     arrays = exported(ours, "transformers", tmp_path)
@@ -341,6 +357,7 @@ def test_the_positions_that_nothing_uses_are_left_in_the_first_files(tmp_path: P
     refused(other, {**arrays, name.replace("block.0", "block.1"): np.ones((32, 2))}, "1 tensor is left over")
 
 
+@pytest.mark.once
 def test_a_t5_with_a_head_of_its_own_is_none_with_a_tied_one(tmp_path: Path) -> None:
     tied, untied = t5("1.0", seed=1), zoo.build("t5-tiny", tied=False, seed=2, **T5)
     arrays = exported(untied, "transformers", tmp_path)
@@ -352,6 +369,7 @@ def test_a_t5_with_a_head_of_its_own_is_none_with_a_tied_one(tmp_path: Path) -> 
 # --- tables of one's own ---
 
 
+@pytest.mark.once
 def test_a_row_may_spell_names_in_several_ways_and_keep_copies_and_count_for_some_models_alone(
     tmp_path: Path,
 ) -> None:
@@ -380,6 +398,7 @@ def test_a_row_may_spell_names_in_several_ways_and_keep_copies_and_count_for_som
         assert sorted(file.files) == ["a.c.weight", "d.weight", "top.bias", "top.weight"]
 
 
+@pytest.mark.once
 def test_a_kind_may_have_arrays_that_are_theirs_alone(tmp_path: Path) -> None:
     model = layers.Model(x := layers.Input((4,)), layers.dense(x, 3, name="top"))
     arrays = {"kernel": ("k", SAME), "bias": ("b", SAME)}
@@ -647,6 +666,7 @@ def test_ours_with_their_weights_gives_their_outputs(name: str, kind: str, dtype
 QUICK = ("BertForPreTraining", "GPT2LMHeadModel", "T5ForConditionalGeneration")
 
 
+@pytest.mark.once
 @pytest.mark.peers
 @pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize(
@@ -690,6 +710,7 @@ def test_ours_exported_is_loaded_strictly_and_gives_the_same_outputs(name: str) 
     assert_outputs_equal(case, ours, theirs, case.inputs[0], BOUNDS["float32"])
 
 
+@pytest.mark.once
 @pytest.mark.peers
 @pytest.mark.usefixtures("transformers")
 def test_the_trunk_of_gpt2_is_read() -> None:
@@ -704,6 +725,7 @@ def test_the_trunk_of_gpt2_is_read() -> None:
     assert off(y, x) <= BOUNDS["float32"]
 
 
+@pytest.mark.once
 @pytest.mark.peers
 @pytest.mark.usefixtures("transformers")
 def test_a_mingpt_whose_head_differs_from_its_embedding_is_refused() -> None:
@@ -715,6 +737,7 @@ def test_a_mingpt_whose_head_differs_from_its_embedding_is_refused() -> None:
     assert_outputs_equal(CASES["minGPT"], ours, theirs, "tokens", BOUNDS["float32"])
 
 
+@pytest.mark.once
 @pytest.mark.peers
 def test_torch_names_a_compiled_model_as_those_read_here() -> None:
     import torch
@@ -732,6 +755,7 @@ FILES = ("BertModel", "BertForPreTraining", "GPT2LMHeadModel", "T5ForConditional
          "T5ForConditionalGeneration 1.1")  # fmt: skip
 
 
+@pytest.mark.once
 @pytest.mark.peers
 @pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize("name", FILES)
@@ -744,6 +768,7 @@ def test_a_folder_that_transformers_saved_is_loaded(name: str, tmp_path: Path) -
     assert_outputs_equal(case, ours, theirs, case.inputs[0], BOUNDS["float32"])
 
 
+@pytest.mark.once
 @pytest.mark.peers
 @pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize("name", FILES)
@@ -760,6 +785,7 @@ def test_transformers_loads_a_file_that_we_saved(name: str, tmp_path: Path) -> N
 # --- details ---
 
 
+@pytest.mark.once
 @pytest.mark.peers
 @pytest.mark.usefixtures("transformers")
 @pytest.mark.parametrize("causal", [True, False])
@@ -780,6 +806,7 @@ def test_every_distance_is_in_t5s_bucket(causal: bool, buckets: int, distance: i
     np.testing.assert_array_equal(ours, theirs.numpy())
 
 
+@pytest.mark.once
 @pytest.mark.peers
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["bert-base", "gpt2", "t5-small", "t5-v1.1-small"])
