@@ -95,6 +95,7 @@ def test_a_penalty_makes_tokens_that_are_there_less_likely() -> None:
     assert len(set(varied.tolist())) > len(set(plain.tolist()))
 
 
+@pytest.mark.once  # the search is ours; that a cache changes nothing is claimed of every framework
 @pytest.mark.parametrize("name", ["gpt-nano", "t5-tiny"])
 def test_a_beam_for_everything_finds_the_likeliest_text(name: str) -> None:
     """Of all texts of three tokens; without an end all are as long: the mean log p is the sum's third."""
@@ -151,6 +152,7 @@ def test_a_text_ends_before_a_stop_and_pieces_make_it_up() -> None:
     assert len(pieces) > 5
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("beams", [1, 3])
 def test_t5_translates_by_writing(beams: int) -> None:
     """The likeliest tokens after each text, as the model without a cache says them."""

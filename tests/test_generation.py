@@ -46,6 +46,7 @@ def everything() -> ndarray:
     return np.array(sorted(found), np.int32)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_beam_for_everything_finds_the_likeliest_texts(seed: int) -> None:
     model = translator(seed)
@@ -74,6 +75,7 @@ def test_one_beam_writes_the_likeliest_token_at_every_step() -> None:
         assert scores[i, 0] == pytest.approx(likelihoods(model, SOURCE[i], written[i, :1])[0], abs=1e-4)
 
 
+@pytest.mark.once
 def test_more_beams_never_find_a_worse_text() -> None:
     one, four = (
         generation.search(translator(3), SOURCE, beams=k, max_tokens=LONGEST)[1][:, 0] for k in (1, 4)

@@ -915,7 +915,7 @@ OPTIONS = [
 @pytest.mark.parametrize(
     ("name", "settings", "exempt"),
     [
-        (name, settings, exempt)
+        pytest.param(name, settings, exempt, marks=[pytest.mark.once] * exempt)
         for name, settings in OPTIONS
         for exempt in (False, True)[: 1 + (settings.get("weight_decay", 0) > 0)]
     ],

@@ -1,7 +1,8 @@
 """Ours against the originals: torchvision's, timm's and transformers' own models, their weights random.
 
 Each is built by its library, filled, and loaded into ours; then ours is exported and loaded by its library,
-strictly. On the framework of KERAS_BACKEND, in float32 and in float64; JAX needs JAX_ENABLE_X64=1 for that.
+strictly: in float32, on the framework of KERAS_BACKEND. And both learn, in float64, for which JAX needs
+JAX_ENABLE_X64=1.
 """
 
 from __future__ import annotations
