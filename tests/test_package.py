@@ -25,20 +25,20 @@ def run(*command: str | Path, cwd: Path) -> str:
 def use_it(python: Path, folder: Path) -> None:
     """What a stranger does first, in a folder that is not the repository."""
     script = (
-        "import zoo, zoo.peers.transformers_sizes; model = zoo.build('lenet5', weights='digits'); "
+        "import zoo, zoo.peers.lenet5_torch; model = zoo.build('lenet5', weights='digits'); "
         "print(model.count_params(), zoo.backends.current().__name__)"
     )
-    assert run(python, "-c", script, cwd=folder).split() == ["61706", "zoo.backends.jax"]
+    assert run(python, "-c", script, cwd=folder).split() == ["61706", "zoo.backends.torch"]
     assert "lenet5-1998" in run(python.with_name("zoo"), "list", cwd=folder)
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of an environment with nothing but JAX, which is the smallest."""
+    """Of an environment with nothing but torch."""
     folder = tmp_path_factory.mktemp("clean")
     run(sys.executable, "-m", "venv", "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "-q", "jax", "-c", ROOT / "constraints.txt", cwd=folder)
+    run(python, "-m", "pip", "install", "-q", "torch", "-c", ROOT / "constraints.txt", cwd=folder)
     return python
 
 
