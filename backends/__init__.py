@@ -431,8 +431,17 @@ def tensors(x: Any) -> Any:
 
 
 def load(name: str) -> Backend:
-    """The module of one framework, whichever runs: it answers about the machine without Keras."""
-    return cast(Backend, importlib.import_module(f"zoo.backends.{checked(name, 'zoo.backends.load')}"))
+    """The module of one framework, whichever runs: it answers about the machine without Keras.
+
+    Raises BackendError where what goes with the framework is missing: JAX has optax beside it.
+    """
+    name = checked(name, "zoo.backends.load")
+    try:
+        return cast(Backend, importlib.import_module(f"zoo.backends.{name}"))
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"{name} is here without {error.name}, which the zoo needs with it. {_how_to_install(name)}"
+        ) from error
 
 
 def allowed(name: str, mode: str | None) -> str:

@@ -192,6 +192,14 @@ def test_a_framework_that_is_not_installed_gets_its_pip_command(fresh: Callable)
         zoo.use("jax")
 
 
+@pytest.mark.skipif(NAME != "jax", reason="the others need nothing beside them")
+def test_a_jax_without_optax_gets_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optax", None)  # what Python finds where it is not installed
+    monkeypatch.delitem(sys.modules, "zoo.backends.jax")
+    with pytest.raises(zoo.BackendError, match=r'without optax.*pip install "keras-zoo-parity\[jax\]"'):
+        backends.load("jax")
+
+
 def test_names_of_frameworks_ignore_case() -> None:
     zoo.use(NAME.upper())
     assert backends.current() is HERE
