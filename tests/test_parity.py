@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,9 @@ TRANSFORMERS = ("bert-tiny", "gpt-nano", "t5-tiny")
 RUNGS = [rung.name for rung in ladder.RUNGS]
 
 
-@contextmanager
-def xla_as_users_have_it() -> Iterator[None]:
-    """In float32. In float64, which tells of formulas, and elsewhere it compiles quickly (conftest.py)."""
+@pytest.fixture(scope="module")
+def climbed() -> ladder.Parity:
+    """In both float types, on every rung: in float32 with XLA as users have it, which conftest.py hurries."""
 
     def worker(module: str, folder: Path, backend: str, environment: Mapping[str, str]) -> Worker:
         flags = {"XLA_FLAGS": ""} if environment["ZOO_PARITY_DTYPE"] == "float32" else {}
@@ -32,13 +31,6 @@ def xla_as_users_have_it() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ladder, "Worker", worker)
-        yield
-
-
-@pytest.fixture(scope="module")
-def climbed() -> ladder.Parity:
-    """In both float types, on every rung."""
-    with xla_as_users_have_it():
         return ladder.parity(*WHOLE, modes=(), float64=True)
 
 

@@ -664,14 +664,12 @@ class Hunt:
         scratch = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="zoo-")))
         user = pack(scratch / "user", build, x, y, None)
         subjects = [("specimen", str(user))]
-        self.climb = Climb(
-            scratch, self.names, ("float64",), subjects, NUMBERS, (), lambda text: None
-        )  # other modes are compared with the default one, not with the other framework's
+        self.climb = Climb(scratch, self.names, ("float64",), subjects, NUMBERS, (), lambda text: None)
 
     def __enter__(self) -> Hunt:
         self.tell(f"the specimen on {self.names[1]}")
         self.climb.climb((self.names[1], "float64"))
-        self.climb.modes = QUICK_MODES
+        self.climb.modes = QUICK_MODES  # they are compared with the same framework's default one
         for error in self.climb.errors.values():
             raise WorkerDied(f"the specimen on {self.names[1]}: {error}")
         return self

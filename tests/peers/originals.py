@@ -1,7 +1,7 @@
 """The originals whose weights the zoo loads: torchvision's, timm's and transformers' own models.
 
-`MODELS` builds them, narrower or shallower where their constructors allow; `fill` gives one random weights
-and running statistics; `logits` and `learn` take images (b, h, w, c) and labels (b,) as NumPy.
+`MODELS` builds them, narrower or shallower; `fill` gives one random weights and running statistics; `logits`
+and `learn` take images (b, h, w, c) and labels (b,) as NumPy.
 """
 
 # pyright: reportMissingImports=false
