@@ -469,6 +469,11 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """The processors this process may run on; macOS and Windows only say how many the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def host_memory() -> int:
     """The most memory this process has held so far, in bytes."""
     if sys.platform == "win32":

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory, processor
+from zoo.backends import (
+    HIDDEN,
+    Device,
+    Loss,
+    LossScaling,
+    allowed,
+    cores,
+    find_device,
+    host_memory,
+    processor,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -32,7 +42,15 @@ def version() -> str:
 
 def devices() -> list[Device]:
     found = [_describe(device) for device in jax.devices()]
-    return found if found[0].kind == "CPU" else [*found, *map(_describe, jax.devices("cpu"))]
+    return found if found[0].kind == "CPU" else [*found, *map(_describe, _cpus())]
+
+
+def _cpus() -> list[Any]:
+    """The host's processor as a device; none where JAX_PLATFORMS names accelerators alone."""
+    try:
+        return jax.devices("cpu")
+    except RuntimeError:
+        return []
 
 
 def _describe(device: Any) -> Device:
@@ -45,7 +63,7 @@ def _describe(device: Any) -> Device:
 
 def use_device(name: str) -> None:
     found = find_device(devices(), name)
-    everything = [*jax.devices(), *jax.devices("cpu")]
+    everything = [*jax.devices(), *_cpus()]
     device = next(d for d in everything if _describe(d).name == found.name)
     jax.config.update("jax_default_device", device)
 
@@ -63,12 +81,16 @@ def set_threads(count: int) -> None:
 
 
 def threads() -> int:
-    return int(os.environ.get("NPROC", 0)) or len(os.sched_getaffinity(0))
+    return int(os.environ.get("NPROC", 0)) or cores()
 
 
 def peak_memory() -> int:
     device = _in_use()
-    return host_memory() if device.platform == "cpu" else device.memory_stats()["peak_bytes_in_use"]
+    return (
+        host_memory()
+        if device.platform == "cpu"
+        else (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
+    )
 
 
 def set_deterministic() -> None:
@@ -102,12 +124,9 @@ def adopt(array: np.ndarray) -> jax.Array:
 
 
 def known(x: jax.Array) -> np.ndarray | None:
-    here = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and x.devices() == {_cpu()}
+    concrete = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    here = concrete and {device.platform for device in x.devices()} == {"cpu"}
     return np.asarray(x) if here else x if isinstance(x, np.ndarray) else None
-
-
-def _cpu() -> Any:
-    return jax.devices("cpu")[0]
 
 
 def conv(

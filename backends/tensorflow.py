@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
-from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory, processor
+from zoo.backends import (
+    HIDDEN,
+    Device,
+    Loss,
+    LossScaling,
+    allowed,
+    cores,
+    find_device,
+    host_memory,
+    processor,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -66,7 +76,7 @@ def set_threads(count: int) -> None:
 
 
 def threads() -> int:
-    return tf.config.threading.get_intra_op_parallelism_threads() or _cores()
+    return tf.config.threading.get_intra_op_parallelism_threads() or cores()
 
 
 def peak_memory() -> int:
@@ -510,9 +520,3 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _values(variables: Sequence[keras.Variable]) -> list[tf.Variable]:
     return [v.value for v in variables]
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))

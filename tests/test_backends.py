@@ -18,7 +18,7 @@ from numpy import ndarray
 from scipy.special import expit, logsumexp, ndtr
 
 import zoo
-from zoo import backends, layers, random
+from zoo import backends, layers, machine, random
 from zoo._lazy import keras
 from zoo.layers import Input, Model
 
@@ -360,6 +360,32 @@ jax.devices = lambda platform=None: cpu if platform else [gpu]
     }
     asked = f"import zoo\nzoo.use('{NAME}', device='cpu')\nprint(zoo.backends.current().peak_memory())"
     assert int(python(f"{code[NAME]}\n{asked}")) > 20e6  # the process's
+
+
+def test_the_cores_are_counted_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.delenv("NPROC", raising=False)
+    assert backends.cores() == machine.environment()["cores"] == os.cpu_count()
+    assert HERE.threads() >= 1
+
+
+@pytest.mark.skipif(NAME != "jax", reason="JAX_PLATFORMS is JAX's")
+def test_jax_without_a_cpu_platform_finds_its_devices_and_copies_what_is_elsewhere() -> None:
+    """JAX_PLATFORMS=cuda leaves no "cpu": asked for it, jax.devices raises RuntimeError."""
+    code = """
+import jax
+from types import SimpleNamespace as Device
+gpu = Device(platform="gpu", id=0, device_kind="H200", memory_stats=lambda: None)
+def devices(platform=None):
+    if platform == "cpu":
+        raise RuntimeError("Unknown backend cpu. Available backends are ['cuda']")
+    return [gpu]
+array, jax.devices = jax.numpy.ones(3), devices
+from zoo.backends import jax as here
+print(*(d.name for d in here.devices()), here.known(array), here.peak_memory())
+"""
+    assert python(code, KERAS_BACKEND="jax") == "cuda:0 [1. 1. 1.] 0"
 
 
 DETERMINISTIC = {  # what the framework itself says of it

@@ -62,6 +62,11 @@ def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None
     }
     run(python, "-m", "pip", "install", "-q", wheel, "-c", ROOT / "constraints.txt", cwd=tmp_path)
     use_it(python, tmp_path)
+    # Started in the source tree Python imports that one, and whole.
+    use_it(python, source)
+    script = "import zoo.backends, zoo.peers; print(*(m.__file__ for m in (zoo, zoo.backends, zoo.peers)))"
+    found = [Path(name) for name in run(python, "-c", script, cwd=source).split()]
+    assert found == [source / part / "__init__.py" for part in ("zoo", "backends", "tests/peers")]
 
 
 def test_the_editable_install_works_in_another_folder(python: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ Nothing here imports a framework: Keras comes with the first model that is built
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import (
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
     from zoo.prediction import predict
     from zoo.registry import Card, build, card, example, features, list_models, register
     from zoo.training import EarlyStopping, Run, train
+
+# In the source tree zoo.backends and zoo.peers are the folders backends/ and tests/peers/ beside this one. A
+# Python that starts there imports this zoo, whichever one is installed, and must find them as well.
+if not (_here := Path(__file__).parent).joinpath("backends").is_dir():
+    __path__ += [str(_here.parent), str(_here.parent / "tests")]
 
 __version__ = "0.1.0"
 

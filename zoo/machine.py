@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import Any
 
 from zoo import _lazy, backends
+from zoo.backends import cores
 
 # The interpreter, not taking modules from the folder it runs in: that may hold a folder named zoo.
 PYTHON = (sys.executable, "-P")
@@ -29,11 +30,6 @@ def environment() -> dict[str, Any]:
         "memory_gb": _memory_gb(),
         "versions": {name: v for name in PACKAGES if (v := _version(name)) is not None},
     }
-
-
-def cores() -> int:
-    """The processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def frameworks() -> dict[str, dict[str, Any]]:
