@@ -190,6 +190,13 @@ def strict(text: str) -> Any:
     return json.loads(text, parse_constant=refuse)
 
 
+def test_what_is_saved_may_be_read_by_all_whom_the_umask_lets(tmp_path: Path) -> None:
+    save(result(training()), tmp_path)
+    (tmp_path / "plain").touch()
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "plain").stat().st_mode}
+    assert {path.name for path in tmp_path.iterdir()} == {"result.json", "report.html", "plain"}
+
+
 def test_result_json_is_strict_and_has_null_for_what_is_not_a_number(tmp_path: Path) -> None:
     ours = result(flawed())
     save(ours, tmp_path)

@@ -9,7 +9,6 @@ and not a counter's, so the paths are the same everywhere.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo import storage
 from zoo._lazy import keras, ops
 from zoo.augment import written
 from zoo.errors import WrongConfiguration
@@ -112,15 +112,10 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         "tokenizer": tokenizer(run.task),
         "optimizer": keras.optimizers.serialize(optimizer),
     }
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with storage.replacing(path) as part:
         save_file(
             {name: np.array(x, order="C") for name, x in arrays.items()}, part, {"zoo": json.dumps(facts)}
         )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def tokenizer(task: Task) -> str:
@@ -130,9 +125,7 @@ def tokenizer(task: Task) -> str:
 
 def writable(path: str | Path) -> None:
     """Raise WrongConfiguration, before any work, unless a checkpoint can be written there."""
-    folder = Path(path).parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise WrongConfiguration(f"checkpoint={str(path)!r}: no folder {folder} that can be written to")
+    storage.check_file("checkpoint", path)
 
 
 def read(path: str | Path) -> Checkpoint:
@@ -140,7 +133,7 @@ def read(path: str | Path) -> Checkpoint:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.is_file():
+    if not storage.is_file(path):
         raise WrongConfiguration(f"resume={str(path)!r}: no such file")
     try:
         with safe_open(path, "numpy") as file:

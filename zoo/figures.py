@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo import storage
 from zoo.errors import WrongConfiguration, ZooError
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class Picture:
         path, known = Path(path), self.figure.canvas.get_supported_filetypes()
         if path.suffix[1:].lower() not in known:
             raise WrongConfiguration(f"{path}: expected a file that ends in .{', .'.join(sorted(known))}")
-        if not path.parent.is_dir():
-            raise WrongConfiguration(f"{path}: no folder {path.parent}")
-        self.figure.savefig(path, dpi=DOTS)
+        storage.check_file("save", path)
+        with storage.replacing(path) as part:
+            self.figure.savefig(part, dpi=DOTS)
 
     def _repr_png_(self) -> bytes:
         page = io.BytesIO()

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, machine, registry
+from zoo import backends, machine, registry, storage
 from zoo.backends import MODES as ALL_MODES
 from zoo.errors import BackendError, UnknownName, WrongConfiguration, nearest
 from zoo.workers import Worker, WorkerDied
@@ -136,6 +136,8 @@ def parity(
     process starts; what goes wrong in a process becomes the `error` of a row.
     """
     names = chosen_backends(backends)
+    if out is not None:
+        storage.check_folder("out", out)
     for rung in rungs:
         if rung not in NUMBERS:
             raise UnknownName(f"no rung {rung!r}; there are {NUMBERS[0]} to {NUMBERS[-1]}")

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo import storage
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration, nearest
 
@@ -417,6 +418,8 @@ def plot(*schedules: Schedule, steps: int, path: str | Path | None = None) -> Ch
     file = None if path is None else Path(path)
     if file is not None and file.suffix not in (".svg", ".png"):
         raise WrongConfiguration(f"plot: path={str(path)!r}; expected a name that ends in .svg or .png")
+    if file is not None:
+        storage.check_file("plot", file)
     drawn = np.unique(np.linspace(0, steps - 1, min(steps, 1000)).round().astype(np.int64))
     rows = [
         {"step": int(step), "rate": float(rate), "schedule": repr(schedule)}
@@ -438,8 +441,7 @@ def plot(*schedules: Schedule, steps: int, path: str | Path | None = None) -> Ch
             },
         }
     )
-    if file is not None and file.suffix == ".svg":
-        file.write_text(chart.svg(), encoding="utf-8")
-    elif file is not None:
-        file.write_bytes(chart.png())
+    if file is not None:
+        with storage.replacing(file) as part:
+            part.write_bytes(chart.png() if file.suffix == ".png" else chart.svg().encode())
     return chart

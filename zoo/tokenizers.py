@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from zoo import registry
+from zoo import registry, storage
 from zoo._lazy import keras
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, ZooError, nearest
 from zoo.tasks import sequences
 from zoo.tasks.text import corpus, lines, refuse
-from zoo.weights import files, hub
+from zoo.weights import hub
 
 SPARE = 127  # rows of an embedding: many are rounded up, as T5's from 32,100 tokens to 32,128
 HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs
@@ -78,10 +78,11 @@ class Tokenizer(ABC):
 
     def save(self, path: str | Path) -> Path:
         """Write what `load` reads to a .json, or to tokenizer.json in a folder; the path of the file."""
-        path = Path(path) / FILES[0] if Path(path).is_dir() else Path(path)
-        if path.suffix != ".json" or not path.parent.is_dir():
+        path = Path(path) / FILES[0] if storage.is_dir(path) else Path(path)
+        if path.suffix != ".json":
             raise WrongConfiguration(f"{path}: expected a folder, or a file in one that ends in .json")
-        with files.replacing(path) as part:
+        storage.check_file("save", path)
+        with storage.replacing(path) as part:
             part.write_text(self.content, encoding="utf-8")
         return path
 
@@ -358,7 +359,7 @@ def load(source: str | Path) -> Tokenizer:
     if source in NAMED:
         return NAMED[str(source)]()
     path = _fetched(str(source)) if str(source).startswith("hf://") else Path(source)
-    if path.is_dir():
+    if storage.is_dir(path):
         path = next((path / name for name in FILES if (path / name).is_file()), path)
     if path.suffix == ".model":
         raise WrongConfiguration(
@@ -368,7 +369,7 @@ def load(source: str | Path) -> Tokenizer:
     if path.suffix not in READERS:
         known = f"a tokenizer.json, a vocab.txt, a folder with one of {', '.join(FILES)}"
         raise WrongConfiguration(f"{path}: expected {known}, or a name: {', '.join(NAMED)}")
-    if not path.is_file():
+    if not storage.is_file(path):
         raise DataUnavailable(f"{path}: no such file")
     try:
         return READERS[path.suffix](path, str(source))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, ladder, machine, registry, tasks, tokenizers
+from zoo import backends, ladder, machine, registry, storage, tasks, tokenizers
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import recipe
 from zoo.tasks import baselines
@@ -91,6 +91,8 @@ def compare(
     if not cards:
         raise WrongConfiguration("compare: no model given; `zoo list` shows them")
     code = tokenizers.found(tokenizer)
+    if out is not None:
+        storage.check_folder("out", out)
     for card in cards:
         tasks.source(task or card.task, code)
     rows = [

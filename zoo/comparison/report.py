@@ -9,7 +9,6 @@ import hashlib
 import html
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields
@@ -24,6 +23,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from zoo import storage
 from zoo.comparison import ladder_report
 from zoo.comparison.ladder_report import scientific
 from zoo.ladder import BOUNDS, FLOORS
@@ -94,12 +94,8 @@ def save(result: Record, folder: Path) -> Path:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        part = folder / f".{name}.{os.getpid()}"
-        try:
+        with storage.replacing(folder / name) as part:
             part.write_text(text, encoding="utf-8", newline="\n")
-            part.replace(folder / name)
-        finally:
-            part.unlink(missing_ok=True)
     return folder / "report.html"
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from platform import python_version
 from typing import Any
 
+from zoo import storage
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 
 HERE = Path(__file__).parent
@@ -99,7 +100,8 @@ def find(model: str, weights: str | Path | None) -> Trained | None:
     if weights is None or str(weights) in known:
         return known.get(str(weights))
     path = Path(weights)
-    if path.suffix or len(path.parts) > 1 or str(weights).startswith("hf:") or path.exists():
+    here = storage.is_file(path) or storage.is_dir(path)
+    if path.suffix or len(path.parts) > 1 or str(weights).startswith("hf:") or here:
         return None
     have = nearest(str(weights), known) if known else f"{model} has none"
     raise UnknownName(f"no trained weights {str(weights)!r} of {model}; {have}. A file is given by its path")

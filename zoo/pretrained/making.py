@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from zoo import registry, tasks, training, weights
+from zoo import registry, storage, tasks, training, weights
 from zoo.pretrained import HERE, Trained
 from zoo.recipes import recipe
-from zoo.weights import files
 
 
 def arguments(trained: Trained) -> dict[str, Any]:
@@ -33,7 +32,7 @@ def make(trained: Trained, folder: Path = HERE) -> dict[str, Any]:
     """Train, round to 16 bits, measure what is left, and write it with its card, which is returned."""
     model = registry.build(trained.model, seed=0, **arguments(trained))
     run = training.train(model, trained.name, **trained.settings)
-    with files.replacing(folder / trained.path.name) as part:
+    with storage.replacing(folder / trained.path.name) as part:
         weights.save(run.model, part)
         arrays = {name: array.astype(np.float16) for name, array in load_file(part).items()}
         save_file(arrays, part)

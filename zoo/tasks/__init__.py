@@ -18,6 +18,7 @@ from zoo import random
 from zoo.augment import Transform, Wanted, batch, parse
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
+from zoo.storage import is_file
 from zoo.tasks import folders, images, pretraining, sequences, speech, text, translation
 from zoo.tasks.sequences import BYTE_CODE, Code, Sequences, count, largest, of_sequences, shapes, take
 
@@ -197,11 +198,11 @@ def of_file(path: Path) -> Source | None:
     column "text". Raises DataUnavailable for bad lines.
     """
     ending = path.suffix.lower()
-    if any((path / name).is_file() for name in speech.TRANSCRIPTS):
+    if any(is_file(path / name) for name in speech.TRANSCRIPTS):
         read, letters = sequences.of_recordings(path)
         metric = "character_error_rate"
         return Source(read, classes=len(letters) + 1, loss="ctc", metric=metric, names=letters)
-    if not path.is_file():
+    if not is_file(path):
         return None
     if ending == ".tsv":
         pairs = translation.pairs(path)

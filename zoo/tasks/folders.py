@@ -24,6 +24,7 @@ from PIL import Image
 
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing, load, pixels, plain, reading
+from zoo.storage import is_dir, is_file
 from zoo.tasks.images import held_out
 
 Shape = tuple[int, ...]
@@ -135,7 +136,7 @@ class Listing:
 def is_one(name: Any) -> bool:
     """Whether this names a folder or a table of images that is there."""
     path = Path(name)
-    return path.is_dir() or (path.suffix.lower() == ".csv" and path.is_file())
+    return is_dir(path) or (path.suffix.lower() == ".csv" and is_file(path))
 
 
 def find(path: str | Path) -> Listing:
@@ -144,9 +145,9 @@ def find(path: str | Path) -> Listing:
     Raises DataUnavailable for one that is not there or not laid out as this module says.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_dir(path):
         return _of_folder(path)
-    if not path.is_file():
+    if not is_file(path):
         raise DataUnavailable(f"{path}: no such folder, and no such table")
     return _of_table(path)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, pretrained
+from zoo import backends, pretrained, storage
 from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest
 from zoo.weights import files, hub, mingpt, timm, torch_nn, torchvision, transformers
 from zoo.weights.files import Stored
@@ -130,7 +130,7 @@ def save(model: keras.Model, path: str | Path, layout: str | Scheme = "zoo") -> 
     if path.suffix == ".h5":
         if layout != "zoo":
             raise WrongConfiguration(f"{path}: Keras's format has names of its own; leave layout= out")
-        with files.replacing(path) as part:
+        with storage.replacing(path) as part:
             model.save_weights(part)
     else:
         files.write(path, _arrays(model, layout))

@@ -6,7 +6,6 @@ Shapes are known before any array is read, and safetensors and HDF5 read one arr
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 import zipfile
@@ -22,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from zoo import backends
+from zoo import backends, storage
 from zoo._lazy import keras
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.weights.layouts import Plain
@@ -52,14 +51,14 @@ Arrays = dict[str, Stored]
 @contextmanager
 def reading(path: Path) -> Iterator[Arrays]:
     """The arrays of a file, while it is open. Raises DataUnavailable for one that is missing or damaged."""
-    if path.is_dir():
+    if storage.is_dir(path):
         inside = [path / name for name in NAMES if (path / name).is_file()]
         if not inside:
             raise DataUnavailable(f"{path}: a folder with none of {', '.join(NAMES)}; give the file itself")
         path = inside[0]
     if path.suffix not in READERS:
         raise WrongConfiguration(f"{path}: expected a file that ends in {', '.join(READERS)}")
-    if not path.is_file():
+    if not storage.is_file(path):
         raise DataUnavailable(f"{path}: no such file")
     with ExitStack() as stack:
         try:
@@ -155,26 +154,14 @@ def check(path: Path) -> None:
     """Raise WrongConfiguration, before any work, unless weights can be written there."""
     if not path.name.endswith((".safetensors", ".npz", ".weights.h5")):
         raise WrongConfiguration(f"{path}: expected a file that ends in .safetensors, .npz or .weights.h5")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise WrongConfiguration(f"{path}: no folder {path.parent} that can be written to")
+    storage.check_file("save", path)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to a .safetensors or .npz, whole or not at all."""
     arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
-    with replacing(path) as part:
+    with storage.replacing(path) as part:
         if path.suffix == ".npz":
             np.savez(part, allow_pickle=False, **arrays)
         else:
             save_file(arrays, part, {"format": "pt"})  # transformers reads no file without it
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, whose place it takes once it is complete."""
-    part = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
