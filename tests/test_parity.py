@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import everywhere
+from conftest import everywhere, python
 
-from zoo import ladder, registry
+from zoo import backends, ladder, registry
 from zoo.workers import Worker
 
 pytestmark = pytest.mark.parity
@@ -113,3 +113,29 @@ def test_the_chaos_floor_of_a_smooth_network_is_far_below_the_bound(climbed: lad
     floors = {row["chaos"] for row in climbed.rows if row["model"] == "lenet5" and row["chaos"] is not None}
     assert len(floors) == 1
     assert 0 < floors.pop() < 1e-6
+
+
+# What a run, its files and a text need, of both engines; a run of recurrences has lengths that differ.
+EVERYTHING = """
+import sys, tempfile
+from pathlib import Path
+import zoo
+folder = Path(tempfile.mkdtemp())
+for engine in ("native", "keras"):
+    options = {"engine": engine, "batch_size": 4, "progress": False, "checkpoint": folder / "run.zoo"}
+    zoo.train("mlp", schedule=zoo.schedules.StepDecay(0.1, 1, 0.5), steps=2, **options)
+    zoo.train("mlp", resume=folder / "run.zoo", steps=3, **options)
+model = zoo.build("lenet5", weights="digits")
+for name in ("w.safetensors", "w.npz", "w.weights.h5"):
+    zoo.weights.save(model, folder / name)
+    zoo.weights.load(model, folder / name)
+zoo.generate(zoo.build("gpt-nano", **{**zoo.card("gpt-nano").small, "vocabulary": 259}), "a", 2)
+zoo.schedules.plot(zoo.schedules.StepDecay(0.1, 3, 0.5), steps=4, path=folder / "rates.svg")
+print(*(name for name in zoo.backends.NAMES if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize("name", backends.NAMES)
+def test_no_framework_but_the_chosen_one_is_imported(name: str) -> None:
+    """Where all are installed; Keras alone takes JAX along, for Orbax, but not in the zoo's own processes."""
+    assert python(EVERYTHING, KERAS_BACKEND=name).splitlines()[-1] == name

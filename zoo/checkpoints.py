@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import storage
-from zoo._lazy import keras, ops
+from zoo._lazy import keras, ops, without_tensorflow
 from zoo.augment import written
 from zoo.errors import WrongConfiguration
 
@@ -110,8 +110,9 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         "history": run.history,
         "augment": written(run.task.augment),
         "tokenizer": tokenizer(run.task),
-        "optimizer": keras.optimizers.serialize(optimizer),
     }
+    with without_tensorflow():
+        facts["optimizer"] = keras.optimizers.serialize(optimizer)
     with storage.replacing(path) as part:
         save_file(
             {name: np.array(x, order="C") for name, x in arrays.items()}, part, {"zoo": json.dumps(facts)}
