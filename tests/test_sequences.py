@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from zoo.tasks.sequences import BEGIN, END, Sequences, decode, encode
 
 pytestmark = pytest.mark.once
 
+PAIR = ("token_ids", "decoder_token_ids")
 LENGTHS = random.generator("lengths").integers(0, 50, 203)
 
 
@@ -156,6 +158,35 @@ def test_a_text_is_changed_before_it_is_encoded_and_keeps_its_label() -> None:
     assert 0.3 < np.mean([len(words) / 21 for words in kept]) < 0.7
     for words, label in zip(kept, y, strict=True):
         assert set(words) <= {"word", str(label)}
+
+
+def test_a_text_is_encoded_once_and_again_only_where_it_was_changed() -> None:
+    class Counting(sequences.Bytes):
+        encoded: ClassVar[Counter[str]] = Counter()
+
+        def encode(self, text: str) -> np.ndarray:
+            self.encoded[text] += 1
+            return encode(text)
+
+    texts, labels = ["one", "two", "three", "four"], np.arange(4, dtype=np.int32)
+    for load, shape in (
+        (sequences.of_texts(lambda: {"train": (texts, labels)}), (None,)),
+        (sequences.of_pairs(lambda: {"train": (texts, texts[::-1])}), dict.fromkeys(PAIR, (None,))),
+    ):
+        code = Counting()
+        code.encoded.clear()
+        x, y = load(shape, code)["train"]
+        per_text = Counter(code.encoded)
+        task = tasks.Task("texts", (x, y), None, "cross_entropy", None)
+        for epoch in range(3):
+            list(task.batches(2, 0, epoch))
+        sequences.extremes(next(iter(x.values())) if isinstance(x, dict) else x)
+        assert code.encoded == per_text
+    assert per_text == dict.fromkeys(texts, 2)  # once as a source, once as a target
+    words = Sequences(texts, Counting().encode)
+    Counting.encoded.clear()
+    words.read([0, 1], lambda text, place: text.upper() if place else text)
+    assert Counting.encoded == {"TWO": 1}
 
 
 @pytest.mark.parametrize("transform", [HorizontalFlip(), RandomDeletion(), Noise()])

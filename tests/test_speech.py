@@ -385,6 +385,18 @@ def test_recordings_are_augmented_as_waves(folder: Path) -> None:
         assert np.array_equal(row[: 1 + 8000 // 160], normalized(log_mel(shifted, 16_000)))
 
 
+def test_a_folder_of_recordings_is_named_without_reading_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a recording was read")
+
+    monkeypatch.setattr("soundfile.read", refuse)
+    name, source = tasks.source(str(folder))
+    assert (name, source.names) == (folder.name, tuple(sorted(set('"onezwei, drei'))))
+    assert source.classes == len(source.names) + 1
+
+
 def test_a_csv_is_a_table_of_recordings_too(folder: Path) -> None:
     (folder / "transcripts.tsv").unlink()
     (folder / "transcripts.csv").write_text('path,text\na/mono.wav,"one, two"\n')

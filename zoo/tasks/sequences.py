@@ -91,9 +91,10 @@ def end_of(code: Code) -> int:
 class Sequences:
     """Arrays (length,) or (length, c), each of a length of its own, padded when several are asked for.
 
-    `items` are arrays, or what `encode` makes arrays of; `fill` stands where a sequence has ended. A batch is
-    padded to the first of `bounds` that its longest fits in: four lengths, a quarter of the sequences up to
-    each, so that few programs are compiled; what a change made longer, to quarters of the last more.
+    `items` are arrays, or what `encode` makes arrays of, once; `fill` stands where a sequence has ended.
+    A batch is padded to the first of `bounds` that its longest fits in: four lengths, a quarter of the
+    sequences up to each, so that few programs are compiled; what a change made longer, to quarters of the
+    last more.
     `kinds` are what can be changed of them, first to last (`zoo.augment.KINDS`). Raises WrongConfiguration
     for no items at all.
     """
@@ -109,8 +110,8 @@ class Sequences:
             raise WrongConfiguration("sequences: none given; expected at least 1")
         self.items, self.encode, self.fill = items, encode, fill
         self.kinds: tuple[str, ...] = ("texts",) if isinstance(items[0], str) else ("frames",)
-        first, *_ = arrays = [self.array(item) for item in items]
-        self.lengths = np.array([len(array) for array in arrays])
+        first, *_ = self.arrays = [self.array(item) for item in items]
+        self.lengths = np.array([len(array) for array in self.arrays])
         self.dtype, self.features = first.dtype, first.shape[1:]
         quantiles = np.quantile(self.lengths, np.arange(1, BUCKETS + 1) / BUCKETS, method="higher")
         self.bounds = sorted({max(1, -(-int(n) // MULTIPLE)) * MULTIPLE for n in quantiles})
@@ -135,8 +136,13 @@ class Sequences:
         chosen: Sequence[int] | np.ndarray,
         change: Change = unchanged,
     ) -> list[np.ndarray]:
-        """The sequences at these places, with `change(item, k)` made to the k-th before it is encoded."""
-        return [self.array(change(self.items[i], place)) for place, i in enumerate(chosen)]
+        """The sequences at these indices, with `change(item, k)` made to the k-th before it is encoded."""
+
+        def one(place: int, i: int) -> np.ndarray:
+            changed = change(item := self.items[i], place)
+            return self.arrays[i] if changed is item else self.array(changed)
+
+        return [one(place, i) for place, i in enumerate(chosen)]
 
     def pad(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
         """(b, n, ...): side by side, `fill` after the end of each."""
@@ -217,12 +223,12 @@ def of_sequences(x: Any) -> Sequences | None:
 
 def largest(y: Any) -> int:
     """The largest label."""
-    return int(max(y.array(item).max(initial=0) for item in y.items) if isinstance(y, Sequences) else y.max())
+    return int(max(array.max(initial=0) for array in y.arrays) if isinstance(y, Sequences) else y.max())
 
 
 def extremes(x: Any) -> np.ndarray:
     """(1, 2): the smallest and the largest token of an input."""
-    parts = [x.array(item) for item in x.items] if isinstance(x, Sequences) else [x]
+    parts = x.arrays if isinstance(x, Sequences) else [x]
     return np.array([[min(p.min(initial=0) for p in parts), max(p.max(initial=0) for p in parts)]], np.int32)
 
 
@@ -318,8 +324,9 @@ def of_pairs(
         sources: Sequence[str], targets: Sequence[str], code: Code
     ) -> tuple[dict[str, Sequences], Sequences]:
         first, last = np.int32(begin_of(code)), np.int32(end_of(code))
-        late = Sequences(targets, lambda text: np.append(first, code.encode(text)))
-        labels = Sequences(targets, lambda text: np.append(code.encode(text), last), fill=-1)
+        tokens = [code.encode(text) for text in targets]
+        late = Sequences([np.append(first, each) for each in tokens])
+        labels = Sequences([np.append(each, last) for each in tokens], fill=-1)
         return {"token_ids": Sequences(sources, code.encode), "decoder_token_ids": late}, labels
 
     def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
@@ -347,13 +354,16 @@ def of_waves(
 
 
 def of_recordings(folder: Path) -> tuple[Callable[[Any], Splits], tuple[str, ...]]:
-    """A folder of recordings, a fifth held out; and the letters, of which the first is class 1."""
-    waves, texts = speech.recordings(folder)
-    letters = tuple(sorted({letter for text in texts for letter in text}))
-    said = [np.array([1 + letters.index(letter) for letter in text], np.int32) for text in texts]
-    apart = held_out(np.zeros(len(texts), int), "recordings")
+    """A folder of recordings, a fifth held out; and the letters, of which the first is class 1.
+
+    The letters are those of the table; the recordings are read when they are asked for.
+    """
+    letters = tuple(sorted({letter for text in speech.texts(folder) for letter in text}))
 
     def read() -> dict[str, tuple[list[np.ndarray], list[np.ndarray]]]:
+        waves, texts = speech.recordings(folder)
+        said = [np.array([1 + letters.index(letter) for letter in text], np.int32) for text in texts]
+        apart = held_out(np.zeros(len(texts), int), "recordings")
         parts = {"train": np.flatnonzero(~apart), "test": np.flatnonzero(apart)}
         return {split: ([waves[i] for i in own], [said[i] for i in own]) for split, own in parts.items()}
 

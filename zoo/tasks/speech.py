@@ -181,6 +181,14 @@ def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarra
     return waves, texts
 
 
+def texts(folder: str | Path) -> list[str]:
+    """The texts of a folder of recordings, as its table lists them.
+
+    Raises DataUnavailable without a table.
+    """
+    return [text for _, _, text in _transcripts(Path(folder))[1]]
+
+
 def _soundfile(folder: Path) -> Any:
     try:
         import soundfile
