@@ -19,17 +19,15 @@ def tensor(array: np.ndarray) -> torch.Tensor:
 def numpy(tensor: torch.Tensor) -> np.ndarray:
     """A tensor of any device as an array, bfloat16 as float32."""
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).resolve_neg().numpy()
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file of torch.save, by name; nothing else in it is looked at, and no code is run.
+def read(path: Path) -> dict[str, Any]:
+    """What a file of torch.save holds, its tensors on the CPU; no code in it is run.
 
-    A training script's file often has them one level down, under "model" or "state_dict".
+    Raises ValueError for what is no dict.
     """
     found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        found = found[key] if isinstance(found, dict) and isinstance(found.get(key), dict) else found
     if not isinstance(found, dict):
         raise ValueError(f"a {type(found).__name__}, not tensors by name")
-    return {name: numpy(value) for name, value in found.items() if isinstance(value, torch.Tensor)}
+    return found

@@ -20,13 +20,15 @@ import numpy as np
 from zoo import storage
 from zoo._lazy import keras, ops, without_tensorflow
 from zoo.augment import written
-from zoo.errors import WrongConfiguration
+from zoo.errors import WrongConfiguration, ZooError
+from zoo.weights import files
 
 if TYPE_CHECKING:
     from zoo.tasks import Task
     from zoo.training import Run
 
 VERSION = "2"
+SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs
 
 
 @dataclass(frozen=True)
@@ -139,13 +141,30 @@ def read(path: str | Path) -> Checkpoint:
     try:
         with safe_open(path, "numpy") as file:
             facts = {"tokenizer": "bytes", **json.loads((file.metadata() or {})["zoo"])}  # once not told
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
+            stored = {name: files.entry(file, name) for name in file.keys()}  # noqa: SIM118
+            _check_parts(path, facts, stored)
+            arrays = {name: files.read(name, x, f"resume={str(path)!r}: ") for name, x in stored.items()}
+    except ZooError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise WrongConfiguration(
             f"resume={str(path)!r}: not a checkpoint of zoo.train ({error}); weights alone go by zoo.weights"
         ) from None
-    if facts["version"] != VERSION:
-        raise WrongConfiguration(
-            f"resume={str(path)!r}: a checkpoint of format {facts['version']}; this zoo reads {VERSION}"
-        )
     return Checkpoint(path, facts, arrays)
+
+
+def _check_parts(path: Path, facts: Mapping[str, Any], stored: Mapping[str, files.Stored]) -> None:
+    """Raise WrongConfiguration for another version, for a part that is missing, or arrays of other types."""
+    if facts.get("version", VERSION) != VERSION:
+        raise WrongConfiguration(
+            f"resume={str(path)!r}: a checkpoint of format {facts.get('version')}; this zoo reads {VERSION}"
+        )
+    gone = [name for name in SETTINGS if name not in facts] + ["losses"] * ("losses" not in stored)
+    if gone:
+        raise WrongConfiguration(f"resume={str(path)!r}: not a whole checkpoint: no {', '.join(gone)}")
+    for name, x in stored.items():
+        if not (x.floating or x.integer):
+            raise WrongConfiguration(
+                f"resume={str(path)!r}: {name} is of type {x.dtype}; expected floats of 16, 32 or 64 bits, "
+                "or integers"
+            )

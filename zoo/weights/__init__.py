@@ -25,7 +25,7 @@ import numpy as np
 from zoo import backends, pretrained, storage
 from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest
 from zoo.weights import files, hub, mingpt, timm, torch_nn, torchvision, transformers
-from zoo.weights.files import Stored
+from zoo.weights.files import Arrays, Stored
 from zoo.weights.layouts import OWN, Constants, Layout, Plan, Row, Scheme, Tensor, Transform
 
 if TYPE_CHECKING:
@@ -61,14 +61,15 @@ def load(
     """Load weights from a file, a folder, or the hub.
 
     `source` is a path: .safetensors (read piece by piece from the mapped file), a sharded model's
-    .safetensors.index.json, .npz, Keras's .weights.h5, torch's .pt, .pth and .bin (tensors only: nothing in
-    them is run), a checkpoint of `zoo.train`, or a folder that holds one of the hub's names. Or it is
+    .index.json, .npz, Keras's .weights.h5, torch's .pt, .pth, .bin, .ckpt and .pt.tar (tensors only: nothing
+    in them is run), a checkpoint of `zoo.train`, or a folder that holds one of the hub's names. Or it is
     "hf://owner/name[/file][@revision]", fetched by huggingface_hub and kept in its cache, or the name of
     weights that come with the zoo (`zoo.pretrained`). `layout` and `head` are those of `from_torch`, and so
-    is what is raised; DataUnavailable for a file that is not there or is not what it should be.
+    is what is raised; DataUnavailable, with nothing loaded, for a file that is not there or is damaged.
     """
-    with files.reading(located(model.name, source)) as arrays:
-        return _fill(model, arrays, layout, head)
+    path = located(model.name, source)
+    with files.reading(path) as arrays:
+        return _fill(model, arrays, layout, head, f"{path}: ")
 
 
 def located(model: str, source: str | Path) -> Path:
@@ -86,21 +87,27 @@ def from_torch(
     *,
     head: str = "auto",
 ) -> Loaded:
-    """Load a state dict: torch tensors of any device and type, or NumPy arrays, by name.
+    """Load a state dict: torch tensors of any device, or NumPy arrays, by name.
 
-    `layout` is "torchvision", "timm", "transformers", "mingpt", "nanogpt", "torch" or "zoo", by default
-    recognized by the names and shapes, or a `Layout` of your own. With `head` "auto", a head of another
-    number of classes is left as it was built, and this is logged; "require" makes it an error, "skip" never
-    loads a head, ours or theirs. An array that a file has twice is loaded if both are equal. A Vision
-    Transformer's position embeddings are interpolated to the model's image size. Integers
-    (`num_batches_tracked`) are no weights and not looked at. Returns what was done; raises WeightsMismatch,
-    with nothing loaded, unless names and shapes are the model's.
+    A training script's dict that has one under "state_dict", "model", "ema" or the like is searched for it,
+    and "module.", "_orig_mod." or "model." in front of every name is removed, each with a note. `layout` is
+    "torchvision", "timm", "transformers", "mingpt", "nanogpt", "torch" or "zoo", by default recognized by the
+    names and shapes, or a `Layout` of your own. With `head` "auto", a head of another number of classes is
+    left as it was built, and this is logged; "require" makes it an error, "skip" never loads a head, ours or
+    theirs. An array that a file has twice is loaded if both are equal. A Vision Transformer's position
+    embeddings are interpolated to the model's image size. Integers (`num_batches_tracked`) are no weights and
+    not looked at. Returns what was done; raises WeightsMismatch, with nothing loaded, unless names and shapes
+    are the model's and the types are floats of 16 bits or more.
     """
     if not isinstance(state_dict, Mapping):
         raise WrongConfiguration(
             f"from_torch: expected a state dict, got a {type(state_dict).__name__}; give its .state_dict()"
         )
-    return _fill(model, {name: _stored(value) for name, value in state_dict.items()}, layout, head)
+    try:
+        arrays = files.unwrapped(state_dict)
+    except ValueError as error:
+        raise WrongConfiguration(f"from_torch: {error}. Nothing was loaded.") from None
+    return _fill(model, arrays, layout, head)
 
 
 def to_torch(model: keras.Model, layout: str | Scheme) -> dict[str, Any]:
@@ -145,14 +152,6 @@ def _arrays(model: keras.Model, layout: str | Scheme) -> dict[str, np.ndarray]:
     return arrays | {name: made[make] for name, make in constants.items()}
 
 
-def _stored(value: Any) -> Stored:
-    """A torch tensor, or an array, as what a file would hold."""
-    if isinstance(value, np.ndarray):
-        return Stored(value.shape, files.floating(value.dtype), lambda: value)
-    numpy = import_module("zoo.backends.torch_tensors").numpy
-    return Stored(tuple(value.shape), value.is_floating_point(), lambda: numpy(value))
-
-
 def _named(model: keras.Model, layout: str | Scheme) -> Scheme:
     """The scheme of that name. Raises UnknownName for one that the model has not."""
     if not isinstance(layout, str):
@@ -163,43 +162,71 @@ def _named(model: keras.Model, layout: str | Scheme) -> Scheme:
     return suited[layout]
 
 
-def _recognized(model: keras.Model, arrays: Mapping[str, Stored]) -> tuple[Scheme, Plan, Constants]:
+# What wrappers of a network put in front of its names: DataParallel and averages, torch.compile, Lightning.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def _bare(arrays: Mapping[str, Stored]) -> list[tuple[str, Mapping[str, Stored]]]:
+    """What can be removed in front of every name, none first, and the arrays without it.
+
+    Names of integers do not count: torch's averages have `n_averaged` beside their "module.".
+    """
+    prefix, found = "", [("", arrays)]
+    while True:
+        names = [name[len(prefix) :] for name, stored in arrays.items() if not stored.integer]
+        more = next((p for p in PREFIXES if names and all(name.startswith(p) for name in names)), None)
+        if more is None:
+            return found
+        prefix += more
+        bare = {name[len(prefix) :]: x for name, x in arrays.items() if name.startswith(prefix)}
+        found.append((prefix, bare))
+
+
+def _fit(plan: Plan, constants: Constants, arrays: Mapping[str, Stored]) -> tuple[int, int, int]:
+    """How many of the names are the plan's, how many shapes fit, how many constants there are."""
+    shapes = [(t, arrays[keys[0]].shape) for t in plan.values() if (keys := t.found(arrays))]
+    fit = sum(tensor.fits(shape) for tensor, shape in shapes)
+    return len(shapes), fit, sum(name in arrays for name in constants)
+
+
+def _recognized(
+    model: keras.Model, arrays: Mapping[str, Stored], layout: str | Scheme | None
+) -> tuple[Scheme, Plan, Constants, str, Mapping[str, Stored]]:
     """The scheme by which most of these names are the model's, and of several most shapes.
 
-    Raises WeightsMismatch if none are.
+    A `layout` that is given is the only one that counts. With it, what was removed in front of the names, and
+    the arrays by what is left. Raises WeightsMismatch if no name is the model's.
     """
     plans = []
-    for scheme in SCHEMES:
+    if layout is not None:
+        scheme = _named(model, layout)
+        plans.append((scheme, *scheme.plan(model)))
+    for scheme in () if plans else SCHEMES:
         if scheme.suits(model):
             with suppress(WrongConfiguration):  # a model of that name, but changed
                 plans.append((scheme, *scheme.plan(model)))
-    known = []
-    for _, plan, constants in plans:
-        shapes = [(t, arrays[keys[0]].shape) for t in plan.values() if (keys := t.found(arrays))]
-        fit = sum(tensor.fits(shape) for tensor, shape in shapes)
-        known.append((len(shapes), fit, sum(name in arrays for name in constants)))
-    if not max(known)[0]:
+    ways = [(*plan, *way) for way in _bare(arrays) for plan in plans]
+    known = [_fit(plan, constants, bare) for _, plan, constants, _, bare in ways]
+    if not max(known)[0] and layout is None:
         raise WeightsMismatch(
             f"no name is one of {model.name}'s: {_some(arrays)}; known for it are those of "
             f"{', '.join(scheme.name for scheme, *_ in plans)}, e.g. {next(iter(plans[-1][1]))}. "
             "Nothing was loaded."
         )
-    return plans[known.index(max(known))]
+    return ways[known.index(max(known))]
 
 
-def _fill(model: keras.Model, arrays: Mapping[str, Stored], layout: str | Scheme | None, head: str) -> Loaded:
-    """Load the arrays once all of them are known to fit."""
-    arrays = {name: stored for name, stored in arrays.items() if stored.floating}
+def _fill(
+    model: keras.Model, given: Arrays, layout: str | Scheme | None, head: str, source: str = ""
+) -> Loaded:
+    """Load the arrays once all of them are known to fit and have been read."""
     if head not in HEADS:
         raise WrongConfiguration(f"head={head!r}; expected {', '.join(map(repr, HEADS))}")
-    if layout is None:
-        scheme, plan, constants = _recognized(model, arrays)
-    else:
-        scheme = _named(model, layout)
-        plan, constants = scheme.plan(model)
+    scheme, plan, constants, prefix, arrays = _recognized(model, given, layout)
     pairs = [(tensor, tensor.found(arrays)) for tensor in plan.values()]
-    others = arrays.keys() - {key for _, keys in pairs for key in keys} - constants.keys()
-    left_over = [name for name in sorted(others) if not _one_of(scheme.spare, name)]
+    known = {key for _, keys in pairs for key in keys} | constants.keys()
+    others = [name for name in sorted(arrays) if name not in known and not arrays[name].integer]
+    left_over = [name for name in others if not _one_of(scheme.spare, name)]
 
     def on_top(tensor: Tensor) -> bool:
         return tensor.layer == "head" or _one_of(scheme.heads, tensor.names[0])
@@ -211,38 +238,63 @@ def _fill(model: keras.Model, arrays: Mapping[str, Stored], layout: str | Scheme
         left_over = [name for name in left_over if not _one_of(scheme.heads, name)]
 
     missing = [tensor.names[0] for tensor, keys in pairs if not keys]
-    found = [(tensor, arrays[keys[0]], keys) for tensor, keys in pairs if keys]
-    wrong = [
-        f"{keys[0]} is {stored.shape}, {model.name} needs {tensor.shape}"
-        for tensor, stored, keys in found
-        if not tensor.fits(stored.shape)
-    ]
-    wrong += [
-        f"{copy} is not {keys[0]}, and {model.name} has one array for both"
-        for _, stored, keys in found
-        for copy in keys[1:]
-        if not np.array_equal(stored.read(), arrays[copy].read())
-    ]
+    found = [(tensor, keys) for tensor, keys in pairs if keys]
+    wrong = _wrong(model.name, found, arrays)
+    if not wrong:  # each is read once before any is written: nothing is loaded if one cannot be
+        wrong = _unequal(model.name, found, arrays, source)
     if wrong or missing or left_over:
-        raise WeightsMismatch(_complaint(scheme, wrong, missing, left_over, heads))
+        raise WeightsMismatch(_complaint(scheme, prefix, wrong, missing, left_over, heads))
 
-    for tensor, stored, _ in found:
-        for variable, value in tensor.ours(stored.read()):
+    for tensor, keys in found:
+        for variable, value in tensor.ours(files.read(keys[0], arrays[keys[0]], source)):
             # Narrower variables round by themselves.
             wide = "float64" if variable.dtype == "float64" else "float32"
             variable.assign(np.array(value, wide))  # in the order it has: torch keeps kernels in theirs
             backends.current().synchronize(variable.value)  # JAX copies in its own time, and holds the array
-    notes = [
-        f"{keys[0]} was interpolated from {stored.shape} to {tensor.shape}"
-        for tensor, stored, keys in found
-        if stored.shape != tensor.shape
+    notes = [*given.notes, *([f"{prefix!r} was removed in front of every name"] if prefix else [])]
+    notes += [
+        f"{keys[0]} was interpolated from {arrays[keys[0]].shape} to {tensor.shape}"
+        for tensor, keys in found
+        if arrays[keys[0]].shape != tensor.shape
     ]
     if other:
         notes.append(f"the head, of {other[0]:,} classes, was left out: the model's own has {other[1]:,}")
-    done = Loaded(model.name, scheme.name, sum(len(keys) for *_, keys in found), tuple(notes))
+    done = Loaded(model.name, scheme.name, sum(len(keys) for _, keys in found), tuple(notes))
     if notes:
         log.warning("%s", done)
     return done
+
+
+Found = Sequence[tuple[Tensor, list[str]]]  # and by what names it is there
+
+
+def _wrong(model: str, found: Found, arrays: Mapping[str, Stored]) -> list[str]:
+    """The arrays of another shape, or of a type that is not loaded."""
+    shapes = [
+        f"{keys[0]} is {arrays[keys[0]].shape}, {model} needs {tensor.shape}"
+        for tensor, keys in found
+        if not tensor.fits(arrays[keys[0]].shape)
+    ]
+    types = [
+        f"{key} is of type {arrays[key].dtype}; expected floats of 16, 32 or 64 bits"
+        for _, keys in found
+        for key in keys
+        if not arrays[key].floating
+    ]
+    return types + shapes
+
+
+def _unequal(model: str, found: Found, arrays: Mapping[str, Stored], source: str) -> list[str]:
+    """The arrays that the file has twice and that differ. Raises DataUnavailable for one that is damaged."""
+    wrong = []
+    for _, keys in found:
+        first = files.read(keys[0], arrays[keys[0]], source)
+        wrong += [
+            f"{copy} is not {keys[0]}, and {model} has one array for both"
+            for copy in keys[1:]
+            if not np.array_equal(first, files.read(copy, arrays[copy], source))
+        ]
+    return wrong
 
 
 def _other_classes(
@@ -260,6 +312,7 @@ def _other_classes(
 
 def _complaint(
     scheme: Scheme,
+    prefix: str,
     wrong: Sequence[str],
     missing: Sequence[str],
     left_over: Sequence[str],
@@ -274,7 +327,8 @@ def _complaint(
     if heads and missing and not (wrong or left_over) and not any(keys for _, keys in heads):
         advice = ' head="skip" leaves the head as it is.'
     advice += scheme.hint(missing, left_over)
-    return f"by {scheme.name}'s names: {'; '.join(parts)}. Nothing was loaded.{advice}"
+    without = f", without {prefix!r} in front" if prefix else ""
+    return f"by {scheme.name}'s names{without}: {'; '.join(parts)}. Nothing was loaded.{advice}"
 
 
 def _one_of(patterns: Sequence[str], name: str) -> bool:

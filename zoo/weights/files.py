@@ -1,6 +1,6 @@
 """Files of arrays by name: safetensors, whole or sharded, NumPy's .npz, Keras's .weights.h5, torch's own.
 
-Shapes are known before any array is read, and safetensors and HDF5 read one array at a time.
+Shapes and types are known before any array is read, and safetensors and HDF5 read one array at a time.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import json
 import pickle
 import re
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -27,7 +28,16 @@ from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.weights.layouts import Plain
 
 # What a repository of the hub, or a folder, calls its weights; the first that is there counts.
-NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+NAMES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
+# Where training scripts keep a state dict in a larger dict, the first that is there; averaged weights last.
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model", "module", "net", "ema", "model_ema", "state_dict_ema",
+    "ema_state_dict",
+)  # fmt: skip
+FLOATS = {"float16", "bfloat16", "float32", "float64", "float128", "longdouble"}  # what weights are kept in
+SAFETENSORS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 # What readers raise for a file that is none of theirs, or cut short; torch's refuses what is no tensor.
 DAMAGE = (
@@ -38,14 +48,29 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Stored:
-    """An array that can be read."""
+    """An array to be read, its type by the name that its file or framework has for it."""
 
     shape: tuple[int, ...]
-    floating: bool  # integers count and index: they are no weights
+    dtype: str
     read: Callable[[], np.ndarray]
 
+    @property
+    def floating(self) -> bool:
+        """Whether it can be a weight: of 16 bits or more. float8 and smaller types are not read."""
+        return self.dtype in FLOATS
 
-Arrays = dict[str, Stored]
+    @property
+    def integer(self) -> bool:
+        """Whether it counts or indexes (`num_batches_tracked`, masks)."""
+        return re.match(r"(u?int|bool|[IU]\d|BOOL)", self.dtype) is not None
+
+
+class Arrays(dict[str, Stored]):
+    """Arrays by name, and what was done to find them."""
+
+    def __init__(self, arrays: Mapping[str, Stored], notes: Sequence[str] = ()):
+        super().__init__(arrays)
+        self.notes = tuple(notes)
 
 
 @contextmanager
@@ -56,22 +81,71 @@ def reading(path: Path) -> Iterator[Arrays]:
         if not inside:
             raise DataUnavailable(f"{path}: a folder with none of {', '.join(NAMES)}; give the file itself")
         path = inside[0]
-    if path.suffix not in READERS:
+    if (ending := path.suffix.lower()) not in READERS:
         raise WrongConfiguration(f"{path}: expected a file that ends in {', '.join(READERS)}")
     if not storage.is_file(path):
         raise DataUnavailable(f"{path}: no such file")
     with ExitStack() as stack:
         try:
-            arrays = READERS[path.suffix](path, stack)
+            arrays = READERS[ending](path, stack)
         except DAMAGE as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise DataUnavailable(f"{path}: not a file of arrays, or a damaged one ({reason})") from error
+            raise DataUnavailable(
+                f"{path}: not a file of arrays, or a damaged one ({_reason(error)})"
+            ) from error
         yield arrays
 
 
-def floating(dtype: np.dtype) -> bool:
-    """Whether this is a type of floats; bfloat16, which is none of NumPy's own, is."""
-    return np.issubdtype(dtype, np.floating) or dtype.name == "bfloat16"
+def _reason(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def read(name: str, stored: Stored, source: str) -> np.ndarray:
+    """The array. Raises DataUnavailable, which names it and its type, for one that cannot be read."""
+    try:
+        return stored.read()
+    except Exception as error:  # of whichever format
+        raise DataUnavailable(
+            f"{source}{name}, {stored.dtype} of shape {stored.shape}, cannot be read ({_reason(error)}). "
+            "Nothing was loaded."
+        ) from error
+
+
+def stored(value: Any) -> Stored:
+    """A torch tensor, or an array, as what a file would hold."""
+    if isinstance(value, np.ndarray):
+        return Stored(value.shape, value.dtype.name, lambda: value)
+    numpy = import_module("zoo.backends.torch_tensors").numpy
+    return Stored(tuple(value.shape), str(value.dtype).removeprefix("torch."), lambda: numpy(value))
+
+
+def unwrapped(found: Mapping[Any, Any]) -> Arrays:
+    """The arrays of a state dict, or of one in a training script's dict, under one of `WRAPPERS`.
+
+    What is no array is not looked at. Raises ValueError where there are no arrays.
+    """
+    path: list[str] = []
+    others: list[str] = []
+    while inside := [key for key in WRAPPERS if _has_arrays(found.get(key))]:
+        found, others = found[inside[0]], others + inside[1:]
+        path.append(inside[0])
+    if not _has_arrays(found):
+        names = ", ".join(map(str, [*path, *list(found)[:5]])) or "nothing"
+        raise ValueError(f"expected arrays by name, or under one of {', '.join(WRAPPERS)}; there are {names}")
+    notes = [f"read from {'.'.join(path)!r}"] if path else []
+    if others:
+        notes[-1] += f"; {' and '.join(map(repr, others))} left out"
+    return Arrays({name: stored(value) for name, value in found.items() if _is_array(value)}, notes)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or (hasattr(value, "shape") and hasattr(value, "detach"))
+
+
+def _has_arrays(found: Any) -> bool:
+    """Whether this has arrays by name, itself or under one of `WRAPPERS`."""
+    if not isinstance(found, Mapping):
+        return False
+    return any(map(_is_array, found.values())) or any(_has_arrays(found.get(key)) for key in WRAPPERS)
 
 
 def _safetensors(path: Path, stack: ExitStack) -> Arrays:
@@ -81,10 +155,15 @@ def _safetensors(path: Path, stack: ExitStack) -> Arrays:
     found = {}
     for name in file.keys():  # noqa: SIM118
         if name.startswith(prefix):
-            part = file.get_slice(name)
-            read = lambda name=name: file.get_tensor(name)  # noqa: E731
-            found[name[len(prefix) :]] = Stored(tuple(part.get_shape()), "F" in part.get_dtype(), read)
-    return found
+            found[name[len(prefix) :]] = entry(file, name)
+    return Arrays(found)
+
+
+def entry(file: Any, name: str) -> Stored:
+    """An array of a safetensors file that is open."""
+    part = file.get_slice(name)
+    shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
+    return Stored(shape, SAFETENSORS.get(dtype, dtype), lambda: file.get_tensor(name))
 
 
 def _sharded(path: Path, stack: ExitStack) -> Arrays:
@@ -93,15 +172,22 @@ def _sharded(path: Path, stack: ExitStack) -> Arrays:
     for shard in sorted(set(index.values())):
         if not (path.parent / shard).is_file():
             raise DataUnavailable(f"{path}: its part {shard} is not there")
-        shards[shard] = _safetensors(path.parent / shard, stack)
-    return {name: stored for arrays in shards.values() for name, stored in arrays.items()}
+        shards[shard] = READERS[Path(shard).suffix.lower()](path.parent / shard, stack)
+    if gone := [name for name, shard in index.items() if name not in shards[shard]]:
+        raise DataUnavailable(f"{path}: its part {index[gone[0]]} has no {gone[0]}; {len(gone)} missing")
+    return Arrays({name: shards[shard][name] for name, shard in index.items()})
 
 
 def _npz(path: Path, stack: ExitStack) -> Arrays:
     del stack
+    arrays = {}
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    return _held(arrays)
+        for name in file.files:
+            try:
+                arrays[name] = file[name]
+            except (*DAMAGE, zlib.error) as error:
+                raise ValueError(f"{name}: {error}") from error
+    return Arrays({name: stored(x) for name, x in arrays.items()})
 
 
 def _h5(path: Path, stack: ExitStack) -> Arrays:
@@ -113,25 +199,29 @@ def _h5(path: Path, stack: ExitStack) -> Arrays:
         if isinstance(item, h5py.Dataset):
             sixteen = item.attrs.get("dtype") == "bfloat16"
             read = lambda: item[()].view("bfloat16") if sixteen else item[()]  # noqa: E731
-            found[name] = Stored(item.shape, sixteen or floating(item.dtype), read)
+            found[name] = Stored(item.shape, "bfloat16" if sixteen else item.dtype.name, read)
 
     file["layers"].visititems(visit)  # beside them a compiled model's file has the optimizer's
-    return found
+    return Arrays(found)
 
 
 def _torch(path: Path, stack: ExitStack) -> Arrays:
     del stack
     backends.checked("torch", str(path))
-    return _held(import_module("zoo.backends.torch_tensors").read(path))
-
-
-def _held(arrays: Mapping[str, np.ndarray]) -> Arrays:
-    return {name: Stored(x.shape, floating(x.dtype), lambda x=x: x) for name, x in arrays.items()}
+    try:
+        return unwrapped(import_module("zoo.backends.torch_tensors").read(path))
+    except pickle.UnpicklingError as error:
+        if (match := re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))) is None:
+            raise
+        raise ValueError(
+            f"it holds Python objects beside its tensors, of {match[1]}, which are not loaded because that "
+            "runs code; save its state_dict alone where the file comes from"
+        ) from None
 
 
 READERS: dict[str, Callable[[Path, ExitStack], Arrays]] = {
     ".safetensors": _safetensors, ".json": _sharded, ".npz": _npz, ".h5": _h5,
-    ".pt": _torch, ".pth": _torch, ".bin": _torch,
+    ".pt": _torch, ".pth": _torch, ".bin": _torch, ".ckpt": _torch, ".tar": _torch,
 }  # fmt: skip
 
 
@@ -161,7 +251,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to a .safetensors or .npz, whole or not at all."""
     arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     with storage.replacing(path) as part:
-        if path.suffix == ".npz":
-            np.savez(part, allow_pickle=False, **arrays)
+        if path.suffix == ".npz":  # which has no name for bfloat16: float32 keeps every number
+            own = {name: x if x.dtype.isbuiltin != 2 else x.astype(np.float32) for name, x in arrays.items()}
+            np.savez(part, allow_pickle=False, **own)
         else:
             save_file(arrays, part, {"format": "pt"})  # transformers reads no file without it
