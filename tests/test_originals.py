@@ -215,3 +215,17 @@ def test_position_embeddings_are_interpolated_as_timm_and_jax_do(wanted: int, or
     jaxs = image.resize(x[0, 1:].reshape(5, 5, 8), (wanted, wanted, 8), "cubic", antialias=True)
     assert off(ours, timms) <= 1e-6
     assert off(ours[:, 1:], np.asarray(jaxs).reshape(1, -1, 8)) <= 1e-6
+
+
+@pytest.mark.parametrize("size", [16, 24, 56, 64])
+@pytest.mark.parametrize("name", ["torchvision vit", "timm vit", "transformers vit"])
+def test_a_vit_at_another_image_size_gives_the_logits_of_its_own_library(
+    name: str, size: int, originals: Any
+) -> None:
+    """Their models of 32 pixels at another size, by the function that each library has for it."""
+    theirs, model = originals.fill(originals.MODELS[name](), "float32"), OURS[name][0]
+    ours = zoo.build(model, **{**VIT, "image_size": size})
+    (note,) = zoo.weights.from_torch(ours, theirs.state_dict()).notes
+    assert f"as {library(name)} does" in note
+    x = images(ours, "float32")
+    assert off(logits(ours, x), originals.logits_at(theirs, library(name), x)) <= BOUNDS["float32"]

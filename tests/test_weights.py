@@ -27,7 +27,7 @@ from conftest import numpy, python, run
 import zoo
 from zoo import backends, checkpoints, layers
 from zoo.weights import SCHEMES, Layout, Row, hub
-from zoo.weights.layouts import CONV, DENSE, resample
+from zoo.weights.layouts import CONV, DENSE, resample, resample_centres, resample_corners
 
 pytestmark = pytest.mark.once  # against the originals they are on every framework
 
@@ -439,6 +439,35 @@ def test_position_embeddings_are_interpolated_by_the_formula(wanted: int, tokens
     np.testing.assert_allclose(ours[0, tokens:], grid.reshape(-1, 6), atol=2e-6)
 
 
+def cubic(points: np.ndarray, side: int) -> np.ndarray:
+    """(len(points), side): Keys 1981 with a = -0.75, what lies beyond an edge being the edge's."""
+    a, found = -0.75, np.zeros((len(points), side))
+    for i, k in np.ndindex(len(points), side + 8):
+        t = abs(points[i] - (k - 4))
+        near, far = (a + 2) * t**3 - (a + 3) * t**2 + 1, a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
+        found[i, min(max(k - 4, 0), side - 1)] += near if t < 1 else far if t < 2 else 0
+    return found
+
+
+@pytest.mark.parametrize("wanted", [7, 4, 3, 12, 1])
+@pytest.mark.parametrize("tokens", [0, 1])
+@pytest.mark.parametrize("rule", ["corners", "centres"])
+def test_position_embeddings_are_interpolated_by_torchs_formula(rule: str, wanted: int, tokens: int) -> None:
+    x = np.random.default_rng(0).normal(size=(1, tokens + 25, 6)).astype(np.float32)
+    ours = {"corners": resample_corners, "centres": resample_centres}[rule](x, tokens + wanted**2)
+    places = np.arange(wanted)
+    points = places * 4 / max(1, wanted - 1) if rule == "corners" else (places + 0.5) * 5 / wanted - 0.5
+    matrix = cubic(points, 5)
+    grid = np.einsum("ih,hwc,jw->ijc", matrix, x[0, tokens:].reshape(5, 5, 6), matrix)
+    assert ours.shape == (1, tokens + wanted**2, 6)
+    assert ours.dtype == np.float32
+    np.testing.assert_array_equal(ours[:, :tokens], x[:, :tokens])
+    np.testing.assert_allclose(ours[0, tokens:], grid.reshape(-1, 6), atol=2e-6)
+
+
+RULES = {"torchvision": resample_corners, "transformers": resample_centres}  # the others' is timm's
+
+
 @pytest.mark.parametrize("layout", ["zoo", "timm", "torchvision", "transformers"])
 def test_another_image_size_takes_interpolated_embeddings_and_says_so(
     layout: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -446,11 +475,14 @@ def test_another_image_size_takes_interpolated_embeddings_and_says_so(
     ours, other = small("vit-b16", seed=1), small("vit-b16", image_size=24)
     done = zoo.weights.from_torch(other, exported(ours, layout, tmp_path))
     (note,) = done.notes
-    assert "interpolated from (1, 17, 32) to (1, 37, 32)" in note
+    whose = layout if layout in RULES else "timm"
+    assert f"interpolated from (1, 17, 32) to (1, 37, 32), as {whose} does" in note
     assert "interpolated" in caplog.text
     before, after = values(ours), values(other)
     moved = before.pop("position_embedding/value")
-    np.testing.assert_array_equal(after.pop("position_embedding/value"), resample(moved, 37))
+    np.testing.assert_array_equal(
+        after.pop("position_embedding/value"), RULES.get(layout, resample)(moved, 37)
+    )
     assert_equal(after, before)
 
 

@@ -142,6 +142,28 @@ def logits(model: nn.Module, x: np.ndarray) -> np.ndarray:
         return answer(model.eval(), x).numpy()
 
 
+def logits_at(model: Any, library: str, x: np.ndarray) -> np.ndarray:
+    """(b, h, w, c) -> (b, classes): those of a ViT of 8 x 8 patches at the size of these images."""
+    size, state = x.shape[1], model.state_dict()
+    if library == "transformers":
+        with torch.no_grad():
+            pixels = torch.from_numpy(x).permute(0, 3, 1, 2)
+            return model.eval()(pixels, interpolate_pos_encoding=True).logits.numpy()
+    if library == "timm":
+        grid = [size // 8, size // 8]
+        state["pos_embed"] = timm.layers.resample_abs_pos_embed(state["pos_embed"], grid)
+        other = timm.models.VisionTransformer(
+            size, 8, num_classes=CLASSES, embed_dim=64, depth=2, num_heads=4
+        )
+    else:
+        state = torchvision.models.vision_transformer.interpolate_embeddings(size, 8, state)
+        other = torchvision.models.VisionTransformer(
+            size, 8, num_layers=2, num_heads=4, hidden_dim=64, mlp_dim=256, num_classes=CLASSES
+        )
+    other.load_state_dict(state)
+    return logits(other, x)
+
+
 def learn(model: nn.Module, x: np.ndarray, y: np.ndarray) -> None:
     """One step of gradient descent on the mean cross-entropy, at a rate of 1."""
     F.cross_entropy(answer(model.train(), x), torch.from_numpy(y).long()).backward()

@@ -95,9 +95,10 @@ def from_torch(
     names and shapes, or a `Layout` of your own. With `head` "auto", a head of another number of classes is
     left as it was built, and this is logged; "require" makes it an error, "skip" never loads a head, ours or
     theirs. An array that a file has twice is loaded if both are equal. A Vision Transformer's position
-    embeddings are interpolated to the model's image size. Integers (`num_batches_tracked`) are no weights and
-    not looked at. Returns what was done; raises WeightsMismatch, with nothing loaded, unless names and shapes
-    are the model's and the types are floats of 16 bits or more.
+    embeddings are interpolated to the model's image size, by the rule of the library whose names they have.
+    Integers (`num_batches_tracked`) are no weights and not looked at. Returns what was done; raises
+    WeightsMismatch, with nothing loaded, unless names and shapes are the model's and the types are floats of
+    16 bits or more.
     """
     if not isinstance(state_dict, Mapping):
         raise WrongConfiguration(
@@ -253,7 +254,8 @@ def _fill(
             backends.current().synchronize(variable.value)  # JAX copies in its own time, and holds the array
     notes = [*given.notes, *([f"{prefix!r} was removed in front of every name"] if prefix else [])]
     notes += [
-        f"{keys[0]} was interpolated from {arrays[keys[0]].shape} to {tensor.shape}"
+        f"{keys[0]} was interpolated from {arrays[keys[0]].shape} to {tensor.shape}, as "
+        f"{'timm' if scheme.name in ('zoo', 'keras') else scheme.name} does"
         for tensor, keys in found
         if arrays[keys[0]].shape != tensor.shape
     ]

@@ -31,6 +31,7 @@ from zoo.errors import WrongConfiguration
 
 Array = np.ndarray
 Shape = tuple[int, ...]
+Resize = Callable[[Array, int], Array]  # (1, m, c) -> (1, n, c)
 
 
 # How an array of theirs becomes ours
@@ -167,13 +168,14 @@ def spellings(name: str, words: Mapping[str, Any]) -> tuple[str, ...]:
 class Tensor:
     """One array of theirs: its names, the one of today first, and the variables of ours that make it up.
 
-    Each of its `copies` has as many names.
+    Each of its `copies` has as many names. `resize` is for the position embeddings of another image size.
     """
 
     names: tuple[str, ...]
     transform: Transform
     parts: dict[int, keras.Variable] = field(default_factory=dict)
     copies: tuple[tuple[str, ...], ...] = ()
+    resize: Resize | None = None
 
     def found(self, arrays: Mapping[str, Any]) -> list[str]:
         """What it is called in a file, then its copies there; of several names the first."""
@@ -210,7 +212,7 @@ class Tensor:
     def ours(self, x: Array) -> list[tuple[keras.Variable, Array]]:
         """An array that fits, as the values of our variables."""
         if x.shape != self.shape:
-            x = resample(x, self.shape[1])
+            x = (self.resize or resample)(x, self.shape[1])
         parts, axis = [x], self.transform.outputs
         if len(self.parts) > 1:
             lengths = [self.transform.shape(tuple(v.shape))[axis] for v in self.variables]
@@ -227,15 +229,59 @@ def resample(x: Array, n: int) -> Array:
     """(1, m, c) -> (1, n, c): the position embeddings of a square of patches, as those of another.
 
     They are interpolated as an image is, by Pillow's bicubic (a = -0.5, antialiased); the class token's,
-    which come first, stay. Dosovitskiy et al. 2020, section 3.2.
+    which come first, stay. Dosovitskiy et al. 2020, section 3.2. timm's `resample_abs_pos_embed`.
     """
     from PIL import Image
 
+    def resize(grid: Array, wanted: int) -> Array:
+        bicubic = Image.Resampling.BICUBIC
+        planes = np.moveaxis(np.asarray(grid, np.float32), 2, 0)
+        resized = [np.asarray(Image.fromarray(plane).resize((wanted, wanted), bicubic)) for plane in planes]
+        return np.stack(resized, axis=2)
+
+    return _over_patches(x, n, resize)
+
+
+def resample_corners(x: Array, n: int) -> Array:
+    """The same by bicubic interpolation (a = -0.75) whose outermost patches stay where they are.
+
+    torchvision's `interpolate_embeddings`: torch's `interpolate` with align_corners=True, not antialiased.
+    """
+    return _over_patches(x, n, lambda grid, side: _bicubic(grid, np.linspace(0, len(grid) - 1, side)))
+
+
+def resample_centres(x: Array, n: int) -> Array:
+    """The same by bicubic interpolation (a = -0.75) about the centres of the patches.
+
+    transformers' `interpolate_pos_encoding`: torch's `interpolate` with align_corners=False, not antialiased.
+    """
+
+    def resize(grid: Array, side: int) -> Array:
+        return _bicubic(grid, (np.arange(side) + 0.5) * len(grid) / side - 0.5)
+
+    return _over_patches(x, n, resize)
+
+
+def _over_patches(x: Array, n: int, resize: Callable[[Array, int], Array]) -> Array:
+    """(1, m, c) -> (1, n, c): `resize` makes a grid (side, side, c) one of another side."""
     (tokens, side), (_, wanted) = _square(x.shape[1]), _square(n)
-    planes = np.asarray(x[0, tokens:].T.reshape(-1, side, side), np.float32)
-    bicubic = Image.Resampling.BICUBIC
-    resized = [np.asarray(Image.fromarray(plane).resize((wanted, wanted), bicubic)) for plane in planes]
-    return np.concatenate([x[:, :tokens], np.reshape(resized, (len(planes), -1)).T[None]], axis=1)
+    resized = resize(np.reshape(x[0, tokens:], (side, side, -1)), wanted)
+    return np.concatenate([x[:, :tokens], resized.reshape(1, wanted**2, -1)], axis=1)
+
+
+def _bicubic(grid: Array, points: Array) -> Array:
+    """(h, h, c) -> (len(points), len(points), c), float32: Keys's cubic convolution; edges hold beyond them.
+
+    Keys 1981, "Cubic convolution interpolation for digital image processing", with torch's a = -0.75.
+    """
+    a, matrix = -0.75, np.zeros((len(points), len(grid)))
+    first = np.floor(points).astype(int)
+    for tap in range(-1, 3):
+        t = np.abs(points - first - tap)
+        near, far = (a + 2) * t**3 - (a + 3) * t**2 + 1, a * (t**3 - 5 * t**2 + 8 * t - 4)
+        column = np.clip(first + tap, 0, len(grid) - 1)
+        matrix[np.arange(len(points)), column] += np.where(t <= 1, near, far)
+    return np.einsum("ih,hwc,jw->ijc", matrix, grid, matrix, optimize=True).astype(np.float32)
 
 
 def _square(n: int) -> Any:
@@ -254,7 +300,7 @@ class Layout:
     `models` is a shell pattern of the names of the zoo; of the rows the first that matches counts. `places`
     gives numbers, or words, that a layer's own name does not tell: model -> {layer: {number: value}}. Of
     theirs, by shell patterns: `heads` stand on the rest, which head="skip" leaves in the file, and `spare`
-    is what a model can do without.
+    is what a model can do without. `resize` is how they interpolate position embeddings.
     """
 
     name: str
@@ -263,6 +309,7 @@ class Layout:
     places: Callable[[keras.Model], Mapping[str, Mapping[str, Any]]] = lambda model: {}
     heads: Sequence[str] = ()
     spare: Sequence[str] = ()
+    resize: Resize = resample
 
     def suits(self, model: keras.Model) -> bool:
         """Whether it is a model of that name."""
@@ -296,7 +343,7 @@ class Layout:
             if row.older is not None:
                 names += spellings(row.older + end, words)
             copies = tuple(spellings(copy + end, words) for copy in row.copies)
-            tensor = plan.setdefault(names[0], Tensor(names, transform, copies=copies))
+            tensor = plan.setdefault(names[0], Tensor(names, transform, copies=copies, resize=self.resize))
             if part in tensor.parts:
                 twice = f"{tensor.parts[part].path} and {variable.path}"
                 raise WrongConfiguration(

@@ -15,6 +15,7 @@ from zoo.weights.layouts import (
     Layout,
     Row,
     flattened,
+    resample_corners,
 )
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ VIT = Layout(
         Row("norm", "encoder.ln", LAYER_NORM),
         Row("head", "heads.head", DENSE),
     ),
+    resize=resample_corners,
 )
 
 LAYOUTS = (ALEXNET, VGG, RESNET, EFFICIENTNET, VIT)

@@ -18,7 +18,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zoo.weights.layouts import CONV, DENSE, EMBEDDING, LAYER_NORM, SAME, VALUE, Kind, Layout, Row
+from zoo.weights.layouts import (
+    CONV,
+    DENSE,
+    EMBEDDING,
+    LAYER_NORM,
+    SAME,
+    VALUE,
+    Kind,
+    Layout,
+    Row,
+    resample_centres,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -47,6 +58,7 @@ VIT = Layout(
         Row("norm", "vit.layernorm", LAYER_NORM),
         Row("head", "classifier", DENSE),
     ),
+    resize=resample_centres,
 )
 
 
