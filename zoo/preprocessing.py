@@ -100,25 +100,62 @@ def plain(size: int, channels: int) -> Preprocessing:
 def load(image: str | Path | Image.Image | np.ndarray, channels: int) -> Image.Image:
     """Pillow's image of a file, of an image, or of bytes (h, w), (h, w, 1) or (h, w, 3): RGB, or grey.
 
-    A file is turned upright as its EXIF data say. Raises DataUnavailable for a file that is no image,
-    WrongConfiguration for an array that is none.
+    A file is turned upright as its EXIF data say. Transparency is ignored, and of grey of 10 to 16 bits the
+    upper 8 are kept. Raises DataUnavailable for a file that is no image, WrongConfiguration for an array that
+    is none; either for pixels whose range is not known, see `depth`.
     """
     if isinstance(image, Image.Image):
-        return _convert(image, channels)
+        return _convert(image, channels, image)
     if isinstance(image, np.ndarray):
-        return _convert(of_pixels(image), channels)
+        image = of_pixels(image)
+        return _convert(image, channels, image)
     if not isinstance(image, str | Path):
         raise WrongConfiguration(
             f"image: expected a path, an image of Pillow or an array of bytes, got {type(image).__name__}"
         )
     with reading(image), Image.open(image) as opened:
-        return _convert(ImageOps.exif_transpose(opened), channels)
+        return _convert(ImageOps.exif_transpose(opened), channels, opened)
 
 
-def _convert(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode.startswith("I;16"):  # 16 bits of grey, which Pillow's own conversion cuts off at 255
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image.convert("RGB" if channels == 3 else "L")
+def depth(image: Image.Image) -> int:
+    """The bits of a pixel's channel: 8, or of grey 10 to 16. Raises WrongConfiguration where no one knows.
+
+    Modes I and F have 32-bit integers and floats, whose white may be 1, 255 or anything else. Of the files
+    that open as I, PGM's alone are of 16 bits by definition: Pillow scales them to 65,535.
+    """
+    if image.mode.startswith("I;"):
+        bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, 16)
+        return bits if isinstance(bits, int) else bits[0]
+    if image.mode == "I" and image.format in ("PPM", "PNG"):
+        return 16
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floats"
+        raise WrongConfiguration(
+            f"image: Pillow's mode {image.mode}, {kind}, whose white is not known; scale it to bytes, e.g. "
+            "Image.fromarray((255 * x / white).astype('uint8'))"
+        )
+    return 8
+
+
+TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF 6.0, section 8; a value of the latter
+
+
+def _convert(image: Image.Image, channels: int, source: Image.Image) -> Image.Image:
+    """RGB or grey; `source` is the image as it was opened, which knows its format."""
+    bits = depth(source)
+    if bits > 8:  # Pillow's own conversion cuts off at 255, and leaves inverted grey as it is
+        grey = np.asarray(image).astype(np.int32)
+        if getattr(source, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
+            grey = 2**bits - 1 - grey
+        return Image.fromarray((grey >> (bits - 8)).astype(np.uint8)).convert(MODES[channels])
+    for mode in BETWEEN.get(image.mode, ()):
+        image = image.convert(mode)
+    return image.convert(MODES[channels])
+
+
+MODES = {1: "L", 3: "RGB"}
+# What Pillow converts in two steps alone, or only so without a warning.
+BETWEEN = {"La": ("LA",), "LAB": ("RGB",), "P": ("RGBA",)}
 
 
 @contextmanager
@@ -136,9 +173,11 @@ def reading(path: str | Path) -> Iterator[None]:
 def of_pixels(image: np.ndarray) -> Image.Image:
     """Pillow's image of bytes (h, w), (h, w, 1) or (h, w, 3). Raises WrongConfiguration for others."""
     shape = image.shape
-    if image.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
+    fits = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+    if image.dtype != np.uint8 or not fits or not image.size:
         raise WrongConfiguration(
-            f"image: {image.dtype} of shape {shape}; expected uint8 of (h, w), (h, w, 1) or (h, w, 3)"
+            f"image: {image.dtype} of shape {shape}; expected uint8 of (h, w), (h, w, 1) or (h, w, 3), at "
+            "least a pixel"
         )
     return Image.fromarray(image[..., 0] if shape[2:] == (1,) else image)
 

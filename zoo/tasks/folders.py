@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
-from zoo.preprocessing import Preprocessing, load, pixels, plain, reading
+from zoo.preprocessing import Preprocessing, depth, load, pixels, plain, reading
 from zoo.storage import is_dir, is_file
 from zoo.tasks.images import held_out
 
@@ -212,6 +212,7 @@ def find_broken(paths: Sequence[Path], workers: int, *, whole: bool) -> dict[Pat
     def check(path: Path) -> DataUnavailable | None:
         try:
             with reading(path), Image.open(path) as image:
+                depth(image)  # raises for pixels whose range is not known
                 if whole:
                     image.load()
         except DataUnavailable as error:
