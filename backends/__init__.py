@@ -204,7 +204,11 @@ class Backend(Protocol):
         epsilon: float,
         training: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., c) -> (..., c) and the new running mean and (unbiased) variance."""
+        """(..., c) -> (..., c) and the new running mean and (unbiased) variance.
+
+        Of one value per channel the variance is 0, the unbiased one too. An empty batch is normalized by the
+        running statistics and leaves them unchanged.
+        """
         ...
 
     def layer_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:

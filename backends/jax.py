@@ -196,14 +196,14 @@ def batch_norm(
     epsilon: float,
     training: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    if not training:
-        return (x - mean) * (lax.rsqrt(variance + epsilon) * gamma) + beta, mean, variance
     axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    if not training or not count:
+        return (x - mean) * (lax.rsqrt(variance + epsilon) * gamma) + beta, mean, variance
     batch_mean = x.mean(axes)
     batch_variance = jnp.square(x - batch_mean).mean(axes)
     y = (x - batch_mean) * (lax.rsqrt(batch_variance + epsilon) * gamma) + beta
     mean = (1 - momentum) * mean + momentum * batch_mean
-    variance = (1 - momentum) * variance + momentum * count / (count - 1) * batch_variance
+    variance = (1 - momentum) * variance + momentum * count / max(count - 1, 1) * batch_variance
     return y, mean, variance
 
 

@@ -175,9 +175,9 @@ def batch_norm(
     batch_mean = tf.reduce_mean(x, axes)
     batch_variance = tf.reduce_mean(tf.square(x - batch_mean), axes)
     y = (x - batch_mean) * (tf.math.rsqrt(batch_variance + epsilon) * gamma) + beta
-    mean = (1 - momentum) * mean + momentum * batch_mean
-    variance = (1 - momentum) * variance + momentum * count / (count - 1) * batch_variance
-    return y, mean, variance
+    new_mean = (1 - momentum) * mean + momentum * batch_mean
+    new_variance = (1 - momentum) * variance + momentum * count / tf.maximum(count - 1, 1) * batch_variance
+    return y, tf.where(count > 0, new_mean, mean), tf.where(count > 0, new_variance, variance)
 
 
 def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, epsilon: float) -> tf.Tensor:

@@ -158,6 +158,12 @@ def batch_norm(
     epsilon: float,
     training: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    count = x.numel() // x.shape[-1]
+    training = training and count > 0
+    if training and count == 1:  # an error in F.batch_norm
+        batch_mean = x.mean(list(range(x.ndim - 1)))
+        y = (x - batch_mean) * (gamma * epsilon**-0.5) + beta
+        return y, (1 - momentum) * mean + momentum * batch_mean.detach(), (1 - momentum) * variance
     if training:
         mean, variance = mean.clone(), variance.clone()  # torch updates them in place; a step is pure
     y = F.batch_norm(x.movedim(-1, 1), mean, variance, gamma, beta, training, momentum, epsilon)
@@ -165,6 +171,8 @@ def batch_norm(
 
 
 def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *, epsilon: float) -> torch.Tensor:
+    if x.shape[-1] == 1:  # torch's x * scale - mean * scale leaves a rounding error, times epsilon^-1/2
+        return (x - x.mean(-1, keepdim=True)) * epsilon**-0.5 * gamma + beta
     return F.layer_norm(x, gamma.shape, gamma, beta, epsilon)
 
 

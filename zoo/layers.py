@@ -116,7 +116,12 @@ def batch_norm(x: Tensor, *, momentum: float = 0.1, epsilon: float = 1e-5, name:
     """(..., c) -> (..., c): each channel to mean 0 and variance 1 over the batch, then gamma x + beta.
 
     Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1; running statistics as torch.nn.BatchNorm2d keeps
-    them, unbiased, `momentum` the weight of the new batch.
+    them, unbiased, `momentum` the weight of the new batch. A frozen layer (`trainable = False`) normalizes by
+    the running statistics and leaves them unchanged, as Keras's does.
+
+    One value per channel, as the last batch of an epoch may have, gives beta: its variance is 0, and Bessel's
+    correction n / (n - 1) is taken as 1, so that the running variance gets the biased estimate, as in Keras
+    and Flax. torch raises an error there, which would end a run at the end of its first epoch.
     """
     return _layers().BatchNorm(momentum=momentum, epsilon=epsilon, name=name)(x)
 
