@@ -261,7 +261,7 @@ class Attention(Layer):
             split[1:] = cache.extend(self.name, *split[1:])
             later = cache.bias(split[0].shape[1], query.dtype)
             bias, causal = later if bias is None else bias + later, False
-        if training and self.dropout is not None:
+        if training and self.trainable and self.dropout is not None:
             dropout = self.dropout
             drop = lambda weights: dropout(weights, training=True)  # noqa: E731
         scale = split[0].shape[-1] ** -0.5 if self.scaled else 1.0
@@ -324,7 +324,8 @@ class BatchNorm(Layer):
     """y = (x - mean) / sqrt(variance + epsilon) gamma + beta, the statistics of the batch in training.
 
     As torch.nn.BatchNorm2d: `momentum` is the weight of the new batch in the running statistics, and the
-    running variance is the unbiased one (Keras keeps the biased one, and writes 1 - momentum).
+    running variance is the unbiased one (Keras keeps the biased one, and writes 1 - momentum). A frozen layer
+    is in inference mode, as Keras's.
     """
 
     ARGUMENTS = ("momentum", "epsilon")
@@ -343,6 +344,7 @@ class BatchNorm(Layer):
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
         tensor, dtype = ops.convert_to_tensor, x.dtype
+        training = training and self.trainable
         x = ops.cast(x, self.variable_dtype)  # statistics of 16-bit numbers need more than 16 bits
         y, mean, variance = backends.current().batch_norm(
             x,
@@ -412,7 +414,8 @@ class Dropout(Layer):
     """Zero each number with probability `rate` and scale the rest by 1 / (1 - rate), in training.
 
     The mask is a function of (seed, layer name, step, element), the same on every framework; `step` counts
-    the training calls and is saved with the weights, so that a resumed run goes on with the next mask.
+    the training calls and is saved with the weights, so that a resumed run goes on with the next mask. A
+    frozen layer is in inference mode, as its state must not change.
     """
 
     ARGUMENTS = ("rate",)
@@ -430,7 +433,7 @@ class Dropout(Layer):
         )
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
-        if not training or self.rate == 0:
+        if not (training and self.trainable and self.rate):
             return x
         keep = random.keep(self.mask_shape(ops.shape(x)), self.rate, self.key, self.step.value)
         self.step.assign_add(1)

@@ -342,8 +342,8 @@ def blank_padding(logits: Tensor, lengths: Tensor) -> Tensor:
 def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
     """Zero each number with probability `rate` in training, scale the rest by 1 / (1 - rate).
 
-    Srivastava et al. 2014. The mask is bit-equal on every framework. Raises WrongConfiguration for a rate
-    outside [0, 1).
+    Srivastava et al. 2014. The mask is bit-equal on every framework. A frozen layer drops nothing: its step
+    counter is state, which must not change. Raises WrongConfiguration for a rate outside [0, 1).
     """
     _check_rate(rate, "dropout", name)
     return _layers().Dropout(rate, name=name)(x) if rate else x

@@ -306,6 +306,8 @@ def updates(subject: Subject) -> Iterator[tuple[str, Array]]:
 
     model = subject.build()
     every = model.trainable_variables
+    if not every:
+        return  # all layers are frozen
     variables = every if len(every) <= 6 else [*every[:3], *every[-3:]]  # a rule is the same for all
     start = [numpy(v) for v in variables]
     made_up = [

@@ -659,6 +659,11 @@ def _check_fit(model: keras.Model, task: Task) -> None:
         raise WrongConfiguration(
             f"{model.name} gives {' and '.join(model.output)}; to train it, build it with a head="
         )
+    if not model.trainable_variables:
+        raise WrongConfiguration(
+            f"{model.name} has no trainable weights; expected at least one layer that is not frozen. Set "
+            "trainable = True on the model and on the layers to train"
+        )
     seen = x if task.spoil is None else task.first(1)
     expected, given = registry.input_shapes(model), tasks.shapes(seen)
     if isinstance(expected, dict):
