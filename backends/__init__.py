@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from zoo.checks import is_integer
 from zoo.errors import BackendError, nearest
 
 if TYPE_CHECKING:
@@ -383,8 +384,8 @@ def use(
             f"zoo.use({name!r}): Keras already runs on {running} in this process and cannot change. "
             f"Call zoo.use before anything imports keras, or start a new process with KERAS_BACKEND={name}."
         )
-    if threads is not None and threads < 1:
-        raise BackendError(f"zoo.use(threads={threads}): expected 1 or more")
+    if threads is not None and not is_integer(threads):
+        raise BackendError(f"zoo.use(threads={threads!r}): expected 1 or more")
     before = os.environ.get("KERAS_BACKEND")
     os.environ["KERAS_BACKEND"] = name  # first: importing TensorFlow may import Keras
     try:

@@ -288,7 +288,7 @@ def test_the_character_error_rate_counts_edits_and_labels_over_the_batch() -> No
     [
         (lambda: ctc.greedy(np.zeros((3, 4))), r"\(3, 4\); expected \(b, t, classes\)"),
         (lambda: ctc.beam_search(np.zeros((2, 3, 1))), r"\(2, 3, 1\); expected"),
-        (lambda: ctc.beam_search(np.zeros((2, 3, 4)), beams=0), "beams=0; expected 1 or more"),
+        (lambda: ctc.beam_search(np.zeros((2, 3, 4)), beams=0), "beams=0; expected an integer, 1 or more"),
         (lambda: ctc.character_error_rate(np.zeros(2), np.zeros((2, 3, 4))), r"\(2,\); expected \(2, l\)"),
     ],
 )

@@ -705,7 +705,7 @@ def test_a_folder_laid_out_in_another_way_is_refused(
         ({"shape": (32, 48, 3)}, zoo.WrongConfiguration, r"expected \(size, size, 1\) or \(size, size, 3\)"),
         ({"shape": (32, 32, 2)}, zoo.WrongConfiguration, "expected .size, size, 1"),
         ({"errors": "ignore"}, zoo.UnknownName, "^errors='ignore'; there are: skip, stop"),
-        ({"workers": 0}, zoo.WrongConfiguration, "^workers=0; expected threads, 1 or more"),
+        ({"workers": 0}, zoo.WrongConfiguration, "^folder: workers=0; expected an integer, 1 or more"),
         ({"augment": "Flip"}, zoo.UnknownName, "^no transform 'Flip'"),
     ],
 )

@@ -26,6 +26,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from zoo import _lazy, backends, machine, peers, random, registry
+from zoo.checks import integer
 from zoo.errors import BackendError, WrongConfiguration, ZooError
 from zoo.recipes import recipe
 from zoo.registry import Card
@@ -129,6 +130,8 @@ def bench(
     for kind in what:
         if kind not in KINDS:
             raise WrongConfiguration(f"bench: what={kind!r}; expected {' or '.join(KINDS)}")
+    batch_size = None if batch_size is None else integer("bench", "batch_size", batch_size)
+    threads = None if threads is None else integer("bench", "threads", threads)
     names, show = _names(backends), show or (lambda text: None)
     rows: list[Record] = []
     for card, kind in product(map(registry.card, models), what):

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from zoo.checks import integer
 from zoo.errors import WrongConfiguration
 
 Prefix = tuple[int, ...]
@@ -41,8 +42,7 @@ def beam_search(logits: np.ndarray, beams: int = 8) -> list[list[int]]:
     recurrent DNNs", arXiv:1408.2873, algorithm 1, without its language model: of all that may have been said
     up to a frame, the `beams` likeliest go on. Raises WrongConfiguration for another shape, or no beam.
     """
-    if beams < 1:
-        raise WrongConfiguration(f"beams={beams}; expected 1 or more")
+    beams = integer("beam_search", "beams", beams)
     x = _checked(logits).astype(np.float64)
     log_p = x - np.logaddexp.reduce(x, axis=-1, keepdims=True)
     return [_search(frames, beams) for frames in log_p]

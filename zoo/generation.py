@@ -17,6 +17,7 @@ import numpy as np
 
 from zoo import backends, caching, random, registry, tokenizers
 from zoo._lazy import keras, ops
+from zoo.checks import integer
 from zoo.errors import WrongConfiguration
 from zoo.layers import TokenModel
 from zoo.tasks.sequences import BYTE_CODE, PADDING, Code, Sequences, begin_of, end_of
@@ -113,12 +114,6 @@ def _before(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(places)], True) if places else (text, False)
 
 
-def _check_whole(who: str, **values: Any) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or value < 1:
-            raise WrongConfiguration(f"{who}: {name}={value!r}; expected an integer, 1 or more")
-
-
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     """(rows, v) -> log p of each token."""
     return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
@@ -140,9 +135,10 @@ class Rules:
         seed: int,
         max_tokens: int,
     ):
-        _check_whole("generate", max_tokens=max_tokens, beams=beams, top_k=1 if top_k is None else top_k)
-        if not isinstance(seed, int) or seed < 0:
-            raise WrongConfiguration(f"generate: seed={seed!r}; expected an integer, 0 or more")
+        max_tokens = integer("generate", "max_tokens", max_tokens)
+        beams = integer("generate", "beams", beams)
+        top_k = None if top_k is None else integer("generate", "top_k", top_k)
+        seed = integer("generate", "seed", seed, 0)
         if not temperature >= 0:
             raise WrongConfiguration(f"generate: temperature={temperature!r}; expected 0 or more")
         if top_p is not None and not 0 < top_p <= 1:
@@ -447,7 +443,8 @@ def translate(
             f"translate: {model.name} takes {shapes}; expected an encoder-decoder, seq2seq or T5, which "
             "takes token_ids and decoder_token_ids"
         )
-    _check_whole("translate", beams=beams, max_tokens=max_tokens)
+    beams = integer("translate", "beams", beams)
+    max_tokens = integer("translate", "max_tokens", max_tokens)
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise WrongConfiguration("translate: no text; expected at least 1")

@@ -91,7 +91,7 @@ def conv(
     WrongConfiguration when the window does not fit, or the groups do not divide channels and filters.
     """
     padding = size // 2 if padding is None else padding
-    if isinstance(padding, int):
+    if not isinstance(padding, str):
         _check_window(x, size, padding, name)
     if x.shape[-1] % groups or filters % groups:
         raise WrongConfiguration(

@@ -39,6 +39,7 @@ import numpy as np
 
 from zoo import backends
 from zoo._lazy import keras, ops
+from zoo.checks import integer
 from zoo.errors import WrongConfiguration, nearest
 
 Tensor = Any
@@ -503,8 +504,8 @@ COMMON = (
 )  # fmt: skip
 
 
-def _check_common(who: str, settings: Mapping[str, Any]) -> None:
-    """What every optimizer takes."""
+def _check_common(who: str, settings: dict[str, Any]) -> None:
+    """What every optimizer takes; its integers become Python's."""
     if unknown := [name for name in settings if name not in COMMON]:
         raise WrongConfiguration(f"{who} takes no argument {unknown[0]!r}; {nearest(unknown[0], COMMON)}")
     given = [name for name in CLIPS if settings.get(name) is not None]
@@ -515,11 +516,8 @@ def _check_common(who: str, settings: Mapping[str, Any]) -> None:
             raise WrongConfiguration(f"{who}: {name}={settings[name]!r}; expected a number above 0")
     below_one(who, ema_momentum=settings.get("ema_momentum", 0.99))
     for name, least in {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1}.items():
-        value = settings.get(name)
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise WrongConfiguration(
-                f"{who}: {name}={value!r}; expected an integer, {least} or more, or None"
-            )
+        if (value := settings.get(name)) is not None:
+            settings[name] = integer(who, name, value, least)
 
 
 GROUP_SETTINGS = ("learning_rate_multiplier", "weight_decay")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from zoo import pretrained, registry
 from zoo._lazy import keras
+from zoo.checks import integer
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.preprocessing import Preprocessing, plain
 from zoo.weights import hub, load, located
@@ -46,8 +47,7 @@ def predict(
     Raises, before a model is built, DataUnavailable for a file that is missing or no image, and
     WrongConfiguration; then what `zoo.build` and `zoo.weights.load` raise.
     """
-    if not isinstance(top, int) or top < 1:
-        raise WrongConfiguration(f"top={top!r}; expected an integer, 1 or more")
+    top = integer("predict", "top", top)
     name = registry.card(model).name if isinstance(model, str) else model.name
     file = None if weights is None else _file(name, weights)
     names = _names_beside(weights) if labels is None else _names(labels)

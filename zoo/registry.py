@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from zoo import pretrained, random
 from zoo._lazy import keras
+from zoo.checks import integer, is_integer, python_value
 from zoo.errors import UnknownModel, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
 
@@ -170,8 +172,7 @@ def build(
         raise WrongConfiguration(f"{chosen.name}: weights={weights!r} is a file; zoo.weights.load takes it")
     changes = pretrained.allowed(chosen.name, weights, changes)
     check(chosen, changes)
-    if not isinstance(seed, int) or seed < 0:
-        raise WrongConfiguration(f"{chosen.name}: seed={seed!r}; expected an integer, 0 or more")
+    seed = integer(chosen.name, "seed", seed, 0)
     before = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy(before if dtype is None else dtype)
@@ -181,7 +182,7 @@ def build(
         ) from None
     try:
         with random.seeded(seed):
-            model = chosen.builder(**{**chosen.config, **changes})
+            model = chosen.builder(**{**chosen.config, **{k: python_value(v) for k, v in changes.items()}})
     finally:
         keras.config.set_dtype_policy(before)
     model.name = chosen.name
@@ -331,18 +332,14 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
 # A builder argument's annotation -> what is expected of its value. Every integer of a builder is a size.
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "int": ("an integer, 1 or more", _whole),
-    "float": ("a number", lambda v: isinstance(v, int | float) and not isinstance(v, bool)),
+    "int": ("an integer, 1 or more", is_integer),
+    "float": ("a number", lambda v: isinstance(v, Real) and not isinstance(v, bool)),
     "str": ("a string", lambda v: isinstance(v, str)),
     "bool": ("True or False", lambda v: isinstance(v, bool)),
     "tuple[int, ...]": (
         "a tuple of integers, 1 or more each",
-        lambda v: isinstance(v, tuple | list) and all(map(_whole, v)),
+        lambda v: isinstance(v, tuple | list) and all(map(is_integer, v)),
     ),
 }

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from math import floor, inf, pi
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ import numpy as np
 
 from zoo import storage
 from zoo._lazy import keras, ops
+from zoo.checks import integer
 from zoo.errors import WrongConfiguration, nearest
 
 Tensor = Any
@@ -367,10 +368,7 @@ def number(who: Schedule, most: float = inf, **setting: Any) -> float:
 def whole(who: Schedule | str, least: int, **setting: Any) -> int:
     """The setting as an int. Raises WrongConfiguration, naming it, unless whole and least <= it < 2^31."""
     ((name, value),) = setting.items()
-    if isinstance(value, Integral) and least <= int(value) <= STEPS:
-        return int(value)
-    who = who if isinstance(who, str) else type(who).__name__
-    raise WrongConfiguration(f"{who}: {name}={value!r}; expected a whole number from {least} to {STEPS}")
+    return integer(who if isinstance(who, str) else type(who).__name__, name, value, least, STEPS)
 
 
 def one_of(who: Schedule, known: Sequence[str] | dict[str, Any], **setting: Any) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 
 from zoo import backends, figures
 from zoo._lazy import keras, ops
+from zoo.checks import is_integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.figures import Picture
 from zoo.prediction import Photo, prepared, preprocessing_for, softmax
@@ -110,7 +111,7 @@ def attention(model: Model, image: Photo, block: int | None = None) -> Picture:
     """
     layers = _attentions(model)
     block = len(layers) if block is None else block
-    if block not in range(1, len(layers) + 1):
+    if not is_integer(block) or block > len(layers):
         raise UnknownName(f"{model.name} has no block {block!r}; there are 1 to {len(layers)}")
     x, photo = _seen(model, image)
     values = _looks(model, _weights(model, x, layers[block - 1 : block])[0])

@@ -15,6 +15,7 @@ from math import ceil, log, log2
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from zoo.checks import is_integer
 from zoo.errors import WrongConfiguration
 
 FLOOR = 1e-10  # the least power that a logarithm is taken of: librosa.power_to_db's
@@ -34,7 +35,7 @@ def log_mel(
     wave = np.asarray(wave)
     if wave.ndim != 1:
         raise WrongConfiguration(f"a wave of shape {wave.shape}; expected (n,): average the channels first")
-    if mels < 1 or min(round(window * rate), round(hop * rate)) < 1:
+    if not is_integer(mels) or min(round(window * rate), round(hop * rate)) < 1:
         raise WrongConfiguration(
             f"{mels} mels, a window of {window} s and a hop of {hop} s at {rate} samples a second; expected "
             "1 or more mels, and 1 or more samples in window and hop"

@@ -28,6 +28,7 @@ import numpy as np
 
 from zoo import registry, storage
 from zoo._lazy import keras
+from zoo.checks import is_integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, ZooError, nearest
 from zoo.tasks import sequences
 from zoo.tasks.text import corpus, lines, refuse
@@ -258,17 +259,17 @@ def train(kind: str, texts: str | Path | Iterable[str], *, vocabulary: int = 102
     # Inner letters are named because the package would number those that it meets, in a hash table's order.
     first = [*SPECIAL[kind], *(CONTINUES + letter for letter in letters if kind == "wordpiece")]
     least = len(first) + len(letters) + 1
-    if vocabulary < least:
+    if not is_integer(vocabulary, least):
         marks = ", ".join(SPECIAL[kind])
         raise WrongConfiguration(
-            f"vocabulary={vocabulary}; {kind} takes {least} or more: the bytes, {marks} and what it learns"
+            f"vocabulary={vocabulary!r}; {kind} takes {least} or more: the bytes, {marks} and what it learns"
         )
     model, trainer = {
         "bpe": (hf.models.BPE, hf.trainers.BpeTrainer),
         "wordpiece": (hf.models.WordPiece, hf.trainers.WordPieceTrainer),
         "unigram": (hf.models.Unigram, hf.trainers.UnigramTrainer),
     }[kind]
-    asked = {"vocab_size": vocabulary, "special_tokens": first, "initial_alphabet": letters}
+    asked = {"vocab_size": int(vocabulary), "special_tokens": first, "initial_alphabet": letters}
     core = _of_bytes(kind, model())
     core.train_from_iterator(_blocks(texts), trainer(**asked, show_progress=False))
     learnt = core.model

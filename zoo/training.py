@@ -25,6 +25,7 @@ import numpy as np
 from zoo import backends, checkpoints, pretrained, registry, tasks, tokenizers
 from zoo._lazy import keras, ops
 from zoo.augment import Wanted, parse, written
+from zoo.checks import integer
 from zoo.ctc import character_error_rate
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, recipe
@@ -115,9 +116,11 @@ def train(
     if chosen is None:
         raise WrongConfiguration(f"{name}: not a model of the zoo, so it has no task of its own; give task=")
     plan = recipe(known.recipe) if known else Recipe("AdamW")
-    for argument, value in {"epochs": epochs, "steps": steps, "batch_size": batch_size}.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise WrongConfiguration(f"{argument}={value!r}; expected an integer, 1 or more")
+    epochs, steps, batch_size = (
+        None if value is None else integer("train", argument, value)
+        for argument, value in {"epochs": epochs, "steps": steps, "batch_size": batch_size}.items()
+    )
+    seed = None if seed is None else integer("train", "seed", seed, 0)
     transforms = None if augment is None else parse(augment)
     code = tokenizers.found(tokenizer)
     if code is not None and not isinstance(chosen, str):
@@ -234,8 +237,8 @@ class EarlyStopping:
     restore_best: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.patience, int) or self.patience < 0:
-            raise WrongConfiguration(f"EarlyStopping: patience={self.patience!r}; expected 0 or more epochs")
+        patience = integer("EarlyStopping", "patience", self.patience, 0)
+        object.__setattr__(self, "patience", patience)
         if not self.min_delta >= 0:
             raise WrongConfiguration(f"EarlyStopping: min_delta={self.min_delta!r}; expected 0 or more")
 

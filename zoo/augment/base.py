@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.checks import is_integer, python_value
 from zoo.errors import WrongConfiguration
 
 Example = tuple[np.ndarray, np.ndarray]  # an image (h, w, c) and its target
@@ -33,6 +34,7 @@ class Transform:
                 raise WrongConfiguration(
                     f"{type(self).__name__}: {field.name}={value!r}; expected {expected}"
                 )
+            object.__setattr__(self, field.name, python_value(value))
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The changed image."""
@@ -56,10 +58,6 @@ def _span(least: float, most: float) -> bool:
     return 0 < least <= most
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _synonyms(value: Any) -> bool:
     """None or a table of lists, no synonym blank: a text must not lose its last word."""
     return value is None or (
@@ -73,15 +71,15 @@ def _synonyms(value: Any) -> bool:
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "rate": ("a probability, 0 to 1", _share),
     "degrees": ("0 to 180", lambda v: 0 <= v <= 180),
-    "size": ("pixels, an integer of 1 or more", lambda v: _whole(v, 1)),
-    "padding": ("pixels, an integer of 0 or more", lambda v: _whole(v, 0)),
+    "size": ("pixels, an integer of 1 or more", lambda v: is_integer(v, 1)),
+    "padding": ("pixels, an integer of 0 or more", lambda v: is_integer(v, 0)),
     "area": ("two shares of the image, 0 < least <= most <= 1", lambda v: _span(*v) and v[1] <= 1),
     "aspect": ("two ratios of width to height, 0 < least <= most", lambda v: _span(*v)),
     "brightness": ("0 or more", lambda v: v >= 0),
     "contrast": ("0 or more", lambda v: v >= 0),
     "saturation": ("0 or more", lambda v: v >= 0),
     "hue": ("a share of the colour circle, 0 to 0.5", lambda v: 0 <= v <= 0.5),
-    "operations": ("an integer of 0 or more", lambda v: _whole(v, 0)),
+    "operations": ("an integer of 0 or more", lambda v: is_integer(v, 0)),
     "magnitude": ("0 to 30", lambda v: 0 <= v <= 30),
     "fill": ("a brightness, 0 to 1", _share),
     "alpha": ("more than 0", lambda v: v > 0),
@@ -92,8 +90,8 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "semitones": ("0 to 24", lambda v: 0 <= v <= 24),
     "snr": ("two ratios in dB, least <= most", lambda v: -200 <= v[0] <= v[1] <= 200 and len(v) == 2),
     "share": ("a share of the length, 0 to 1", _share),
-    "time_masks": ("an integer of 0 or more", lambda v: _whole(v, 0)),
-    "time_width": ("frames, an integer of 0 or more", lambda v: _whole(v, 0)),
-    "frequency_masks": ("an integer of 0 or more", lambda v: _whole(v, 0)),
-    "frequency_width": ("bands, an integer of 0 or more", lambda v: _whole(v, 0)),
+    "time_masks": ("an integer of 0 or more", lambda v: is_integer(v, 0)),
+    "time_width": ("frames, an integer of 0 or more", lambda v: is_integer(v, 0)),
+    "frequency_masks": ("an integer of 0 or more", lambda v: is_integer(v, 0)),
+    "frequency_width": ("bands, an integer of 0 or more", lambda v: is_integer(v, 0)),
 }  # fmt: skip

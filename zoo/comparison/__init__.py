@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from zoo import backends, ladder, machine, registry, storage, tasks, tokenizers
+from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.recipes import recipe
 from zoo.tasks import baselines
@@ -100,10 +101,12 @@ def compare(
         for card in cards
         for choice in choices(backends, engines, modes)
     ]
+    counts = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "threads": threads}
+    counts = {name: x if x is None else integer("compare", name, x) for name, x in counts.items()}
     settings = {
-        "task": task, "epochs": epochs, "steps": steps, "batch_size": batch_size, "seed": seed,
+        "task": task, **counts, "seed": integer("compare", "seed", seed, 0),
         "tokenizer": None if tokenizer is None else str(tokenizer),
-        "threads": threads or machine.cores(), "device": device,
+        "threads": counts["threads"] or machine.cores(), "device": device,
     }  # fmt: skip
     show = show or (lambda rows: None)
     models_, differences = [], []

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing, depth, load, pixels, plain, reading
 from zoo.storage import is_dir, is_file
@@ -108,9 +109,7 @@ class Listing:
             )
         if errors not in ERRORS:
             raise UnknownName(f"errors={errors!r}; {nearest(str(errors), ERRORS)}")
-        if workers is not None and (not isinstance(workers, int) or workers < 1):
-            raise WrongConfiguration(f"workers={workers!r}; expected threads, 1 or more")
-        workers = workers or os.cpu_count() or 1
+        workers = (os.cpu_count() or 1) if workers is None else integer("folder", "workers", workers)
         if preprocessing is None or preprocessing.channels != shape[2]:
             preprocessing = plain(shape[0], shape[2])
         # Skipping needs to know before the first batch, so whole files are read; else their first bytes are.

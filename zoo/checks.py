@@ -1,0 +1,37 @@
+"""Checks of arguments, made before any work is done."""
+
+from __future__ import annotations
+
+import operator
+from numbers import Real
+from typing import Any
+
+from zoo.errors import WrongConfiguration
+
+
+def is_integer(value: Any, least: int = 1) -> bool:
+    """Whether this is an integer, Python's or NumPy's, of `least` or more. A bool is none."""
+    try:
+        return not isinstance(value, bool) and operator.index(value) >= least
+    except TypeError:  # NumPy's bool, too
+        return False
+
+
+def integer(who: str, name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """The argument as a Python int. Raises WrongConfiguration, naming it, unless least <= value <= most.
+
+    NumPy's integers are accepted; bools and floats are not.
+    """
+    if is_integer(value, least) and (most is None or operator.index(value) <= most):
+        return operator.index(value)
+    bounds = f", {least} or more" if most is None else f" from {least} to {most}"
+    raise WrongConfiguration(f"{who}: {name}={value!r}; expected an integer{bounds}")
+
+
+def python_value(value: Any) -> Any:
+    """NumPy's numbers as Python's, in tuples and lists too: they are printed and saved as such."""
+    if isinstance(value, tuple):
+        return tuple(map(python_value, value))
+    if isinstance(value, list):
+        return list(map(python_value, value))
+    return value.item() if isinstance(value, Real) and hasattr(value, "item") else value
