@@ -66,8 +66,12 @@ class LossScaling:
 class Updater(Protocol):
     """The native optimizer and all that `zoo.optimizers` says about gradients and averages around it."""
 
-    def __call__(self, gradients: Sequence[Tensor]) -> None:
-        """One update of the model's variables by the gradients of the scaled loss."""
+    def __call__(self, gradients: Sequence[Tensor], weight: Any = None) -> None:
+        """One update of the model's variables by the gradients of the scaled loss.
+
+        `weight`, an integer, is that of the batch where gradients are accumulated: how many labels or
+        examples its loss is the mean of. None weighs all batches alike.
+        """
         ...
 
     def scale(self, loss: Tensor) -> Tensor:
@@ -92,8 +96,11 @@ class Step(Protocol):
 
     updater: Updater
 
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """The batch's loss before the update, left on the device so that steps can run ahead."""
+    def __call__(self, x: Tensor, y: Tensor, weight: int | None = None) -> Tensor:
+        """The batch's loss before the update, left on the device so that steps can run ahead.
+
+        `weight` is the updater's.
+        """
         ...
 
     def sync(self) -> None:
@@ -291,7 +298,8 @@ class Backend(Protocol):
     def cross_entropy(self, labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """(b,), (b, classes) -> the mean over the batch of -log softmax(logits)[label].
 
-        Labels of every step, (b, n) of logits (b, n, classes), give the mean over those that are not -1. Soft
+        Labels of every step, (b, n) of logits (b, n, classes), give the mean over those that are not -1, and
+        0 where all are. Soft
         labels, (b, classes) as the logits, give -sum labels log softmax(logits). Smoothing gives each class
         label_smoothing / classes of the target, as torch.nn.CrossEntropyLoss.
         """

@@ -324,7 +324,10 @@ def cross_entropy(labels: jax.Array, logits: jax.Array, *, label_smoothing: floa
         losses = optax.softmax_cross_entropy(logits, targets)
     else:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
-    return losses.mean(where=labels >= 0) if losses.ndim > 1 else losses.mean()
+    if losses.ndim == 1:
+        return losses.mean()
+    counted = labels >= 0
+    return losses.sum(where=counted) / jnp.maximum(counted.sum(dtype=losses.dtype), 1)
 
 
 @jax.custom_vjp
@@ -378,18 +381,13 @@ def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Tr
     momentum = o.rate.momentum if o.cycles else o.momentum_at(0) if o.CYCLED else 0.0
     inner, decay = OPTIMIZERS[name](o, momentum), _decayed(decays)
     late = name in ("AdamW", "LAMB")
-    every = o.gradient_accumulation_steps
-    transform = optax.chain(
-        optax.scale(1 / every) if every else optax.identity(),
+    return optax.chain(
         _clip(o),
         *((inner, decay) if late else (decay, inner)),
         optax.scale_by_trust_ratio() if name == "LAMB" else optax.identity(),
         optax.scale_by_learning_rate(o.rate),
         _each(lambda update, multiplier: update * multiplier, multipliers, 1.0),
     )
-    if every:
-        transform = optax.MultiSteps(transform, every, use_grad_mean=False).gradient_transformation()
-    return transform
 
 
 def _stateless(function: Callable[[Any, Any], list]) -> Transform:
@@ -512,7 +510,7 @@ def updater(
 
 
 class Updater:
-    """An optax transformation and what stands around it: loss scaling, and an average of the weights.
+    """An optax transformation and what stands around it: scaling, accumulation, an average of the weights.
 
     `pure` is a step of it for compiled code; called, it updates the model's own variables.
     """
@@ -529,6 +527,9 @@ class Updater:
         state: dict[str, Any] = {"batches": jnp.zeros((), jnp.int32), "optax": self.transform.init(weights)}
         if self.description.use_ema:
             state["average"] = [jnp.zeros_like(w) for w in weights]
+        if self.description.gradient_accumulation_steps:
+            state["gradients"] = [jnp.zeros_like(w) for w in weights]
+            state["weight_sum"] = jnp.zeros((), jnp.int32)
         if self.scaling:
             state["scale"] = jnp.asarray(self.scaling.initial_scale, jnp.float32)
             state["scale_steps"] = jnp.zeros((), jnp.int32)
@@ -538,16 +539,20 @@ class Updater:
         factor = (state or self.state)["scale"] if self.scaling else self.description.loss_scale_factor
         return loss if factor is None else loss * factor
 
-    def pure(self, gradients: list, state: dict[str, Any], weights: list) -> tuple[list, dict[str, Any]]:
-        """(gradients of the scaled loss, state, weights) -> (weights, state)."""
+    def pure(
+        self, gradients: list, state: dict[str, Any], weights: list, weight: Any = None
+    ) -> tuple[list, dict[str, Any]]:
+        """(gradients of the scaled loss, state, weights, the batch's weight) -> (weights, state)."""
         if not self.scaling:
             factor = self.description.loss_scale_factor
             gradients = [g / factor for g in gradients] if factor else gradients
-            return self.update(gradients, state, weights)
+            return self.accumulate(gradients, state, weights, weight)
         gradients = [g / state["scale"] for g in gradients]
         finite = jnp.all(jnp.stack([jnp.isfinite(g).all() for g in gradients]))
         weights, state = lax.cond(
-            finite, lambda: self.update(gradients, state, weights), lambda: (weights, state)
+            finite,
+            lambda: self.accumulate(gradients, state, weights, weight),
+            lambda: (weights, state),
         )
         good = jnp.where(finite, state["scale_steps"] + 1, 0)
         grown = good == self.scaling.growth_steps
@@ -558,28 +563,54 @@ class Updater:
             "scale_steps": jnp.where(grown, 0, good).astype(jnp.int32),
         }
 
+    def accumulate(
+        self, gradients: list, state: dict[str, Any], weights: list, weight: Any
+    ) -> tuple[list, dict[str, Any]]:
+        """An update where it is due: by the mean of the gradients since the last, each by its weight."""
+        state = {**state, "batches": state["batches"] + 1}
+        every = self.description.gradient_accumulation_steps
+        if not every:
+            return self.update(gradients, state, weights)
+        weight = jnp.asarray(1 if weight is None else weight, jnp.int32)
+        total = state["weight_sum"] + weight
+        real = jnp.result_type(jnp.float32, *gradients)
+        share = jnp.where(total > 0, weight.astype(real) / jnp.maximum(total, 1).astype(real), 1)
+        mean = [
+            (m * (1 - share) + g * share).astype(g.dtype)
+            for m, g in zip(state["gradients"], gradients, strict=True)
+        ]
+
+        def due() -> tuple[list, dict[str, Any]]:
+            cleared = [jnp.zeros_like(m) for m in mean]
+            return self.update(mean, {**state, "gradients": cleared, "weight_sum": 0 * total}, weights)
+
+        return lax.cond(
+            state["batches"] % every == 0,
+            due,
+            lambda: (weights, {**state, "gradients": mean, "weight_sum": total}),
+        )
+
     def update(self, gradients: list, state: dict[str, Any], weights: list) -> tuple[list, dict[str, Any]]:
+        """One update, after so many batches as the state has."""
         o = self.description
         updates, memory = self.transform.update(gradients, state["optax"], weights)
         weights = cast(list, optax.apply_updates(weights, updates))
-        batches = state["batches"] + 1
-        state = {**state, "optax": memory, "batches": batches}
+        state = {**state, "optax": memory}
         if o.use_ema:
-            every = o.gradient_accumulation_steps or 1
-            count, due = batches // every, batches % every == 0
-            kept = jnp.where(due, jnp.where(count == 1, 0.0, o.ema_momentum), 1.0)
+            count = state["batches"] // (o.gradient_accumulation_steps or 1)
+            kept = jnp.where(count == 1, 0.0, o.ema_momentum)
             average = [
                 kept.astype(w.dtype) * a + (1 - kept).astype(w.dtype) * w
                 for a, w in zip(state["average"], weights, strict=True)
             ]
             state["average"] = average
             if often := o.ema_overwrite_frequency:
-                due = due & (count % often == 0)
+                due = count % often == 0
                 weights = [jnp.where(due, a, w) for a, w in zip(average, weights, strict=True)]
         return weights, state
 
-    def __call__(self, gradients: Sequence[jax.Array]) -> None:
-        weights, self.state = self.pure(list(gradients), self.state, _values(self.variables))
+    def __call__(self, gradients: Sequence[jax.Array], weight: Any = None) -> None:
+        weights, self.state = self.pure(list(gradients), self.state, _values(self.variables), weight)
         for variable, weight in zip(self.variables, weights, strict=True):
             variable.assign(weight)
 
@@ -590,20 +621,19 @@ class Updater:
             variable.assign(average)
 
     # The zoo's names of what is remembered -> optax's
-    NAMES: ClassVar = {"velocity": "nu", "largest": "nu_max", "gradients": "acc_grads"}
+    NAMES: ClassVar = {"velocity": "nu", "largest": "nu_max"}
 
     def kinds(self) -> dict[str, str]:
         o = self.description
         first = "trace" if type(o).__name__ == "Momentum" else "mu"
-        kinds = [*o.SLOTS, *(["gradients"] if o.gradient_accumulation_steps else [])]
-        return {kind: self.NAMES.get(kind, first) for kind in kinds}
+        return {kind: self.NAMES.get(kind, first) for kind in o.SLOTS}
 
     def memory(self) -> dict[str, np.ndarray]:
-        own = {k: self.state[k] for k in ("batches", "scale", "scale_steps") if k in self.state}
+        numbers = ("batches", "scale", "scale_steps", "weight_sum")
+        own = {k: self.state[k] for k in numbers if k in self.state}
         found = {name: np.asarray(value) for name, value in own.items()}
         lists = {kind: _tree_get(self.state["optax"], name) for kind, name in self.kinds().items()}
-        if self.description.use_ema:
-            lists["average"] = self.state["average"]
+        lists |= {kind: self.state[kind] for kind in ("average", "gradients") if kind in self.state}
         for kind, arrays in lists.items():
             pairs = zip(self.variables, arrays, strict=True)
             found |= {f"{kind}/{v.path}": np.array(x) for v, x in pairs}
@@ -614,16 +644,16 @@ class Updater:
             return [tensor(memory[f"{kind}/{v.path}"]) for v in self.variables]
 
         batches, every = int(memory["batches"]), self.description.gradient_accumulation_steps
-        counts: dict[str, Any] = {"count": jnp.asarray(batches // (every or 1), jnp.int32)}
-        if every:
-            counts["mini_step"] = jnp.asarray(batches % every, jnp.int32)
-            counts["gradient_step"] = counts["count"]
-        lists = {name: kept(kind) for kind, name in self.kinds().items()}
-        known = {k: v for k, v in counts.items() if _tree_has(self.state["optax"], k)}
-        self.state["optax"] = _tree_set(self.state["optax"], **known, **lists)
+        values: dict[str, Any] = {name: kept(kind) for kind, name in self.kinds().items()}
+        if _tree_has(self.state["optax"], "count"):
+            values["count"] = jnp.asarray(batches // (every or 1), jnp.int32)
+        self.state["optax"] = _tree_set(self.state["optax"], **values)
         self.state["batches"] = jnp.asarray(batches, jnp.int32)
         if self.description.use_ema:
             self.state["average"] = kept("average")
+        if every and batches % every:
+            self.state["gradients"] = kept("gradients")
+            self.state["weight_sum"] = jnp.asarray(memory["weight_sum"], jnp.int32)
         if self.scaling:
             self.state["scale"] = jnp.asarray(memory["scale"], jnp.float32)
             self.state["scale_steps"] = jnp.asarray(memory["scale_steps"], jnp.int32)
@@ -688,18 +718,20 @@ class JaxStep:
             value, other = objective(weights, other, x, y)
             return updater.scale(value, memory), (value, other)
 
-        def step(state: tuple, x: jax.Array, y: jax.Array) -> tuple[tuple, jax.Array]:
+        def step(
+            state: tuple, x: jax.Array, y: jax.Array, weight: jax.Array | None
+        ) -> tuple[tuple, jax.Array]:
             weights, other, memory = state
             (_, (value, other)), gradients = jax.value_and_grad(scaled, has_aux=True)(
                 weights, other, memory, x, y
             )
-            weights, memory = updater.pure(gradients, memory, weights)
+            weights, memory = updater.pure(gradients, memory, weights, weight)
             return (weights, other, memory), value
 
         self.step = _jit(step, donate_argnums=0) if compiled else step
         self.state: tuple | None = None
 
-    def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, y: jax.Array, weight: int | None = None) -> jax.Array:
         if self.state is None:
             # A donated buffer is gone after the step, and the model's may be others' too.
             own = _values(self.model.trainable_variables), _values(self.model.non_trainable_variables)
@@ -709,7 +741,8 @@ class JaxStep:
             self.assign(weights, other)
             self.updater.state = {}
         try:
-            self.state, loss = self.step(self.state, x, y)
+            counted = None if weight is None else jnp.asarray(weight, jnp.int32)
+            self.state, loss = self.step(self.state, x, y, counted)
         except BaseException:
             if any(array.is_deleted() for array in jax.tree.leaves(self.state)):
                 self.state = None  # the device failed in the middle of it

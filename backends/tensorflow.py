@@ -290,7 +290,7 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: floa
     if losses.shape.rank == 1:
         return tf.reduce_mean(losses)
     counted = tf.cast(labels >= 0, logits.dtype)
-    return tf.reduce_sum(losses * counted) / tf.reduce_sum(counted)
+    return tf.reduce_sum(losses * counted) / tf.maximum(tf.reduce_sum(counted), 1)
 
 
 @tf.function
@@ -408,7 +408,8 @@ class Updater:
         self.outer: Any = twin if scaling is None else _scaled(twin, scaling)
         self.outer.build(variables)
 
-    def __call__(self, gradients: Sequence[Any]) -> None:
+    def __call__(self, gradients: Sequence[Any], weight: tf.Tensor | None = None) -> None:
+        self.optimizer.batch_weight = weight
         self.outer.apply([tf.convert_to_tensor(g) for g in gradients], self.variables)
 
     def scale(self, loss: tf.Tensor) -> tf.Tensor:
@@ -478,19 +479,19 @@ class TensorFlowStep:
         weights = model.trainable_variables
         self.updater = updater = Updater(description, weights, scaling)
 
-        def step(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        def step(x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 value = loss(y, model(x, training=True)) + sum(model.losses)
                 scaled = updater.scale(value)
-            updater(
-                tape.gradient(scaled, _values(weights), unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            )
+            zero = tf.UnconnectedGradients.ZERO
+            updater(tape.gradient(scaled, _values(weights), unconnected_gradients=zero), weight)
             return value
 
         self.step = step if mode == "eager" else tf.function(step, jit_compile=mode == "xla")
 
-    def __call__(self, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
-        return self.step(x, y)
+    def __call__(self, x: tf.Tensor, y: tf.Tensor, weight: int | None = None) -> tf.Tensor:
+        # As a number it would be part of the program: compiled again for each.
+        return self.step(x, y) if weight is None else self.step(x, y, tf.constant(weight, tf.int32))
 
     def sync(self) -> None:
         pass  # TensorFlow trains the model's own variables

@@ -373,8 +373,14 @@ def cross_entropy(
 ) -> torch.Tensor:
     if labels.ndim == logits.ndim:
         return F.cross_entropy(logits, labels.to(logits.dtype), label_smoothing=label_smoothing)
+    steps = labels.ndim > 1
     logits, targets = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
-    return F.cross_entropy(logits, targets, ignore_index=-1, label_smoothing=label_smoothing)
+    if not steps:
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    total = F.cross_entropy(
+        logits, targets, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
+    )
+    return total / (targets >= 0).sum().clamp(min=1)
 
 
 def ctc_loss(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -516,14 +522,15 @@ class Updater:
         self.optimizer = _optimizer(description, variables, self.flat)
         self.updates = self.batches = self.good = 0
         self.loss_scale = scaling.initial_scale if scaling else description.loss_scale_factor
-        self.sums: list[torch.Tensor] | None = None
+        self.mean: list[torch.Tensor] | None = None  # of the gradients accumulated
+        self.weight_sum = 0
         self.average: list[torch.Tensor] | None = None
 
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.loss_scale is None else loss * self.loss_scale
 
     @torch.no_grad()
-    def __call__(self, gradients: Sequence[torch.Tensor]) -> None:
+    def __call__(self, gradients: Sequence[torch.Tensor], weight: int | None = None) -> None:
         o, gradients = self.description, list(gradients)
         if self.loss_scale is not None:
             gradients = list(torch._foreach_div(gradients, self.loss_scale))
@@ -531,14 +538,14 @@ class Updater:
                 return
         self.batches += 1
         if every := o.gradient_accumulation_steps:
-            self.sums = list(torch._foreach_add(self.sums, gradients)) if self.sums else gradients
+            gradients = self.accumulate(gradients, 1 if weight is None else weight)
             if self.batches % every:
                 return
-            gradients, self.sums = list(torch._foreach_div(self.sums, every)), None
-        for weight, flat, gradient in zip(self.weights, self.flat, self.clip(gradients), strict=True):
+            self.mean, self.weight_sum = None, 0
+        for trained, flat, gradient in zip(self.weights, self.flat, self.clip(gradients), strict=True):
             # Autograd's own accumulation lays a gradient out like its weight; in a traced graph nothing does.
-            same = gradient.squeeze().stride() == weight.squeeze().stride()
-            flat.grad = _flat(gradient if same else torch.empty_like(weight).copy_(gradient))
+            same = gradient.squeeze().stride() == trained.squeeze().stride()
+            flat.grad = _flat(gradient if same else torch.empty_like(trained).copy_(gradient))
         if o.scheduled:
             rate = o.rate_at(self.updates)
             for group in self.optimizer.param_groups:
@@ -550,6 +557,17 @@ class Updater:
         self.updates += 1
         if o.use_ema:
             self.remember()
+
+    def accumulate(self, gradients: list[torch.Tensor], weight: int) -> list[torch.Tensor]:
+        """The mean of the gradients since the last update, each batch by its weight."""
+        self.weight_sum += weight
+        share = weight / self.weight_sum if self.weight_sum else 1.0
+        if self.mean is None:
+            self.mean = gradients
+        else:
+            self.mean = list(torch._foreach_mul(self.mean, 1 - share))
+            torch._foreach_add_(self.mean, gradients, alpha=share)
+        return self.mean
 
     def rescale(self, gradients: list[torch.Tensor]) -> bool:
         """Whether the gradients are finite; the next loss's scale follows from it."""
@@ -612,8 +630,10 @@ class Updater:
         if self.description.use_ema:
             kept["average"] = self.average or zeros
         if self.description.gradient_accumulation_steps:
-            kept["gradients"] = self.sums or zeros
+            kept["gradients"] = self.mean or zeros
         found: dict[str, np.ndarray] = {"batches": np.array(self.batches)}
+        if self.description.gradient_accumulation_steps:
+            found["weight_sum"] = np.array(self.weight_sum, np.int32)
         for kind, tensors in kept.items():
             pairs = zip(self.paths, tensors, strict=True)
             found |= {f"{kind}/{path}": x.detach().cpu().numpy().copy() for path, x in pairs}
@@ -632,7 +652,8 @@ class Updater:
         self.batches = int(memory["batches"])
         self.updates = self.batches // every
         self.average = kept("average") if o.use_ema and self.updates else None
-        self.sums = kept("gradients") if self.batches % every else None
+        self.mean = kept("gradients") if self.batches % every else None
+        self.weight_sum = int(memory["weight_sum"]) if self.batches % every else 0
         slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
         for i, flat in enumerate(self.flat if slots else ()):
             step = torch.tensor(float(self.updates), device=flat.device)
@@ -674,14 +695,14 @@ class EagerStep:
         self.model, self.loss = model, loss
         self.updater = Updater(description, model.trainable_variables, scaling)
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, weight: int | None = None) -> torch.Tensor:
         loss = self.loss(y, self.model(x, training=True)) + sum(self.model.losses)
         self.updater.scale(loss).backward()
-        found = ((weight, weight.grad) for weight in self.updater.weights)
-        gradients = [torch.zeros_like(weight) if grad is None else grad for weight, grad in found]
-        for weight in self.updater.weights:
-            weight.grad = None  # the next backward pass starts anew
-        self.updater(gradients)
+        found = ((x, x.grad) for x in self.updater.weights)
+        gradients = [torch.zeros_like(x) if grad is None else grad for x, grad in found]
+        for trained in self.updater.weights:
+            trained.grad = None  # the next backward pass starts anew
+        self.updater(gradients, weight)
         return loss.detach()
 
     def sync(self) -> None:
@@ -702,7 +723,7 @@ class TracedStep(EagerStep):
         self.state = _values(model.non_trainable_variables)
         self.graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, weight: int | None = None) -> torch.Tensor:
         # The scale of a loss is an input of the graph: dynamic scaling changes it.
         scale = (
             () if (factor := self.updater.loss_scale) is None else (torch.tensor(factor, device=x.device),)
@@ -715,7 +736,7 @@ class TracedStep(EagerStep):
         for old, new in zip(self.state, state, strict=True):
             if new is not old:
                 old.copy_(new)
-        self.updater(gradients)
+        self.updater(gradients, weight)
         return loss
 
     def recorded(self, *arguments: Any) -> Callable[..., Any]:

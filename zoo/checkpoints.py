@@ -59,18 +59,33 @@ class Checkpoint:
         """The arrays below a name: "model" or "optimizer"."""
         return {key[len(name) + 1 :]: x for key, x in self.arrays.items() if key.startswith(f"{name}/")}
 
+    def _weighed(self, memory: dict[str, np.ndarray], run: Run) -> dict[str, np.ndarray]:
+        """The optimizer's memory; an older file has sums of gradients, in which all batches count alike."""
+        if "weight_sum" in memory or "batches" not in memory:
+            return memory
+        every = self.facts["optimizer"]["config"].get("gradient_accumulation_steps") or 1
+        batches = int(memory["batches"]) % every
+        _, y = next(run.task.batches(run.batch_size, run.seed, 0))
+        weight = np.array(batches * run.stepper.weight(y), np.int32)
+        means = {k: x / max(1, batches) for k, x in memory.items() if k.startswith("gradients/")}
+        return {**memory, **means, "weight_sum": weight}
+
     def restore(self, run: Run, total: int) -> None:
         """Put a new run where the saved one was. Raises WrongConfiguration, and leaves the run as it is, for
         another model, optimizer or length."""
-        model, memory, losses = self.part("model"), self.part("optimizer"), self.arrays["losses"]
+        model, losses = self.part("model"), self.arrays["losses"]
         if total <= len(losses):
             raise WrongConfiguration(
                 f"resume: {self.path} has {len(losses)} steps already; steps={total} (or as many epochs) "
                 "counts from the beginning, so ask for more"
             )
+        kept = run.stepper.memory()
+        memory = (
+            self._weighed(self.part("optimizer"), run) if "weight_sum" in kept else self.part("optimizer")
+        )
         shapes = {v.path: tuple(v.shape) for v in run.model.variables}
         _same(f"resume: {self.path}: variables", shapes, {k: x.shape for k, x in model.items()})
-        _same(f"resume: {self.path}: the optimizer's memory", _shapes(run.stepper.memory()), _shapes(memory))
+        _same(f"resume: {self.path}: the optimizer's memory", _shapes(kept), _shapes(memory))
         for variable in run.model.variables:
             variable.assign(model[variable.path])
         run.stepper.restore(memory)

@@ -247,9 +247,12 @@ def _constructed(module: str, owner: str, name: str, value: Any) -> Callable[[],
 def _native(around: Callable[..., Any]) -> Callable[[], Patches]:
     """The native updater alone: Keras's engine goes on as it should."""
 
+    def update(original: Any, self: Any, gradients: Any, *weight: Any) -> Any:
+        return around(lambda gradients: original(gradients, *weight), self, gradients)
+
     def make() -> Patches:
         backend: Any = backends.current()
-        return [_method(backend.Updater, "__call__", around)]
+        return [_method(backend.Updater, "__call__", update)]
 
     return make
 

@@ -20,8 +20,10 @@ Every optimizer also takes, with the same meaning in both engines, in the order 
 
 - `loss_scale_factor`: the loss is multiplied by it before the gradients are taken, they are divided by it.
   A model under the policy "mixed_float16" has its loss scaled dynamically instead, as Keras and torch do it.
-- `gradient_accumulation_steps`: one update for so many batches, with the mean of their gradients. Schedules,
-  bias correction and averages count updates (in Keras a schedule counts batches).
+- `gradient_accumulation_steps`: one update for so many batches, with the mean of their gradients, each
+  weighed by what its loss is the mean of (labels that are not -1, or examples): as one batch of all. Where
+  nothing says so, in a `fit` of your own, batches count alike. Schedules, bias correction and averages count
+  updates (in Keras a schedule counts batches).
 - `clipvalue`, `clipnorm`, `global_clipnorm`: each number, each gradient's norm, the norm of all.
 - `groups`: settings of some variables, see `Optimizer`.
 - `use_ema`, `ema_momentum`, `ema_overwrite_frequency`: an average of the weights, w' <- m w' + (1 - m) w,
@@ -53,6 +55,7 @@ class Optimizer(keras.optimizers.Optimizer):
     """
 
     SLOTS: tuple[str, ...] = ()  # what is remembered of each variable
+    batch_weight: Any = None  # of the batch under way: an integer or a tensor, None for all alike
     CYCLED: str | None = None  # the setting that OneCycle's momentum takes the place of
 
     def __init__(
@@ -115,6 +118,8 @@ class Optimizer(keras.optimizers.Optimizer):
         if not self.built:
             return {}
         found = {"batches": self._iterations}
+        if self.gradient_accumulation_steps:
+            found["weight_sum"] = self.weight_sum
         for kind, (variables, kept) in self._kept().items():
             found |= {f"{kind}/{v.path}": x for v, x in zip(variables, kept, strict=True)}
         return {name: ops.convert_to_numpy(x) for name, x in found.items()}
@@ -122,6 +127,8 @@ class Optimizer(keras.optimizers.Optimizer):
     def restore(self, memory: Mapping[str, np.ndarray]) -> None:
         """Go on from such a memory. The optimizer must be built."""
         self._iterations.assign(memory["batches"])
+        if self.gradient_accumulation_steps:
+            self.weight_sum.assign(memory["weight_sum"])
         for kind, (variables, kept) in self._kept().items():
             for variable, x in zip(variables, kept, strict=True):
                 x.assign(memory[f"{kind}/{variable.path}"])
@@ -140,6 +147,8 @@ class Optimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
+        if self.gradient_accumulation_steps:
+            self.weight_sum = self.add_variable((), "zeros", "int32", name="weight_sum")
         slots = [self.add_optimizer_variables(variables, slot) for slot in self.SLOTS]
         self.slots = dict(zip(self.SLOTS, slots, strict=True))
         self._plan = tuple(self.group(variable) for variable in variables)
@@ -210,17 +219,30 @@ class Optimizer(keras.optimizers.Optimizer):
         # Without branches, which JAX would need free of assignments: the update is made, and taken back
         # where it is not due.
         kept: list[Any] = [self._accumulated_gradients[self._get_variable_index(v)] for v in variables]
-        sums: list[Any] = [g + k for g, k in zip(grads, kept, strict=True)]
+        total, share = self._share(variables)
+        means: list[Any] = [
+            k * ops.cast(1 - share, g.dtype) + g * ops.cast(share, g.dtype)
+            for g, k in zip(grads, kept, strict=True)
+        ]
         state: list[Any] = [*variables, *(x for xs in self.slots.values() for x in xs)]
         state += self._model_variables_moving_average if self.use_ema else []
         before = [ops.copy(x.value) for x in state]
         iterations: Any = self._iterations
         due = ops.equal((iterations + 1) % every, 0)
-        self._apply([s / every for s in sums], variables)
+        self._apply(means, variables)
         for x, old in zip(state, before, strict=True):
             x.assign(ops.where(due, x.value, old))
-        for x, s in zip(kept, sums, strict=True):
-            x.assign(ops.where(due, ops.zeros_like(s), s))
+        for x, mean in zip(kept, means, strict=True):
+            x.assign(ops.where(due, ops.zeros_like(mean), mean))
+        self.weight_sum.assign(ops.where(due, ops.zeros_like(total), total))
+
+    def _share(self, variables: Sequence[keras.Variable]) -> tuple[Tensor, Tensor]:
+        """The weight of the batches since the last update, and what this one's is of that."""
+        real = "float64" if any(v.dtype == "float64" for v in variables) else "float32"
+        weight = ops.cast(1 if self.batch_weight is None else self.batch_weight, "int32")
+        total = self.weight_sum + weight
+        share = ops.cast(weight, real) / ops.cast(ops.maximum(total, 1), real)
+        return total, ops.where(total > 0, share, ops.ones_like(share))
 
     def _apply(self, grads: Sequence[Tensor], variables: Sequence[keras.Variable]) -> None:
         self._backend_update_step(self._clip_gradients(grads), variables, self.learning_rate)

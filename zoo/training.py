@@ -281,6 +281,8 @@ class Patience:
 class Engine(Protocol):
     """Makes training steps on a model, and predicts with it."""
 
+    weight: Callable[[np.ndarray], int]  # how many labels or examples the loss of a batch is the mean of
+
     def fit(
         self,
         batches: Iterator[Pair],
@@ -349,6 +351,7 @@ class NativeEngine:
     ):
         self.backend, self.objective = backends.current(), objective.native()
         self.averages = optimizer.use_ema
+        self.weight, self.accumulates = objective.weight, bool(optimizer.gradient_accumulation_steps)
         self.step = self.backend.step(model, self.objective, optimizer, mode, scaling)
         self.predictor = self.backend.predictor(model, mode)
 
@@ -364,7 +367,8 @@ class NativeEngine:
         while not stop:
             try:
                 for x, y in islice(batches, length):
-                    if stop := on_step(self.step(tensors(x), tensors(y))):
+                    weight = self.weight(y) if self.accumulates else None
+                    if stop := on_step(self.step(tensors(x), tensors(y), weight)):
                         break
             finally:
                 self.step.sync()
@@ -392,9 +396,13 @@ class KerasEngine:
 
     def __init__(self, model: keras.Model, objective: Objective, optimizer: Any):
         from zoo.keras_parts import LastValue
+        from zoo.optimizers import Optimizer
 
-        self.model, self.objective = model, objective.native()
-        model.compile(optimizer=optimizer, loss=objective.keras())
+        self.model, self.objective, self.weight = model, objective.native(), objective.weight
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        weighs = isinstance(inner, Optimizer) and inner.gradient_accumulation_steps
+        loss = objective.keras()
+        model.compile(optimizer=optimizer, loss=weighing(loss, objective, inner) if weighs else loss)
         # Keras reports the mean loss of the epoch so far; parity needs each step's. Keras offers no way to
         # choose that metric, and a second one would compute the loss twice, so its own is replaced.
         object.__setattr__(model, "_loss_tracker", LastValue(name="loss"))
@@ -502,6 +510,26 @@ class Objective:
 
         return loss
 
+    def weight(self, y: np.ndarray) -> int:
+        """How many labels or examples the loss of a batch is the mean of."""
+        steps = self.loss == "cross_entropy" and y.ndim == 2 and np.issubdtype(y.dtype, np.integer)
+        return int((y >= 0).sum()) if steps else len(y)
+
+
+def weighing(loss: Any, objective: Objective, optimizer: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss as `compile` takes it; computed, it tells the optimizer the weight of the batch.
+
+    Both belong to the same step, so this is no state: compiled code has the weight as one of its values.
+    """
+
+    def compute(y: Tensor, logits: Tensor) -> Tensor:
+        steps = objective.loss == "cross_entropy" and len(y.shape) == 2 and len(logits.shape) == 3
+        counted = ops.sum(ops.cast(y >= 0, "int32")) if steps else ops.shape(y)[0]
+        optimizer.batch_weight = counted
+        return loss(y, logits)
+
+    return compute
+
 
 def _cross_entropy(smoothing: float) -> Any:
     """Of labels (b,), of every step (b, n), or soft labels (b, classes).
@@ -521,7 +549,7 @@ def _cross_entropy(smoothing: float) -> Any:
         if len(losses.shape) == 1:
             return losses
         counted = ops.cast(ops.greater_equal(y, 0), logits.dtype)
-        return ops.sum(losses * counted) / ops.sum(counted)
+        return ops.sum(losses * counted) / ops.maximum(ops.sum(counted), 1)
 
     return loss
 
@@ -538,7 +566,7 @@ LOSSES: dict[str, tuple[Callable[[float], Any], Callable[[float], Any]]] = {
     ),
     "mean_squared_error": (
         lambda _: keras.losses.MeanSquaredError(),
-        lambda _: lambda y, x: ops.mean(ops.square(x - y)),
+        lambda _: lambda y, x: ops.mean(ops.square(x - ops.cast(y, x.dtype))),
     ),
 }
 
@@ -582,8 +610,7 @@ def evaluate(engine: Engine, task: Task, batch_size: int = 512) -> dict[str, flo
             found = METRICS[task.metric](y, logits)
             hits, of = hits + found[0], of + found[1]
         losses.append(engine.loss(y, logits))
-        steps = task.loss == "cross_entropy" and np.issubdtype(y.dtype, np.integer)
-        weights.append(int((y >= 0).sum()) if steps else len(y))  # what the loss is the mean of
+        weights.append(Objective(task.loss).weight(y))
     metric = {} if task.metric is None else {task.metric: hits / max(1, of)}
     loss = float(np.average(losses, weights=weights))
     if task.tokens_per_character is not None:
