@@ -35,6 +35,7 @@ MODES = {
     "jax": ("jit", "eager"),
 }
 NAMES = tuple(MODES)
+ALIASES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow"}  # as people call them
 Tensor = Any  # a tensor of whichever framework runs
 
 # The score of a key that is not to be seen: so far below any other that exp gives 0, a number in 16 bits,
@@ -387,11 +388,7 @@ def use(
     another, or the device is not there.
     """
     name = checked(name, "zoo.use")
-    if (running := _running()) not in (None, name):
-        raise BackendError(
-            f"zoo.use({name!r}): Keras already runs on {running} in this process and cannot change. "
-            f"Call zoo.use before anything imports keras, or start a new process with KERAS_BACKEND={name}."
-        )
+    _check_running(name)
     if threads is not None and not is_integer(threads):
         raise BackendError(f"zoo.use(threads={threads!r}): expected 1 or more")
     before = os.environ.get("KERAS_BACKEND")
@@ -411,13 +408,40 @@ def use(
         raise
 
 
+_preferred: dict[str, Any] = {}  # arguments of `use`, until the framework is needed
+
+
+def prefer(name: str | None = None, *, device: str | None = None, threads: int | None = None) -> str:
+    """Choose as `use` does, but import the framework only when it is first needed; returns its name.
+
+    Errors that need no framework then come before its import, which takes seconds. Raises BackendError for a
+    name that is wrong, not installed, or not that of the framework which already runs.
+    """
+    name = settle() if name is None else checked(name, "zoo.use")
+    _check_running(name)
+    os.environ["KERAS_BACKEND"] = name
+    _preferred.clear()
+    _preferred.update(device=device, threads=threads)
+    return name
+
+
+def start() -> str:
+    """The name of the framework to import now, set up as `prefer` was told; see `settle`."""
+    name = settle()
+    if _preferred:
+        arguments = dict(_preferred)
+        _preferred.clear()
+        use(name, **arguments)
+    return name
+
+
 def current() -> Backend:
     """The backend in use, chosen now if nothing has chosen yet.
 
     In order: `zoo.use`, the KERAS_BACKEND variable, keras.json, the first framework installed. Raises
     BackendError when there is none.
     """
-    return load(settle())
+    return load(start())
 
 
 def settle() -> str:
@@ -425,7 +449,10 @@ def settle() -> str:
     if running := _running():
         return checked(running, "Keras")
     if name := os.environ.get("KERAS_BACKEND"):
-        return checked(name, "the variable KERAS_BACKEND")
+        os.environ["KERAS_BACKEND"] = name = checked(
+            name, "the variable KERAS_BACKEND"
+        )  # Keras knows no alias
+        return name
     # Keras writes "tensorflow" into keras.json on its first import, asked or not: a framework named there
     # but not installed is no choice of the user's.
     name = _keras_json()
@@ -506,9 +533,17 @@ def _running() -> str | None:
     return keras.backend.backend() if keras is not None and hasattr(keras, "backend") else None
 
 
+def _check_running(name: str) -> None:
+    if (running := _running()) not in (None, name):
+        raise BackendError(
+            f"zoo.use({name!r}): Keras already runs on {running} in this process and cannot change. "
+            f"Call zoo.use before anything imports keras, or start a new process with KERAS_BACKEND={name}."
+        )
+
+
 def checked(name: str, who: str) -> str:
     """The framework's proper name. Raises BackendError, on behalf of `who`, unless it is installed here."""
-    name = name.lower()
+    name = ALIASES.get(name.lower(), name.lower())
     if name not in NAMES:
         raise BackendError(f"{who}: no backend {name!r}; {nearest(name, NAMES)}")
     if name != _running() and name not in installed():  # in this order: to look for a package takes a while

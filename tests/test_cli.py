@@ -29,6 +29,12 @@ DOCS = Path(__file__).parents[1] / "docs" / "cli.md"
 START = "from zoo.cli import main; main()"
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are saved in the folder a command runs in."""
+    monkeypatch.chdir(tmp_path)
+
+
 def start(*words: str, code: str = START, **environment: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own."""
     return started("-c", code, *words, **environment)
@@ -78,7 +84,8 @@ def test_train_says_what_came_of_it() -> None:
     printed = run("train", "mlp", "--steps", "3", "--threads", "1")
     loss = f"{zoo.train('mlp', steps=3).losses[-1]:.4f}"
     what = f"mlp on digits, {backends.current().NAME} native"
-    assert re.search(rf"{what} .*: 3 steps .* loss {loss}, accuracy 0\.\d{{4}}", printed)
+    held_out = rf"held out: accuracy 0\.\d{{4}}, loss \d+\.\d{{4}}"
+    assert re.search(rf"{what} .*: 3 steps .* train loss {loss} · {held_out}\n", printed)
 
 
 def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +100,7 @@ def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPa
     [
         (["info", "lenet6"], "zoo: UnknownModel: no model 'lenet6'; nearest: lenet"),
         (["train", "mlp", "--task", "digit"], "zoo: UnknownName: no task 'digit'; nearest: digits"),
-        (["train", "mlp", "--backend", "pytorch"], "zoo: BackendError: zoo.use: no backend 'pytorch'"),
+        (["train", "mlp", "--backend", "theano"], "zoo: BackendError: zoo.use: no backend 'theano'"),
         (["compare", "resnet5"], "zoo: UnknownModel"),
         (["list", "lenets"], 'zoo: UnknownModel: no model matches "lenets"; nearest: lenet5'),
     ],
@@ -155,10 +162,7 @@ def documented(*commands: str) -> set[str]:
     ],
     ids=["list", "info", "train", "predict", "doctor"],
 )
-def test_json_has_the_documented_keys_and_is_all_there_is(
-    words: list[str], told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_json_has_the_documented_keys_and_is_all_there_is(words: list[str], told: list[str]) -> None:
     Image.new("L", (32, 32)).save("digit.png")
     done = CliRunner().invoke(app, [*words, "--json"])
     found, known = set(paths(json.loads(done.stdout))), documented(*told)
@@ -263,7 +267,10 @@ def test_quiet_training_prints_its_result_alone() -> None:
     loud, quiet = CliRunner().invoke(app, words), CliRunner().invoke(app, [*words, "--quiet"])
     assert "vit-ti16 for digits: " in loud.stderr
     assert quiet.stderr == ""
-    assert len(quiet.stdout.splitlines()) == len(loud.stdout.splitlines()) == 1
+    for done in (loud, quiet):
+        result, saved = done.stdout.splitlines()
+        assert result.startswith("vit-ti16 on digits")
+        assert saved.startswith("Saved in runs/vit-ti16-")
 
 
 # The shell

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         preprocessing,
         pretrained,
         random,
+        runs,
         schedules,
         show,
         tasks,
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
     from zoo.backends import use
     from zoo.benchmarks import bench
     from zoo.comparison import compare
+    from zoo.evaluation import evaluate
     from zoo.generation import generate, translate
     from zoo.ladder import parity
     from zoo.prediction import predict
     from zoo.registry import Card, build, card, example, features, list_models, register
+    from zoo.runs import SavedRun, load_run
     from zoo.training import EarlyStopping, Run, train
 
 # In the source tree zoo.backends and zoo.peers are the folders backends/ and tests/peers/ beside this one. A
@@ -64,14 +67,17 @@ _HOMES = {
     "card": "registry",
     "compare": "comparison",
     "EarlyStopping": "training",
+    "evaluate": "evaluation",
     "example": "registry",
     "features": "registry",
     "generate": "generation",
     "list_models": "registry",
+    "load_run": "runs",
     "parity": "ladder",
     "predict": "prediction",
     "register": "registry",
     "Run": "training",
+    "SavedRun": "runs",
     "train": "training",
     "translate": "generation",
     "use": "backends",
@@ -85,6 +91,7 @@ _MODULES = (
     "preprocessing",
     "pretrained",
     "random",
+    "runs",
     "schedules",
     "show",
     "tasks",
@@ -98,6 +105,7 @@ __all__ = [
     "DataUnavailable",
     "EarlyStopping",
     "Run",
+    "SavedRun",
     "UnknownModel",
     "UnknownName",
     "WeightsMismatch",
@@ -110,11 +118,13 @@ __all__ = [
     "card",
     "checkpoints",
     "compare",
+    "evaluate",
     "example",
     "features",
     "generate",
     "layers",
     "list_models",
+    "load_run",
     "optimizers",
     "parity",
     "predict",
@@ -122,6 +132,7 @@ __all__ = [
     "pretrained",
     "random",
     "register",
+    "runs",
     "schedules",
     "show",
     "tasks",

@@ -34,7 +34,7 @@ else:
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(name)
-            backends.settle()
+            backends.start()
             return getattr(importlib.import_module(self.__name__), name)
 
     keras = _Lazy("keras")

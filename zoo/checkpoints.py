@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 VERSION = "2"
 SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs
+FILE = "checkpoint.safetensors"  # in the folder of a run, see zoo.runs
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         "history": run.history,
         "augment": written(run.task.augment),
         "tokenizer": tokenizer(run.task),
+        "run": import_module("zoo.runs").facts_of(run),
     }
     with without_tensorflow():
         facts["optimizer"] = keras.optimizers.serialize(optimizer)
@@ -146,11 +148,25 @@ def writable(path: str | Path) -> None:
     storage.check_file("checkpoint", path)
 
 
+def facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint's header says. Raises WrongConfiguration for a file that is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return json.loads((file.metadata() or {})["zoo"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WrongConfiguration(
+            f"{path}: not a checkpoint of zoo.train ({error}); weights alone go with weights="
+        ) from None
+
+
 def read(path: str | Path) -> Checkpoint:
-    """A saved run. Raises WrongConfiguration for a file that is none."""
+    """A saved run, by its file or its folder. Raises WrongConfiguration for what is none."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
+    path = path / FILE if storage.is_dir(path) else path
     if not storage.is_file(path):
         raise WrongConfiguration(f"resume={str(path)!r}: no such file")
     try:

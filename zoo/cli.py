@@ -1,4 +1,4 @@
-"""The command line: zoo list, info, train, predict, generate, compare, parity, export, bench, doctor ...
+"""The command line: zoo list, info, train, predict, evaluate, generate, show, compare, parity, export ...
 
 What a command found goes to standard output, progress and notes to standard error, so that a pipe gets the
 result alone. `STATUS` says what it exits with.
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo import _lazy, completion, terminal
-from zoo.errors import UnknownModel, WrongConfiguration, ZooError, nearest
+from zoo.errors import UnknownModel, UnknownName, WrongConfiguration, ZooError, nearest
 
 # As diff and grep have it.
 FINDING, TROUBLE, INTERRUPTED = 1, 2, 130
@@ -36,12 +36,20 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help takes half the time, and an error is a line
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def option(text: str, complete: completion.Complete | None = None, *names: str) -> Any:
-    """An option whose values the shell completes."""
-    return typer.Option(*names, help=text, autocompletion=complete)
+def option(
+    text: str, metavar: str, *names: str, complete: completion.Complete | None = None, **more: Any
+) -> Any:
+    """An option whose values are shown as `metavar`, and completed by the shell."""
+    return typer.Option(*names, help=text, metavar=metavar, autocompletion=complete, **more)
+
+
+def count(text: str, *names: str, least: int = 1) -> Any:
+    """An option that takes an integer."""
+    return typer.Option(*names, help=text, metavar="INT", min=least)
 
 
 Model = Annotated[
@@ -50,33 +58,75 @@ Model = Annotated[
 Models = Annotated[
     list[str], typer.Argument(help="Models' names; `zoo list` shows them.", autocompletion=completion.models)
 ]
+ModelOrRun = Annotated[
+    str | None,
+    typer.Argument(
+        help="A model's name, or the folder or checkpoint of a run; leave it out with --run.",
+        show_default=False,
+        autocompletion=completion.models_and_runs,
+    ),
+]
+RunOption = Annotated[
+    Path | None,
+    option(
+        "Folder or checkpoint of a run of zoo train, in the place of MODEL.",
+        "PATH",
+        "--run",
+        complete=completion.runs,
+    ),
+]
 BackendOption = Annotated[
-    str | None, option("torch, tensorflow or jax.", completion.backends, "--backend", "-b")
+    str | None,
+    option("torch, tensorflow or jax.", "NAME", "--backend", "-b", complete=completion.backends),
 ]
 BackendsOption = Annotated[
     str | None,
-    option("Comma-separated; all installed by default.", completion.several(completion.backends)),
+    option(
+        "Comma-separated; all installed by default.",
+        "NAMES",
+        complete=completion.several(completion.backends),
+    ),
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda:0, mps ...; `zoo doctor` lists them.")]
-ThreadsOption = Annotated[int | None, typer.Option(min=1, help="CPU threads of each framework.")]
-StepsOption = Annotated[int | None, typer.Option(min=1, help="Training steps; overrides --epochs.")]
-EpochsOption = Annotated[int | None, typer.Option(min=1, help="Passes over the data.")]
-BatchOption = Annotated[int | None, typer.Option("--batch-size", min=1, help="Examples in a step.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")]
+DeviceOption = Annotated[str | None, option("cpu, cuda:0, mps ...; `zoo doctor` lists them.", "NAME")]
+ThreadsOption = Annotated[int | None, count("CPU threads of each framework.")]
+StepsOption = Annotated[int | None, count("Training steps; overrides --epochs.")]
+EpochsOption = Annotated[int | None, count("Passes over the data.")]
+BatchOption = Annotated[int | None, count("Examples in a step.", "--batch-size")]
+SeedOption = Annotated[int, count("Of weights, order and dropout.", least=0)]
 TaskOption = Annotated[
     str | None,
-    option("digits, mnist ..., or a folder or CSV of images; the model's own by default.", completion.tasks),
+    option(
+        "digits, mnist ..., or a folder or CSV of images; the model's own by default.",
+        "TASK",
+        complete=completion.tasks,
+    ),
 ]
 TokenizerOption = Annotated[
     str | None,
-    typer.Option(help="default, a tokenizer.json, vocab.txt ..., or hf://owner/name; bytes without."),
+    option("default, a tokenizer.json, vocab.txt ..., or hf://owner/name; bytes without.", "NAME|PATH"),
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option(help="Trained ones of the zoo by name, a file of anyone's, or hf://owner/name of the hub."),
+    option(
+        "Pretrained ones of the zoo by name, a file of anyone's, or hf://owner/name of the hub.", "NAME|PATH"
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", "-V", is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Stop before a command where --version is given."""
+    if version:
+        from zoo import __version__
+
+        print(f"zoo {__version__}")
+        raise typer.Exit
 
 
 def main() -> None:
@@ -96,7 +146,10 @@ def main() -> None:
 @app.command("list")
 def list_(
     pattern: Annotated[
-        str, typer.Argument(help='A shell pattern, e.g. "vit*".', autocompletion=completion.models)
+        str,
+        typer.Argument(
+            metavar="[PATTERN]", help='A shell pattern, e.g. "vit*".', autocompletion=completion.models
+        ),
     ] = "*",
     as_json: JsonOption = False,
 ) -> None:
@@ -133,35 +186,66 @@ def info(model: Model, as_json: JsonOption = False) -> None:
 @app.command()
 def train(
     model: Model,
-    task: TaskOption = None,
+    where: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            help="What to learn: digits, mnist ..., a folder of photographs, a .csv, .jsonl, .tsv or .txt, a "
+            "folder of recordings; the model's own task by default.",
+            show_default=False,
+            autocompletion=completion.tasks,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None, option("The same, as an option.", "TASK", "--task", complete=completion.tasks)
+    ] = None,
     backend: BackendOption = None,
-    engine: Annotated[str, option("native or keras.", completion.engines)] = "native",
-    mode: Annotated[str | None, option("How the native engine runs.", completion.modes)] = None,
+    engine: Annotated[str, option("native or keras.", "NAME", complete=completion.engines)] = "native",
+    mode: Annotated[
+        str | None, option("How the native engine runs.", "NAME", complete=completion.modes)
+    ] = None,
     epochs: EpochsOption = None,
     steps: StepsOption = None,
     batch_size: BatchOption = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="0 by default.")] = None,
+    seed: Annotated[int | None, count("0 by default.", least=0)] = None,
     augment: Annotated[
         str | None,
-        typer.Option(help='Random changes, e.g. "RandomCrop(32), HorizontalFlip"; see zoo augment.'),
+        option('Random changes, e.g. "RandomCrop(32), HorizontalFlip"; see zoo augment.', "TEXT"),
     ] = None,
     tokenizer: TokenizerOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="File to save the run in, after every epoch and at the end.")
+    out: Annotated[
+        Path | None, option("Folder to save the run in; runs/MODEL-DATE by default.", "PATH")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Checkpoint to go on from, of any framework.")] = None,
+    save: Annotated[bool, typer.Option("--save/--no-save", help="Save the run, or do not.")] = True,
+    checkpoint: Annotated[
+        Path | None,
+        option("File to save the run in, in the place of a folder; after every epoch, too.", "PATH"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        option(
+            "Run to go on from, a folder or checkpoint of any framework.", "PATH", complete=completion.runs
+        ),
+    ] = None,
     weights: WeightsOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model and say what came of it."""
-    from zoo import backends, registry, tokenizers
+    """Train a model, save the run, and report the result."""
+    from zoo import backends, registry, runs, tokenizers
 
     card = registry.card(model)
+    if where is not None and task is not None:
+        raise WrongConfiguration(f"two tasks, {where} and --task {task}; give one")
+    task = where or task
+    if not save and (out or checkpoint):
+        raise WrongConfiguration(f"--no-save, and {'--out' if out else '--checkpoint'}; give one of them")
+    if save and out is None and checkpoint is None:
+        out = runs.new_folder(card.name)
     reader = tokenizers.found(tokenizer)
-    backends.use(backend or backends.settle(), device=device, threads=threads)
+    backends.prefer(backend, device=device, threads=threads)
     from zoo.training import told, train
 
     terminal.note(told(card, task or card.task, reader), quiet=quiet)
@@ -178,29 +262,43 @@ def train(
             augment=augment,
             tokenizer=reader,
             checkpoint=checkpoint,
+            out=out,
             resume=resume,
             weights=weights,
-            progress=False if quiet else None,
+            progress=False if quiet else sys.stderr.isatty() or "lines",
         )
     if as_json:
         terminal.print_json(terminal.run_facts(run))
     else:
         print(terminal.run_line(run))
+        print(terminal.next_line(run))
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
 
 
 @app.command()
 def predict(
-    model: Model,
-    photos: Annotated[list[Path], typer.Argument(help="Images, one or several.")],
+    model: ModelOrRun = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUTS...",
+            help="Photographs, one or several; for a run that learned from texts or speech, texts or "
+            "recordings.",
+            show_default=False,
+        ),
+    ] = None,
+    run: RunOption = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="The zoo's by name, a file of anyone's, or hf://owner/name; random without."),
+        option(
+            "Pretrained ones of the zoo, a file of anyone's, or hf://owner/name; random without.", "NAME|PATH"
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    top: Annotated[int, count("Classes to show.")] = 5,
     labels: Annotated[
-        Path | None, typer.Option(help="File of the classes' names, one a line, as many as classes.")
+        Path | None,
+        option("File of the classes' names, one a line, as many as classes; a run has its own.", "PATH"),
     ] = None,
     small: Annotated[bool, typer.Option("--small", help="The small configuration of the tests.")] = False,
     backend: BackendOption = None,
@@ -208,75 +306,267 @@ def predict(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Name what is in photographs: the likeliest classes."""
+    """Classify photographs, or texts: the likeliest classes."""
     from zoo import backends, registry
 
-    changes = dict(registry.card(model).small) if small else {}
+    subject, words = _subject(model, inputs, run, "zoo predict MODEL PHOTO, or zoo predict --run PATH PHOTO")
+    if not words:
+        raise WrongConfiguration(
+            "nothing to classify; zoo predict MODEL PHOTO, or zoo predict --run PATH PHOTO"
+        )
+    changes = dict(registry.card(subject).small) if small and isinstance(subject, str) else {}
     if labels is not None:
         changes.pop("classes", None)  # as many as names
-    backends.use(backend or backends.settle(), device=device, threads=threads)
+    backends.prefer(backend, device=device, threads=threads)
     from zoo.prediction import predict
 
-    found = predict(model, photos, weights=weights, top=top, labels=labels, **changes)
+    with terminal.aside(quiet=False):
+        found = predict(subject, words, weights=weights, top=top, labels=labels, **changes)
+    kind = "photo" if isinstance(subject, str) else terminal.INPUTS.get(subject.kind, "photo")
     if as_json:
         named = [[{"class": label, "probability": p} for label, p in classes] for classes in found]
-        rows = [{"photo": str(photo), "classes": row} for photo, row in zip(photos, named, strict=True)]
-        terminal.print_json(rows)
+        terminal.print_json([{kind: word, "classes": row} for word, row in zip(words, named, strict=True)])
     else:
-        terminal.classes(photos, found)
+        terminal.classes(kind, words, found)
+
+
+@app.command()
+def evaluate(
+    model: ModelOrRun = None,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            help="What to measure on, as zoo train takes it; by default what the run held out.",
+            show_default=False,
+            autocompletion=completion.tasks,
+        ),
+    ] = None,
+    run: RunOption = None,
+    weights: WeightsOption = None,
+    split: Annotated[
+        str | None,
+        option(
+            "held-out, train or all; by default held-out, of another folder or file all.",
+            "NAME",
+            complete=completion.splits,
+        ),
+    ] = None,
+    batch_size: Annotated[int, count("Examples at a time.", "--batch-size")] = 64,
+    tokenizer: TokenizerOption = None,
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a trained model: its metrics on a task or folder."""
+    from zoo import backends, tokenizers
+
+    subject, words = _subject(
+        model, [task] if task else [], run, "zoo evaluate RUN, or zoo evaluate MODEL TASK"
+    )
+    if len(words) > 1:
+        raise WrongConfiguration(f"{' and '.join(words)}; with --run, give the task alone")
+    reader = tokenizers.found(tokenizer)
+    backends.prefer(backend, device=device, threads=threads)
+    from zoo.evaluation import evaluate
+
+    chosen = next(iter(words), None)
+    with terminal.aside(quiet=False):
+        found = evaluate(
+            subject, chosen, weights=weights, split=split, batch_size=batch_size, tokenizer=reader
+        )
+    if as_json:
+        terminal.print_json(found)
+    else:
+        print(terminal.evaluation_line(str(subject), chosen, found))
 
 
 @app.command()
 def generate(
-    model: Model,
-    prompt: Annotated[str, typer.Argument(help="The text to go on from, or for T5 to answer.")],
+    model: ModelOrRun = None,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PROMPT",
+            help="The text to continue; for T5 and translation, the text to answer.",
+            show_default=False,
+        ),
+    ] = None,
+    run: RunOption = None,
     weights: WeightsOption = None,
     tokenizer: TokenizerOption = None,
     task: Annotated[
         str | None,
-        option("Built as zoo train builds it for this task; the model's own by default.", completion.tasks),
+        option(
+            "Built as zoo train builds it for this task; the model's own by default.",
+            "TASK",
+            complete=completion.tasks,
+        ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The most that is written.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from so many tokens only.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Draw from this share only.")] = None,
-    beams: Annotated[int, typer.Option(min=1, help="Search for the likeliest text, this wide.")] = 1,
-    repetition_penalty: Annotated[float, typer.Option(help="Divides the scores of tokens seen.")] = 1.0,
-    stop: Annotated[list[str] | None, typer.Option(help="A text to end before; may be repeated.")] = None,
+    max_tokens: Annotated[int, count("Maximum of new tokens.")] = 100,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FLOAT", min=0.0, help="0 takes the likeliest token; 1 by default, 0 for translation."
+        ),
+    ] = None,
+    top_k: Annotated[int | None, count("Draw from so many tokens only.")] = None,
+    top_p: Annotated[float | None, typer.Option(metavar="FLOAT", help="Draw from this share only.")] = None,
+    beams: Annotated[int, count("Search for the likeliest text, this wide.")] = 1,
+    repetition_penalty: Annotated[
+        float, typer.Option(metavar="FLOAT", help="Divides the scores of tokens seen.")
+    ] = 1.0,
+    stop: Annotated[list[str] | None, option("A text to end before; may be repeated.", "TEXT")] = None,
     seed: SeedOption = 0,
     backend: BackendOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Write: go on from a prompt, or answer it."""
-    from zoo import backends, pretrained, registry, tokenizers
+    """Generate text: continue a prompt, answer or translate it."""
+    from zoo import backends, registry, tokenizers
 
-    card = registry.card(model)
-    if "vocabulary" not in card.arguments or card.arguments.get("cell"):
-        raise WrongConfiguration(f"{card.name} does not write; gpt-mini and t5-mini do")
+    usage = 'zoo generate MODEL "PROMPT", or zoo generate --run PATH "PROMPT"'
+    subject, words = _subject(model, [prompt] if prompt is not None else [], run, usage)
+    if len(words) != 1:
+        raise WrongConfiguration(f"{len(words)} prompts; {usage}")
     reader = tokenizers.found(tokenizer)
-    backends.use(backend or backends.settle(), device=device, threads=threads)
-    from zoo.generation import generate
-    from zoo.training import fitting
+    if isinstance(subject, str):
+        arguments = registry.card(subject).arguments
+        if "vocabulary" not in arguments or arguments.get("cell"):
+            raise WrongConfiguration(f"{registry.card(subject).name} does not write; gpt-mini and t5-mini do")
+    elif weights or task:
+        raise WrongConfiguration(
+            f"{subject} brings its weights; leave --{'weights' if weights else 'task'} out"
+        )
+    backends.prefer(backend, device=device, threads=threads)
+    how: dict[str, Any] = {"top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
+    how |= {"temperature": temperature, "beams": beams, "stop": stop, "seed": seed, "tokenizer": reader}
+    if isinstance(subject, str):
+        built, pairs = _writer(subject, weights, task, reader, seed), False
+    else:
+        built, pairs = subject.model, subject.kind == "pairs"
+    _print_generated(built, words[0], max_tokens, how, pairs)
+
+
+def _writer(model: str, weights: str | None, task: str | None, reader: Any, seed: int) -> Any:
+    """A model of texts by its name, with its weights, built for its task's or its tokenizer's tokens."""
+    from zoo import pretrained, registry
+    from zoo.training import check_weights, fitting
     from zoo.weights import load
 
+    card = registry.card(model)
     changes = fitting(card, task or card.task, tokenizer=reader)
     if reader is not None and task is None and reader.fits(usual := card.arguments["vocabulary"]):
         changes["vocabulary"] = usual  # as the published weights are
+    if weights is not None:
+        check_weights(card.name, weights)
     built = registry.build(card.name, seed=seed, **{**changes, **pretrained.needed(card.name, weights)})
     if weights is not None:
         load(built, weights, head="require")
     else:
-        terminal.note(f"{card.name} has random weights: what it writes is chance. Give --weights.")
-    how = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams}
-    how |= {"repetition_penalty": repetition_penalty, "stop": stop, "seed": seed, "tokenizer": reader}
-    if "decoder_token_ids" not in registry.input_shapes(built):
-        print(prompt, end="")
-    if beams > 1:
-        print(generate(built, prompt, max_tokens, **how))
+        terminal.note(f"{card.name} has random weights: what it writes is chance. Give --weights or a run.")
+    return built
+
+
+def _print_generated(model: Any, prompt: str, max_tokens: int, how: dict[str, Any], pairs: bool) -> None:
+    """Print a text as it is generated; a translation, or what a beam search finds, at its end."""
+    from zoo import registry
+    from zoo.generation import generate, translate
+
+    sampled = any(how[name] for name in ("temperature", "top_k", "top_p", "stop"))
+    if pairs and not sampled and how["repetition_penalty"] == 1:
+        print(
+            translate(model, prompt, beams=how["beams"], max_tokens=max_tokens, tokenizer=how["tokenizer"])[0]
+        )
         return
-    generate(built, prompt, max_tokens, **how, watch=lambda _, piece: print(piece, end="", flush=True))
+    how["temperature"] = 1.0 if how["temperature"] is None else how["temperature"]
+    if "decoder_token_ids" not in registry.input_shapes(model):
+        print(prompt, end="")
+    if how["beams"] > 1:
+        print(generate(model, prompt, max_tokens, **how))
+        return
+    generate(model, prompt, max_tokens, **how, watch=lambda _, piece: print(piece, end="", flush=True))
     print()
+
+
+@app.command()
+def show(
+    model: ModelOrRun = None,
+    photo: Annotated[
+        str | None, typer.Argument(metavar="PHOTO", help="An image.", show_default=False)
+    ] = None,
+    run: RunOption = None,
+    what: Annotated[
+        str,
+        option(
+            "grad-cam, feature-maps, filters, attention or attention-rollout.",
+            "NAME",
+            "--what",
+            complete=completion.pictures,
+        ),
+    ] = "grad-cam",
+    at: Annotated[str | None, option("Layer, e.g. stage1; `zoo info` lists them.", "NAME", "--at")] = None,
+    label: Annotated[
+        str | None, option("Class of grad-cam, a name or a number; the likeliest by default.", "CLASS")
+    ] = None,
+    weights: WeightsOption = None,
+    out: Annotated[Path, option("The picture, a PNG.", "PATH")] = Path("zoo-show.png"),
+    backend: BackendOption = None,
+) -> None:
+    """Draw what a model sees: Grad-CAM, maps, filters, attention."""
+    from zoo import backends
+
+    usage = "zoo show MODEL PHOTO, or zoo show --run PATH PHOTO"
+    subject, words = _subject(model, [photo] if photo else [], run, usage)
+    if what not in completion.PICTURES:
+        raise UnknownName(f"no picture {what!r}; {nearest(what, completion.PICTURES)}")
+    if len(words) != (what != "filters"):
+        raise WrongConfiguration(f"{len(words)} photographs, expected {int(what != 'filters')}; {usage}")
+    backends.prefer(backend)
+    picture = _picture(subject, words, what, at, label, weights)
+    picture.save(out)
+    print(f"{out}: {picture.title}")
+
+
+def _picture(
+    subject: Any, photos: list[str], what: str, at: str | None, label: str | None, weights: str | None
+) -> Any:
+    """What `zoo show` draws."""
+    from zoo import preprocessing, pretrained, registry, show
+    from zoo.training import check_weights
+    from zoo.weights import load
+
+    for photo in photos:
+        preprocessing.load(photo, 3)  # raises, before a model is built, for what is no image
+    if what in ("feature-maps", "filters") and at is None:
+        raise WrongConfiguration(f"--what {what} takes the name of a layer, --at; `zoo info` lists them")
+    classes: tuple[str, ...] = ()
+    if isinstance(subject, str):
+        if weights is None:
+            terminal.note(f"{subject} has random weights: what it sees is chance. Give --weights or a run.")
+        else:
+            check_weights(subject, weights)
+        model = registry.build(subject, **pretrained.needed(subject, weights))
+        if weights is not None:
+            load(model, weights, head="require")
+    elif weights is not None:
+        raise WrongConfiguration(f"{subject} brings its weights; leave --weights out")
+    else:
+        model, classes = subject.model, subject.classes
+    if what == "grad-cam":
+        return show.grad_cam(model, photos[0], _class_number(label, classes), at)
+    if at is not None and what in ("feature-maps", "filters"):
+        return show.filters(model, at) if what == "filters" else show.feature_maps(model, photos[0], at)
+    return (show.attention if what == "attention" else show.attention_rollout)(model, photos[0])
+
+
+def _class_number(label: str | None, classes: tuple[str, ...]) -> int | None:
+    if label is None or label in classes:
+        return None if label is None else classes.index(label)
+    if label.isdecimal():
+        return int(label)
+    raise UnknownName(f"no class {label!r}; {nearest(label, classes) if classes else 'classes have numbers'}")
 
 
 @app.command()
@@ -285,11 +575,15 @@ def compare(
     task: TaskOption = None,
     backends: BackendsOption = None,
     engines: Annotated[
-        str, option("Comma-separated.", completion.several(completion.engines))
+        str, option("Comma-separated.", "NAMES", complete=completion.several(completion.engines))
     ] = "keras,native",
     modes: Annotated[
         str | None,
-        option("Comma-separated: more ways for the native engine.", completion.several(completion.modes)),
+        option(
+            "Comma-separated: more ways for the native engine.",
+            "NAMES",
+            complete=completion.several(completion.modes),
+        ),
     ] = None,
     epochs: EpochsOption = None,
     steps: StepsOption = None,
@@ -298,7 +592,7 @@ def compare(
     seed: SeedOption = 0,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of result.json and report.html.")] = Path("zoo-report"),
+    out: Annotated[Path, option("Folder of result.json and report.html.", "PATH")] = Path("zoo-report"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -344,20 +638,21 @@ def parity(
         typer.Argument(help="Models' names; all of them by default.", autocompletion=completion.models),
     ] = None,
     backends: BackendsOption = None,
-    rungs: Annotated[str | None, typer.Option(help="Comma-separated, 1 to 8; all by default.")] = None,
+    rungs: Annotated[str | None, option("Comma-separated, 1 to 8; all by default.", "NUMBERS")] = None,
     float64: Annotated[bool, typer.Option("--float64", help="In float64 as well.")] = False,
     modes: Annotated[
         str | None,
         option(
             "Comma-separated: the native engine's; all but compiled by default.",
-            completion.several(completion.modes),
+            "NAMES",
+            complete=completion.several(completion.modes),
         ),
     ] = None,
     faults: Annotated[
         bool, typer.Option("--faults", help="Seed faults in one framework; list which rung catches which.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Of every framework; the bounds are a CPU's.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Folder of parity.json and report.html.")] = None,
+    device: Annotated[str, option("Of every framework; the bounds are a CPU's.", "NAME")] = "cpu",
+    out: Annotated[Path | None, option("Folder of parity.json and report.html.", "PATH")] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -407,11 +702,11 @@ def augment(
     photo: Annotated[Path | None, typer.Argument(help="An image; one of a temple by default.")] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", help='A row, e.g. "RandAugment(2, 9), CutMix"; may be repeated.'),
+        option('A row, e.g. "RandAugment(2, 9), CutMix"; may be repeated.', "TEXT", "--set"),
     ] = None,
-    columns: Annotated[int, typer.Option(min=1, help="Epochs to draw.")] = 6,
+    columns: Annotated[int, count("Epochs to draw.")] = 6,
     seed: SeedOption = 0,
-    out: Annotated[Path, typer.Option(help="The picture, a PNG.")] = Path("zoo-augment.png"),
+    out: Annotated[Path, option("The picture, a PNG.", "PATH")] = Path("zoo-augment.png"),
     show: Annotated[bool, typer.Option("--show", help="Open the picture.")] = False,
 ) -> None:
     """Draw what augmentation makes of a photograph."""
@@ -431,29 +726,53 @@ def augment(
 
 @app.command()
 def export(
-    model: Model,
-    out: Annotated[Path, typer.Option(help="The file: .safetensors, .npz or .weights.h5.")],
-    layout: Annotated[str, typer.Option(help="torchvision, timm, transformers or zoo: whose names.")] = "zoo",
+    model: ModelOrRun = None,
+    out: Annotated[Path | None, option("The file: .safetensors, .npz or .weights.h5.", "PATH")] = None,
+    layout: Annotated[
+        str,
+        option("torchvision, timm, transformers or zoo: whose names.", "NAME", complete=completion.layouts),
+    ] = "zoo",
+    run: RunOption = None,
     weights: WeightsOption = None,
     task: Annotated[
         str | None,
-        option("Built as zoo train builds it for this task, not in full size.", completion.tasks),
+        option(
+            "Built as zoo train builds it for this task, not in full size.", "TASK", complete=completion.tasks
+        ),
     ] = None,
     backend: BackendOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Write weights to a file by the names of others."""
+    """Write weights to a file, by the names of torchvision, timm ..."""
     from zoo import backends, pretrained, registry
+    from zoo.training import check_weights, fitting
+    from zoo.weights import check_layout, files, load, save
 
-    card = registry.card(model)
-    backends.use(backend or backends.settle())
-    from zoo.training import fitting
-    from zoo.weights import load, save
-
-    changes = {**pretrained.needed(card.name, weights), **(fitting(card, task) if task else {})}
-    built = registry.build(card.name, seed=seed, **changes)
-    if weights is not None:
-        print(load(built, weights, head="require"))
+    subject, words = _subject(
+        model, [], run, "zoo export MODEL --out FILE, or zoo export --run PATH --out FILE"
+    )
+    if words:
+        raise WrongConfiguration(f"{words[0]} and --run {run}; give one of them")
+    if out is None:
+        raise WrongConfiguration("no --out; expected a file that ends in .safetensors, .npz or .weights.h5")
+    files.check(out)
+    check_layout(layout)
+    if isinstance(subject, str):
+        card = registry.card(subject)
+        if weights is not None:
+            check_weights(card.name, weights)
+        changes = {**pretrained.needed(card.name, weights), **(fitting(card, task) if task else {})}
+        backends.prefer(backend)
+        built = registry.build(card.name, seed=seed, **changes)
+        if weights is not None:
+            print(load(built, weights, head="require"))
+    elif weights or task:
+        raise WrongConfiguration(
+            f"{subject} brings its weights; leave --{'weights' if weights else 'task'} out"
+        )
+    else:
+        backends.prefer(backend)
+        built = subject.model
     save(built, out, layout)
     print(f"{out}: {built.name} by {layout}'s names, {out.stat().st_size / 1e6:,.1f} MB")
 
@@ -506,6 +825,20 @@ def doctor(as_json: JsonOption = False) -> None:
         terminal.machine(here, found)
     if any("error" in found[name] for name in backends.installed()):
         raise typer.Exit(FINDING)
+
+
+def _subject(
+    model: str | None, words: list[str] | None, run: Path | None, usage: str
+) -> tuple[Any, list[str]]:
+    """The model's name or the run, and the other arguments: with --run the first is where MODEL is."""
+    from zoo import registry, runs
+
+    words = list(words or [])
+    if run is not None:
+        return runs.load_run(run), [*([] if model is None else [model]), *words]
+    if model is None:
+        raise WrongConfiguration(f"no model and no run; {usage}")
+    return (runs.load_run(model) if runs.is_run(model) else registry.card(model).name), words
 
 
 def _split(names: str | None) -> list[str] | None:

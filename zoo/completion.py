@@ -6,7 +6,9 @@ No framework is imported, so that the answer is there before the finger leaves t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
+PICTURES = ("grad-cam", "feature-maps", "filters", "attention", "attention-rollout")
 Complete = Callable[[str], list[str]]
 
 
@@ -15,6 +17,16 @@ def models(incomplete: str) -> list[str]:
     from zoo import registry
 
     return _beginning(incomplete, [*registry.families(), *registry.list_models()])
+
+
+def models_and_runs(incomplete: str) -> list[str]:
+    """Models, and the runs that are saved here."""
+    return [*models(incomplete), *runs(incomplete)]
+
+
+def runs(incomplete: str) -> list[str]:
+    """Folders in runs/ with a run in them; with none that fits, the shell goes on with files and folders."""
+    return _beginning(incomplete, sorted(str(path.parent) for path in Path("runs").glob("*/run.json")))
 
 
 def tasks(incomplete: str) -> list[str]:
@@ -34,6 +46,23 @@ def backends(incomplete: str) -> list[str]:
 def engines(incomplete: str) -> list[str]:
     """The two engines."""
     return _beginning(incomplete, ("native", "keras"))
+
+
+def splits(incomplete: str) -> list[str]:
+    """Parts of a task."""
+    return _beginning(incomplete, ("held-out", "train", "all"))
+
+
+def pictures(incomplete: str) -> list[str]:
+    """What `zoo show` draws."""
+    return _beginning(incomplete, PICTURES)
+
+
+def layouts(incomplete: str) -> list[str]:
+    """Whose names of weights there are."""
+    return _beginning(
+        incomplete, ("zoo", "torchvision", "timm", "transformers", "torch", "nanogpt", "mingpt")
+    )
 
 
 def modes(incomplete: str) -> list[str]:

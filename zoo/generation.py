@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, caching, random, registry, tokenizers
+from zoo import backends, caching, random, registry, runs, tokenizers
 from zoo._lazy import keras, ops
 from zoo.checks import integer
 from zoo.errors import WrongConfiguration
@@ -23,7 +23,9 @@ from zoo.layers import TokenModel
 from zoo.tasks.sequences import BYTE_CODE, PADDING, Code, Sequences, begin_of, end_of
 
 if TYPE_CHECKING:
+    from zoo.runs import SavedRun
     from zoo.tokenizers import Tokenizer
+    from zoo.training import Run
 
     Tensor = Any
 
@@ -31,7 +33,7 @@ CHUNK = 32  # prompts are padded, and texts made room for, up to multiples of it
 
 
 def generate(
-    model: keras.Model,
+    model: keras.Model | SavedRun | Run | str | Path,
     prompt: str | Sequence[str] | np.ndarray | Sequence[np.ndarray],
     max_tokens: int = 40,
     *,
@@ -54,18 +56,19 @@ def generate(
     arXiv:1909.05858, section 4.1). A text ends before any of `stop`. `watch(place, piece)` is told each piece
     of each prompt's text as it is written. All as in transformers' `generate`.
 
-    Texts are bytes, unless a `tokenizer` says otherwise, one of `zoo.tokenizers` or what its `load` takes.
-    Prompts that are tokens, (n,) int32, give tokens. Raises WrongConfiguration, before any work, for another
-    kind of model, a prompt that is empty, too long or not in the model's vocabulary, and numbers that cannot
-    be.
+    `model` may also be a run of `zoo.train` or its path (`zoo.load_run`), which brings its tokenizer. Texts
+    are bytes, unless a `tokenizer` says otherwise, one of `zoo.tokenizers` or what its `load` takes. Prompts
+    that are tokens, (n,) int32, give tokens. Raises WrongConfiguration, before any work, for another kind of
+    model, a prompt that is empty, too long or not in the model's vocabulary, and numbers that cannot be.
     """
+    model = runs.resolved(model)
     writer = _writer(model)
     rules = Rules(temperature, top_k, top_p, beams, repetition_penalty, seed, max_tokens)
     if watch is not None and beams > 1:
         raise WrongConfiguration("generate: watch= goes with beams=1; a beam knows its text at the end only")
     given = [prompt] if isinstance(prompt, str | np.ndarray) else list(prompt)
     texts = bool(given) and isinstance(given[0], str)
-    reader = tokenizers.found(tokenizer) or (_bytes(model) if texts or stop else None)
+    reader = tokenizers.found(tokenizer) or (_usual_tokenizer(model) if texts or stop else None)
     if reader is not None:
         reader.check(model)
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
@@ -97,7 +100,11 @@ def generate(
     return written[0] if isinstance(prompt, str | np.ndarray) else written
 
 
-def _bytes(model: keras.Model) -> Tokenizer:
+def _usual_tokenizer(model: keras.Model) -> Tokenizer:
+    """The tokenizer a model was trained with, where it knows its run; else bytes."""
+    run = runs.known(model)
+    if run is not None and run.tokenizer is not None:
+        return run.tokenizer
     found = tokenizers.load("bytes")
     rows = registry.vocabulary(model, next(x for x in model.inputs if x.name == "token_ids"))
     if rows is not None and not found.fits(rows):
@@ -423,7 +430,7 @@ def _score(found: tuple[float, list[int]]) -> float:
 
 
 def translate(
-    model: keras.Model,
+    model: keras.Model | SavedRun | Run | str | Path,
     texts: str | Sequence[str],
     *,
     beams: int = 1,
@@ -434,9 +441,11 @@ def translate(
 
     One beam is greedy: the likeliest token at every step. T5's are those of `generate`, by their mean log p a
     token; seq2seq's by their log p, Sutskever et al. 2014, arXiv:1409.3215, section 3.2. A translation ends
-    where the model ends it, or after `max_tokens`. Texts are bytes, unless a `tokenizer` says otherwise.
+    where the model ends it, or after `max_tokens`. Texts are bytes, unless a `tokenizer` says otherwise, or
+    the run that `model` may be as well, or its path.
     Raises WrongConfiguration for another kind of model, no text, or numbers below 1.
     """
+    model = runs.resolved(model)
     shapes = registry.input_shapes(model)
     if not (isinstance(shapes, dict) and "decoder_token_ids" in shapes):
         raise WrongConfiguration(
@@ -448,7 +457,7 @@ def translate(
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise WrongConfiguration("translate: no text; expected at least 1")
-    reader = tokenizers.found(tokenizer) or _bytes(model)
+    reader = tokenizers.found(tokenizer) or _usual_tokenizer(model)
     if _attentions(model):
         return generate(model, texts, max_tokens, temperature=0, beams=beams, tokenizer=reader)
     reader.check(model)

@@ -1,4 +1,4 @@
-"""Photographs in, classes out: prepared as the model's card says, named as its weights' config does."""
+"""Photographs in, classes out: prepared and named as the run, the card or the weights' config says."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from zoo import pretrained, registry
+from zoo import ctc, pretrained, registry, runs
 from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.preprocessing import Preprocessing, plain
+from zoo.runs import SavedRun
+from zoo.tasks import sequences, speech
 from zoo.weights import hub, load, located
+
+if TYPE_CHECKING:
+    from zoo.training import Run
 
 Photo = str | Path | Image.Image | np.ndarray
 BATCH: Any = {"batch_size": 32, "verbose": 0}  # Keras annotates `verbose` as a string
@@ -27,8 +32,8 @@ log = logging.getLogger(__name__)
 
 
 def predict(
-    model: str | keras.Model,
-    images: Photo | Sequence[Photo],
+    model: str | Path | keras.Model | SavedRun | Run,
+    images: Any,
     *,
     weights: str | Path | None = None,
     top: int = 5,
@@ -37,17 +42,41 @@ def predict(
 ) -> list[list[tuple[str, float]]]:
     """The `top` classes of each image and their probabilities, the likeliest first.
 
-    `model` is one you built, or a name, built here with `changes`, arguments of its builder. `images` is one
-    or several: paths, Pillow's images or bytes (h, w, c), prepared as the card says at the model's size, or
-    float arrays that are prepared already. `weights` is what `zoo.weights.load` takes; a model built here
-    without has random ones, which is logged. `labels` names the classes: a list, or a file with one a line;
-    by default those of the config.json beside the weights, where it has any, else their numbers. A model
-    built here has as many classes as names.
+    `model` is a run of `zoo.train`, the path of one (`zoo.load_run`), a model you built, or a name, built
+    here with `changes`, arguments of its builder. `images` is one or several: paths, Pillow's images or bytes
+    (h, w, c), prepared as the run's images were or else as the card says, at the model's size, or float
+    arrays that are prepared already. A run that learned from labelled texts takes texts. One that learned
+    from speech takes sound files, or waves (n,) at its sample rate, and gives for each the text that is
+    said, with the probability of the likeliest alignment.
+
+    `weights` is what `zoo.weights.load` takes; a model built here without has random ones, which is logged.
+    `labels` names the classes: a list, or a file with one a line; by default they are the run's, or those of
+    the config.json beside the weights, where it has any, else their numbers. A model built here has as many
+    classes as names.
 
     Raises, before a model is built, DataUnavailable for a file that is missing or no image, and
-    WrongConfiguration; then what `zoo.build` and `zoo.weights.load` raise.
+    WrongConfiguration, also for labels that are not the run's; then what `zoo.build` and `zoo.weights.load`
+    raise.
     """
     top = integer("predict", "top", top)
+    run = runs.find(model)
+    given = [*([] if weights is None else ["weights"]), *changes]
+    if run is None or (given and hasattr(model, "layers")):  # a model that is given other weights
+        return _by_card(model, images, weights, top, labels, changes)
+    if given:
+        raise WrongConfiguration(f"{run} has its own model and weights; leave {', '.join(given)} out")
+    names = None if labels is None else _names(labels)
+    if names is not None:
+        run.check_labels(names, str(labels) if isinstance(labels, str | Path) else "labels")
+    if run.kind not in READERS:
+        return _by_card(run.model, images, None, top, labels, {})
+    return READERS[run.kind](run, images, top, list(names or run.classes))
+
+
+def _by_card(
+    model: Any, images: Any, weights: Any, top: int, labels: Any, changes: dict[str, Any]
+) -> list[list[tuple[str, float]]]:
+    """Of a model that is no run's, by its name or built: images, prepared as its card says."""
     name = registry.card(model).name if isinstance(model, str) else model.name
     file = None if weights is None else _file(name, weights)
     names = _names_beside(weights) if labels is None else _names(labels)
@@ -76,13 +105,80 @@ def predict(
         raise WrongConfiguration(f"labels: {len(names)} names; {name} tells {classes} classes apart")
     if file is not None:
         load(model, file, head="require")
+    return _likeliest(model, x, top, names)
+
+
+def _likeliest(model: Any, x: Any, top: int, names: list[str] | None) -> list[list[tuple[str, float]]]:
+    """The `top` classes of each example; their numbers where there is not a name for each."""
+    logits = np.asarray(model.predict(x, **BATCH))
+    classes = logits.shape[-1]
     if names is None or len(names) != classes:
         names = [str(number) for number in range(classes)]
-    probabilities = softmax(np.asarray(model.predict(x, **BATCH)))
+    probabilities = softmax(logits)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return [
         [(names[k], float(row[k])) for k in first] for row, first in zip(probabilities, best, strict=True)
     ]
+
+
+# What a run is asked about, by what it learned from
+
+
+def _images(run: SavedRun, images: Any, top: int, names: list[str]) -> list[list[tuple[str, float]]]:
+    preprocessing = run.preprocessing
+    assert preprocessing is not None
+    x = np.stack([prepared(image, preprocessing) for image in _several(images)])
+    _check_labels(run, names)
+    return _likeliest(run.model, x, top, names)
+
+
+def _texts(run: SavedRun, texts: Any, top: int, names: list[str]) -> list[list[tuple[str, float]]]:
+    several = [texts] if isinstance(texts, str) else list(texts)
+    if not several or not all(isinstance(text, str) and text.strip() for text in several):
+        raise WrongConfiguration(f"{run} learned from labelled texts; expected a text, or several")
+    tokens = sequences.Sequences(several, (run.tokenizer or sequences.BYTE_CODE).encode)
+    _check_labels(run, names)
+    x = sequences.take(sequences.inputs(tokens, registry.input_shapes(run.model)), slice(None))
+    registry.check_tokens(run.model, x if isinstance(x, dict) else {"token_ids": x})
+    return _likeliest(run.model, x, top, names)
+
+
+def _recordings(run: SavedRun, sounds: Any, top: int, names: list[str]) -> list[list[tuple[str, float]]]:
+    rate, several = run.facts["sample_rate"], sounds
+    if isinstance(sounds, str | Path) or getattr(sounds, "ndim", 0) == 1:
+        several = [sounds]
+    waves = [sound if isinstance(sound, np.ndarray) else speech.load(sound, rate) for sound in several]
+    if not waves:
+        raise WrongConfiguration("no recordings; give one or more")
+    logits = np.asarray(run.model.predict(sequences.Waves(waves, rate)[:], **BATCH))
+    alignments = softmax(logits).max(-1).prod(-1)
+    del top  # of texts there is one
+    return [
+        [("".join(names[label - 1] for label in labels), float(p))]
+        for labels, p in zip(ctc.greedy(logits), alignments, strict=True)
+    ]
+
+
+def _writes(run: SavedRun, inputs: Any, top: int, names: list[str]) -> list[list[tuple[str, float]]]:
+    del inputs, top, names
+    raise WrongConfiguration(
+        f"{run} writes texts; expected a classifier. zoo.generate takes it, and `zoo generate`"
+    )
+
+
+READERS = {
+    runs.IMAGES: _images,
+    runs.TEXTS: _texts,
+    runs.RECORDINGS: _recordings,
+    runs.CORPUS: _writes,
+    runs.PAIRS: _writes,
+}
+
+
+def _check_labels(run: SavedRun, names: list[str]) -> None:
+    classes = run.model.output_shape[-1]
+    if names and len(names) != classes:
+        raise WrongConfiguration(f"labels: {len(names)} names; {run} tells {classes} classes apart")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.errors import UnknownName, nearest
@@ -78,8 +78,56 @@ RECIPES = {
 }
 
 
+# Fine-tuning: what `zoo.train` changes of a recipe when it starts from trained weights. A rate that suits
+# random weights would undo what these have learned within an epoch.
+FINE_TUNING: dict[str, dict[str, Any]] = {
+    # AdamW at 5e-5 with cosine decay, Liu et al. 2022, arXiv:2201.03545, appendix A.2, for batches of 512; a
+    # new head on a small data set has few steps to learn in, so twice that, and a warmup for it.
+    "images": {"learning_rate": 1e-4, "epochs": 10, "batch_size": 32, "warmup": 0.1, "decay": "cosine"},
+    # Devlin et al. 2018, appendix A.3: 2e-5 to 5e-5, 2 to 4 epochs, batches of 16 or 32.
+    "bert": {"learning_rate": 5e-5, "epochs": 4, "batch_size": 32, "warmup": 0.1, "decay": "linear"},
+    # Radford et al. 2018, section 4.1: 6.25e-5, 3 epochs, linear decay, a warmup over 0.2 % of the steps.
+    "gpt": {"learning_rate": 6.25e-5, "epochs": 3, "warmup": 0.002, "decay": "linear"},
+    # Raffel et al. 2019, section 3.1.3: 1e-3 with Adafactor, whose steps are relative; 1e-4 with AdamW.
+    "t5": {"learning_rate": 1e-4, "epochs": 4, "warmup": 0.1, "decay": "linear"},
+    # Howard and Ruder 2018, arXiv:1801.06146, section 3.2: a triangle that rises over the first tenth.
+    "recurrent": {"learning_rate": 5e-4, "epochs": 4, "warmup": 0.1, "decay": "linear"},
+    "seq2seq": {"learning_rate": 3e-4, "epochs": 4, "warmup": 0.1, "decay": "linear"},
+    "speech": {"learning_rate": 3e-4, "epochs": 4, "warmup": 0.1, "decay": "linear"},
+}
+
+
+def described(optimizer: Any) -> str:
+    """An optimizer in words: its name, learning rate or schedule, and what else shapes its updates."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    config = optimizer.get_config()
+    rate = config.pop("learning_rate")
+    if isinstance(rate, Mapping):  # a schedule
+        numbers = {
+            k: v for k, v in rate["config"].items() if v is not None and k not in ("name", "power", "end")
+        }
+        rate = f"{rate['class_name']}({', '.join(f'{k}={_short(v)}' for k, v in numbers.items())})"
+    others = [f"{name.replace('_', ' ')} {_short(config[name])}" for name in SAID if config.get(name)]
+    return ", ".join([f"{type(optimizer).__name__}, learning rate {_short(rate)}", *others])
+
+
+SAID = ("momentum", "weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def recipe(name: str) -> Recipe:
     """The recipe of that name. Raises UnknownName."""
     if name not in RECIPES:
         raise UnknownName(f"no recipe {name!r}; {nearest(name, RECIPES)}")
     return RECIPES[name]
+
+
+def fine_tuning(name: str | None) -> Recipe:
+    """The recipe of that name as it is for trained weights; None is a model that is not the zoo's."""
+    plan = Recipe("AdamW") if name is None else recipe(name)
+    changes = dict(FINE_TUNING.get(name or "images", FINE_TUNING["images"]))
+    rate = changes.pop("learning_rate")
+    return replace(plan, settings={**plan.settings, "learning_rate": rate}, **changes)

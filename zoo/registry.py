@@ -155,6 +155,12 @@ def card(name: str) -> Card:
     return cards[_aliases[_plain(name)]]
 
 
+def is_name(name: str) -> bool:
+    """Whether `card` knows a model, or a family, by this name."""
+    _all()
+    return _plain(name) in _aliases
+
+
 def build(
     name: str, *, seed: int = 0, dtype: str | None = None, weights: str | None = None, **changes: Any
 ) -> keras.Model:
@@ -186,6 +192,7 @@ def build(
     finally:
         keras.config.set_dtype_policy(before)
     model.name = chosen.name
+    object.__setattr__(model, "_zoo_arguments", dict(changes))  # zoo.runs saves them
     if weights is not None:
         import_module("zoo.weights").load(model, weights, head="require")
     return model

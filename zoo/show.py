@@ -7,18 +7,21 @@
 
 Each returns a `Picture`, which a notebook shows; its `values` are NumPy arrays, the same on every framework.
 An `image` is a path, an image of Pillow or bytes (h, w, c), prepared as the model's card says, or a float
-array (h, w, c) that is prepared already. What a picture counts it counts as in `values`, from 0.
+array (h, w, c) that is prepared already. A model may also be a run of `zoo.train`, or its path
+(`zoo.load_run`), whose images are prepared as they were in training. What a picture counts it counts as in
+`values`, from 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, figures
+from zoo import backends, figures, runs
 from zoo._lazy import keras, ops
 from zoo.checks import is_integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
@@ -37,18 +40,22 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from zoo.runs import SavedRun
+    from zoo.training import Run
+
     Model = keras.Model
 
 MOST, COLUMNS = 64, 8  # tiles in a picture and in a row of it; `values` has them all
 SIDE = 16  # of a table of filters and channels
 
 
-def feature_maps(model: Model, image: Photo, at: str) -> Picture:
+def feature_maps(model: Model | SavedRun | Run | str | Path, image: Photo, at: str) -> Picture:
     """What the layer of that name gives: values (h, w, c), a map a channel.
 
     `at` is a name of `zoo.features`: "stage1", "conv1", "block12" (whose tokens are laid out as the patches
     are, without the class token). Raises UnknownName, WrongConfiguration for an output that is no map.
     """
+    model = runs.resolved(model)
     layer = _layer(model, at)
     if len(layer.output.shape) not in (3, 4):
         raise WrongConfiguration(
@@ -74,12 +81,13 @@ def feature_maps(model: Model, image: Photo, at: str) -> Picture:
     )
 
 
-def filters(model: Model, at: str) -> Picture:
+def filters(model: Model | SavedRun | Run | str | Path, at: str) -> Picture:
     """The kernels of a convolution: values (h, w, in, out).
 
     Those that see colours are drawn in colours, grey where they are 0; of others, a row is a filter and a
     column one of the channels it sees. Raises UnknownName, WrongConfiguration for a layer without.
     """
+    model = runs.resolved(model)
     layer = _layer(model, at)
     if len(getattr(layer, "kernel", np.zeros(())).shape) != 4:
         raise WrongConfiguration(
@@ -103,12 +111,13 @@ def filters(model: Model, at: str) -> Picture:
     )
 
 
-def attention(model: Model, image: Photo, block: int | None = None) -> Picture:
+def attention(model: Model | SavedRun | Run | str | Path, image: Photo, block: int | None = None) -> Picture:
     """How much each head of a block (by default the last) looks at each patch: values (heads, rows, columns).
 
     Of the class token, or without one of the mean patch, as the head sees them. Raises WrongConfiguration for
     a model that does not attend to patches, UnknownName for a block that it has not.
     """
+    model = runs.resolved(model)
     layers = _attentions(model)
     block = len(layers) if block is None else block
     if not is_integer(block) or block > len(layers):
@@ -123,12 +132,13 @@ def attention(model: Model, image: Photo, block: int | None = None) -> Picture:
     )
 
 
-def attention_rollout(model: Model, image: Photo) -> Picture:
+def attention_rollout(model: Model | SavedRun | Run | str | Path, image: Photo) -> Picture:
     """How much of each patch reaches the head through all blocks: values (rows, columns).
 
     Abnar and Zuidema 2020, "Quantifying attention flow in transformers", arXiv:2005.00928, section 3: the
     product of each block's (A + I) / 2, A the mean of its heads. Raises what `attention` raises.
     """
+    model = runs.resolved(model)
     layers = _attentions(model)
     x, photo = _seen(model, image)
     weights = _weights(model, x, layers).astype(np.float64)
@@ -143,16 +153,19 @@ def attention_rollout(model: Model, image: Photo) -> Picture:
     )
 
 
-def attention_weights(model: Model, image: Photo) -> np.ndarray:
+def attention_weights(model: Model | SavedRun | Run | str | Path, image: Photo) -> np.ndarray:
     """softmax(q k^T / sqrt(d)) of every block and head: (blocks, heads, n, n), each row adding up to 1.
 
     n tokens, the class token first where there is one. Raises what `attention` raises.
     """
+    model = runs.resolved(model)
     layers = _attentions(model)
     return _weights(model, _seen(model, image)[0], layers)
 
 
-def grad_cam(model: Model, image: Photo, label: int | None = None, at: str | None = None) -> Picture:
+def grad_cam(
+    model: Model | SavedRun | Run | str | Path, image: Photo, label: int | None = None, at: str | None = None
+) -> Picture:
     """Where the evidence for a class is: values (h, w), relu(sum_k alpha_k A_k).
 
     Selvaraju et al. 2016, "Grad-CAM: visual explanations from deep networks via gradient-based localization",
@@ -160,6 +173,7 @@ def grad_cam(model: Model, image: Photo, label: int | None = None, at: str | Non
     and alpha_k the mean over the map of the gradient of the class's logit. `label` is by default the
     likeliest class. Raises UnknownName, WrongConfiguration for a layer that gives no map (h, w, c).
     """
+    model = runs.resolved(model)
     at = _last_map(model) if at is None else at
     layer = _layer(model, at)
     if len(layer.output.shape) != 4:
@@ -192,7 +206,9 @@ def grad_cam(model: Model, image: Photo, label: int | None = None, at: str | Non
 
 def _seen(model: Model, image: Photo) -> tuple[np.ndarray, np.ndarray]:
     """The image as the model sees it (h, w, c), and in [0, 1] as we do."""
-    preprocessing = preprocessing_for(model.name, model.input_shape[1:])
+    run = runs.known(model)
+    preprocessing = run.preprocessing if run is not None else None
+    preprocessing = preprocessing or preprocessing_for(model.name, model.input_shape[1:])
     x = prepared(image, preprocessing)
     if isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.floating):
         return x, (x - x.min()) / ((x.max() - x.min()) or 1)  # whatever it was normalized by

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,19 +95,30 @@ def model_facts(card: Card) -> Record:
 
 
 def models(cards: Sequence[Card]) -> None:
-    """A row for each model, and the names that stand for one of them."""
+    """A row for each model under its family's idea, and the names that stand for one of them.
+
+    Every name is whole, however narrow the terminal.
+    """
+    from rich.markup import escape
+
     from zoo import registry
 
-    rows = table("model", "parameters>", "input>", "year>", "idea")
-    for card in cards:
-        shape = " x ".join("n" if size is None else str(size) for size in card.input)
-        rows.add_row(card.name, f"{card.parameters:,}", shape, str(card.year), card.idea)
     out = console()
-    out.print(rows)
+    width = max(len(name) for name in ["model", *(card.name for card in cards)])
+    digits = max(len(number) for number in ["parameters", *(f"{card.parameters:,}" for card in cards)])
+    out.print(f"[dim]  {'model':{width}}  {'parameters':>{digits}}  input[/]", soft_wrap=True)
+    for (family, idea, year), variants in groupby(cards, key=lambda c: (c.file.stem, c.idea, c.year)):
+        out.print(f"[bold]{family}[/] ({year}): {escape(idea)}", highlight=False)
+        for card in variants:
+            shape = " x ".join("n" if size is None else str(size) for size in card.input)
+            row = f"  {card.name:{width}}  {card.parameters:>{digits},}  {shape}"
+            out.print(row, highlight=False, soft_wrap=True)
     shown = {card.name for card in cards}
-    defaults = [f"{family} = {name}" for family, name in registry.families().items() if name in shown]
-    if defaults:
-        out.print(f"Families by their names: {', '.join(defaults)}", highlight=False)
+    # Hard spaces keep each pair in a line.
+    pairs = [f"{family}\xa0=\xa0{name}" for family, name in registry.families().items() if name in shown]
+    if pairs:
+        for line in textwrap.wrap(f"Names of families: {', '.join(pairs)}", max(20, out.width)):
+            out.print(line.replace("\xa0", " "), highlight=False, soft_wrap=True)
 
 
 def layers(model: keras.Model) -> list[Record]:
@@ -167,42 +181,78 @@ def _axes(shape: Sequence[int | None]) -> str:
     return ", ".join(["b" if batch == "n" else batch, *rest])
 
 
-# zoo train
+# zoo train, zoo evaluate
 
 
 def run_facts(run: Run) -> Record:
     """A training run as --json says it, by the names of result.json."""
-    names = ("backend", "engine", "mode", "batch_size", "seed", "losses", "metrics", "history")
+    names = ("backend", "engine", "mode", "batch_size", "seed", "recipe", "losses", "metrics", "history")
     times = ("first_step_s", "train_s", "interrupted")
     return {
         "model": run.model.name,
         "task": run.task.name,
         "steps": len(run.losses),
         **{name: getattr(run, name) for name in (*names, *times)},
+        "saved": run.saved and str(run.saved),
     }
 
 
 def run_line(run: Run) -> str:
     """A training run in a line."""
-    metrics = "".join(f", {name} {value:.4f}" for name, value in run.metrics.items())
+    held_out = f" · held out: {_metrics(run.metrics)}" if run.metrics else ""
     return (
         f"{run.model.name} on {run.task.name}, {run.backend} {run.engine} ({run.mode}): "
-        f"{len(run.losses)} steps in {run.train_s:.1f} s, loss {run.losses[-1]:.4f}{metrics}"
+        f"{len(run.losses)} steps in {run.train_s:.1f} s, train loss {run.losses[-1]:.4f}{held_out}"
         + (" (interrupted)" if run.interrupted else "")
     )
+
+
+# What a run learned from -> what `zoo predict` is given.
+INPUTS = {"images": "photo", "texts": "text", "recordings": "recording"}
+
+
+def next_line(run: Run) -> str:
+    """Where a training run is saved, and the command that uses it."""
+    from zoo import runs
+
+    if run.saved is None:
+        return "Not saved."
+    saved, kind = runs.known(run.model), "arrays"
+    if saved is not None:
+        kind = saved.kind
+    path = shlex.quote(str(run.saved))
+    uses = {
+        "images": f"zoo predict {path} PHOTO",
+        "texts": f'zoo predict {path} "TEXT"',
+        "recordings": f"zoo predict {path} RECORDING.wav",
+        "corpus": f'zoo generate {path} "PROMPT"',
+        "pairs": f'zoo generate {path} "TEXT"',
+    }
+    return f"Saved in {run.saved}; next: {uses.get(kind, f'zoo evaluate {path}')}"
+
+
+def evaluation_line(model: str, task: str | None, found: Record) -> str:
+    """What `zoo evaluate` measured, in a line."""
+    metrics = {name: value for name, value in found.items() if name not in ("examples", "split")}
+    on = f" on {task}" if task else ""
+    return f"{model}{on}: {_metrics(metrics)} ({found['split']}: {found['examples']:,} examples)"
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 # zoo predict
 
 
-def classes(photos: Sequence[Any], found: Sequence[Sequence[tuple[str, float]]]) -> None:
-    """The likeliest classes of each photograph."""
+def classes(kind: str, given: Sequence[Any], found: Sequence[Sequence[tuple[str, float]]]) -> None:
+    """The likeliest classes of each photograph, text or recording."""
     from rich.markup import escape
 
-    rows = table("photo", "class", "probability>")
-    for photo, likeliest in zip(photos, found, strict=True):
+    rows = table(kind, "class" if kind != "recording" else "text", "probability>")
+    for each, likeliest in zip(given, found, strict=True):
         for i, (label, probability) in enumerate(likeliest):
-            rows.add_row("" if i else escape(str(photo)), escape(label), f"{100 * probability:.2f} %")
+            rows.add_row("" if i else escape(str(each)), escape(label), f"{100 * probability:.2f} %")
         rows.add_section()
     console().print(rows)
 

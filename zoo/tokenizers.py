@@ -19,6 +19,7 @@ import re
 import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -385,16 +386,22 @@ def found(tokenizer: Any) -> Any:
     return load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
 
 
-def _json(path: Path, name: str) -> Tokenizer:
-    text = path.read_text(encoding="utf-8")
-    found = json.loads(text)
+def read(content: str, name: str) -> Tokenizer:
+    """The tokenizer that `content` of another says. Raises WrongConfiguration for what none says."""
+    found = json.loads(content)
     # GPT-2's vocab.json has "kind" and "model", too: they are words, with a number each.
     if found.get("kind") == "bytes":
         return ByteTokenizer()
     if found.get("kind") == "characters":
         return CharacterTokenizer(found["characters"])
     if isinstance(found.get("model"), dict):
-        return SubwordTokenizer(text, name)
+        return SubwordTokenizer(content, name)
+    raise WrongConfiguration(f"{name}: not what a tokenizer.json holds")
+
+
+def _json(path: Path, name: str) -> Tokenizer:
+    with suppress(WrongConfiguration):
+        return read(path.read_text(encoding="utf-8"), name)
     merges = path.with_name(MERGES)
     if not merges.is_file():
         raise DataUnavailable(f"{path}: no tokenizer.json; a vocab.json needs its {MERGES} beside it")

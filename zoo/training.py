@@ -7,11 +7,12 @@ the same losses.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,18 +23,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zoo import backends, checkpoints, pretrained, registry, tasks, tokenizers
+from zoo import backends, checkpoints, pretrained, registry, runs, tasks, tokenizers
 from zoo._lazy import keras, ops
 from zoo.augment import Wanted, parse, written
 from zoo.checks import integer
 from zoo.ctc import character_error_rate
-from zoo.errors import UnknownName, WrongConfiguration, nearest
-from zoo.recipes import Recipe, recipe
+from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
+from zoo.recipes import Recipe, described, fine_tuning, recipe
 from zoo.tasks import Code, Pair, Task, sequences
 from zoo.weights import load as load_weights
+from zoo.weights import located
 
 Tensor = Any
 ENGINES = ("native", "keras")
+logger = logging.getLogger(__name__)
 SILENT: Any = 0  # Keras annotates `verbose` as a string
 
 
@@ -48,6 +51,7 @@ class Run:
     task: Task
     batch_size: int
     seed: int
+    recipe: str  # the optimizer, batch size and length, in words
     stepper: Engine = field(repr=False)  # goes on from here: more steps, predictions
     losses: list[float] = field(default_factory=list)  # one a step, before its update
     metrics: dict[str, float] = field(default_factory=dict)  # on held-out examples, after the last step
@@ -55,6 +59,7 @@ class Run:
     first_step_s: float = 0.0  # compiling included
     train_s: float = 0.0  # all steps, evaluation left out
     interrupted: bool = False
+    saved: Path | None = None  # the folder or the checkpoint it was saved in
 
     def __repr__(self) -> str:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
@@ -83,9 +88,10 @@ def train(
     early_stopping: EarlyStopping | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
+    out: str | Path | None = None,
     resume: str | Path | None = None,
     weights: str | Path | None = None,
-    progress: bool | None = None,
+    progress: bool | str | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
 ) -> Run:
     """Train a model, by its name or one you built, and return the run.
@@ -97,13 +103,16 @@ def train(
     comes from the card's recipe: `steps` overrides `epochs`, `schedule` replaces the optimizer's learning
     rate. `mode` is how the native engine runs, see `zoo.backends.MODES`.
     `label_smoothing` takes that share of each target away and spreads it over the classes (Szegedy et al.
-    2016, section 7). `checkpoint` is a file to save the run in, after every epoch and at the end; `resume`
-    one to go on from, saved on whichever framework, by whichever engine: `steps` and `epochs` count from the
+    2016, section 7). `checkpoint` is a file to save the run in, after every epoch and at the end; `out` a
+    folder, with what `zoo.predict` and `zoo.load_run` need beside it (`zoo.runs`); `resume` either of them
+    to go on from, saved on whichever framework, by whichever engine: `steps` and `epochs` count from the
     beginning, the seed, batch size and augmentation are the saved run's, and so is the optimizer unless
     you give one. Its schedule ends where the saved run was to end, a recipe's cosine at 0: to go on for
     longer, give a `schedule` for all steps from the beginning.
-    `weights` to start from are what `zoo.weights.load` takes; a head of other classes starts anew.
-    `progress` shows a bar, by default on a terminal; `watch(step, loss)` is called after every step with
+    `weights` to start from are what `zoo.weights.load` takes; a head of other classes starts anew. They bring
+    the model's fine-tuning recipe (`zoo.recipes.FINE_TUNING`), whose learning rate is lower; `optimizer`,
+    `schedule`, `epochs` and `batch_size` override it. `progress` shows a bar, by default on a terminal, or
+    with "lines" a line for each epoch, on standard error; `watch(step, loss)` is called after every step with
     the loss still on the device. Ctrl-C stops after the step under way and returns what was learnt.
 
     Raises ZooError's kinds, before any work, for a wrong name, argument, or data that do not fit the model.
@@ -115,7 +124,10 @@ def train(
     chosen = str(task) if isinstance(task, Path) else task if task is not None else known and known.task
     if chosen is None:
         raise WrongConfiguration(f"{name}: not a model of the zoo, so it has no task of its own; give task=")
-    plan = recipe(known.recipe) if known else Recipe("AdamW")
+    if weights is not None:
+        plan = fine_tuning(known and known.recipe)
+    else:
+        plan = recipe(known.recipe) if known else Recipe("AdamW")
     epochs, steps, batch_size = (
         None if value is None else integer("train", argument, value)
         for argument, value in {"epochs": epochs, "steps": steps, "batch_size": batch_size}.items()
@@ -125,17 +137,26 @@ def train(
     code = tokenizers.found(tokenizer)
     if code is not None and not isinstance(chosen, str):
         raise WrongConfiguration("tokenizer= goes with a task by name, or a file of texts")
-    backend = backends.current()
-    way = backends.allowed(backend.NAME, mode) if engine == "native" else _fit_only(mode)
+    if progress not in (None, True, False, "lines"):
+        raise WrongConfiguration(f"progress={progress!r}; expected True, False, None or 'lines'")
+    if out is not None and checkpoint is not None:
+        raise WrongConfiguration("out= is a folder with a checkpoint in it; leave checkpoint= out")
+    folder = None if out is None else runs.check_folder(out, resume)
+    if checkpoint is not None:
+        checkpoints.writable(checkpoint)
+    way = backends.allowed(backends.settle(), mode) if engine == "native" else _fit_only(mode)
 
     if weights is not None and resume is not None:
         raise WrongConfiguration("resume= brings the weights of the saved run; leave weights= out")
+    if weights is not None:
+        check_weights(name, weights)
     saved = None if resume is None else checkpoints.read(resume)
     if saved is not None:
         seed, batch_size = saved.take("seed", seed), saved.take("batch_size", batch_size)
     seed = 0 if seed is None else seed
+    changes = fitting(registry.card(name), chosen, loss, code) if isinstance(model, str) else {}
+    backend = backends.current()  # imports the framework: what can be checked without has been
     if isinstance(model, str):
-        changes = fitting(registry.card(name), chosen, loss, code)
         model = registry.build(name, seed=seed, **{**pretrained.needed(name, weights), **changes})
     data = _load(chosen, registry.input_shapes(model), loss, validation, known and known.preprocessing, code)
     if saved is not None and augment is None and not data.augment:
@@ -145,6 +166,7 @@ def train(
     if saved is not None:
         saved.take("augment", written(data.augment))
         saved.take("tokenizer", checkpoints.tokenizer(data))
+        runs.check_classes(saved, data)
     _check_fit(model, data)
     objective = Objective(
         loss or data.loss, plan.label_smoothing if label_smoothing is None else label_smoothing
@@ -161,12 +183,16 @@ def train(
     if optimizer is None:
         reuse = saved is not None and schedule is None
         optimizer = saved.optimizer() if saved and reuse else plan.make_optimizer(schedule, total)
-    if checkpoint is not None:
-        checkpoints.writable(checkpoint)
     if weights is not None:
         load_weights(model, weights)
     runner = make_engine(engine, model, objective, optimizer, way)
-    run = Run(model, backend.NAME, engine, way, data, batch_size, seed, runner)
+    why = "" if weights is None else "fine-tuning, as weights are given: "
+    length = f"{total} steps of {batch_size} examples, {per_epoch} an epoch"
+    how = f"{why}{described(optimizer)}; {length}"
+    run = Run(model, backend.NAME, engine, way, data, batch_size, seed, how, runner)
+    if folder is not None:
+        checkpoint = folder / checkpoints.FILE
+    run.saved = folder or (None if checkpoint is None else Path(checkpoint))
     if checkpoint is not None:
         runner.memory()  # raises for an optimizer that cannot be kept
     if saved is not None:
@@ -181,8 +207,9 @@ def train(
     )
     patience = None if early_stopping is None else Patience(early_stopping, run)
     shown = progress if progress is not None else sys.stderr.isatty()
-    with _bar(run, total, shown) as show, _interruptible() as stop:
-        start = time.perf_counter()
+    _announce(run, shown, fine_tuned=weights is not None and progress is None)
+    with _bar(run, total, shown is True) as show, _interruptible() as stop:
+        start = epoch_start = time.perf_counter()
         paused = 0.0
 
         def on_step(value: Tensor) -> bool:
@@ -196,15 +223,19 @@ def train(
             return stop.is_set() or len(losses) >= total
 
         def on_epoch() -> bool:
-            nonlocal paused
+            nonlocal paused, epoch_start
             number(losses[-1])  # wait for the steps under way
             before = time.perf_counter()
             run.history.append(evaluate(runner, data))
             run.metrics = run.history[-1]
             if checkpoint is not None:
                 run.losses = [number(value) for value in losses]
-                checkpoints.write(checkpoint, run, optimizer)
-            paused += time.perf_counter() - before
+                run.interrupted = stop.is_set()
+                runs.save(checkpoint, folder, run, optimizer)
+            if shown == "lines":
+                _epoch_line(run, losses, per_epoch, total, before - epoch_start)
+            epoch_start = time.perf_counter()
+            paused += epoch_start - before
             return patience is not None and patience.ends(run.metrics)
 
         runner.fit(batches, per_epoch, per_epoch - position, on_step, on_epoch)
@@ -214,7 +245,14 @@ def train(
     changed = [runner.finish(), patience is not None and patience.restore()]
     if any(changed):
         run.metrics = evaluate(runner, data)
+    runs.remember_training(run, folder, changed=any(changed))
     return run
+
+
+def check_weights(model: str, weights: str | Path) -> None:
+    """Raise what `zoo.weights.load` raises for weights that are not there, before a model is built."""
+    if not str(weights).startswith("hf:") and not (path := located(model, weights)).exists():
+        raise DataUnavailable(f"{path}: no such file of weights")
 
 
 def number(value: Tensor) -> float:
@@ -278,7 +316,19 @@ class Patience:
 # The two engines
 
 
-class Engine(Protocol):
+class Predicts(Protocol):
+    """Predicts with a model, and knows its loss."""
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The logits of these examples."""
+        ...
+
+    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
+        """The mean loss of these logits."""
+        ...
+
+
+class Engine(Predicts, Protocol):
     """Makes training steps on a model, and predicts with it."""
 
     weight: Callable[[np.ndarray], int]  # how many labels or examples the loss of a batch is the mean of
@@ -295,14 +345,6 @@ class Engine(Protocol):
 
         The first epoch has `first_epoch` steps, the others `per_epoch`.
         """
-        ...
-
-    def predict(self, x: Any) -> np.ndarray:
-        """The logits of these examples."""
-        ...
-
-    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
-        """The mean loss of these logits."""
         ...
 
     def memory(self) -> dict[str, np.ndarray]:
@@ -598,13 +640,16 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[int, int]]] = {
 LOWER = {"loss", "character_error_rate", "bits_per_character", "perplexity"}  # is better
 
 
-def evaluate(engine: Engine, task: Task, batch_size: int = 512) -> dict[str, float]:
+def evaluate(engine: Predicts, task: Task, batch_size: int = 512) -> dict[str, float]:
     """The task's metric and the loss on its held-out examples; empty where it has none."""
-    if task.test is None:
-        return {}
+    return {} if task.test is None else measure(engine, task, task.held_out(batch_size))
+
+
+def measure(engine: Predicts, task: Task, batches: Iterable[Pair]) -> dict[str, float]:
+    """The task's metric and the loss on these batches."""
     hits, of, losses, weights = 0, 0, [], []
     y: np.ndarray
-    for x, y in task.held_out(batch_size):
+    for x, y in batches:
         logits = engine.predict(x)
         if task.metric is not None:
             found = METRICS[task.metric](y, logits)
@@ -772,6 +817,23 @@ def _interruptible() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
+    """Say how a run trains: where progress is shown, else in the log if the recipe is not the usual one."""
+    text = f"{run.model.name}: {run.recipe}"
+    if shown:
+        print(text, file=sys.stderr, flush=True)
+    elif fine_tuned:
+        logger.warning("%s", text)
+
+
+def _epoch_line(run: Run, losses: list[Tensor], per_epoch: int, total: int, seconds: float) -> None:
+    """What there is to say of an epoch, for a log."""
+    held_out = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
+    text = [f"epoch {-(-len(losses) // per_epoch)}/{-(-total // per_epoch)}", f"step {len(losses)}"]
+    text += [f"train loss {number(losses[-1]):.4f}", *([f"held out: {held_out}"] if held_out else [])]
+    print(" · ".join([*text, f"{seconds:.1f} s"]), file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Task:
     spoil: Callable[..., Any] | None = None  # makes an example of each of x, see zoo.tasks.pretraining
     tokens_per_character: float | None = None  # of a text to go on with: its loss is told in bits, too
     tokenizer: Code | None = None  # of texts; bytes unless one is given
+    source: str = ""  # what `load` takes to have it again: a name, or an absolute path
 
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Pair]:
         """The training examples in the order of this seed and epoch, augmented, from batch `first` on.
@@ -160,7 +161,11 @@ TASKS = {
     "reuters": Source(sequences.of_tokens(text.keras_dataset("reuters")), classes=46, changes=WORDS),
     "dates": Source(sequences.of_pairs(translation.dates), metric="exact_match", rows=rows),
     "spoken-digits": Source(
-        sequences.of_waves(speech.read, speech.RATE), classes=11, loss="ctc", metric="character_error_rate"
+        sequences.of_waves(speech.read, speech.RATE),
+        classes=11,
+        loss="ctc",
+        metric="character_error_rate",
+        names=tuple("0123456789"),
     ),
 }
 
@@ -241,7 +246,9 @@ def load(
     key, found = source(name, tokenizer)
     if found.photographs:
         return folder(name, shape, preprocessing=preprocessing)
-    return found.task(key, shape, tokenizer)
+    return replace(
+        found.task(key, shape, tokenizer), source=key if key in TASKS else str(Path(name).resolve())
+    )
 
 
 def folder(
@@ -275,6 +282,7 @@ def folder(
         classes=len(found.classes),
         names=found.classes,
         augment=parse(augment),
+        source=str(Path(path).resolve()),
     )
 
 

@@ -254,7 +254,7 @@ def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]])
 
     def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
         _expect_tokens(shape, "texts")
-        return {split: (_inputs(Sequences(texts, code.encode), shape), labels) if len(texts) else None
+        return {split: (inputs(Sequences(texts, code.encode), shape), labels) if len(texts) else None
                 for split, (texts, labels) in read().items()}  # fmt: skip
 
     return load
@@ -268,7 +268,7 @@ def of_tokens(
     def load(shape: Any) -> Splits:
         _expect_tokens(shape, "texts")
         return {
-            split: (_inputs(Sequences(tokens), shape), labels) for split, (tokens, labels) in read().items()
+            split: (inputs(Sequences(tokens), shape), labels) for split, (tokens, labels) in read().items()
         }
 
     return load
@@ -370,8 +370,8 @@ def of_recordings(folder: Path) -> tuple[Callable[[Any], Splits], tuple[str, ...
     return of_waves(read, speech.RECORDED), letters
 
 
-def _inputs(tokens: Sequences, shape: Any) -> Any:
-    """The tokens alone, or by name, with the mask that tells their padding."""
+def inputs(tokens: Sequences, shape: Any) -> Any:
+    """The tokens alone, or for a model of several inputs by name, with the mask of their padding."""
     return _masked({"token_ids": tokens}, shape) if isinstance(shape, dict) else tokens
 
 

@@ -189,6 +189,19 @@ def texts(folder: str | Path) -> list[str]:
     return [text for _, _, text in _transcripts(Path(folder))[1]]
 
 
+def load(path: str | Path, rate: int = RECORDED) -> np.ndarray:
+    """A recording's wave (n,), float32 at `rate` samples a second, its channels averaged.
+
+    Raises DataUnavailable without the soundfile package, and for a file that is missing or no sound.
+    """
+    soundfile = _soundfile(Path(path))
+    try:
+        wave, its_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
+        raise DataUnavailable(f"{path}: {error}") from None
+    return resampled(wave.mean(axis=1), its_rate, rate)
+
+
 def _soundfile(folder: Path) -> Any:
     try:
         import soundfile

@@ -153,6 +153,12 @@ def _arrays(model: keras.Model, layout: str | Scheme) -> dict[str, np.ndarray]:
     return arrays | {name: made[make] for name, make in constants.items()}
 
 
+def check_layout(layout: str) -> None:
+    """Raise UnknownName, before a model is built, for a layout that no model has."""
+    if layout not in (known := {scheme.name for scheme in SCHEMES}):
+        raise UnknownName(f"no layout {layout!r}; {nearest(layout, known)}")
+
+
 def _named(model: keras.Model, layout: str | Scheme) -> Scheme:
     """The scheme of that name. Raises UnknownName for one that the model has not."""
     if not isinstance(layout, str):
