@@ -84,7 +84,7 @@ def test_train_says_what_came_of_it() -> None:
     printed = run("train", "mlp", "--steps", "3", "--threads", "1")
     loss = f"{zoo.train('mlp', steps=3).losses[-1]:.4f}"
     what = f"mlp on digits, {backends.current().NAME} native"
-    held_out = rf"held out: accuracy 0\.\d{{4}}, loss \d+\.\d{{4}}"
+    held_out = r"held out: accuracy 0\.\d{4}, loss \d+\.\d{4}"
     assert re.search(rf"{what} .*: 3 steps .* train loss {loss} · {held_out}\n", printed)
 
 

@@ -573,6 +573,22 @@ def test_phone_has_no_sideways_scrolling(look: Look) -> None:
 
 
 @pytest.mark.browser
+def test_the_runs_of_a_language_model_fit_a_laptop(look: Look) -> None:
+    """Four metrics, steps of seconds and versions of CUDA, at 1,280 pixels: no column is cut off."""
+    part = training("gpt-mini")
+    metrics = {"bits_per_character": 3.1234, "perplexity": 1203.3, "accuracy": 0.2345, "loss": 2.3456}
+    for run in part["runs"]:
+        times = {"step_ms": 3100.0, "step_ms_quartiles": [2910.0, 3440.0]}
+        run |= {**times, "metrics": metrics, "version": "2.13.0+cu126"}
+    window = look(render(result(part)), width=1280)
+    widths = window.page.evaluate(
+        "[...document.querySelectorAll('.scroll')].map(box => [box.scrollWidth, box.clientWidth])"
+    )
+    assert widths
+    assert all(needed == given for needed, given in widths)
+
+
+@pytest.mark.browser
 def test_charts_follow_the_width_of_the_window(look: Look) -> None:
     window = look(render(result(training())), width=1280)
     wide = window.box(0)["width"]

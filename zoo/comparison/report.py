@@ -505,8 +505,9 @@ def figure(title: str, note: str, chart: Record) -> str:
 def runs_table(model: str, runs: list[Run]) -> str:
     fastest = min((run.step_ms for run in runs if run.step_ms), default=math.nan)
     columns: dict[str, Callable[[Run], str]] = {
-        "Step": lambda run: milliseconds(run.step_ms),
-        "Quartiles": lambda run: " – ".join(map(number, run.step_ms_quartiles)),
+        "Step, quartiles": lambda run: "\n".join(
+            (milliseconds(run.step_ms), " – ".join(map(number, run.step_ms_quartiles)))
+        ),
         "×\u00a0fastest": lambda run: f"{run.step_ms / fastest:.2f}" if run.step_ms else "–",
         "Examples a second": lambda run: integer(run.examples_per_second),
         "Compiling": lambda run: seconds(run.compile_s),
@@ -515,13 +516,13 @@ def runs_table(model: str, runs: list[Run]) -> str:
         "Peak memory": lambda run: megabytes(run.peak_mb),
     }
     for metric in dict.fromkeys(name for run in runs for name in run.metrics):
-        columns[f"Test {metric}"] = lambda run, name=metric: (
+        columns[f"Test {metric.replace('_', ' ')}"] = lambda run, name=metric: (
             "NaN" if name in run.metrics and run.metrics[name] is None else number(run.metrics.get(name))
         )
     columns["Version"] = lambda run: run.version
     rows = []
     for run in runs:
-        cells = "".join(f"<td>{escape(show(run))}</td>" for show in columns.values())
+        cells = "".join(f"<td>{escape(show(run)).replace(chr(10), '<br>')}</td>" for show in columns.values())
         failure = f'<td class="fail wide" colspan="{len(columns)}">✗ failed: {escape(run.error)}</td>'
         rows.append(f'<th scope="row">{swatch(run)}{escape(run.name)}</th>{failure if run.error else cells}')
     note = "A step's time leaves out the first. The tests are on examples held out of training."
