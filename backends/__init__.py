@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -525,6 +525,23 @@ def host_memory() -> int:
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+@contextmanager
+def without_tensorflow() -> Iterator[None]:
+    """Within, Keras serializes objects without importing TensorFlow, to ask whether they are TensorFlow's.
+
+    Keras offers no such choice: the flag is private, and without it TensorFlow is imported as before.
+    """
+    tensorflow: Any = importlib.import_module("keras.src.utils.module_utils").tensorflow
+    undecided = "tensorflow" not in sys.modules and getattr(tensorflow, "_available", True) is None
+    if undecided:
+        tensorflow._available = False
+    try:
+        yield
+    finally:
+        if undecided:
+            tensorflow._available = None
 
 
 def _running() -> str | None:

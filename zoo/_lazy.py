@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -67,20 +65,3 @@ def leave_out_extras() -> None:
     For the zoo's own processes: in the user's, Keras is to be whole.
     """
     sys.meta_path.insert(0, _NoExtras())
-
-
-@contextmanager
-def without_tensorflow() -> Iterator[None]:
-    """Within, Keras serializes objects without importing TensorFlow, to ask whether they are TensorFlow's.
-
-    Keras offers no such choice: the flag is private, and without it TensorFlow is imported as before.
-    """
-    tensorflow: Any = importlib.import_module("keras.src.utils.module_utils").tensorflow
-    undecided = "tensorflow" not in sys.modules and getattr(tensorflow, "_available", True) is None
-    if undecided:
-        tensorflow._available = False
-    try:
-        yield
-    finally:
-        if undecided:
-            tensorflow._available = None

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import storage
-from zoo._lazy import keras, ops, without_tensorflow
+from zoo import backends, storage
+from zoo._lazy import keras, ops
 from zoo.augment import written
 from zoo.errors import WrongConfiguration, ZooError
 from zoo.weights import files
@@ -130,7 +130,7 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         "tokenizer": tokenizer(run.task),
         "run": import_module("zoo.runs").facts_of(run),
     }
-    with without_tensorflow():
+    with backends.without_tensorflow():
         facts["optimizer"] = keras.optimizers.serialize(optimizer)
     with storage.replacing(path) as part:
         save_file(

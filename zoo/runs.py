@@ -27,12 +27,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import checkpoints, registry, tokenizers, weights
+from zoo import checkpoints, registry, storage, tokenizers, weights
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.preprocessing import Preprocessing, plain
 from zoo.random import Initializer
 from zoo.tasks import TASKS, Task, folders, sequences
-from zoo.weights import files
 
 if TYPE_CHECKING:
     import keras
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT = checkpoints.FILE
 FACTS, FINAL, TOKENIZER = "run.json", "model.safetensors", "tokenizer.json"
-LONGEST = 255  # bytes of a name, of most file systems
 
 # What a run learned from, which decides what can be done with it.
 IMAGES, TEXTS, CORPUS, PAIRS, RECORDINGS, ARRAYS = (
@@ -136,9 +134,9 @@ def load_run(path: str | Path, model: keras.Model | None = None) -> SavedRun:
     checkpoint without the facts of a run, and for `model` WeightsMismatch.
     """
     path = Path(path)
-    file = path / CHECKPOINT if path.is_dir() else path
-    if not file.is_file():
-        inside = f"no {CHECKPOINT} in it" if path.is_dir() else "no such file or folder"
+    file = path / CHECKPOINT if storage.is_dir(path) else path
+    if not storage.is_file(file):
+        inside = f"no {CHECKPOINT} in it" if storage.is_dir(path) else "no such file or folder"
         raise DataUnavailable(f"{path}: no run there, {inside}; `zoo train` saves runs in runs/")
     facts = checkpoints.facts(file)
     if "run" not in facts:
@@ -172,7 +170,7 @@ def is_run(name: str | Path) -> bool:
     """Whether a run's path is meant, and not a model's name."""
     if isinstance(name, str) and registry.is_name(name):
         return False
-    return isinstance(name, Path) or os.sep in name or name.endswith(".safetensors") or Path(name).is_dir()
+    return isinstance(name, Path) or os.sep in name or name.endswith(".safetensors") or storage.is_dir(name)
 
 
 def resolved(model: Any) -> Any:
@@ -256,10 +254,10 @@ def write(folder: Path, run: Run) -> None:
         "history": run.history,
         "interrupted": run.interrupted,
     }
-    with files.replacing(folder / FACTS) as part:
+    with storage.replacing(folder / FACTS) as part:
         part.write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if tokenizer and tokenizer["content"]:
-        with files.replacing(folder / TOKENIZER) as part:
+        with storage.replacing(folder / TOKENIZER) as part:
             part.write_text(tokenizer["content"], encoding="utf-8")
 
 
@@ -303,17 +301,13 @@ def check_folder(folder: str | Path, resume: str | Path | None = None) -> Path:
     A folder that holds a run already is not written over, unless it is the one that is resumed.
     """
     folder = Path(folder)
-    if len(os.fsencode(folder.name)) > LONGEST:
-        raise WrongConfiguration(f"out={str(folder)!r}: a name of more than {LONGEST} bytes")
+    storage.check_folder("out", folder)
     same = resume is not None and Path(resume).resolve() in (
         folder.resolve(),
         (folder / CHECKPOINT).resolve(),
     )
     if (folder / CHECKPOINT).exists() and not same:
         raise WrongConfiguration(f"out={str(folder)!r}: a run is saved there already; give another folder")
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise WrongConfiguration(f"out={str(folder)!r}: {there} is not a folder that can be written to")
     return folder
 
 
