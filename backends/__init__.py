@@ -38,8 +38,8 @@ NAMES = tuple(MODES)
 ALIASES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow"}  # as people call them
 Tensor = Any  # a tensor of whichever framework runs
 
-# The score of a key that is not to be seen: so far below any other that exp gives 0, a number in 16 bits,
-# and finite, so that a query that sees none has a softmax.
+# What is added to the score of a key that is padding: so far below any other that exp gives 0, a number in 16
+# bits, and finite, so that a query that sees no other key has a softmax, whose gradient is finite.
 HIDDEN = -3e4
 
 
@@ -241,8 +241,8 @@ class Backend(Protocol):
     ) -> Tensor:
         """(b, n, heads, d), (b, m, heads, d) twice -> (b, n, heads, d): softmax(scale q k^T + bias) v.
 
-        The bias is (1 or b, 1 or heads, 1 or n, m). If causal, n is m, and no query sees a later key. `drop`
-        is done to the softmax.
+        The bias is (1 or b, 1 or heads, 1 or n, m). If causal, n is m, and no query sees a later key, even if
+        the bias hides all others. `drop` is done to the softmax.
         """
         ...
 

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax import lax
 from zoo.backends import (
-    HIDDEN,
     Device,
     Loss,
     LossScaling,
@@ -233,7 +232,7 @@ def attention(
     scores = query @ key.mT
     scores = scores if bias is None else scores + bias
     if causal:
-        scores = jnp.where(jnp.tri(query.shape[2], dtype=bool), scores, HIDDEN)
+        scores = jnp.where(jnp.tri(query.shape[2], dtype=bool), scores, -jnp.inf)
     weights = jax.nn.softmax(scores)
     return ((weights if drop is None else drop(weights)) @ value).swapaxes(1, 2)
 

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 from zoo.backends import (
-    HIDDEN,
     Device,
     Loss,
     LossScaling,
@@ -205,7 +205,7 @@ def attention(
     scores = scores if bias is None else scores + bias
     if causal:
         steps = tf.range(tf.shape(query)[2])
-        scores = tf.where(steps[:, None] >= steps, scores, tf.constant(HIDDEN, scores.dtype))
+        scores = tf.where(steps[:, None] >= steps, scores, tf.constant(-inf, scores.dtype))
     weights = tf.nn.softmax(scores)
     return tf.transpose((weights if drop is None else drop(weights)) @ value, (0, 2, 1, 3))
 

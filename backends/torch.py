@@ -6,12 +6,13 @@ import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from zoo.backends import HIDDEN, Device, Loss, LossScaling, allowed, find_device, host_memory, processor
+from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory, processor
 from zoo.backends.torch_graph import overwrite, record, tree, use_onednn
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def attention(
 ) -> torch.Tensor:
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # (b, heads, n, d)
     if causal and (drop is not None or bias is not None):  # torch's own takes one or the other
-        later = torch.full((query.shape[2],) * 2, HIDDEN, dtype=query.dtype, device=query.device).triu(1)
+        later = torch.full((query.shape[2],) * 2, -inf, dtype=query.dtype, device=query.device).triu(1)
         bias, causal = later if bias is None else bias + later, False
     if drop is None:
         y = F.scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=scale)

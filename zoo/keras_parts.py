@@ -214,7 +214,8 @@ class Attention(Layer):
     """softmax(scale q k^T) v for each head: (b, n, c), (b, m, c) twice -> (b, n, c), c = heads d.
 
     `padding_mask` (b, m) is 0 where a key is padding, `bias` (1 or b, heads, n, m) is added to the scores.
-    If `causal`, no query sees a later key; a `zoo.caching` under way then remembers the keys and values.
+    If `causal`, no query sees a later key; a `zoo.caching` under way then remembers the keys and values. A
+    query that sees padding alone gives zeros.
     """
 
     ARGUMENTS = ("heads", "causal", "scaled", "dropout_rate")
@@ -252,10 +253,11 @@ class Attention(Layer):
             ops.reshape(x, (*ops.shape(x)[:2], self.heads, x.shape[2] // self.heads))
             for x in (query, key, value)
         ]
-        cache, causal, drop = caching.current() if self.causal else None, self.causal, None
+        cache, causal, drop, seeing = caching.current() if self.causal else None, self.causal, None, None
         if padding_mask is not None:
-            real = ops.expand_dims(ops.not_equal(padding_mask, 0), (1, 2))
-            padding = caching.hidden_unless(real, query.dtype)
+            real = ops.not_equal(padding_mask, 0)
+            seeing = self.sees_real_keys(real, cache, query.shape[1])
+            padding = caching.hidden_unless(ops.expand_dims(real, (1, 2)), query.dtype)
             bias = padding if bias is None else bias + padding
         if cache is not None:
             split[1:] = cache.extend(self.name, *split[1:])
@@ -266,7 +268,16 @@ class Attention(Layer):
             drop = lambda weights: dropout(weights, training=True)  # noqa: E731
         scale = split[0].shape[-1] ** -0.5 if self.scaled else 1.0
         y = backends.current().attention(*split, bias, causal=causal, scale=scale, drop=drop)
-        return ops.reshape(y, ops.shape(query))
+        y = ops.reshape(y, ops.shape(query))
+        return y if seeing is None else ops.where(ops.expand_dims(seeing, -1), y, ops.zeros((), y.dtype))
+
+    def sees_real_keys(self, real: Tensor, cache: caching.Cache | None, count: int | None) -> Tensor:
+        """(b, m) -> (b, 1 or n): whether any of the keys that a query sees is real."""
+        if not self.causal:
+            return ops.any(real, axis=1, keepdims=True)
+        steps = _steps(real)
+        first = ops.min(ops.where(real, steps, ops.shape(real)[1]), axis=1, keepdims=True)
+        return (steps if cache is None else cache.steps(count)) >= first
 
     @property
     def multiply_adds(self) -> int:
@@ -925,7 +936,11 @@ class AttentionDecoder(Layer):
         width = x.shape[-1]
         keys = ops.matmul(memory, u)  # (b, n, u)
         inputs = ops.matmul(x, kernel[:width]) + bias  # (b, m, 4u), of all steps at once
-        hidden = caching.hidden_unless(_real(memory, lengths), x.dtype)
+        real = _real(memory, lengths)  # (b, n)
+        hidden = caching.hidden_unless(real, x.dtype)
+        memory = ops.where(
+            ops.expand_dims(real, -1), memory, ops.zeros((), x.dtype)
+        )  # an empty one gives zeros
 
         def step(states: Sequence[Tensor], projected: Tensor) -> Sequence[Tensor]:
             h, c, _ = states

@@ -161,9 +161,11 @@ def attention(
 
     Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2. What is asked is `memory` (b, m, k), x
     itself by default; without the vectors whose `padding_mask` (b, m) is 0, and if `causal` those that come
-    later. `bias` (1 or b, heads, n, m) is added to the scores, which are not `scaled` in T5. `width` is c by
-    default. Dropout zeroes what a head looks at. `initializer` is one, or each part's: "query", "key",
-    "value", "output". Raises WrongConfiguration unless heads divide the width.
+    later. A query to which that leaves none, as in a row of padding alone or in padding before the first
+    token, gets zeros, as from torch's scaled_dot_product_attention with a boolean mask. `bias` (1 or b,
+    heads, n, m) is added to the scores, which are not `scaled` in T5. `width` is c by default. Dropout zeroes
+    what a head looks at. `initializer` is one, or each part's: "query", "key", "value", "output". Raises
+    WrongConfiguration unless heads divide the width.
     """
     channels: int = x.shape[-1]
     inner = channels if width is None else width
