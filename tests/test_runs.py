@@ -443,7 +443,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(made: Made, tmp_path: Pat
         zoo.train("lenet5", steps=1, out=folder)
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "run", tmp_path / ("x" * 256)):
-        with pytest.raises(WrongConfiguration, match="out[:=]"):
+        with pytest.raises(WrongConfiguration, match=r"out[:=]"):
             zoo.train("lenet5", steps=1, out=out)
     with pytest.raises(WrongConfiguration, match="leave checkpoint= out"):
         zoo.train("lenet5", steps=1, out=tmp_path / "r", checkpoint=tmp_path / "c")
