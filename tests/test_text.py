@@ -295,7 +295,7 @@ def test_blank_lines_a_mark_of_byte_order_and_windows_ends_are_no_matter(tmp_pat
         (b'text,label\n"we"ll,a\nso,b', "line 2: not CSV: "),
         (b"text,label\n  ,a\nso,b", "line 2: 'text' is '  '; expected a text"),
         (b"text,label\nwell,\nso,b", "line 2: 'label' is ''; expected a string or an integer"),
-        (b"review,label\nwell,a", "line 1: no 'text', there are review, label; name the two by text="),
+        (b"review,label\nwell,a", "line 1: no 'text', there are review, label; "),
         (b"well,a\nso,b", "line 1: no 'text' and no 'label', there are well, a"),
         (b"text,label\nwell,a\nso,a", "2 texts of 1 labels (a); expected two labels or more"),
         (b"text,label\n", "0 texts of 0 labels"),
@@ -343,9 +343,9 @@ def test_of_many_bad_lines_the_first_five_are_named_and_the_rest_counted(tmp_pat
 
 
 def test_a_file_of_another_ending_or_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("text,label\n")
-    with pytest.raises(zoo.WrongConfiguration, match=r"a\.txt: expected .* \.csv, \.jsonl, \.ndjson$"):
-        text.table(tmp_path / "a.txt")
+    (tmp_path / "a.xlsx").write_text("text,label\n")
+    with pytest.raises(zoo.WrongConfiguration, match=r"a\.xlsx: expected .* \.csv, \.tsv, .*\.ndjson$"):
+        text.table(tmp_path / "a.xlsx")
     with pytest.raises(zoo.DataUnavailable, match=r"b\.csv: No such file"):
         text.table(tmp_path / "b.csv")
 

@@ -32,7 +32,8 @@ from zoo._lazy import keras
 from zoo.checks import is_integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, ZooError, nearest
 from zoo.tasks import sequences
-from zoo.tasks.text import corpus, lines, refuse
+from zoo.tasks.tables import lines, refuse
+from zoo.tasks.text import corpus
 from zoo.weights import hub
 
 SPARE = 127  # rows of an embedding: many are rounded up, as T5's from 32,100 tokens to 32,128
@@ -248,7 +249,7 @@ BLOCK = re.compile(r"(?s:.{1,65536})[^\n]*\n?")  # whole lines; a text read in o
 
 
 def train(kind: str, texts: str | Path | Iterable[str], *, vocabulary: int = 1024) -> SubwordTokenizer:
-    """A "bpe", "wordpiece" or "unigram" tokenizer of a file in UTF-8 or of texts; the same every time.
+    """A "bpe", "wordpiece" or "unigram" tokenizer of a file of text or of texts; the same every time.
 
     It has `vocabulary` tokens, fewer where the text has no more to learn. Raises UnknownName for another
     kind, WrongConfiguration for too small a vocabulary, DataUnavailable for a file that is bad or empty.

@@ -6,7 +6,6 @@ on every framework, see `Task.batches`.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,10 @@ import numpy as np
 
 from zoo import random
 from zoo.augment import Transform, Wanted, batch, parse
-from zoo.errors import UnknownName, WrongConfiguration, nearest
+from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
 from zoo.storage import is_file
-from zoo.tasks import folders, images, pretraining, sequences, speech, text, translation
+from zoo.tasks import folders, images, pretraining, sequences, speech, tables, text, translation
 from zoo.tasks.sequences import BYTE_CODE, Code, Sequences, count, largest, of_sequences, shapes, take
 
 Pair = tuple[Any, Any]
@@ -199,22 +198,18 @@ def _source(name: str) -> tuple[str, Source]:
 def of_file(path: Path) -> Source | None:
     """What a file of texts or pairs, or a folder of recordings, holds; None for another, which images may be.
 
-    A .txt is a text to go on with, its last tenth held out; a .csv is of texts if its first line names a
-    column "text". Raises DataUnavailable for bad lines.
+    A .csv, .tsv or .txt whose first line names columns "text" and "label" is of labelled texts, a .csv with
+    "path" of images; another .tsv is of pairs, another .txt a text to go on with, its last tenth held out.
+    Raises DataUnavailable for another .csv and for bad lines.
     """
     ending = path.suffix.lower()
-    if any(is_file(path / name) for name in speech.TRANSCRIPTS):
+    if speech.transcripts(path) is not None:
         read, letters = sequences.of_recordings(path)
         metric = "character_error_rate"
         return Source(read, classes=len(letters) + 1, loss="ctc", metric=metric, names=letters)
     if not is_file(path):
         return None
-    if ending == ".tsv":
-        pairs = translation.pairs(path)
-        return Source(sequences.of_pairs(lambda: pairs), metric="exact_match", rows=rows)
-    if ending == ".txt":
-        return Source(sequences.of_corpus(lambda: text.parts(text.read(path))), changes=NEXT, rows=rows)
-    if ending in text.READERS and (ending != ".csv" or "text" in _columns(path)):
+    if ending in text.READERS and (ending in (".jsonl", ".ndjson") or _labelled(path, ending)):
         table = text.table(path)
         splits = {"train": table.train, "test": table.test}
         return Source(
@@ -224,13 +219,32 @@ def of_file(path: Path) -> Source | None:
             names=table.classes,
             rows=rows,
         )
+    if ending == ".tsv" and not folders.is_one(path):
+        pairs = translation.pairs(path)
+        return Source(sequences.of_pairs(lambda: pairs), metric="exact_match", rows=rows)
+    if ending == ".txt":
+        return Source(sequences.of_corpus(lambda: text.parts(text.read(path))), changes=NEXT, rows=rows)
     return None
 
 
-def _columns(path: Path) -> list[str]:
-    """What the first line of a .csv names."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader(file), [])
+def _labelled(path: Path, ending: str) -> bool:
+    """Whether the first line of a table names a column of texts, and outside of .csv one of labels.
+
+    Raises DataUnavailable for a .csv that names neither texts nor images, and for one of recordings.
+    """
+    found = tables.first_line(path, ("text", "label", "path"))
+    if {"path", "text"} <= found.columns.keys() and "label" not in found.columns:
+        raise DataUnavailable(
+            f"{path}: a table of recordings, with columns 'path' and 'text'; name it transcripts{ending} and "
+            "give its folder"
+        )
+    if ending == ".csv" and not found.columns.keys() & {"text", "path"}:
+        raise DataUnavailable(
+            f"{path}: expected a first line that names columns 'text' and 'label', of texts, or 'path' and "
+            f"'label', of images, between commas, semicolons or tabs; it begins with {str(found)!r}"
+        )
+    tabs = ending == ".csv" or (found.separator == "\t" and "label" in found.columns)
+    return "text" in found.columns and tabs
 
 
 def load(

@@ -1,13 +1,16 @@
 """Photographs in a folder or a table: found, checked, and read by Pillow while the model learns.
 
 photos/cat/1.jpg  photos/dog/7.png                          a sub-folder a class; a fifth is held out
-photos/train/cat/1.jpg  photos/val/cat/9.jpg                splits of their own: val, validation or test
+photos/train/cat/1.jpg  photos/val/cat/9.jpg                splits of their own, see `HELD_OUT`
 photos.csv: a first line "path,label", then one a line      paths as seen from the table
+
+Names of splits are in capitals or not, and links are followed. What is left out (hidden images, files beside
+the folders of classes or not named as images, a second split) is named in a warning, but for the files of
+operating systems in `SYSTEM`.
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import warnings
 from collections import deque
@@ -26,14 +29,23 @@ from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing, depth, load, pixels, plain, reading
 from zoo.storage import is_dir, is_file
+from zoo.tasks import tables
 from zoo.tasks.images import held_out
+from zoo.tasks.tables import ordered
 
 Shape = tuple[int, ...]
 Change = Callable[[np.ndarray, int], np.ndarray]
 T = TypeVar("T")
 
-SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-HELD_OUT = ("val", "validation", "test")  # the first that is there is held out
+SUFFIXES = {
+    ".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
+    ".webp",
+}  # fmt: skip
+TRAINING = ("train", "training")
+# The first that is there is held out.
+HELD_OUT = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
+SYSTEM = {".ds_store", "desktop.ini", "ehthumbs.db", "thumbs.db"}  # what systems write into folders
+COPIES = {"__macosx", "@eadir"}  # folders of theirs, with things that look like images
 ERRORS = ("stop", "skip")
 
 
@@ -86,12 +98,16 @@ class Images:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder or table names: files and labels of each split; `test` may be empty."""
+    """What a folder or table names: files and labels of each split; `test` may be empty.
+
+    `notes` say what was left out, and are a warning when it is read.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: tuple[tuple[Path, ...], np.ndarray]
     test: tuple[tuple[Path, ...], np.ndarray]
+    notes: tuple[str, ...] = ()
 
     def read(
         self,
@@ -127,6 +143,8 @@ class Listing:
             splits[split] = (images, labels[kept]) if kept else None
         if splits["train"] is None:
             raise DataUnavailable(f"{self.name}: no image to train on is whole: {told}")
+        if self.notes:
+            warnings.warn(f"{self.name}: {'; '.join(self.notes)}", stacklevel=3)
         if broken:
             warnings.warn(f"{self.name}: skipped {len(broken)} broken images: {told}", stacklevel=3)
         return splits
@@ -135,7 +153,10 @@ class Listing:
 def is_one(name: Any) -> bool:
     """Whether this names a folder or a table of images that is there."""
     path = Path(name)
-    return is_dir(path) or (path.suffix.lower() == ".csv" and is_file(path))
+    if is_dir(path) or not is_file(path):
+        return is_dir(path)
+    ending, wanted = path.suffix.lower(), ("path", "label")
+    return ending == ".csv" or (ending == ".tsv" and len(tables.first_line(path, wanted).columns) == 2)
 
 
 def find(path: str | Path) -> Listing:
@@ -152,20 +173,129 @@ def find(path: str | Path) -> Listing:
 
 
 def _of_folder(path: Path) -> Listing:
-    train = path / "train" if (path / "train").is_dir() else path
-    found = _by_class(train)
-    classes = tuple(found)
-    if train is path or not (splits := [path / name for name in HELD_OUT if (path / name).is_dir()]):
-        return _listing(path, classes, found)
-    apart = _by_class(splits[0])
+    left = LeftOut(path)
+    inside = left.folders(path)
+    train = _one(path, [f for f in inside if f.name.lower() in TRAINING])
+    splits = {name: _one(path, [f for f in inside if f.name.lower() == name]) for name in HELD_OUT}
+    held = [split for split in splits.values() if split is not None]
+    if train is None:
+        _refuse_lone_splits(path, held, left)
+        found = _by_class(path, inside, left)
+        return _listing(path, ordered(found), found, left.notes())
+    for other in inside:
+        if other != train and other not in held:
+            left.notes_of_folders.append(f"folder {other.name!r} beside {train.name!r} left out")
+    found = _by_class(train, left.folders(train), left)
+    classes = ordered(found)
+    if (chosen := _held_out(held, left)) is None:
+        return _listing(path, classes, found, left.notes())
+    apart = _by_class(chosen, left.folders(chosen), left)
     if unknown := [name for name in apart if name not in found]:
-        raise DataUnavailable(f"{splits[0]}: classes that {train} lacks: {', '.join(unknown)}")
-    return Listing(path.name, classes, _flat(found, classes), _flat(apart, classes))
+        raise DataUnavailable(f"{chosen}: classes that {train} lacks: {', '.join(unknown)}")
+    return Listing(path.name, classes, _flat(found, classes), _flat(apart, classes), left.notes())
 
 
-def _by_class(path: Path) -> dict[str, list[Path]]:
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = {f.name: sorted(p for p in f.rglob("*") if p.suffix.lower() in SUFFIXES) for f in folders}
+def _one(path: Path, folders: Sequence[Path]) -> Path | None:
+    """The only folder of a split. Raises DataUnavailable for several, whose names differ in capitals."""
+    if len(folders) > 1:
+        names = " and ".join(repr(f.name) for f in folders)
+        raise DataUnavailable(f"{path}: {names} are the same split; expected one of them")
+    return folders[0] if folders else None
+
+
+def _refuse_lone_splits(path: Path, held: Sequence[Path], left: LeftOut) -> None:
+    """Raise DataUnavailable for held-out examples without any to train on; note a class of such a name."""
+    for split in held:
+        if any(LeftOut(split).images(f) for f in LeftOut(split).folders(split)):
+            raise DataUnavailable(
+                f"{path}: a folder {split.name!r} with classes, but none named 'train'; put the classes to "
+                f"train on into {path / 'train'}, or rename {split.name!r} if it is a class"
+            )
+        left.notes_of_folders.append(
+            f"folder {split.name!r} is taken for a class, not for examples held out, as there is no 'train'"
+        )
+
+
+def _held_out(held: Sequence[Path], left: LeftOut) -> Path | None:
+    """The first split with folders of classes; the others are noted."""
+    chosen = None
+    for split in held:
+        if not LeftOut(split).folders(split):
+            left.notes_of_folders.append(f"folder {split.name!r} has no folders of classes and is left out")
+        elif chosen is None:
+            chosen = split
+        else:
+            left.notes_of_folders.append(f"folder {split.name!r} left out, as {chosen.name!r} is held out")
+    return chosen
+
+
+class LeftOut:
+    """Looks into folders below a root, and counts the files that it leaves out."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.files: dict[str, list[str]] = {}  # by the reason
+        self.notes_of_folders: list[str] = []
+
+    def leave(self, reason: str, path: Path) -> None:
+        """Count a file, but those of operating systems and what is hidden and not named as an image."""
+        image = path.suffix.lower() in SUFFIXES
+        if path.name.lower() not in SYSTEM and (image or reason != "hidden"):
+            self.files.setdefault(reason, []).append(str(path.relative_to(self.root)))
+
+    def folders(self, path: Path) -> list[Path]:
+        """The folders in a folder, sorted; files beside them are left out."""
+        found = []
+        for each in sorted(path.iterdir()):
+            if each.is_dir():
+                if _hidden(each):
+                    self.images(each)
+                else:
+                    found.append(each)
+            else:
+                self.leave("hidden" if _hidden(each) else "beside the folders of classes", each)
+        return found
+
+    def images(self, folder: Path) -> list[Path]:
+        """The images in a folder and those below it, sorted, through links as well."""
+        found, seen = [], set()
+        for name, below, files in os.walk(folder, followlinks=True, onerror=_stop):
+            here = Path(name)
+            if (real := here.resolve()) in seen:  # a link to a folder above it
+                below.clear()
+                continue
+            seen.add(real)
+            below.sort()
+            hidden = any(map(_hidden, (here, *here.parents)[: len(here.relative_to(self.root).parts)]))
+            for path in map(here.joinpath, sorted(files)):
+                if hidden or _hidden(path):
+                    self.leave("hidden", path)
+                elif path.suffix.lower() in SUFFIXES:
+                    found.append(path)
+                else:
+                    self.leave("not named as images", path)
+        return sorted(found)
+
+    def notes(self) -> tuple[str, ...]:
+        """What was left out, each reason with the first few files."""
+        counted = [
+            f"{len(names)} file{'s' if len(names) > 1 else ''} {reason} left out: "
+            + ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            for reason, names in self.files.items()
+        ]  # fmt: skip
+        return (*self.notes_of_folders, *counted)
+
+
+def _stop(error: OSError) -> None:
+    raise DataUnavailable(f"{error.filename}: {error.strerror}") from None
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in COPIES
+
+
+def _by_class(path: Path, folders: Sequence[Path], left: LeftOut) -> dict[str, list[Path]]:
+    found = {f.name: left.images(f) for f in folders}
     if empty := [name for name, files in found.items() if not files]:
         endings = ", ".join(sorted(SUFFIXES))
         raise DataUnavailable(f"{path}: no image in {', '.join(empty)}; expected files that end in {endings}")
@@ -175,29 +305,37 @@ def _by_class(path: Path) -> dict[str, list[Path]]:
 
 
 def _of_table(path: Path) -> Listing:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"path", "label"} <= set(rows[0]):
+    decoded, bad = tables.lines(path)
+    header = tables.header(decoded, ("path", "label"))
+    if len(header.columns) < 2:
         raise DataUnavailable(
             f"{path}: expected a first line 'path,label' and a line for each image; it begins with "
-            f"{','.join(map(str, rows[0])) if rows else 'nothing'!r}"
+            f"{str(header)!r}"
         )
     found: dict[str, list[Path]] = {}
-    for number, row in enumerate(rows, start=2):
-        if not row["path"] or not row["label"]:
-            raise DataUnavailable(f"{path}, line {number}: no path or no label")
-        found.setdefault(row["label"], []).append(path.parent / row["path"])
-    return _listing(path, tuple(sorted(found)), found)
+    for number, record in tables.records(decoded, header):
+        if isinstance(record, str):
+            bad.setdefault(number, record)
+        elif not (named := record["path"].strip()) or not (label := record["label"].strip()):
+            bad.setdefault(number, "no path or no label")
+        else:
+            found.setdefault(label, []).append(path.parent / named)
+    tables.refuse(path, bad)
+    if not found:
+        raise DataUnavailable(f"{path}: expected a line for each image below the first, {str(header)!r}")
+    return _listing(path, ordered(found), found)
 
 
-def _listing(path: Path, classes: tuple[str, ...], found: dict[str, list[Path]]) -> Listing:
+def _listing(
+    path: Path, classes: tuple[str, ...], found: dict[str, list[Path]], notes: tuple[str, ...] = ()
+) -> Listing:
     """With a fifth of each class held out, the same ones every time."""
     if len(classes) < 2:
         raise DataUnavailable(f"{path}: one class, {', '.join(classes)}; expected two or more to tell apart")
     paths, labels = _flat(found, classes)
     apart = held_out(labels, "folder")
     train, test = ((tuple(np.array(paths, object)[part]), labels[part]) for part in (~apart, apart))
-    return Listing(path.name, classes, train, test)
+    return Listing(path.name, classes, train, test, notes)
 
 
 def _flat(found: dict[str, list[Path]], classes: tuple[str, ...]) -> tuple[tuple[Path, ...], np.ndarray]:

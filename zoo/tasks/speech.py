@@ -6,7 +6,7 @@ resonances of the vocal tract, the formants, by the cascade of Klatt 1980, "Soft
 formant synthesizer". They move from one sound's to the next's, which is what tells most sounds apart.
 
     recordings/transcripts.csv: a first line "path,text", then one a line, paths as seen from it
-    recordings/transcripts.tsv: the same with tabs
+    recordings/transcripts.tsv: the same with tabs, quotes being letters like others
 
 Axes: n samples, t frames, m mel bands, f frequencies.
 """
@@ -24,13 +24,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from zoo import random
 from zoo.errors import DataUnavailable
+from zoo.storage import is_dir
+from zoo.tasks import tables
 
 Generator = np.random.Generator
 Split = tuple[list[np.ndarray], list[np.ndarray]]
 
 RATE = 8000  # samples a second of the digits, as of a telephone
 RECORDED = 16_000  # and of recordings
-TRANSCRIPTS = {"transcripts.tsv": "\t", "transcripts.csv": ","}  # a folder's table, and what separates it
+# A folder's table, and what separates its columns.
+TRANSCRIPTS = {"transcripts.tsv": ("\t",), "transcripts.csv": tables.SEPARATORS}
 FRAME, HOP = 128, 64  # samples that the filter is constant for, and from one filter to the next
 FREQUENCIES = np.fft.rfftfreq(FRAME, 1 / RATE)
 BANDWIDTHS = np.array([80.0, 110.0, 160.0])  # of the formants, Hz
@@ -215,21 +218,35 @@ def _soundfile(folder: Path) -> Any:
 
 def _transcripts(folder: Path) -> tuple[Path, list[tuple[int, str, str]]]:
     """The table of a folder, and of each line its number, path and text."""
-    if not (found := [name for name in TRANSCRIPTS if (folder / name).is_file()]):
+    if (table := transcripts(folder)) is None:
         raise DataUnavailable(
             f"{folder}: no {' and no '.join(TRANSCRIPTS)}; expected one, with lines of path and text"
         )
-    table, separator = folder / found[0], TRANSCRIPTS[found[0]]
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-        reader = csv.DictReader(file, delimiter=separator, quoting=quoting)
-        rows = [(reader.line_num, row.get("path") or "", row.get("text") or "") for row in reader]
-    if not rows or not {"path", "text"} <= set(reader.fieldnames or ()):
+    separators, wanted = TRANSCRIPTS[table.name.lower()], ("path", "text")
+    decoded, bad = tables.lines(table)
+    found = tables.header(decoded, wanted, separators)
+    quoting = csv.QUOTE_NONE if found.separator == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.reader(decoded[found.line :], delimiter=found.separator, quoting=quoting)
+    lines = []
+    for row in reader:
+        cells = {name: row[place] for name, place in found.columns.items() if place < len(row)}
+        if any(cell.strip() for cell in row):
+            number = found.line + reader.line_num
+            lines.append((number, cells.get("path", "").strip(), cells.get("text", "")))
+    if not lines or len(found.columns) < len(wanted):
         raise DataUnavailable(
-            f"{table}: expected a first line {separator.join(('path', 'text'))!r} and a line for each "
-            f"recording; it begins with {separator.join(reader.fieldnames or ())!r}"
+            f"{table}: expected a first line {separators[0].join(wanted)!r} and a line for each "
+            f"recording; it begins with {str(found)!r}"
         )
-    return table, rows
+    tables.refuse(table, bad)
+    return table, lines
+
+
+def transcripts(folder: Path) -> Path | None:
+    """The table of a folder of recordings, in capitals or not; None for another folder."""
+    names = sorted(p.name for p in folder.iterdir()) if is_dir(folder) else []
+    found = (folder / name for known in TRANSCRIPTS for name in names if name.lower() == known)
+    return next((path for path in found if path.is_file()), None)
 
 
 def resampled(wave: np.ndarray, old: int, new: int) -> np.ndarray:

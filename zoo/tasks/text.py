@@ -5,7 +5,7 @@
 `keras_dataset`  imdb and reuters: word ids, downloaded
 `table`        a file of one's own, a text and a label a line:
 
-    reviews.csv:    a first line "text,label", then one a line
+    reviews.csv:    a first line "text,label", then one a line; as spreadsheets write it, see `tables`
     reviews.jsonl:  {"text": "...", "label": "..."} a line
 
 Texts are str; how a model reads them, as bytes or tokens, is not decided here.
@@ -13,12 +13,10 @@ Texts are str; how a model reads them, as bytes or tokens, is not decided here.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,7 +27,9 @@ import numpy as np
 from zoo import random
 from zoo._lazy import keras
 from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.tasks import tables
 from zoo.tasks.images import held_out
+from zoo.tasks.tables import lines, ordered, refuse
 
 Labelled = tuple[list[str], np.ndarray]  # texts, labels (n,) int32
 
@@ -139,7 +139,7 @@ def parts(text: str) -> dict[str, str]:
 
 
 def read(path: Path) -> str:
-    """A text in UTF-8. Raises DataUnavailable that names the bad lines by number."""
+    """A text, see `tables`. Raises DataUnavailable that names the bad lines by number."""
     decoded, bad = lines(path)
     refuse(path, bad)
     return "".join(decoded)
@@ -188,11 +188,13 @@ class Table:
 
 
 def table(path: str | Path, *, text: str = "text", label: str = "label") -> Table:
-    """A .csv whose first line names its columns, or a .jsonl or .ndjson with an object a line, in UTF-8.
+    """A .csv, .tsv or .txt whose first line names its columns, or a .jsonl or .ndjson with an object a line.
 
-    `text` and `label` name the two columns or keys; others are left alone, and so are blank lines. A label is
-    a string or, in JSON, an integer; classes are sorted. A fifth of each is held out, always the same.
-    Raises DataUnavailable that names the bad lines by number, WrongConfiguration for another ending.
+    `text` and `label` name the two columns or keys, in capitals or not; others are left alone, and so are
+    blank lines. Columns are separated by commas, semicolons or tabs. A label is a string or, in JSON, an
+    integer, without spaces around it; classes are sorted, as numbers if all are. A fifth of each is held out,
+    always the same. Raises DataUnavailable that names the bad lines by number, WrongConfiguration for another
+    ending.
     """
     path = Path(path)
     if path.suffix.lower() not in READERS:
@@ -205,9 +207,9 @@ def table(path: str | Path, *, text: str = "text", label: str = "label") -> Tabl
         elif fault := _fault(record, text, label):
             bad.setdefault(number, fault)
         else:
-            rows.append((record[text], str(record[label])))
+            rows.append((record[text], str(record[label]).strip()))
     refuse(path, bad)
-    classes = tuple(sorted({called for _, called in rows}))
+    classes = ordered(called for _, called in rows)
     if len(classes) < 2:
         raise DataUnavailable(
             f"{path}: {len(rows)} texts of {len(classes)} labels ({', '.join(classes)}); expected two labels "
@@ -222,31 +224,24 @@ def table(path: str | Path, *, text: str = "text", label: str = "label") -> Tabl
 Record = dict[str, Any] | str  # a line's fields by name, or what is wrong with it
 
 
-def _csv_records(decoded: Iterable[str], wanted: tuple[str, str]) -> Iterator[tuple[int, Record]]:
+def _csv_records(decoded: Sequence[str], wanted: tuple[str, str]) -> Iterator[tuple[int, Record]]:
     """Each record after the first line, with the number of the line it begins in."""
-    rows, columns = csv.reader(decoded, strict=True), None
-    while True:
-        number = rows.line_num + 1
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, f"not CSV: {error}"
-            continue
-        if columns is None:
-            columns = row
-            if missing := [name for name in wanted if name not in columns]:
-                lacks = " and no ".join(map(repr, missing))
-                yield number, f"no {lacks}, there are {', '.join(columns)}; name the two by text= and label="
-                return
-        elif row and len(row) != len(columns):
-            yield number, f"{len(row)} columns, the first line names {len(columns)}"
-        elif row:
-            yield number, dict(zip(columns, row, strict=True))
+    found = tables.header(decoded, wanted)
+    missing = [name for name in wanted if name not in found.columns]
+    if missing and found.line:
+        lacks = " and no ".join(map(repr, missing))
+        yield (
+            found.line,
+            (
+                f"no {lacks}, there are {', '.join(found.names)}; a table of texts has a column 'text' and a "
+                "column 'label', or name the two by text= and label="
+            ),
+        )
+    elif not missing:
+        yield from tables.records(decoded, found)
 
 
-def _json_records(decoded: Iterable[str], wanted: tuple[str, str]) -> Iterator[tuple[int, Record]]:
+def _json_records(decoded: Sequence[str], wanted: tuple[str, str]) -> Iterator[tuple[int, Record]]:
     """Each line that is not blank, with its number."""
     for number, line in enumerate(decoded, start=1):
         if not line.strip():
@@ -258,13 +253,24 @@ def _json_records(decoded: Iterable[str], wanted: tuple[str, str]) -> Iterator[t
             continue
         if not isinstance(record, dict):
             yield number, "expected an object, {...}"
-        elif missing := [name for name in wanted if name not in record]:
+            continue
+        keys = {name: _key(record, name) for name in wanted}
+        if missing := [name for name, key in keys.items() if key is None]:
             yield number, f"no {missing[0]!r}, there are {', '.join(record)}"
         else:
-            yield number, record
+            yield number, {**record, **{name: record[key] for name, key in keys.items()}}
 
 
-READERS = {".csv": _csv_records, ".jsonl": _json_records, ".ndjson": _json_records}
+def _key(record: Mapping[str, Any], name: str) -> str | None:
+    """What a record calls it: as it is, or in other capitals if that is one key alone."""
+    alike = [key for key in record if key.casefold() == name.casefold()]
+    return name if name in record else alike[0] if len(alike) == 1 else None
+
+
+READERS = {
+    ".csv": _csv_records, ".tsv": _csv_records, ".txt": _csv_records,
+    ".jsonl": _json_records, ".ndjson": _json_records,
+}  # fmt: skip
 
 
 def _fault(record: Mapping[str, Any], text: str, label: str) -> str | None:
@@ -279,37 +285,3 @@ def _fault(record: Mapping[str, Any], text: str, label: str) -> str | None:
     except UnicodeEncodeError:
         return "half of a surrogate pair, which no UTF-8 holds"
     return None
-
-
-# Lines, shared with zoo.tasks.translation
-
-NAMED = 5  # bad lines, before the rest is counted
-
-
-def lines(path: Path) -> tuple[list[str], dict[int, str]]:
-    """A file's lines with their ends; and what is wrong with those that are not UTF-8, by number from 1.
-
-    Raises DataUnavailable for a file that cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataUnavailable(f"{path}: {error.strerror}; expected a file of text") from None
-    decoded: list[str] = []
-    bad: dict[int, str] = {}
-    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(keepends=True), start=1):
-        try:
-            decoded.append(line.decode())
-        except UnicodeDecodeError as error:
-            bad[number] = f"not UTF-8 at its byte {error.start + 1}"
-            decoded.append(line.decode(errors="replace"))
-    return decoded, bad
-
-
-def refuse(path: Path, bad: Mapping[int, str]) -> None:
-    """Raise DataUnavailable if there are bad lines: names the first few, and says how many more there are."""
-    if not bad:
-        return
-    told = "; ".join(f"line {number}: {bad[number]}" for number in sorted(bad)[:NAMED])
-    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    raise DataUnavailable(f"{path}: {told}{more}. Nothing was read: mend these lines first")

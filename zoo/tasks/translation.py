@@ -14,7 +14,8 @@ from pathlib import Path
 
 from zoo import random
 from zoo.errors import DataUnavailable, WrongConfiguration
-from zoo.tasks.text import babel, lines, refuse
+from zoo.tasks.tables import lines, refuse
+from zoo.tasks.text import babel
 
 Translated = tuple[list[str], list[str]]  # sources, targets
 
@@ -80,7 +81,7 @@ HANDS: tuple[Callable[[str], str], ...] = (str, str.lower, _without_stops)
 
 
 def pairs(path: str | Path) -> dict[str, Translated]:
-    """A text, a tab and its translation a line, in UTF-8; blank lines are left out.
+    """A text, a tab and its translation a line, see `tables.lines`; blank lines are left out.
 
     Every line has as many columns as the first; those after the second are left alone (sentence pairs of
     Tatoeba carry their origin there). A fifth of the sources is held out, with all their translations, always

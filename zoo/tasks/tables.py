@@ -1,0 +1,167 @@
+"""Lines and tables as editors and spreadsheets write them, for texts, images and recordings.
+
+A file is UTF-8, or UTF-16 or UTF-32 as its first bytes say. A table's first line names its columns, in
+capitals or not, between commas, semicolons or tabs. Whatever is wrong is named by its line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zoo.errors import DataUnavailable
+
+Record = dict[str, str] | str  # a line's fields by name, or what is wrong with it
+
+SEPARATORS = (",", ";", "\t")
+# A mark of UTF-32 begins as one of UTF-16 does.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+NAMED = 5  # bad lines, before the rest is counted
+
+
+def lines(path: Path) -> tuple[list[str], dict[int, str]]:
+    """A file's lines with their ends; and what is wrong with those that are not UTF-8, by number from 1.
+
+    Raises DataUnavailable for a file that cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataUnavailable(f"{path}: {error.strerror}; expected a file of text") from None
+    decoded: list[str] = []
+    bad: dict[int, str] = {}
+    for number, line in enumerate(_utf8(path, data).splitlines(keepends=True), start=1):
+        try:
+            decoded.append(line.decode())
+        except UnicodeDecodeError as error:
+            bad[number] = f"not UTF-8 at its byte {error.start + 1}"
+            decoded.append(line.decode(errors="replace"))
+    return decoded, bad
+
+
+def _utf8(path: Path, data: bytes) -> bytes:
+    """The same text in UTF-8, without its mark. Raises DataUnavailable for damaged UTF-16 or UTF-32."""
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), _unmarked(data[:64]))
+    if encoding is None:
+        return data.removeprefix(codecs.BOM_UTF8)
+    try:
+        return data.decode(encoding).encode()
+    except UnicodeDecodeError as error:
+        raise DataUnavailable(
+            f"{path}: not {encoding.upper()} at its byte {error.start + 1}; save it as UTF-8"
+        ) from None
+
+
+def _unmarked(first: bytes) -> str | None:
+    """UTF-16 without a mark has a NUL in every other byte of Latin letters."""
+    if len(first) < 8 or not any(first):
+        return None
+    return "utf-16-le" if not any(first[1::2]) else "utf-16-be" if not any(first[::2]) else None
+
+
+def refuse(path: Path, bad: Mapping[int, str]) -> None:
+    """Raise DataUnavailable if there are bad lines: names the first few, and says how many more there are."""
+    if not bad:
+        return
+    first = "; ".join(f"line {number}: {bad[number]}" for number in sorted(bad)[:NAMED])
+    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    raise DataUnavailable(f"{path}: {first}{more}. Nothing was read: correct these lines first")
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes, each once, sorted; as numbers where all are integers: 0, 1, 2, 10."""
+    names = set(names)
+    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names))
+
+
+# Tables
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first line of a table: its number, what separates its columns, and where the wanted ones are."""
+
+    line: int = 0  # that it ends in, from 1; 0 for a table without one
+    separator: str = ","
+    names: tuple[str, ...] = ()
+    columns: Mapping[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.separator.join(self.names) or "nothing"
+
+
+def header(decoded: Sequence[str], wanted: Sequence[str], separators: Sequence[str] = SEPARATORS) -> Header:
+    """The first line that is not blank, by the separator with which most of the wanted columns are there.
+
+    Names are compared without regard to capitals and spaces around them. Excel's "sep=;" goes before.
+    """
+    start = 0
+    if decoded and (match := re.fullmatch(r'"?sep=(.)"?\s*', decoded[0], re.IGNORECASE)):
+        start, separators = 1, (match[1],)
+    while start < len(decoded) and not decoded[start].strip():
+        start += 1
+    if start == len(decoded):
+        return Header()
+    found = [_header(decoded, start, wanted, separator) for separator in separators]
+    return max(found, key=lambda each: (len(each.columns), len(each.names)))
+
+
+def _header(decoded: Sequence[str], start: int, wanted: Sequence[str], separator: str) -> Header:
+    reader = csv.reader(decoded[start:], delimiter=separator, strict=True)
+    try:
+        names = tuple(name.strip() for name in next(reader))
+    except csv.Error:
+        names = (decoded[start].strip(),)
+    folded = [name.casefold() for name in names]
+    columns = {}
+    for name in wanted:
+        if name in names:
+            columns[name] = names.index(name)
+        elif folded.count(name.casefold()) == 1:
+            columns[name] = folded.index(name.casefold())
+    return Header(start + max(1, reader.line_num), separator, names, columns)
+
+
+def first_line(path: Path, wanted: Sequence[str]) -> Header:
+    """The header of a file, of which only the beginning is read."""
+    with path.open("rb") as file:
+        data = file.read(65_536)
+    cut = data[: len(data) - len(data) % 4] if len(data) == 65_536 else data
+    try:
+        text = _utf8(path, cut)
+    except DataUnavailable:  # is said when the file is read
+        text = cut
+    return header(text.decode(errors="replace").splitlines(keepends=True), wanted)
+
+
+def records(decoded: Sequence[str], found: Header) -> Iterator[tuple[int, Record]]:
+    """Each record after the header, by the names of its columns and the wanted ones, and its first line.
+
+    Records without any text are left out: spreadsheets write empty rows as separators alone.
+    """
+    rows = csv.reader(decoded[found.line :], delimiter=found.separator, strict=True)
+    while True:
+        number = found.line + rows.line_num + 1
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, f"not CSV: {error}"
+            continue
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(found.names):
+            yield number, f"{len(row)} columns, the first line names {len(found.names)}"
+        else:
+            wanted = {name: row[place] for name, place in found.columns.items()}
+            yield number, {**dict(zip(found.names, row, strict=True)), **wanted}
