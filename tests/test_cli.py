@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run
+from conftest import python, run
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -64,6 +64,22 @@ def test_list_takes_a_pattern() -> None:
     assert "lenet5-1998" in printed
     assert "mlp" not in printed
     assert "lenet = lenet5" in printed
+
+
+@pytest.mark.parametrize("columns", ["40", "60", "80"])
+def test_a_narrow_list_keeps_names_whole_under_their_families(columns: str) -> None:
+    printed = CliRunner().invoke(app, ["list"], env={"COLUMNS": columns}).stdout.splitlines()
+    rows = [line.split()[:2] for line in printed if line.startswith("  ")]
+    assert rows[1:] == [[name, f"{zoo.card(name).parameters:,}"] for name in zoo.list_models()]
+    family = ""
+    for line in printed:
+        if heading := re.match(r"(\w+) \(\d{4}\): ", line):
+            family = heading[1]
+        elif (name := line.strip().split(" ")[0]) in zoo.list_models() and line.startswith("  "):
+            assert zoo.card(name).file.stem == family
+    ends = " ".join(printed).partition("Names of families: ")[2]
+    assert set(ends.split(", ")) == {f"{k} = {v}" for k, v in zoo.registry.families().items()}
+    assert all(line.count("=") <= line.count(" = ") for line in printed)
 
 
 @pytest.mark.parametrize("name", ["seq2seq", "speech"])
@@ -115,6 +131,93 @@ def test_an_error_is_one_line_on_standard_error_and_status_2(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+EARLY = """
+import sys
+from typer.testing import CliRunner
+from zoo.cli import app
+for words in {lines!r}:
+    done = CliRunner().invoke(app, words.split())
+    loaded = {{"keras", "torch", "tensorflow", "jax"}} & set(sys.modules)
+    print(done.exit_code != 0, type(done.exception).__name__, *loaded)
+"""
+
+
+def test_errors_that_need_no_framework_come_before_its_import(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    (tmp_path / "bad.png").write_text("no image")
+    expected = {
+        "train lenet6": "UnknownModel",
+        "train mlp no-such-task": "UnknownName",
+        "train mlp digits --task digits": "WrongConfiguration",
+        "train mlp --engine x": "UnknownName",
+        "train mlp --mode x": "BackendError",
+        "train mlp --augment Foo": "UnknownName",
+        "train mlp --resume missing": "WrongConfiguration",
+        "train mlp --resume x.png": "WrongConfiguration",
+        "train mlp --weights missing.safetensors": "DataUnavailable",
+        "train mlp --weights words": "UnknownName",
+        "train mlp --checkpoint nofolder/x": "WrongConfiguration",
+        "train mlp --out x.png": "WrongConfiguration",
+        "train mlp --out y --no-save": "WrongConfiguration",
+        "train mlp --tokenizer nope": "WrongConfiguration",
+        "train mlp --backend theano": "BackendError",
+        "train mlp --steps 0": "SystemExit",
+        "predict resnet18 nofile.jpg": "DataUnavailable",
+        "predict resnet18 bad.png": "DataUnavailable",
+        "predict resnet18 x.png --weights missing.safetensors": "DataUnavailable",
+        "predict resnet18 x.png --labels missing": "DataUnavailable",
+        "predict runs/none x.png": "DataUnavailable",
+        "predict --run runs/none x.png": "DataUnavailable",
+        "predict resnet18": "WrongConfiguration",
+        "predict": "WrongConfiguration",
+        "generate mlp x": "WrongConfiguration",
+        "generate gpt-nano x --weights missing.safetensors": "DataUnavailable",
+        "generate gpt-nano x --task nosuch": "UnknownName",
+        "generate gpt-nano": "WrongConfiguration",
+        "evaluate lenet5": "WrongConfiguration",
+        "evaluate lenet5 nosuch --weights digits": "UnknownName",
+        "evaluate lenet5 --weights digits --split x": "UnknownName",
+        "export lenet5 --out x.foo": "WrongConfiguration",
+        "export lenet5 --out x.npz --layout foo": "UnknownName",
+        "export lenet5": "WrongConfiguration",
+        "show lenet5 nofile.png": "DataUnavailable",
+        "show lenet5 x.png --what foo": "UnknownName",
+        "show lenet5 x.png --what feature-maps": "WrongConfiguration",
+    }
+    printed = python(EARLY.format(lines=list(expected)), first="").splitlines()
+    assert dict(zip(expected, printed, strict=True)) == {k: f"True {name}" for k, name in expected.items()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.png", "x.png"]
+
+
+@pytest.mark.parametrize("name", ["pt", "pytorch", "PyTorch", "torch"])
+def test_frameworks_go_by_the_names_people_give_them(name: str) -> None:
+    assert backends.checked(name, "test") == "torch"
+    if "tensorflow" in backends.installed():
+        assert backends.checked("tf", "test") == backends.checked("TF", "test") == "tensorflow"
+
+
+def test_the_variable_of_the_environment_takes_them_too() -> None:
+    """Keras reads it as well, and knows none of them."""
+    code = "from zoo._lazy import keras; print(keras.backend.backend())"
+    assert python(code, KERAS_BACKEND="pt").splitlines()[-1] == "torch"
+
+
+@pytest.mark.parametrize("flag", ["--version", "-V"])
+def test_the_version_is_printed(flag: str) -> None:
+    assert run(flag) == f"zoo {zoo.__version__}\n"
+
+
+def test_help_is_short_for_h_and_names_what_options_take() -> None:
+    for command in ("train", "predict", "evaluate", "generate", "show", "export", "compare", "parity"):
+        short, long = (CliRunner().invoke(app, [command, flag]).stdout for flag in ("-h", "--help"))
+        assert short == long
+        taken = dict(re.findall(r"(--[a-z-]+) ([A-Z|]+)\b", short))
+        assert {taken[name] for name in ("--out", "--resume", "--run") if name in taken} <= {"PATH"}
+        assert {taken[name] for name in ("--steps", "--seed", "--top") if name in taken} <= {"INT"}
+        assert [name for name, value in taken.items() if value == "TEXT"] in ([], ["--augment"], ["--stop"])
+        assert not re.search(r"--[a-z-]+ <", short)
 
 
 def test_wrong_usage_is_status_2() -> None:

@@ -53,14 +53,21 @@ def count(text: str, *names: str, least: int = 1) -> Any:
 
 
 Model = Annotated[
-    str, typer.Argument(help="A model's name; `zoo list` shows them.", autocompletion=completion.models)
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A model's name; `zoo list` shows them.", autocompletion=completion.models
+    ),
 ]
 Models = Annotated[
-    list[str], typer.Argument(help="Models' names; `zoo list` shows them.", autocompletion=completion.models)
+    list[str],
+    typer.Argument(
+        metavar="MODEL", help="Models' names; `zoo list` shows them.", autocompletion=completion.models
+    ),
 ]
 ModelOrRun = Annotated[
     str | None,
     typer.Argument(
+        metavar="MODEL",
         help="A model's name, or the folder or checkpoint of a run; leave it out with --run.",
         show_default=False,
         autocompletion=completion.models_and_runs,
@@ -115,18 +122,25 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothin
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
-@app.callback()
-def root(
-    version: Annotated[
-        bool, typer.Option("--version", "-V", is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Stop before a command where --version is given."""
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         from zoo import __version__
 
         print(f"zoo {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """The options of `zoo` itself, which stop before a command."""
+    del version
 
 
 def main() -> None:
@@ -148,7 +162,7 @@ def list_(
     pattern: Annotated[
         str,
         typer.Argument(
-            metavar="[PATTERN]", help='A shell pattern, e.g. "vit*".', autocompletion=completion.models
+            metavar="PATTERN", help='A shell pattern, e.g. "vit*".', autocompletion=completion.models
         ),
     ] = "*",
     as_json: JsonOption = False,
@@ -189,7 +203,7 @@ def train(
     where: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TASK]",
+            metavar="TASK",
             help="What to learn: digits, mnist ..., a folder of photographs, a .csv, .jsonl, .tsv or .txt, a "
             "folder of recordings; the model's own task by default.",
             show_default=False,
@@ -197,7 +211,7 @@ def train(
         ),
     ] = None,
     task: Annotated[
-        str | None, option("The same, as an option.", "TASK", "--task", complete=completion.tasks)
+        str | None, option("TASK, as an option.", "TASK", "--task", complete=completion.tasks)
     ] = None,
     backend: BackendOption = None,
     engine: Annotated[str, option("native or keras.", "NAME", complete=completion.engines)] = "native",
@@ -216,12 +230,12 @@ def train(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     out: Annotated[
-        Path | None, option("Folder to save the run in; runs/MODEL-DATE by default.", "PATH")
+        Path | None, option("Folder to save the run in.", "PATH", show_default="runs/MODEL-DATE")
     ] = None,
-    save: Annotated[bool, typer.Option("--save/--no-save", help="Save the run, or do not.")] = True,
+    save: Annotated[bool, typer.Option("--save/--no-save", help="Keep the trained model, or do not.")] = True,
     checkpoint: Annotated[
         Path | None,
-        option("File to save the run in, in the place of a folder; after every epoch, too.", "PATH"),
+        option("File to save the run in, instead of a folder.", "PATH"),
     ] = None,
     resume: Annotated[
         Path | None,
@@ -282,7 +296,7 @@ def predict(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUTS...",
+            metavar="INPUT",
             help="Photographs, one or several; for a run that learned from texts or speech, texts or "
             "recordings.",
             show_default=False,
@@ -306,7 +320,7 @@ def predict(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Classify photographs, or texts: the likeliest classes."""
+    """Classify photographs, texts or recordings."""
     from zoo import backends, registry
 
     subject, words = _subject(model, inputs, run, "zoo predict MODEL PHOTO, or zoo predict --run PATH PHOTO")
@@ -336,7 +350,7 @@ def evaluate(
     task: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TASK]",
+            metavar="TASK",
             help="What to measure on, as zoo train takes it; by default what the run held out.",
             show_default=False,
             autocompletion=completion.tasks,
@@ -359,7 +373,7 @@ def evaluate(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a trained model: its metrics on a task or folder."""
+    """Measure a run, or weights, on a task or folder."""
     from zoo import backends, tokenizers
 
     subject, words = _subject(
@@ -412,18 +426,21 @@ def generate(
         ),
     ] = None,
     top_k: Annotated[int | None, count("Draw from so many tokens only.")] = None,
-    top_p: Annotated[float | None, typer.Option(metavar="FLOAT", help="Draw from this share only.")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(metavar="FLOAT", min=0.0, max=1.0, help="Draw from the likeliest tokens of this share."),
+    ] = None,
     beams: Annotated[int, count("Search for the likeliest text, this wide.")] = 1,
     repetition_penalty: Annotated[
         float, typer.Option(metavar="FLOAT", help="Divides the scores of tokens seen.")
     ] = 1.0,
     stop: Annotated[list[str] | None, option("A text to end before; may be repeated.", "TEXT")] = None,
-    seed: SeedOption = 0,
+    seed: Annotated[int, count("Of the tokens that are drawn.", least=0)] = 0,
     backend: BackendOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Generate text: continue a prompt, answer or translate it."""
+    """Generate text: continue a prompt, or translate it."""
     from zoo import backends, registry, tokenizers
 
     usage = 'zoo generate MODEL "PROMPT", or zoo generate --run PATH "PROMPT"'
@@ -635,7 +652,11 @@ def compare(
 def parity(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Models' names; all of them by default.", autocompletion=completion.models),
+        typer.Argument(
+            metavar="MODEL",
+            help="Models' names; all of them by default.",
+            autocompletion=completion.models,
+        ),
     ] = None,
     backends: BackendsOption = None,
     rungs: Annotated[str | None, option("Comma-separated, 1 to 8; all by default.", "NUMBERS")] = None,
@@ -699,13 +720,15 @@ def parity(
 
 @app.command()
 def augment(
-    photo: Annotated[Path | None, typer.Argument(help="An image; one of a temple by default.")] = None,
+    photo: Annotated[
+        Path | None, typer.Argument(metavar="PHOTO", help="An image; one of a temple by default.")
+    ] = None,
     sets: Annotated[
         list[str] | None,
         option('A row, e.g. "RandAugment(2, 9), CutMix"; may be repeated.', "TEXT", "--set"),
     ] = None,
     columns: Annotated[int, count("Epochs to draw.")] = 6,
-    seed: SeedOption = 0,
+    seed: Annotated[int, count("Of the random changes.", least=0)] = 0,
     out: Annotated[Path, option("The picture, a PNG.", "PATH")] = Path("zoo-augment.png"),
     show: Annotated[bool, typer.Option("--show", help="Open the picture.")] = False,
 ) -> None:
@@ -743,7 +766,7 @@ def export(
     backend: BackendOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Write weights to a file, by the names of torchvision, timm ..."""
+    """Write weights to a file, named as torchvision, timm ... do."""
     from zoo import backends, pretrained, registry
     from zoo.training import check_weights, fitting
     from zoo.weights import check_layout, files, load, save

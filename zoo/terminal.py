@@ -117,7 +117,9 @@ def models(cards: Sequence[Card]) -> None:
     # Hard spaces keep each pair in a line.
     pairs = [f"{family}\xa0=\xa0{name}" for family, name in registry.families().items() if name in shown]
     if pairs:
-        for line in textwrap.wrap(f"Names of families: {', '.join(pairs)}", max(20, out.width)):
+        for line in textwrap.wrap(
+            f"Names of families: {', '.join(pairs)}", max(20, out.width), break_on_hyphens=False
+        ):
             out.print(line.replace("\xa0", " "), highlight=False, soft_wrap=True)
 
 
