@@ -12,9 +12,12 @@ import importlib.util
 import json
 import os
 import platform
+import random
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -96,6 +99,7 @@ class Step(Protocol):
     """One step of training, state inside: `(state, batch) -> (state, loss)` with the state kept for you."""
 
     updater: Updater
+    mode: str  # of `MODES`: what cannot be compiled in the mode chosen runs in another, with a warning
 
     def __call__(self, x: Tensor, y: Tensor, weight: int | None = None) -> Tensor:
         """The batch's loss before the update, left on the device so that steps can run ahead.
@@ -490,6 +494,50 @@ def allowed(name: str, mode: str | None) -> str:
     if mode is not None and mode not in modes:
         raise BackendError(f"{name} has no mode {mode!r}; there are: {', '.join(modes)}")
     return mode or modes[0]
+
+
+@contextmanager
+def drawing_nothing() -> Iterator[None]:
+    """Around the Python of a step that is compiled: raises RuntimeError where it draws random numbers.
+
+    From Python's or NumPy's global generator, that is; what is compiled would repeat them at every step.
+    """
+    _keras_generator()
+    before = _global_generators()
+    yield
+    if _global_generators() != before:
+        raise RuntimeError("it draws from Python's or NumPy's global generator, once and not at every step")
+
+
+def _keras_generator() -> None:
+    """Let Keras make its global generator, which draws its seed from Python's, if it has not."""
+    import keras
+
+    with suppress(ValueError):  # on JAX it is refused while a function is traced
+        keras.src.random.seed_generator.global_seed_generator()
+
+
+def _global_generators() -> tuple[Any, ...]:
+    """The states of Python's generator and NumPy's."""
+    import numpy as np
+
+    name, key, *rest = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), name, bytes(np.asarray(key)), *rest
+
+
+def fall_back(model: keras.Model, mode: str, to: str, error: Exception) -> str:
+    """The mode `to`, with a warning: the model runs in it, and cannot be compiled in `mode`."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Exception encountered"):  # Keras's first line names the layer alone
+        del lines[0]
+    if lines and lines[0] == "in user code:":  # TensorFlow's last one is the error's own
+        lines = [line.partition(": ")[2] for line in lines if line.startswith(type(error).__name__)] or lines
+    warnings.warn(
+        f"{model.name} runs in mode {to!r}, as {mode!r} cannot compile it: "
+        f"{type(error).__name__}: {lines[0][:200] if lines else ''}",
+        stacklevel=2,
+    )
+    return to
 
 
 def find_device(devices: list[Device], name: str) -> Device:

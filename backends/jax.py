@@ -19,10 +19,14 @@ from zoo.backends import (
     LossScaling,
     allowed,
     cores,
+    drawing_nothing,
+    fall_back,
     find_device,
     host_memory,
     processor,
 )
+
+from zoo.errors import WrongConfiguration
 
 if TYPE_CHECKING:
     import keras
@@ -709,7 +713,7 @@ class JaxStep:
         *,
         compiled: bool,
     ):
-        self.model = model
+        self.model, self.mode = model, "jit" if compiled else "eager"
         self.updater = updater = Updater(description, model.trainable_variables, scaling)
         objective = _objective(model, loss)
 
@@ -727,7 +731,7 @@ class JaxStep:
             weights, memory = updater.pure(gradients, memory, weights, weight)
             return (weights, other, memory), value
 
-        self.step = _jit(step, donate_argnums=0) if compiled else step
+        self.eager, self.step = step, _jit(_once(step), donate_argnums=0) if compiled else step
         self.state: tuple | None = None
 
     def __call__(self, x: jax.Array, y: jax.Array, weight: int | None = None) -> jax.Array:
@@ -741,13 +745,24 @@ class JaxStep:
             self.updater.state = {}
         try:
             counted = None if weight is None else jnp.asarray(weight, jnp.int32)
-            self.state, loss = self.step(self.state, x, y, counted)
+            self.state, loss = self.advance(self.state, (x, y, counted))
         except BaseException:
-            if any(array.is_deleted() for array in jax.tree.leaves(self.state)):
+            if _is_deleted(self.state):
                 self.state = None  # the device failed in the middle of it
             self.sync()  # of a batch that does not fit, the model is none the worse
             raise
         return loss
+
+    def advance(self, state: tuple, batch: tuple) -> tuple[tuple, jax.Array]:
+        """A step; eagerly, from here on, of what cannot be compiled."""
+        try:
+            return self.step(state, *batch)
+        except Exception as error:
+            if self.mode == "eager" or isinstance(error, jax.errors.JaxRuntimeError) or _is_deleted(state):
+                raise
+            found = self.eager(state, *batch)  # raises for a batch that does not fit
+            self.step, self.mode = self.eager, fall_back(self.model, self.mode, "eager", error)
+            return found
 
     def sync(self) -> None:
         if self.state is None:
@@ -779,9 +794,23 @@ def predictor(model: keras.Model, mode: str) -> Callable[[jax.Array], jax.Array]
         with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
             return model(x, training=False)
 
-    run = _jit(forward) if allowed(NAME, mode) == "jit" else forward
-    # `value` asks first whether a scope is open that would cast it: 2 us a weight, 2 % of T5-mini's time.
-    return lambda x: run([v._value for v in variables], x)
+    run = _jit(_once(forward)) if allowed(NAME, mode) == "jit" else forward
+
+    def predict(x: jax.Array) -> jax.Array:
+        nonlocal run
+        # `value` asks first whether a scope is open that would cast it: 2 us a weight, 2 % of T5-mini's time.
+        values = [v._value for v in variables]
+        try:
+            return run(values, x)
+        except Exception as error:
+            if run is forward or isinstance(error, jax.errors.JaxRuntimeError):
+                raise
+            logits = forward(values, x)  # raises for a batch that does not fit
+            fall_back(model, "jit", "eager", error)
+            run = forward
+            return logits
+
+    return predict
 
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -792,6 +821,21 @@ def _values(variables: Sequence[keras.Variable]) -> list[jax.Array]:
     return [v.value for v in variables]
 
 
+def _once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function to be compiled, whose Python runs once for many calls."""
+
+    def call(*arguments: Any) -> Any:
+        with drawing_nothing():
+            return function(*arguments)
+
+    return call
+
+
+def _is_deleted(state: Any) -> bool:
+    """Whether a step has taken these arrays for its own."""
+    return any(array.is_deleted() for array in jax.tree.leaves(state))
+
+
 def _copies(arrays: Any) -> Any:
     """In other memory, even where compiled code would hand on what it was given."""
     return jax.tree.map(jnp.copy, arrays)
@@ -800,10 +844,26 @@ def _copies(arrays: Any) -> Any:
 def _objective(model: keras.Model, loss: Loss) -> Callable[..., tuple[jax.Array, list]]:
     """(weights, state, x, y) -> (loss, new state)."""
 
-    call: Any = model.stateless_call
+    from zoo._lazy import keras
+
+    trained, others = model.trainable_variables, model.non_trainable_variables
 
     def objective(weights: list, state: list, x: jax.Array, y: jax.Array) -> tuple[jax.Array, list]:
-        logits, state, penalties = call(weights, state, x, training=True, return_losses=True)
-        return loss(y, logits) + sum(penalties), state
+        values = [*zip(trained, weights, strict=True), *zip(others, state, strict=True)]
+        with keras.StatelessScope(state_mapping=values, collect_losses=True) as scope:
+            logits, penalties = model.call(x, training=True), model.losses
+        _check_seeds(model, scope)
+        return loss(y, logits) + sum(penalties), [scope.get_current_value(v) for v in others]
 
     return objective
+
+
+def _check_seeds(model: keras.Model, scope: keras.StatelessScope) -> None:
+    """Raise WrongConfiguration if the model drew from a seed that a step loses: none of its variables."""
+    own = {id(v) for v in model.variables}
+    for name, value in scope.state_mapping.items():
+        if name not in own and value.dtype == jnp.uint32 and value.shape == (2,):
+            raise WrongConfiguration(
+                f"{model.name} draws from a seed that is none of its variables, which on JAX every step "
+                "would repeat; let the layer that draws have a keras.random.SeedGenerator as an attribute"
+            )

@@ -20,6 +20,8 @@ from zoo.backends import (
     LossScaling,
     allowed,
     cores,
+    drawing_nothing,
+    fall_back,
     find_device,
     host_memory,
     processor,
@@ -477,6 +479,7 @@ class TensorFlowStep:
         self, model: keras.Model, loss: Loss, description: Optimizer, mode: str, scaling: LossScaling | None
     ):
         weights = model.trainable_variables
+        self.model, self.mode = model, mode
         self.updater = updater = Updater(description, weights, scaling)
 
         def step(x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
@@ -487,11 +490,17 @@ class TensorFlowStep:
             updater(tape.gradient(scaled, _values(weights), unconnected_gradients=zero), weight)
             return value
 
-        self.step = step if mode == "eager" else tf.function(step, jit_compile=mode == "xla")
+        self.plain, self.step = step, _compiled(step, mode)
 
     def __call__(self, x: tf.Tensor, y: tf.Tensor, weight: int | None = None) -> tf.Tensor:
         # As a number it would be part of the program: compiled again for each.
-        return self.step(x, y) if weight is None else self.step(x, y, tf.constant(weight, tf.int32))
+        batch = (x, y) if weight is None else (x, y, tf.constant(weight, tf.int32))
+        try:
+            return self.step(*batch)
+        except Exception as error:
+            loss, self.step, mode = _instead(self.plain, self.mode, error, *batch)
+            self.mode = fall_back(self.model, self.mode, mode, error)
+            return loss
 
     def sync(self) -> None:
         pass  # TensorFlow trains the model's own variables
@@ -512,7 +521,46 @@ def predictor(model: keras.Model, mode: str) -> Callable[[tf.Tensor], tf.Tensor]
     def forward(x: tf.Tensor) -> tf.Tensor:
         return model(x, training=False)
 
-    return forward if allowed(NAME, mode) == "eager" else tf.function(forward, jit_compile=mode == "xla")
+    run = _compiled(forward, allowed(NAME, mode))
+
+    def predict(x: tf.Tensor) -> tf.Tensor:
+        nonlocal run, mode
+        try:
+            return run(x)
+        except Exception as error:
+            logits, run, simpler = _instead(forward, mode, error, x)
+            mode = fall_back(model, mode, simpler, error)
+            return logits
+
+    return predict
+
+
+def _compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    def once(*arguments: Any) -> Any:
+        with drawing_nothing():
+            return function(*arguments)
+
+    return function if mode == "eager" else tf.function(once, jit_compile=mode == "xla")
+
+
+def _instead(
+    function: Callable[..., Any], mode: str, error: Exception, *arguments: Any
+) -> tuple[tf.Tensor, Callable[..., Any], str]:
+    """What a mode that asks less of a model makes of these, as it was made, and the mode.
+
+    Raises what eager raises, as for a batch that does not fit, or the error itself, if it is the machine's.
+    """
+    simpler = {"xla": ("graph", "eager"), "graph": ("eager",)}.get(mode, ())
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        simpler = ()
+    for mode in simpler:
+        run = _compiled(function, mode)
+        try:
+            return run(*arguments), run, mode
+        except Exception:
+            if mode == "eager":
+                raise
+    raise error
 
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from zoo.backends import Device, Loss, LossScaling, allowed, find_device, host_memory, processor
+from zoo.backends import (
+    Device,
+    Loss,
+    LossScaling,
+    allowed,
+    fall_back,
+    find_device,
+    host_memory,
+    processor,
+)
 from zoo.backends.torch_graph import overwrite, record, tree, use_onednn
 
 if TYPE_CHECKING:
@@ -463,11 +472,20 @@ class LAMB(torch.optim.Optimizer):
                 weight.sub_(group["lr"] * ratio * update)
 
 
+def _is_fused(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether torch's fused SGD is right: on a CPU 2.13's leaves most 16-bit weights as they are."""
+    return all(
+        w.dtype in (torch.float32, torch.float64) or w.device.type != "cpu"
+        for group in groups
+        for w in group["params"]
+    )
+
+
 # fused: the same arithmetic in one kernel, on CPU, CUDA and MPS
 OPTIMIZERS: dict[str, Callable[[Any, float, Any], torch.optim.Optimizer]] = {
-    "SGD": lambda groups, rate, o: torch.optim.SGD(groups, rate, fused=True),
+    "SGD": lambda groups, rate, o: torch.optim.SGD(groups, rate, fused=_is_fused(groups)),
     "Momentum": lambda groups, rate, o: torch.optim.SGD(
-        groups, rate, o.momentum, nesterov=o.nesterov, fused=True
+        groups, rate, o.momentum, nesterov=o.nesterov, fused=_is_fused(groups)
     ),
     "Adam": lambda groups, rate, o: torch.optim.Adam(
         groups, rate, (o.beta_1, o.beta_2), o.epsilon, amsgrad=o.amsgrad, fused=True
@@ -692,6 +710,8 @@ def step(
 class EagerStep:
     """The loop a torch user writes."""
 
+    mode = "eager"
+
     def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, scaling: LossScaling | None):
         self.model, self.loss = model, loss
         self.updater = Updater(description, model.trainable_variables, scaling)
@@ -714,8 +734,11 @@ class TracedStep(EagerStep):
     """The same step as one flat graph, recorded once for each shape of batch: no Keras in the loop.
 
     The graph is a pure function of weights, state and batch. What a layer draws at random comes from its
-    step counter, which is part of the state: nothing random is baked in.
+    step counter, which is part of the state: nothing random is baked in. A model that cannot be recorded, as
+    one whose Keras layers draw from a seed, is trained eagerly.
     """
+
+    mode = "traced"
 
     def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, scaling: LossScaling | None):
         super().__init__(model, loss, description, scaling)
@@ -725,13 +748,20 @@ class TracedStep(EagerStep):
         self.graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, weight: int | None = None) -> torch.Tensor:
+        if self.mode == "eager":
+            return super().__call__(x, y, weight)
         # The scale of a loss is an input of the graph: dynamic scaling changes it.
         scale = (
-            () if (factor := self.updater.loss_scale) is None else (torch.tensor(factor, device=x.device),)
+            () if (factor := self.updater.loss_scale) is None else (torch.tensor(factor, device=y.device),)
         )
         key = _shapes(x, y)
         if key not in self.graphs:
-            self.graphs[key] = self.recorded(self.updater.weights, self.state, x, y, *scale)
+            try:
+                self.graphs[key] = self.recorded(self.updater.weights, self.state, x, y, *scale)
+            except Exception as error:
+                loss = super().__call__(x, y, weight)  # raises for a batch that does not fit
+                self.mode = fall_back(self.model, self.mode, "eager", error)
+                return loss
         # Not under no_grad, where torch's LSTM keeps nothing for its backward pass, which the graph holds.
         loss, gradients, state = self.graphs[key](x, y, *scale)
         for old, new in zip(self.state, state, strict=True):
@@ -746,6 +776,8 @@ class TracedStep(EagerStep):
 
 class CompiledStep(TracedStep):
     """The recorded graph through TorchInductor: seconds to compile, worth it for long runs."""
+
+    mode = "compiled"
 
     def recorded(self, *arguments: Any) -> Callable[..., Any]:
         return record(self.pure, *arguments).bound(self.weights, self.state, compiled=True)
@@ -771,10 +803,18 @@ def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.T
         return model.stateless_call(weights, state, x, training=False)[0]
 
     def traced(x: torch.Tensor) -> torch.Tensor:
+        nonlocal mode
         with torch.no_grad():
+            if mode == "eager":
+                return model(x, training=False)
             if (key := _shapes(x)) not in graphs:
                 known = _values(model.trainable_variables), _values(model.non_trainable_variables)
-                graph, compiled = record(forward, *known, x), mode == "compiled"
+                try:
+                    graph, compiled = record(forward, *known, x), mode == "compiled"
+                except Exception as error:
+                    logits = model(x, training=False)
+                    mode = fall_back(model, mode, "eager", error)
+                    return logits
                 if not compiled:
                     # Not in training, which builds on its roundings: there traced is eager bit for bit.
                     graph = overwrite(use_onednn(graph) if _is_mkl_abroad() else graph)

@@ -8,9 +8,12 @@ from typing import Any
 
 import optree
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.node import map_arg
+from zoo.backends import drawing_nothing
 
 aten: Any = torch.ops.aten
 tree: Any = optree  # of arguments of whatever kind
@@ -32,6 +35,7 @@ CONSTANT = {aten.arange.start_step, aten.full.default, aten.scalar_tensor.defaul
 FEW = 4096  # numbers of a constant that is worth its memory
 PRODUCTS = {aten.addmm.default, aten.mm.default}
 MUCH = 2**21  # multiply-adds of a product from which oneDNN's call, of some 10 us, is worth it
+READS_VALUES = DataDependentOutputException, GuardOnDataDependentSymNode
 KEEPING = RESHAPING.union(IN_PLACE.values())
 
 
@@ -76,7 +80,11 @@ class Recorded:
 
 
 def record(function: Callable[..., Any], *arguments: Any) -> Recorded:
-    """The operations that a pure function of these tensors, and of others of their shapes, consists of."""
+    """The operations that a pure function of these tensors, and of others of their shapes, consists of.
+
+    Raises RuntimeError for a function that reads the value of a tensor, or draws from Python's or NumPy's
+    global generator: a graph would repeat the numbers.
+    """
     leaves, structure = tree.tree_flatten(arguments)
     result: Any = None
 
@@ -85,7 +93,13 @@ def record(function: Callable[..., Any], *arguments: Any) -> Recorded:
         found, result = tree.tree_flatten(function(*tree.tree_unflatten(structure, leaves)))
         return found
 
-    module = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+    try:
+        with drawing_nothing():
+            module = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
+    except READS_VALUES as error:
+        raise RuntimeError(
+            "the value of a tensor is read, as by a Keras layer that draws from a seed"
+        ) from error
     return _tidied(Recorded(module, result))
 
 

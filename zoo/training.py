@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zoo import backends, checkpoints, pretrained, registry, runs, tasks, tokenizers
+from zoo import backends, checkpoints, functional, pretrained, registry, runs, tasks, tokenizers
 from zoo._lazy import keras, ops
 from zoo.augment import Wanted, parse, written
 from zoo.checks import integer
@@ -158,7 +158,9 @@ def train(
     backend = backends.current()  # imports the framework: what can be checked without has been
     if isinstance(model, str):
         model = registry.build(name, seed=seed, **{**pretrained.needed(name, weights), **changes})
-    data = _load(chosen, registry.input_shapes(model), loss, validation, known and known.preprocessing, code)
+    chosen, validation = functional.named(model, chosen), functional.named(model, validation)
+    shape = functional.input_shapes(model) if isinstance(chosen, str) else None
+    data = _load(chosen, shape, loss, validation, known and known.preprocessing, code)
     if saved is not None and augment is None and not data.augment:
         transforms = parse(saved.facts["augment"])
     if transforms is not None:
@@ -167,7 +169,8 @@ def train(
         saved.take("augment", written(data.augment))
         saved.take("tokenizer", checkpoints.tokenizer(data))
         runs.check_classes(saved, data)
-    _check_fit(model, data)
+    network = functional.of(model, data.first(1), own_steps=engine == "keras")
+    _check_fit(network, data)
     objective = Objective(
         loss or data.loss, plan.label_smoothing if label_smoothing is None else label_smoothing
     )
@@ -185,7 +188,7 @@ def train(
         optimizer = saved.optimizer() if saved and reuse else plan.make_optimizer(schedule, total)
     if weights is not None:
         load_weights(model, weights)
-    runner = make_engine(engine, model, objective, optimizer, way)
+    runner = make_engine(engine, network, objective, optimizer, way)
     why = "" if weights is None else "fine-tuning, as weights are given: "
     length = f"{total} steps of {batch_size} examples, {per_epoch} an epoch"
     how = f"{why}{described(optimizer)}; {length}"
@@ -241,7 +244,7 @@ def train(
         runner.fit(batches, per_epoch, per_epoch - position, on_step, on_epoch)
         run.train_s = time.perf_counter() - start - paused
         run.interrupted = stop.is_set()
-    run.losses = [number(value) for value in losses]
+    run.losses, run.mode = [number(value) for value in losses], runner.mode
     changed = [runner.finish(), patience is not None and patience.restore()]
     if any(changed):
         run.metrics = evaluate(runner, data)
@@ -332,6 +335,7 @@ class Engine(Predicts, Protocol):
     """Makes training steps on a model, and predicts with it."""
 
     weight: Callable[[np.ndarray], int]  # how many labels or examples the loss of a batch is the mean of
+    mode: str  # of `zoo.backends.MODES`, or "fit"
 
     def fit(
         self,
@@ -422,6 +426,11 @@ class NativeEngine:
     def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
         return number(self.objective(self.backend.tensor(y), self.backend.tensor(logits)))
 
+    @property
+    def mode(self) -> str:
+        """The step's."""
+        return self.step.mode
+
     def memory(self) -> dict[str, np.ndarray]:
         return self.step.updater.memory()
 
@@ -435,6 +444,8 @@ class NativeEngine:
 
 class KerasEngine:
     """Keras's own `compile` and `fit`."""
+
+    mode = "fit"
 
     def __init__(self, model: keras.Model, objective: Objective, optimizer: Any):
         from zoo.keras_parts import LastValue
