@@ -22,7 +22,7 @@ pytestmark = pytest.mark.notebooks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CHAPTERS = sorted(path.name for path in (NOTEBOOKS / "en").glob("[0-9]*.py"))
-LANGUAGES = {"en": ("What you will see", "Go on with"), "zh": ("你会看到什么", "继续阅读")}
+LANGUAGES = {"en": ("What you will see", "Further reading"), "zh": ("你会看到什么", "继续阅读")}
 MOST_CELLS = 25
 
 # What is said of them as texts, which are the same on every framework, is marked `once`.

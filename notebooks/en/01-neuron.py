@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 1 A neuron and its activations
 #
-# **What you will see.** One artificial neuron draws a straight line through the plane. The activation function
-# behind it decides what the neuron says and, by its derivative, how much it can learn: you will draw five of them
-# with their derivatives, train a neuron, and watch a signal die in a deep stack of sigmoids.
+# **What you will see.** One artificial neuron separates the plane with a straight line. The activation function after
+# the weighted sum determines the neuron's output and, through its derivative, how much the neuron can learn. You will
+# plot five activation functions with their derivatives, train a neuron, and watch gradients vanish in a deep stack of
+# sigmoids.
 
 # %%
 import os
@@ -17,17 +18,17 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 
 # %% [markdown]
-# ## A weighted sum, then a bend
+# ## A weighted sum, then a nonlinearity
 #
-# A neuron multiplies each input by a weight, adds a bias, and sends the sum through an activation $f$:
+# A neuron multiplies each input by a weight, adds a bias, and applies an activation function $f$ to the sum:
 #
 # $$y = f(w_1 x_1 + w_2 x_2 + b)$$
 #
-# Where the sum is zero there is a straight line; on one side the sum is positive, on the other negative. Here are
-# three inputs and one neuron, by hand and as a layer of Keras.
+# The points where the sum is zero form a straight line; the sum is positive on one side and negative on the other. Here
+# are three examples with two inputs each and one neuron, computed by hand and with a Keras layer.
 
 # %%
 x = np.array([[1.0, 2.0], [0.0, 0.0], [-1.0, 3.0]], "float32")  # three examples, two inputs each
@@ -43,10 +44,10 @@ print("by Keras", by_keras.ravel(), "on", keras.backend.backend())
 assert np.array_equal(by_hand, by_keras)
 
 # %% [markdown]
-# ## Five activations
+# ## Five activation functions
 #
-# Without a bend, a stack of neurons would be one neuron: a sum of sums is a sum. These are the bends in use, from the
-# smooth step of the first networks to the GELU of the Transformers:
+# Without a nonlinearity, a stack of layers is equivalent to a single layer: a sum of sums is a sum. These are common
+# activation functions, from the smooth step of the first networks to the GELU of the Transformers:
 #
 # | name | $f(x)$ | largest derivative |
 # | --- | --- | --- |
@@ -56,7 +57,7 @@ assert np.array_equal(by_hand, by_keras)
 # | leaky ReLU | $\max(0.01 x, x)$ | 1, wherever $x > 0$ |
 # | GELU | $x \, \Phi(x)$, $\Phi$ the normal distribution | 1.13, at $\sqrt 2$ |
 #
-# The derivatives are not typed in below: each framework's automatic differentiation computes them.
+# The derivatives are not written out below: each framework's automatic differentiation computes them.
 
 # %%
 ACTIVATIONS = {
@@ -69,7 +70,7 @@ ACTIVATIONS = {
 
 
 def derivative(f, x):
-    """f'(x) at each x, by the automatic differentiation of the framework that runs."""
+    """f'(x) at each x, by the automatic differentiation of the current framework."""
     x = keras.ops.convert_to_tensor(x)
     if keras.backend.backend() == "torch":
         import torch
@@ -103,8 +104,8 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Is the framework's derivative right? A finite difference is an independent witness: $(f(x+h) - f(x-h)) / 2h$. In
-# float32 it is good to about three digits; at the corner of ReLU it has no meaning, so we step around it.
+# Is the framework's derivative right? A finite difference, $(f(x+h) - f(x-h)) / 2h$, is an independent check. In
+# float32 it is accurate to about three digits. At the corner of ReLU it is meaningless, so we leave that point out.
 
 # %%
 away = grid[np.abs(grid) > 0.05].astype("float64")
@@ -117,9 +118,9 @@ for name, f in ACTIVATIONS.items():
 # %% [markdown]
 # ## One neuron learns
 #
-# Two clouds of points, one neuron with a sigmoid, and the oldest recipe: compare, and nudge the weights against the
-# error. For the cross-entropy loss the gradient is short enough to write down: $\frac{\partial L}{\partial w} =
-# \frac{1}{n}\sum (y - t)\, x$ where $t$ is the target, 0 or 1.
+# Two clusters of points, one neuron with a sigmoid, and gradient descent: compare the output with the target, and move
+# the weights a little in the direction that reduces the error. For the cross-entropy loss the gradient is short enough
+# to write down: $\frac{\partial L}{\partial w} = \frac{1}{n}\sum (y - t)\, x$ where $t$ is the target, 0 or 1.
 
 # %%
 rng = np.random.default_rng(0)
@@ -133,7 +134,7 @@ for _ in range(200):
     weights -= 0.5 * (y - targets) @ points / len(points)
     bias -= 0.5 * np.mean(y - targets)
 accuracy = np.mean((y > 0.5) == targets)
-print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, {accuracy:.0%} of the points on the right side")
+print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, {accuracy:.0%} of the points classified correctly")
 assert accuracy > 0.9
 
 # %%
@@ -141,20 +142,21 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
 left.scatter(*points[:100].T, color=BLUE, marker="o", label="class 0")
 left.scatter(*points[100:].T, color=ORANGE, marker="^", label="class 1")
 line = np.array([-3.0, 3.0])
-left.plot(line, -(weights[0] * line + bias) / weights[1], color="black", label="where the neuron says 1/2")
-left.set(xlabel="input x1", ylabel="input x2", ylim=(-3.5, 3.5), title="what it decides")
+left.plot(line, -(weights[0] * line + bias) / weights[1], color="black", label="where the output is 1/2")
+left.set(xlabel="input x1", ylabel="input x2", ylim=(-3.5, 3.5), title="decision boundary")
 left.legend()
 right.plot(losses, color=GREEN)
-right.set(xlabel="step", ylabel="cross-entropy (nats)", title="what it learns")
+right.set(xlabel="step", ylabel="cross-entropy (nats)", title="training loss")
 right.grid(alpha=0.3)
 plt.show()
 
 # %% [markdown]
-# ## Why the sigmoid gave way
+# ## Why the sigmoid was replaced: vanishing gradients
 #
-# Backward, a gradient is multiplied by one derivative after another. A sigmoid's is at most 1/4: after ten layers at
-# most $4^{-10}$, a millionth, is left. Here a signal goes through twenty layers of fifty neurons each, their weights
-# drawn so that sums keep their size (their initialization); we look at how much gradient reaches each layer.
+# In the backward pass, a gradient is multiplied by one derivative after another. A sigmoid's derivative is at most 1/4,
+# so after ten layers at most $4^{-10}$, about a millionth, is left: the gradient vanishes. Here a signal passes through
+# twenty layers of fifty neurons each, with an initialization of the weights that keeps the scale of the sums. We plot
+# how much of the gradient reaches each layer.
 
 # %%
 depth, width = 20, 50
@@ -184,15 +186,16 @@ plt.grid(alpha=0.3)
 plt.legend()
 plt.show()
 print(
-    f"the first layer gets {sizes['sigmoid'][0] / sizes['sigmoid'][-1]:.0e} of the last one's with sigmoid,"
+    f"gradient of the first layer relative to the last: {sizes['sigmoid'][0] / sizes['sigmoid'][-1]:.0e} with sigmoid,"
 )
 print(f"and {sizes['ReLU'][0] / sizes['ReLU'][-1]:.1f} with ReLU and He's initialization")
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** A neuron with a step activation computes AND of two inputs in {0, 1} with weights (1, 1) and bias -1.5. Find a
-# weight pair and a bias for OR, and for NAND. (XOR has none: no straight line does it. Chapter 3's two layers do.)
+# **1.** A neuron with a step activation computes AND of two inputs in {0, 1} with weights (1, 1) and bias -1.5. Find
+# weights and a bias for OR, and for NAND. (There are none for XOR, which no straight line separates. The two layers of
+# chapter 3 can compute it.)
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -204,8 +207,8 @@ for gate, (pair, offset, wanted) in gates.items():
     assert output.tolist() == wanted
 
 # %% [markdown]
-# **2.** Show with pencil and paper that the sigmoid's derivative is $f(x)(1 - f(x))$, and with a line of NumPy that the
-# framework agrees.
+# **2.** Show with pencil and paper that the sigmoid's derivative is $f(x)(1 - f(x))$, and check with a line of NumPy
+# that the framework agrees.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -216,7 +219,7 @@ print(f"largest difference {largest:.0e}")
 assert largest < 1e-6
 
 # %% [markdown]
-# **3.** Where is GELU's derivative largest, and how large is it? The table says 1.13 at $\sqrt 2$. Check.
+# **3.** Where is GELU's derivative largest, and how large is it? The table says 1.13 at $\sqrt 2$. Check this.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -227,14 +230,14 @@ assert abs(fine[slope.argmax()] - np.sqrt(2)) < 0.02
 assert abs(slope.max() - 1.129) < 1e-3
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
 # - The next chapter: [forward and backward, by hand](02-backward.ipynb)
 # - Michael Nielsen, [Neural Networks and Deep Learning](http://neuralnetworksanddeeplearning.com/chap1.html),
 #   chapter 1: perceptrons and sigmoid neurons
 # - [Dive into Deep Learning](https://d2l.ai/chapter_multilayer-perceptrons/mlp.html), section 5.1: activation functions
-# - Andrew Ng, [Neural Networks and Deep Learning](https://www.coursera.org/learn/neural-networks-deep-learning): a course
-#   from one neuron on
+# - Andrew Ng, [Neural Networks and Deep Learning](https://www.coursera.org/learn/neural-networks-deep-learning): a
+#   course that starts from one neuron
 # - Goodfellow, Bengio, Courville, [Deep Learning](https://www.deeplearningbook.org/contents/mlp.html), section 6.3
 # - Hendrycks, Gimpel 2016, [Gaussian Error Linear Units](https://arxiv.org/abs/1606.08415); He et al. 2015,
 #   [Delving Deep into Rectifiers](https://arxiv.org/abs/1502.01852)

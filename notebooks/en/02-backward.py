@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 2 Forward and backward, by hand
 #
-# **What you will see.** A network of two layers in NumPy: forward, then backward, one line for each step of the chain
-# rule. Three referees check the gradient: finite differences, and the automatic differentiation of each framework that
-# you have. They agree to the last digits, and you will see which digits those are.
+# **What you will see.** A two-layer network in NumPy: the forward pass, then the backward pass with one line for each
+# step of the chain rule. The gradient is checked in three ways: with finite differences, and with the automatic
+# differentiation of each framework you have installed. They agree to the last digits, and you will see which digits
+# those are.
 
 # %%
 import os
@@ -18,18 +19,18 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 
 # %% [markdown]
 # ## Forward
 #
-# Four examples with three inputs each, five hidden neurons, two outputs. In rows: one example each. The shapes tell
-# most of the story, so each line of code says its own:
+# Four examples with three inputs each, five hidden neurons, two outputs. One example per row. Shapes explain most of
+# what happens, so each line of code states the shape of its result:
 #
 # $$h = x W_1 + b_1, \qquad a = \tanh h, \qquad y = a W_2 + b_2, \qquad L = \frac{1}{8} \sum (y - t)^2$$
 #
-# $L$ is the mean squared error: the mean over the eight outputs (four examples, two each) of the squared distance to the
-# targets $t$.
+# $L$ is the mean squared error: the mean over the eight outputs (four examples, two outputs each) of the squared
+# difference from the targets $t$.
 
 # %%
 rng = np.random.default_rng(0)
@@ -56,9 +57,9 @@ print(f"loss {loss:.6f}")
 # %% [markdown]
 # ## Backward
 #
-# The question of every training step: by how much does the loss change if I move this one weight? The chain rule answers
-# it for all weights in one pass, from the loss back. Write $\bar z$ for the derivative of the loss by $z$; it has the
-# shape of $z$. Each line of the forward pass has its line here, in reverse order:
+# Every training step asks by how much the loss changes when a weight changes. The chain rule answers this for all
+# weights in one pass, starting from the loss. Write $\bar z$ for the derivative of the loss with respect to $z$; it has
+# the same shape as $z$. Each line of the forward pass has a corresponding line here, in reverse order:
 #
 # | forward | backward |
 # | --- | --- |
@@ -67,9 +68,9 @@ print(f"loss {loss:.6f}")
 # | $a = \tanh h$ | $\bar h = \bar a \cdot (1 - a^2)$ |
 # | $h = x W_1 + b_1$ | $\bar W_1 = x^T \bar h$, $\quad \bar b_1 = \sum_{\text{rows}} \bar h$ |
 #
-# Where do the transposes come from? $y_{ij} = \sum_k a_{ik} W_{kj}$, so $W_{kj}$ meets the examples $i$ through
-# $a_{ik}$: $\bar W_{kj} = \sum_i a_{ik}\, \bar y_{ij}$, and that is $a^T \bar y$. Whoever forgets which side to
-# transpose lets the shapes decide: only one way fits.
+# Where do the transposes come from? $y_{ij} = \sum_k a_{ik} W_{kj}$, so $W_{kj}$ affects example $i$ through $a_{ik}$:
+# $\bar W_{kj} = \sum_i a_{ik}\, \bar y_{ij}$, which is $a^T \bar y$. If you forget which side to transpose, look at the
+# shapes: only one way fits.
 
 
 # %%
@@ -83,15 +84,15 @@ def backward(W1, b1, W2, b2):
 
 ours = backward(**weights)
 for name, gradient in ours.items():
-    print(f"{name}: gradient of shape {gradient.shape}, as the weight {weights[name].shape}")
+    print(f"{name}: gradient of shape {gradient.shape}, the same as the weight's {weights[name].shape}")
     assert gradient.shape == weights[name].shape
 
 # %% [markdown]
-# ## The first referee: finite differences
+# ## First check: finite differences
 #
-# Move one weight up by $\epsilon$, then down, and look at the loss: $(L(w + \epsilon) - L(w - \epsilon)) / 2 \epsilon$. It
-# takes two forward passes for each of the 32 weights, where the backward pass took one for all of them: that is why
-# nobody trains so. But it needs no calculus, so it is a good referee.
+# Increase one weight by $\epsilon$, then decrease it by $\epsilon$, and compare the losses: $(L(w + \epsilon) - L(w -
+# \epsilon)) / 2 \epsilon$. This takes two forward passes for each of the 32 weights, where the backward pass needs one
+# pass for all of them, so nobody trains this way. But it needs no calculus, which makes it a good check.
 
 
 # %%
@@ -118,9 +119,9 @@ def apart(a, b):
 epsilons = 10.0 ** np.arange(-12, 0)
 errors = [apart(ours, finite_differences(epsilon)) for epsilon in epsilons]
 plt.loglog(epsilons, errors, color=BLUE, marker="o")
-plt.xlabel("epsilon, by which a weight is moved")
+plt.xlabel("epsilon, the change of a weight")
 plt.ylabel("largest difference from our gradient (relative)")
-plt.title("Too far is wrong, too near is rounding")
+plt.title("Large steps: truncation error; small steps: rounding error")
 plt.grid(alpha=0.3)
 plt.show()
 best = int(np.argmin(errors))
@@ -128,15 +129,16 @@ print(f"best at epsilon = {epsilons[best]:.0e}: {errors[best]:.0e}")
 assert errors[best] < 1e-9
 
 # %% [markdown]
-# The curve falls from the right as $\epsilon^2$: the smaller the step, the better the slope. Left of about $10^{-5}$ it
-# rises again: the two losses agree in so many digits that their difference has few left. Sixteen digits are all that a
-# float64 has. Ten of them right is as good as this referee gets.
+# From the right, the curve falls as $\epsilon^2$: a smaller step gives a better slope. Below about $10^{-5}$ it rises
+# again: the two losses agree in so many digits that few significant digits are left in their difference. A float64 has
+# sixteen digits, and ten correct ones are the best that finite differences achieve here.
 #
-# ## The other referees: automatic differentiation
+# ## Second check: automatic differentiation
 #
-# A framework notes each operation of the forward pass and has a backward line for each kind, as the table above. Three
-# dialects of one idea: PyTorch records onto the tensors and walks back from the loss; TensorFlow records onto a tape;
-# JAX turns the function into the function of its gradient. All that are installed run side by side, in float64.
+# A framework records each operation of the forward pass and has a backward rule for each kind of operation, like the
+# table above. The three frameworks implement the same idea differently: PyTorch records the operations on the tensors
+# and walks back from the loss; TensorFlow records them on a gradient tape; JAX transforms a function into the function
+# that computes its gradient. All installed frameworks run side by side, in float64.
 
 
 # %%
@@ -171,7 +173,7 @@ def by_jax():
         y = a @ w["W2"] + w["b2"]
         return jnp.mean((y - t) ** 2)
 
-    with jax.enable_x64(True):  # JAX computes in float32 unless it is told to
+    with jax.enable_x64(True):  # JAX computes in float32 by default
         return {k: np.asarray(g) for k, g in jax.grad(loss)(weights).items()}
 
 
@@ -179,15 +181,16 @@ def by_jax():
 referees = {"torch": by_torch, "tensorflow": by_tensorflow, "jax": by_jax}
 found = {name: referee() for name, referee in referees.items() if find_spec(name)}
 for name, gradients in found.items():
-    print(f"{name:10s} differs from our hands by {apart(ours, gradients):.0e}")
+    print(f"{name:10s} differs from our hand-derived gradient by {apart(ours, gradients):.0e}")
     assert apart(ours, gradients) < 1e-14
 
 # %% [markdown]
-# All the digits there are. The frameworks do nothing that your hands cannot: they do it for every operation, fast, and
-# without mistakes.
+# They agree to float64's full precision. The frameworks do nothing that you could not do by hand: they do it for every
+# operation, fast and without mistakes.
 #
-# In float32, in which networks are trained, a number has seven digits, and the same comparison gives about $10^{-7}$.
-# Here is the same network made of Keras's layers, its gradient taken by the framework that runs, against our float64.
+# Networks are usually trained in float32, which has about seven decimal digits; there the same comparison gives about
+# $10^{-7}$. Here is the same network built from Keras layers. Its gradient, computed by the current framework in
+# float32, is compared with our float64 gradient.
 
 # %%
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(2)])
@@ -195,7 +198,7 @@ model.set_weights([w.astype("float32") for w in weights.values()])
 
 
 def gradients_of(model, x, t):
-    """By the names of `weights`, on the framework that runs."""
+    """The gradients by the names in `weights`, on the current framework."""
     x, t = (keras.ops.convert_to_tensor(z.astype("float32")) for z in (x, t))
     variables = model.trainable_variables
     if keras.backend.backend() == "torch":
@@ -220,13 +223,14 @@ def gradients_of(model, x, t):
 
 
 in_float32 = apart(ours, gradients_of(model, x, t))
-print(f"float32 on {keras.backend.backend()}: {in_float32:.0e} from float64")
+print(f"float32 on {keras.backend.backend()}: {in_float32:.0e} relative difference from float64")
 assert in_float32 < 1e-5
 
 # %% [markdown]
 # ## What the gradient is for
 #
-# A step against it makes the loss smaller, if the step is short enough. This is all of training: forward, backward, step.
+# A step against the gradient reduces the loss if the step is short enough. That is all there is to training: forward
+# pass, backward pass, update.
 
 # %%
 losses = {}
@@ -240,7 +244,7 @@ for rate, color, style in ((0.03, BLUE, "-"), (0.3, GREEN, "--"), (1.5, RED, ":"
     plt.semilogy(curve, color=color, linestyle=style, label=f"learning rate {rate}")
 plt.xlabel("step")
 plt.ylabel("mean squared error")
-plt.title("Too short a step crawls, too long a one leaps about")
+plt.title("Too low: slow; too high: unstable")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
@@ -249,11 +253,11 @@ assert losses[0.3][-1] < losses[0.03][-1] < losses[0.03][0]
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Put a ReLU in the place of the tanh. Which line of `backward` changes, and to what?
+# **1.** Replace the tanh with a ReLU. Which line of `backward` changes, and how?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# Only the line of the activation: h_ = a_ * (h > 0), as ReLU's derivative is 1 where h > 0, else 0.
+# Only the line of the activation: h_ = a_ * (h > 0), because ReLU's derivative is 1 where h > 0, else 0.
 
 
 def relu_loss(W1, b1, W2, b2):
@@ -270,12 +274,12 @@ print(by_formula, by_difference)
 assert abs(by_formula - by_difference) < 1e-8
 
 # %% [markdown]
-# **2.** What is the derivative of the loss by the inputs, $\bar x$? It is what tells which pixels mattered, and what
-# chapter 4's pictures are made of.
+# **2.** What is the derivative of the loss with respect to the inputs, $\bar x$? It shows which inputs mattered (for
+# images, as a saliency map).
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# h = x W1 + b1, so as for the line of y: x_ = h_ W1^T.
+# h = x W1 + b1, so, as in the line for y: x_ = h_ W1^T.
 h, a, y, _ = forward(**weights)
 h_ = (2 * (y - t) / y.size) @ weights["W2"].T * (1 - a**2)
 x_ = h_ @ weights["W1"].T
@@ -287,20 +291,20 @@ print(x_[0, 0], (moved - before) / 1e-6)
 assert abs(x_[0, 0] - (moved - before) / 1e-6) < 1e-5
 
 # %% [markdown]
-# **3.** How many multiplications does the forward pass take for one example, and how many the backward pass? Count only
-# the matrix products. (This is why a training step costs about three times what a prediction does.)
+# **3.** How many multiplications does the forward pass need for one example, and how many the backward pass? Count only
+# the matrix products. (This is why a training step costs about three times as much as a prediction.)
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
 forward_products = 3 * 5 + 5 * 2  # x W1, a W2
-backward_products = (5 * 2 + 5 * 2) + 3 * 5  # a_ and W2's gradient; W1's gradient (nobody asks for x_)
+backward_products = (5 * 2 + 5 * 2) + 3 * 5  # a_ and W2's gradient; W1's gradient (x_ is not needed)
 print(forward_products, backward_products, (forward_products + backward_products) / forward_products)
 assert (forward_products, backward_products) == (25, 35)
-# With a layer below that asks for x_ as well, backward is twice forward: three times in all.
+# If an earlier layer needs x_ as well, the backward pass costs twice the forward pass: three times in all.
 assert backward_products + 3 * 5 == 2 * forward_products
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
 # - The next chapter: [the multilayer perceptron, four times](03-mlp.ipynb)
 # - Michael Nielsen, [Neural Networks and Deep Learning](http://neuralnetworksanddeeplearning.com/chap2.html), chapter 2:

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 3 The multilayer perceptron, four times
 #
-# **What you will see.** A network that reads handwritten digits, and one training loop written four times: in PyTorch,
-# JAX, TensorFlow and Keras. From the same weights and batches they draw one curve, not four. Then a better loss: why
-# cross-entropy learns from confident mistakes where the squared error shrugs.
+# **What you will see.** A network that classifies handwritten digits, and one training loop written four times: in
+# PyTorch, JAX, TensorFlow and Keras. With the same initial weights and batches, their loss curves coincide. Then a
+# better loss: why cross-entropy learns from confident mistakes where the squared error barely responds.
 
 # %%
 import os
@@ -19,16 +19,17 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # colour-blind-safe palette
 
 # %% [markdown]
-# ## Digits, and a hidden layer
+# ## Handwritten digits and a hidden layer
 #
-# 1,797 digits of 8 x 8 pixels, each a row of 64 numbers; its label is the digit, 0 to 9. Every fifth is held out: the
-# network never learns from those.
+# The data set has 1,797 images of 8 x 8 pixels, each stored as a row of 64 numbers; the label is the digit, 0 to 9.
+# Every fifth image is held out for testing and not used for training.
 #
-# A multilayer perceptron puts a hidden layer of neurons between input and output, each neuron connected with all before
-# it. Ours has 32, with the ReLU of chapter 1, and ten outputs, one a digit: the largest is the answer.
+# A multilayer perceptron has a hidden layer of neurons between input and output; each neuron is connected to all
+# neurons of the layer before it. Ours has 32 hidden neurons with the ReLU of chapter 1, and ten outputs, one per digit:
+# the largest output is the prediction.
 
 # %%
 digits = load_digits()
@@ -44,13 +45,14 @@ for axis, image, label in zip(axes, digits.images, digits.target, strict=False):
     axis.set_title(label)
     axis.axis("off")
 plt.show()
-print(len(x), "to learn from,", len(x_test), "held out")
+print(len(x), "for training,", len(x_test), "held out")
 
 # %% [markdown]
-# ## One plan for all
+# ## The same setup for all four
 #
-# The same initial weights, the same batches of 64 examples in the same order, the same loss, the mean squared error of
-# the ten outputs, and the same optimizer, Adam (chapter 8 opens it). An epoch is one pass over all examples; we make ten.
+# The same initial weights, the same batches of 64 examples in the same order, the same loss (the mean squared error of
+# the ten outputs) and the same optimizer, Adam (explained in chapter 8). An epoch is one pass over all training
+# examples; we train for ten.
 
 # %%
 rng = np.random.default_rng(0)
@@ -67,7 +69,8 @@ print(len(batches), "steps")
 # %% [markdown]
 # ## PyTorch
 #
-# Tensors remember what was done to them; `backward` walks back and leaves each gradient on its weight.
+# Tensors record the operations applied to them; `backward` walks back through the record and stores each gradient on
+# its weight.
 
 
 # %%
@@ -90,8 +93,8 @@ def train_torch():
 # %% [markdown]
 # ## JAX
 #
-# Nothing changes in place: a pure function takes weights and the optimizer's state and returns new ones. `jit` compiles
-# it the first time.
+# Nothing is modified in place: a pure function takes the weights and the optimizer state and returns new ones. `jit`
+# compiles it at the first call.
 
 
 # %%
@@ -124,8 +127,8 @@ def train_jax():
 # %% [markdown]
 # ## TensorFlow
 #
-# A tape records the forward pass, and `tf.function` compiles the step. TensorFlow leaves optimizers to Keras; without
-# it, Adam is five lines.
+# A gradient tape (`tf.GradientTape`) records the forward pass, and `tf.function` compiles the step. TensorFlow itself
+# has no optimizers; they are part of Keras. Without Keras, Adam takes five lines.
 
 
 # %%
@@ -156,8 +159,9 @@ def train_tensorflow():
 # %% [markdown]
 # ## Keras
 #
-# The loop is `fit`, on whichever of the three runs. Optimizer and loss are named; the rest is Keras's. (The Adam is the
-# zoo's: Keras's own puts its epsilon elsewhere, see chapter 12.)
+# The loop is `fit` (here `train_on_batch`, to fix the batches), on whichever of the three frameworks is active. You
+# name the optimizer and the loss; Keras does the rest. (The Adam here is the zoo's: Keras's own applies epsilon in a
+# different place, see chapter 12.)
 
 
 # %%
@@ -186,7 +190,7 @@ for (name, losses), (color, style, width) in zip(curves.items(), STYLES, strict=
     plt.semilogy(losses, color=color, linestyle=style, linewidth=width, label=name)
 plt.xlabel("step")
 plt.ylabel("mean squared error of a batch")
-plt.title("One curve, drawn by every loop")
+plt.title("Loss curves of all loops: they coincide")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
@@ -197,28 +201,29 @@ for name, losses in curves.items():
     assert difference < 1e-5
 
 # %% [markdown]
-# Each framework multiplies and adds in an order of its own, so the last of a float's seven digits may differ; nothing
-# else does. Who claims that two frameworks "train alike" can be asked for this number.
+# Each framework multiplies and adds in its own order, so the last of a float32's seven digits may differ; nothing else
+# does. Anyone who claims that two frameworks "train alike" should be able to state this number.
 #
 # ## A better loss
 #
-# The squared error treats the ten outputs as numbers to hit. But they are scores, and the question is which is right.
-# Softmax turns scores, called logits, into probabilities, and cross-entropy is minus the log of the probability that the
-# right label got:
+# The squared error treats the ten outputs as values to regress. But they are scores, and the question is which class is
+# correct. Softmax turns the scores, called logits, into probabilities, and cross-entropy is the negative logarithm of
+# the probability assigned to the correct label:
 #
 # $$p_i = \frac{e^{y_i}}{\sum_j e^{y_j}}, \qquad L = -\log p_{\text{label}}, \qquad \frac{\partial L}{\partial y_i} = p_i - t_i$$
 #
-# The derivative is as simple as can be: probability less target. Compare a neuron that is sure and wrong. Behind a
-# sigmoid, the squared error has the factor $p (1 - p)$, which is nearly zero just there; cross-entropy has none.
+# The derivative is simply the probability minus the target. Consider a neuron that is confident and wrong. With a
+# sigmoid before it, the squared error's derivative has the factor $p (1 - p)$, which is nearly zero in exactly this
+# case; the derivative of cross-entropy has no such factor.
 
 # %%
 logit = np.linspace(-6, 6, 241)
 p = 1 / (1 + np.exp(-logit))
-plt.plot(logit, -2 * (1 - p) * p * (1 - p), color=BLUE, label="squared error behind a sigmoid")
+plt.plot(logit, -2 * (1 - p) * p * (1 - p), color=BLUE, label="squared error after a sigmoid")
 plt.plot(logit, p - 1, color=ORANGE, linestyle="--", label="cross-entropy")
 plt.xlabel("logit, when the target is 1")
-plt.ylabel("derivative of the loss by the logit")
-plt.title("At -6 the neuron is sure and wrong")
+plt.ylabel("derivative of the loss with respect to the logit")
+plt.title("At -6 the neuron is confident and wrong")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
@@ -230,33 +235,35 @@ def accuracy(model):
     return np.mean(model.predict(x_test, verbose=0).argmax(1) == labels_test)
 
 
-print(f"after the same {len(batches)} steps: {accuracy(by_mse):.1%} of the held-out digits by squared error,")
-print(f"{accuracy(by_cross_entropy):.1%} by cross-entropy")
+print(
+    f"after the same {len(batches)} steps: {accuracy(by_mse):.1%} of the held-out digits correct with squared error,"
+)
+print(f"{accuracy(by_cross_entropy):.1%} with cross-entropy")
 assert accuracy(by_mse) > 0.8
 assert accuracy(by_cross_entropy) > 0.9
 
 # %% [markdown]
-# ## The zoo's
+# ## The zoo's model and training loop
 #
-# `zoo.build("mlp")` is the network of the textbooks, 784-256-128-10, and `zoo.train` its loop: on torch a loop like the
-# one above, on JAX and TensorFlow the compiled step. The losses are the same on each, and the same by Keras's `fit`.
-# (We look at the first twenty steps. After some sixty, a ReLU that stands exactly on its corner can tip one way or the
-# other by the last digit of a weight, and two runs part by 2e-3: one framework from itself as well. Chapter 12 measures
-# that.)
+# `zoo.build("mlp")` is the textbook network 784-256-128-10, and `zoo.train` trains it: on torch with a loop like the
+# one above, on JAX and TensorFlow with a compiled step. The losses are the same on each framework, and the same with
+# Keras's `fit`. (We compare the first twenty steps. After about sixty, a ReLU whose input is almost exactly zero can
+# switch on or off because of the last digit of a weight, and two runs diverge by 2e-3. This also happens between two
+# runs of one framework; chapter 12 measures it.)
 
 # %%
 run = zoo.train("mlp", epochs=4)
 fit = zoo.train("mlp", steps=20, engine="keras")
 difference = np.abs(np.subtract(run.losses[:20], fit.losses)).max()
 print(run)
-print(f"by the framework's loop and by fit: {difference:.0e} apart over twenty steps")
+print(f"the framework's loop and fit differ by {difference:.0e} over twenty steps")
 assert run.metrics["accuracy"] > 0.9
 assert difference < 1e-5
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** How many parameters has `zoo.build("mlp")`? Count by hand: weights and biases of 784-256-128-10.
+# **1.** How many parameters does `zoo.build("mlp")` have? Count by hand: weights and biases of 784-256-128-10.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -266,7 +273,8 @@ assert count == zoo.card("mlp").parameters == 235_146
 
 # %% [markdown]
 # **2.** Before any training, what should the cross-entropy of ten classes be, if the network knows nothing? It is the
-# first number to look at in a new training: a larger one means that the initial weights are sure of nonsense.
+# first number to check in a new training run: a larger value means that the initial weights make the network confident
+# in wrong answers.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -275,11 +283,11 @@ print(np.log(10), run.losses[0])
 assert abs(run.losses[0] - np.log(10)) < 0.3
 
 # %% [markdown]
-# **3.** Take the ReLU out of the Keras model. What is the network then, and does it still read digits?
+# **3.** Remove the ReLU from the Keras model. What kind of model is it then, and does it still classify digits?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# (x W1 + b1) W2 + b2 = x (W1 W2) + (b1 W2 + b2): one layer, a linear model. It reads digits, less well.
+# (x W1 + b1) W2 + b2 = x (W1 W2) + (b1 W2 + b2): one layer, a linear model. It classifies digits, less well.
 linear = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32), keras.layers.Dense(10)])
 linear.set_weights(initial)
 w1, b1, w2, b2 = initial
@@ -291,7 +299,7 @@ print(f"{accuracy(linear):.1%}")
 assert accuracy(linear) > 0.8
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
 # - The next chapter: [convolutions, from LeNet to EfficientNet](04-convolution.ipynb)
 # - Michael Nielsen, [Neural Networks and Deep Learning](http://neuralnetworksanddeeplearning.com/chap3.html), chapter 3:

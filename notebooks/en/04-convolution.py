@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 4 Convolutions, from LeNet to EfficientNet
 #
-# **What you will see.** A convolution by hand, with its stride, padding and pooling. LeNet-5 of 1998, which reads digits
-# in seconds here, and what it sees. Then what changed in twenty years, until AlexNet, VGG, ResNet and EfficientNet:
-# depth, parameters, multiply-adds, drawn; and why it takes a shortcut to train a deep network.
+# **What you will see.** A convolution by hand, with stride, padding and pooling. LeNet-5 of 1998, trained here in
+# seconds to classify digits, and its feature maps. Then twenty years of progress through AlexNet, VGG, ResNet and
+# EfficientNet, plotted by depth, parameters and multiply-adds; and why deep networks need skip (residual) connections.
 
 # %%
 import os
@@ -22,14 +22,14 @@ BLUE, ORANGE, GREEN, RED, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "
 numpy = keras.ops.convert_to_numpy
 
 # %% [markdown]
-# ## The same small weights at every place
+# ## The same small kernel at every position
 #
-# A convolution slides a small square of weights, the kernel, over the image. At each place it multiplies what lies under
-# it, and adds up. A vertical edge looks the same wherever it is, so the same nine weights find it everywhere: nine
-# numbers where a layer of neurons, each with all pixels, would need thousands.
+# A convolution slides a small square of weights, the kernel, over the image. At each position it multiplies the pixels
+# under it by the weights and sums the products. A vertical edge looks the same wherever it is, so the same nine weights
+# detect it everywhere: nine numbers where a fully connected layer would need thousands.
 #
-# With kernel $w$ of size $k$, stride $s$ (how far it moves) and padding $p$ (zeros around the edge), an image of side $n$
-# becomes a map of side $\lfloor (n + 2p - k) / s \rfloor + 1$.
+# With a kernel $w$ of size $k$, stride $s$ (how far it moves) and padding $p$ (zeros around the edge), an image with
+# side length $n$ becomes a feature map with side length $\lfloor (n + 2p - k) / s \rfloor + 1$.
 
 
 # %%
@@ -50,8 +50,12 @@ def convolve(image, kernel, stride=1, padding=0):
 
 task = zoo.tasks.load("digits", (32, 32, 1))
 digit = task.train[0][5, :, :, 0].astype("float64")
-edges = np.array([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])  # Sobel's: light on the left, dark on the right
-maps = {"the image": digit, "upright edges": convolve(digit, edges), "stride 2": convolve(digit, edges, 2, 1)}
+edges = np.array([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])  # Sobel kernel: bright left, dark right
+maps = {
+    "the image": digit,
+    "vertical edges": convolve(digit, edges),
+    "stride 2": convolve(digit, edges, 2, 1),
+}
 figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
 for axis, (title, shown) in zip(axes, maps.items(), strict=True):
     axis.imshow(shown, cmap="gray")
@@ -69,12 +73,12 @@ assert np.abs(by_zoo - maps["stride 2"]).max() < 1e-5
 # %% [markdown]
 # ## Channels, pooling, receptive field
 #
-# A colour image has three channels, and a layer makes many feature maps, each a channel for the next layer. A kernel then
-# has weights for every channel: $k \cdot k \cdot c_{in} \cdot c_{out}$ of them, and a bias for each map. Pooling keeps
-# the largest or the mean of each small square, so that the exact place matters less.
+# A colour image has three channels, and a layer produces many feature maps, each a channel for the next layer. A kernel
+# has weights for every input channel: $k \cdot k \cdot c_{in} \cdot c_{out}$ in all, plus a bias for each output
+# channel. Pooling keeps the largest value or the mean of each small square, so that the exact position matters less.
 #
-# How much of the image does one number depend on? That is its receptive field. A layer with kernel $k$ adds $(k - 1)$
-# times all strides before it.
+# How much of the image does one output value depend on? This is its receptive field. A layer with kernel size $k$ adds
+# $(k - 1)$ times the product of all strides before it.
 
 # %%
 small = np.arange(16.0).reshape(4, 4)
@@ -85,7 +89,7 @@ assert np.array_equal(pooled, numpy(by_keras)[0, :, :, 0])
 
 
 def receptive_field(*layers):
-    """Of one number behind these layers, each (kernel, stride)."""
+    """The receptive field of one output of these layers, each given as (kernel, stride)."""
     field, step = 1, 1
     for kernel, stride in layers:
         field, step = field + (kernel - 1) * step, step * stride
@@ -94,7 +98,7 @@ def receptive_field(*layers):
 
 conv3, conv5, pool = (3, 1), (5, 1), (2, 2)
 print(
-    "LeNet-5: one number of the last map depends on",
+    "LeNet-5: one value of the last feature map depends on",
     receptive_field(conv5, pool, conv5, pool),
     "pixels each way",
 )
@@ -105,9 +109,9 @@ assert receptive_field(*blocks) == zoo.card("vgg16").receptive_field
 # %% [markdown]
 # ## LeNet-5
 #
-# Two convolutions, each with pooling, then three layers of neurons. `zoo.build("lenet5")` is the form that everybody
-# teaches; `lenet5-1998` the paper's, with trainable pooling and a table of which map sees which. Training on 1,438
-# digits takes some seconds.
+# Two convolutions, each followed by pooling, then three fully connected layers. `zoo.build("lenet5")` is the form
+# usually taught; `lenet5-1998` follows the paper, with trainable pooling and a table of which feature map is connected
+# to which. Training on 1,438 digits takes a few seconds.
 
 # %%
 run = zoo.train("lenet5", epochs=6)
@@ -130,20 +134,20 @@ assert sum(part[1] for part in parts) == card.parameters
 assert sum(part[2] for part in parts) == card.multiply_adds
 
 # %% [markdown]
-# The convolutions do most of the work with few of the parameters; the layers of neurons the other way round. This held
-# until 2014.
+# The convolutions do most of the computation with few of the parameters; the fully connected layers do the opposite.
+# This was typical until 2014.
 #
 # ## What changed
 #
 # | | layers with weights | what is new |
 # | --- | --- | --- |
-# | LeNet-5, 1998 | 5 | convolutions and pooling, trained from end to end |
-# | AlexNet, 2012 | 8 | ReLU, dropout, a million photographs, two GPUs |
-# | VGG, 2014 | 11 to 19 | nothing but 3 x 3: two of them see 5 x 5 with fewer weights |
-# | ResNet, 2015 | 18 to 152 | residual connections, batch normalization, no big layers of neurons |
-# | EfficientNet, 2019 | some 80 in B0 | depth, width and image size grow together; each channel by itself |
+# | LeNet-5, 1998 | 5 | convolutions and pooling, trained end to end |
+# | AlexNet, 2012 | 8 | ReLU, dropout, a million training images, two GPUs |
+# | VGG, 2014 | 11 to 19 | only 3 x 3 kernels: two of them cover 5 x 5 with fewer weights |
+# | ResNet, 2015 | 18 to 152 | residual connections, batch normalization, no large fully connected layers |
+# | EfficientNet, 2019 | about 80 in B0 | depth, width and image size scaled together; depthwise convolutions |
 #
-# The cards have the exact counts.
+# The model cards contain the exact counts.
 
 # %%
 FAMILIES = {
@@ -163,21 +167,24 @@ for family, (names, color, marker) in FAMILIES.items():
         plt.annotate(names[-1], (x[-1], y[-1]), textcoords="offset points", xytext=(-30, 8), fontsize=8)
 plt.xlabel("multiply-adds of one image")
 plt.ylabel("parameters")
-plt.title("Twenty years of reading images")
+plt.title("Twenty years of image classification")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
 vgg, resnet, efficient = (zoo.card(name) for name in ("vgg16", "resnet50", "efficientnet-b0"))
 print(f"ResNet-50 has {vgg.parameters / resnet.parameters:.1f} times fewer parameters than VGG-16,")
-print(f"EfficientNet-B0 {resnet.multiply_adds / efficient.multiply_adds:.0f} times less work than ResNet-50")
+print(
+    f"EfficientNet-B0 {resnet.multiply_adds / efficient.multiply_adds:.0f} times fewer multiply-adds than ResNet-50"
+)
 assert efficient.parameters < resnet.parameters < vgg.parameters
 
 # %% [markdown]
-# ## Why deep networks need shortcuts
+# ## Why deep networks need residual connections
 #
-# Stack twenty convolutions, and little gradient reaches the first. A residual connection adds a block's input to its
-# output, $y = x + f(x)$: backward, the gradient goes through the sum as it is, whatever $f$ does. We build both, twenty
-# blocks of one 3 x 3 convolution, and look at what arrives.
+# With twenty convolutions in a row, little of the gradient reaches the first. A residual connection (also called a skip
+# connection or shortcut) adds a block's input to its output, $y = x + f(x)$: in the backward pass the gradient passes
+# through the sum unchanged, whatever $f$ does. We build both kinds of network, with twenty blocks of one 3 x 3
+# convolution, and compare the gradients.
 
 
 # %%
@@ -202,13 +209,13 @@ for residual, label, color, style in ((False, "plain", RED, "-"), (True, "residu
         n: np.abs(numpy(v) - b).mean()
         for n, v, b in zip(names, model.trainable_variables, before, strict=True)
     }
-    sizes = [moved[f"block{i}/kernel"] for i in range(20)]  # a step of SGD with rate 1 is the gradient
+    sizes = [moved[f"block{i}/kernel"] for i in range(20)]  # an SGD step with rate 1 is the gradient
     left.semilogy(range(1, 21), sizes, color=color, linestyle=style, label=label)
     run = zoo.train(stack(residual), "digits", steps=60, batch_size=64)
     right.plot(run.losses, color=color, linestyle=style, label=label)
     rates[label] = run.losses[-1]
-left.set(xlabel="block, counted from the input", ylabel="mean size of the gradient", title="What arrives")
-right.set(xlabel="step", ylabel="cross-entropy (nats)", title="What is learnt")
+left.set(xlabel="block, counted from the input", ylabel="mean size of the gradient", title="Gradients")
+right.set(xlabel="step", ylabel="cross-entropy (nats)", title="Training loss")
 right.legend()
 plt.show()
 print(rates)
@@ -217,7 +224,7 @@ assert rates["residual"] < rates["plain"] - 0.3
 # %% [markdown]
 # ## Exercises
 #
-# **1.** A layer of neurons from a 32 x 32 image to 28 x 28 x 6 numbers, each with all pixels: how many weights? LeNet's
+# **1.** A fully connected layer maps a 32 x 32 image to 28 x 28 x 6 outputs: how many weights does it have? LeNet's
 # first convolution has 156.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
@@ -227,19 +234,19 @@ print(f"{dense:,}, {dense // 156:,} times as many")
 assert dense == 4_821_600
 
 # %% [markdown]
-# **2.** Two 3 x 3 convolutions, one after the other, see 5 x 5 pixels, as one of 5 x 5 does. Compare the weights, with $c$
-# channels throughout. (This was VGG's argument.)
+# **2.** Two consecutive 3 x 3 convolutions have a receptive field of 5 x 5 pixels, the same as one 5 x 5 convolution.
+# Compare their weights, with $c$ channels throughout. (This was VGG's argument.)
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
 c = 64
 two, one = 2 * 3 * 3 * c * c, 5 * 5 * c * c
-print(two / one, "of the weights, and a bend between them")
+print(two / one, "of the weights, with a nonlinearity between them")
 assert two / one == 18 / 25
 assert convolve(convolve(np.ones((5, 5)), np.ones((3, 3))), np.ones((3, 3))).shape == (1, 1)
 
 # %% [markdown]
-# **3.** With which padding does a 5 x 5 convolution of stride 1 keep the size of the image?
+# **3.** Which padding makes a 5 x 5 convolution of stride 1 keep the size of the image?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -247,7 +254,7 @@ assert convolve(convolve(np.ones((5, 5)), np.ones((3, 3))), np.ones((3, 3))).sha
 assert convolve(digit, np.ones((5, 5)), padding=2).shape == digit.shape
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
 # - The next chapter: [recurrent networks](05-recurrent.ipynb)
 # - CS231n, [Convolutional Neural Networks for Visual Recognition](https://cs231n.github.io/convolutional-networks/)

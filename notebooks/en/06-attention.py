@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 6 Attention, step by step
 #
-# **What you will see.** Attention in five lines of NumPy: queries meet keys, softmax makes weights of the scores, and
-# values are averaged. Then each part by itself: why the scores are divided by a root, what masks hide, why attention
-# does not know the order of words and three ways to tell it, and what the heads of a small trained GPT look at.
+# **What you will see.** Attention in five lines of NumPy: queries are compared with keys, softmax turns the scores into
+# weights, and the values are averaged. Then each part separately: why the scores are divided by a square root, what
+# masks do, why attention ignores the order of words and three ways to encode position, and what the heads of a small
+# pretrained GPT attend to.
 
 # %%
 import os
@@ -18,24 +19,24 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 numpy = keras.ops.convert_to_numpy
 
 # %% [markdown]
 # ## A soft dictionary
 #
-# A dictionary finds the one key that equals your query, and returns its value. Attention is soft: it compares the query
-# $q$ with every key $k_j$ by a product, turns the scores into weights that add up to 1, and returns the weighted mean of
-# the values $v_j$. For all queries at once, as rows of $Q$ (Vaswani et al. 2017, equation 1):
+# A dictionary finds the one key that equals your query, and returns its value. Attention does this softly: it compares
+# the query $q$ with every key $k_j$ by a dot product, turns the scores into weights that sum to 1, and returns the
+# weighted mean of the values $v_j$. For all queries at once, as rows of $Q$ (Vaswani et al. 2017, equation 1):
 #
 # $$A = \mathrm{softmax}\!\left(\frac{Q K^T}{\sqrt d}\right), \qquad Y = A V$$
 #
-# Each row of $A$ belongs to one query: how much it looks at each key. $d$ is the length of a query.
+# Each row of $A$ belongs to one query and contains the weight of each key. $d$ is the dimension of queries and keys.
 
 
 # %%
 def softmax(scores):
-    e = np.exp(scores - scores.max(-1, keepdims=True))  # the largest becomes 1: nothing overflows
+    e = np.exp(scores - scores.max(-1, keepdims=True))  # the largest becomes 1, which avoids overflow
     return e / e.sum(-1, keepdims=True)
 
 
@@ -56,46 +57,47 @@ for sharpness in (1, 10):
 assert np.isclose(found[0, 0], 10, atol=0.1)
 
 # %% [markdown]
-# The longer the query, the harder the softmax: at length 10 it is nearly a dictionary.
+# The longer the query vector, the sharper the softmax: at length 10 it is nearly a dictionary lookup.
 #
-# ## Why divide by the root of d
+# ## Why the scores are divided by the square root of d
 #
-# A score is a sum of $d$ products. If queries and keys have entries of deviation 1, the score has deviation $\sqrt d$:
-# with $d = 64$ scores of 8 and -8 are common, softmax then puts all weight on one key, and its derivative, which is
-# about $A (1 - A)$, is nearly zero: nothing is learnt. Divided by $\sqrt d$ the scores have deviation 1 for every $d$.
+# A score is a sum of $d$ products. If the entries of queries and keys have standard deviation 1, the score has standard
+# deviation $\sqrt d$. With $d = 64$, scores of 8 and -8 are common; softmax then puts all weight on one key, and its
+# derivative, which is about $A (1 - A)$, is nearly zero, so nothing is learned. Divided by $\sqrt d$, the scores have
+# standard deviation 1 for every $d$.
 
 # %%
 rng = np.random.default_rng(0)
-lengths, largest = (4, 16, 64, 256, 1024), {"divided by the root of d": [], "not divided": []}
+lengths, largest = (4, 16, 64, 256, 1024), {"divided by sqrt(d)": [], "not divided": []}
 for d in lengths:
     q, k = rng.normal(size=(2, 200, 20, d))
     scores = q @ np.swapaxes(k, -1, -2)
-    largest["divided by the root of d"].append(softmax(scores / np.sqrt(d)).max(-1).mean())
+    largest["divided by sqrt(d)"].append(softmax(scores / np.sqrt(d)).max(-1).mean())
     largest["not divided"].append(softmax(scores).max(-1).mean())
 for (label, y), color, marker in zip(largest.items(), (BLUE, RED), "os", strict=True):
     plt.semilogx(lengths, y, color=color, marker=marker, label=label)
-plt.xlabel("length d of queries and keys")
-plt.ylabel("mean largest weight, of 20 keys")
-plt.title("Without the root, attention looks at one key only")
+plt.xlabel("dimension d of queries and keys")
+plt.ylabel("mean of the largest weight of 20 keys")
+plt.title("Without scaling, attention saturates on one key")
 plt.ylim(0, 1)
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
 assert largest["not divided"][-1] > 0.9
-assert np.ptp(largest["divided by the root of d"]) < 0.05
+assert np.ptp(largest["divided by sqrt(d)"]) < 0.05
 
 # %% [markdown]
 # ## Masks
 #
-# A mask takes keys away: their scores become $-\infty$, their weights 0. A **padding mask** hides the zeros that fill up
-# a short text. A **causal mask** hides what comes later, so that a model that writes cannot peep at the word it is to
-# guess. In **self-attention**, queries, keys and values are made of the same sequence.
+# A mask excludes keys: their scores become $-\infty$ and their weights 0. A **padding mask** excludes the padding of
+# short texts. A **causal mask** excludes later tokens, so that a generative model cannot see the token it has to
+# predict. In **self-attention**, queries, keys and values are computed from the same sequence.
 
 # %%
 n = 6
 x = rng.normal(size=(n, 8))
-causal = np.tril(np.ones((n, n), bool))  # row i sees columns 0 to i
-padding = np.arange(n) < 4  # two places at the end are empty
+causal = np.tril(np.ones((n, n), bool))  # row i attends to columns 0 to i
+padding = np.arange(n) < 4  # the last two positions are padding
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
 for axis, (title, mask) in zip(
     axes,
@@ -104,18 +106,18 @@ for axis, (title, mask) in zip(
 ):
     _, weights = attend(x, x, x, mask)
     shown = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-    axis.set(title=title, xlabel="key (place)", ylabel="query (place)")
+    axis.set(title=title, xlabel="key (position)", ylabel="query (position)")
     assert np.allclose(weights.sum(-1), 1)
 bar = figure.colorbar(shown, ax=axes)
 bar.ax.set(ylabel="weight", xlabel=" ")
 plt.show()
 
 # %% [markdown]
-# ## Many heads, and the zoo's own
+# ## Multi-head attention, and the zoo's layer
 #
-# One head has one notion of likeness. Multi-head attention makes queries, keys and values by learnt matrices, cuts them
-# into heads, lets each attend by itself, and mixes the results by one more matrix. `zoo.layers.attention` is what BERT,
-# GPT, T5 and ViT of the zoo are made of. Here it is, against our five lines.
+# One head has one notion of similarity. Multi-head attention computes queries, keys and values with learned matrices,
+# splits them into heads, lets each head attend separately, and combines the results with one more matrix. BERT, GPT, T5
+# and ViT in the zoo use `zoo.layers.attention`. Here it is compared with our five lines.
 
 # %%
 text = layers.Input((n, 8))
@@ -132,26 +134,26 @@ print(f"the zoo's differs by {np.abs(by_zoo - by_hand).max():.0e} on {keras.back
 assert np.abs(by_zoo - by_hand).max() < 1e-5
 
 # %% [markdown]
-# ## Attention does not know the order
+# ## Attention ignores order
 #
-# Shuffle the words, and attention gives the same vectors, shuffled: every word meets every other, wherever it stands.
-# "Dog bites man" and "man bites dog" are one bag of words to it.
+# Shuffle the words, and attention gives the same vectors, shuffled: every word is compared with every other, whatever
+# their positions. To attention, "dog bites man" and "man bites dog" are the same bag of words.
 
 # %%
 shuffled = rng.permutation(n)
 straight, _ = attend(x, x, x)
 mixed, _ = attend(x[shuffled], x[shuffled], x[shuffled])
-print(f"shuffled before, or after: {np.abs(mixed - straight[shuffled]).max():.0e} apart")
+print(f"shuffling before or after attention differs by {np.abs(mixed - straight[shuffled]).max():.0e}")
 assert np.allclose(mixed, straight[shuffled])
 
 # %% [markdown]
-# So the place must be said. Three ways, each in the zoo:
+# So position must be encoded. The zoo has three ways to do it:
 #
-# - **sinusoidal positional encoding** (the first Transformer): fixed waves of many lengths are added to the word's vector;
-#   a shift in place is a rotation, the same at every place;
-# - **learnt positions** (BERT, GPT, ViT): a trainable vector for each place is added;
-# - **relative positions** (T5): nothing is added to the words; each head has a learnt number for each *distance*, added to
-#   the score. Near distances have one each, far ones share "buckets".
+# - **sinusoidal positional encoding** (the first Transformer): sines and cosines of many wavelengths are added to the
+#   word's vector; a shift in position is a rotation, the same at every position;
+# - **learned positional embeddings** (BERT, GPT, ViT): a trainable vector for each position is added;
+# - **relative position biases** (T5): nothing is added to the word vectors; each head has a learned number for each
+#   *distance*, which is added to the score. Short distances have one number each, long distances share "buckets".
 
 # %%
 places = layers.Input((100, 32))
@@ -164,33 +166,40 @@ assert np.allclose(waves, np.concatenate([np.sin(angles), np.cos(angles)], 1), a
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
 shown = left.imshow(waves.T, cmap="PuOr", aspect="auto", vmin=-1, vmax=1)
-left.set(xlabel="place", ylabel="channel", title="Sinusoidal positions: sines above, cosines below")
+left.set(xlabel="position", ylabel="channel", title="Sinusoidal positions: sines above, cosines below")
 near = waves @ waves.T
 for place, color, style in ((20, BLUE, "-"), (50, ORANGE, "--"), (80, GREEN, ":")):
-    right.plot(near[place], color=color, linestyle=style, label=f"place {place}")
-right.set(xlabel="the other place", ylabel="product of the two encodings", title="Near places are alike")
+    right.plot(near[place], color=color, linestyle=style, label=f"position {place}")
+right.set(
+    xlabel="the other position",
+    ylabel="dot product of the two encodings",
+    title="Nearby positions have similar encodings",
+)
 right.legend()
 plt.show()
 assert np.allclose(np.diag(near), 16, atol=1e-3)
 
 # %%
-# T5's buckets, seen through a table that holds their numbers in the place of what is learnt.
+# T5's buckets: instead of learned biases, the table contains the bucket numbers, which makes them visible.
 read = layers.Input((200, 8))
 relative = layers.Model(read, layers.relative_positions(read, 1, causal=True, name="relative"))
 relative.set_weights([np.arange(32.0)[:, None]])
-bucket = relative.predict(np.zeros((1, 200, 8)), verbose=0)[0, 0, -1, ::-1]  # of the last word's looks back
+bucket = relative.predict(np.zeros((1, 200, 8)), verbose=0)[0, 0, -1, ::-1]  # from the last word backwards
 figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
 axis.step(range(200), bucket, where="post", color=BLUE)
-axis.set(xlabel="distance, words back", ylabel="bucket", title="T5: 32 numbers a head for all distances")
+axis.set(
+    xlabel="distance backwards (words)", ylabel="bucket", title="T5: 32 biases per head for all distances"
+)
 plt.show()
-assert np.array_equal(bucket[:17], range(17))  # the near ones by themselves
-assert set(bucket[128:]) == {31}  # the far ones together
+assert np.array_equal(bucket[:17], range(17))  # short distances: one bucket each
+assert set(bucket[128:]) == {31}  # long distances share one
 
 # %% [markdown]
-# ## What a trained head looks at
+# ## What a trained head attends to
 #
-# The zoo ships a small GPT that has read the text of Python's documentation, byte by byte. We ask two of its heads what
-# they look at when they read a phrase. The weights are made as above, of the queries and keys inside the model.
+# The zoo includes a small GPT pretrained on the text of Python's documentation, byte by byte. We plot what two of its
+# heads attend to when they read a phrase. The weights are computed as above, from the queries and keys inside the
+# model.
 
 # %%
 phrase = "the statement is executed"
@@ -219,7 +228,7 @@ for axis, weights, title in zip(
     axes, (first[0], third[0]), ("block 1, head 1", "block 3, head 1"), strict=True
 ):
     shown = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-    axis.set(title=title, xlabel="key: the byte looked at", ylabel="query: the byte read")
+    axis.set(title=title, xlabel="key (byte)", ylabel="query (byte)")
     axis.set_xticks(range(count), letters)
     axis.set_yticks(range(count), letters)
 bar = figure.colorbar(shown, ax=axes)
@@ -228,15 +237,15 @@ plt.show()
 back = [
     (head * (np.arange(count)[:, None] - np.arange(count))).sum(-1)[8:].mean() for head in (*first, *third)
 ]
-print("each head looks back by", [f"{mean:.1f}" for mean in back], "bytes in the mean")
+print("each head looks back on average by", [f"{mean:.1f}" for mean in back], "bytes")
 assert np.allclose(third.sum(-1), 1)
-assert max(back) > 2 * min(back)  # some look near, some far
+assert max(back) > 2 * min(back)  # some heads attend to nearby bytes, some to distant ones
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** How many multiplications does self-attention of one head take for $n$ tokens of width $d$, in $Q K^T$ and $A V$?
-# What happens when the text is twice as long?
+# **1.** How many multiplications does self-attention with one head of dimension $d$ need for $n$ tokens, in $Q K^T$ and
+# $A V$? What happens when the text is twice as long?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -246,7 +255,7 @@ print(products(1000, 64))
 assert products(2000, 64) == 4 * products(1000, 64)
 
 # %% [markdown]
-# **2.** Let all queries be zero. What does attention return?
+# **2.** What does attention return when all queries are zero?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -268,7 +277,7 @@ assert np.array_equal(before[:-1], after[:-1])
 assert not np.allclose(before[-1], after[-1])
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
 # - The next chapter: [BERT, GPT, T5 and ViT](07-transformers.ipynb)
 # - Vaswani et al. 2017, [Attention Is All You Need](https://arxiv.org/abs/1706.03762)

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 9 Regularization
 #
-# **What you will see.** A network that learns 200 digits by heart, wrong labels included, and gets worse at all others: overfitting.
-# Then what holds it back: dropout, whose mask you will draw and rebuild bit by bit; penalties on the weights; weight
-# decay. Between them batch normalization and layer normalization, by hand, which make training easier and, here, hold nothing back.
+# **What you will see.** A network that memorizes 200 digits, including the wrongly labelled ones, and gets worse on all
+# others: overfitting. Then what reduces it: dropout, whose mask you will plot and reproduce bit by bit; penalties on
+# the weights; weight decay. In between, batch normalization and layer normalization, computed by hand, which make
+# training easier but do not reduce overfitting here.
 
 # %%
 import os
@@ -23,11 +24,11 @@ BLUE, ORANGE, GREEN, RED, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "
 numpy = keras.ops.convert_to_numpy
 
 # %% [markdown]
-# ## Learning by heart
+# ## Overfitting
 #
-# 200 of scikit-learn's digits to learn from, 50 of them with a wrong label, as in hastily labelled data. The labels of
-# the 320 digits that are held out are right. The network has two layers of 256 neurons: 85 thousand weights for 200
-# examples. `net` takes what the rest of the chapter tries out.
+# The training set is 200 of scikit-learn's digits, 50 of them with a wrong label, as in carelessly labelled data. The
+# labels of the 320 held-out digits are correct. The network has two layers of 256 neurons: 85 thousand weights for 200
+# examples. `net` has arguments for everything that the rest of the chapter tries.
 
 # %%
 digits, rng = zoo.tasks.load("digits", (8, 8, 1)), np.random.default_rng(0)
@@ -55,7 +56,7 @@ def fit(model, optimizer=None):
 
 plain, plain_loss = fit(net())
 accuracy = [epoch["accuracy"] for epoch in plain.history]
-print(f"loss on what it learns from: {np.mean(plain.losses[-5:]):.2f} at the end")
+print(f"training loss: {np.mean(plain.losses[-5:]):.2f} at the end")
 print(f"loss on held-out digits: {min(plain_loss):.2f} at best, {plain_loss[-1]:.2f} at the end")
 print(f"accuracy on held-out digits: {max(accuracy):.2f} at best, {accuracy[-1]:.2f} at the end")
 assert np.mean(plain.losses[-5:]) < 0.1
@@ -73,26 +74,28 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# The curves part after a few epochs. From there on the network learns the wrong labels. To stop at the lowest point is
-# the oldest regularization: `zoo.train(..., early_stopping=zoo.EarlyStopping(patience=5))`.
+# The curves diverge after a few epochs. From there on the network memorizes the wrong labels. The oldest form of
+# regularization is to stop at the lowest held-out loss (early stopping): `zoo.train(...,
+# early_stopping=zoo.EarlyStopping(patience=5))`.
 #
 # ## Dropout
 #
-# In training each neuron is silenced with probability $p$, anew at every step, so that no neuron can lean on a certain
-# other one. What is left is multiplied by $1 / (1 - p)$: the expectation stays what it was,
+# In training each neuron's output is set to zero with probability $p$, independently at every step, so that no neuron
+# can rely on a particular other one. The remaining outputs are multiplied by $1 / (1 - p)$, which preserves the
+# expected value,
 #
 # $$p \cdot 0 + (1 - p) \cdot \frac{x}{1 - p} = x$$
 #
-# and in use, without dropout, nothing needs to be changed. Frameworks draw their masks with generators of their own and
-# never agree. The zoo's mask is computed in integers from (seed, layer name, step, place), so it is the same to the
-# last bit on PyTorch, TensorFlow and JAX: the number below is the same wherever you run this.
+# so that at inference, without dropout, nothing has to be changed. Frameworks draw their masks with their own
+# generators, which never agree. The zoo computes its mask in integers from (seed, layer name, step, position), so it is
+# identical to the last bit on PyTorch, TensorFlow and JAX: the number below is the same wherever you run this.
 
 # %%
 with zoo.random.seeded(0):
     vector = layers.Input((50,))
     dropper = layers.Model(vector, layers.dropout(vector, 0.4, name="mask"))
 ones = np.ones((20, 50), "float32")
-masks = np.array([numpy(dropper(ones, training=True)) for _ in range(100)])  # one a step
+masks = np.array([numpy(dropper(ones, training=True)) for _ in range(100)])  # one per step
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 2.2), layout="constrained")
 for step, axis in enumerate(axes):
@@ -102,17 +105,20 @@ for step, axis in enumerate(axes):
 plt.show()
 fingerprint = zlib.crc32(np.packbits(masks > 0).tobytes())
 print(f"fingerprint of 100 masks: {fingerprint:08x}")
-print(f"mean of all: {masks.mean():.4f}; in use the input comes back:", np.array_equal(dropper(ones), ones))
+print(
+    f"mean of all: {masks.mean():.4f}; at inference the output equals the input:",
+    np.array_equal(dropper(ones), ones),
+)
 assert abs(masks.mean() - 1) < 0.01
 assert np.array_equal(numpy(dropper(ones)), ones)
 
 # %% [markdown]
-# How does one draw the same on every framework? Place $i$ at step $s$ gets `mix(mix(i xor key) + s)`, where `mix`
-# scrambles 32 bits by shifts and multiplications; the number is kept if its upper 24 bits reach $p \cdot 2^{24}$.
-# NumPy, which is none of the three, finds the same masks:
+# How can every framework draw the same mask? Position $i$ at step $s$ gets `mix(mix(i xor key) + s)`, where `mix` is a
+# 32-bit hash of shifts and multiplications; the value is kept if the upper 24 bits are at least $p \cdot 2^{24}$. An
+# independent implementation in NumPy produces the same masks:
 
 # %%
-key = zoo.random.key32(0, "mask", "dropout") % 2**32  # of the seed and the layer's name
+key = zoo.random.key32(0, "mask", "dropout") % 2**32  # from the seed and the layer's name
 
 
 def mix(n):
@@ -125,19 +131,19 @@ places = np.arange(ones.size, dtype="uint64")
 for step in range(3):
     kept = mix(mix(places ^ key) + step & 0xFFFFFFFF) >> 8 >= round(0.4 * 2**24)
     assert np.array_equal(kept.reshape(ones.shape), masks[step] > 0)
-print("the same masks")
+print("the masks are identical")
 
 # %% [markdown]
-# ## Batch norm and layer norm
+# ## Batch normalization and layer normalization
 #
-# Both shift and scale numbers to mean 0 and variance 1, then let the network choose a new scale $\gamma$ and a new mean
-# $\beta$ (1 and 0 at first):
+# Both shift and scale values to mean 0 and variance 1, then apply a learned scale $\gamma$ and shift $\beta$ (initially
+# 1 and 0):
 #
 # $$\hat x = \frac{x - \text{mean}}{\sqrt{\text{variance} + \epsilon}}, \qquad y = \gamma \hat x + \beta$$
 #
-# They differ in what they average over. *Batch norm* takes one feature over all examples of the batch (axis 0);
-# *layer norm* takes one example over all its features (axis 1). The rows below are examples, the columns features;
-# purple is above 0, orange below, darker is further.
+# They differ in what they average over. *Batch norm* normalizes each feature over all examples of the batch (axis 0);
+# *layer norm* normalizes each example over all its features (axis 1). The rows below are examples, the columns
+# features; purple is above 0, orange below, and darker means larger.
 
 # %%
 rng = np.random.default_rng(1)
@@ -154,7 +160,7 @@ vector = layers.Input((12,))
 batch_norm = layers.Model(vector, layers.batch_norm(vector, name="batch_norm"))
 layer_norm = layers.Model(vector, layers.layer_norm(vector, name="layer_norm"))
 tables = {
-    "as it comes": table,
+    "original": table,
     "batch norm: each column": numpy(batch_norm(table, training=True)),
     "layer norm: each row": numpy(layer_norm(table)),
 }
@@ -169,10 +175,11 @@ for axis, (title, each) in zip(axes, tables.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# Layer norm is the same in training and in use. Batch norm cannot be: in use a batch may be a single example. So it
-# keeps running statistics in training, a tenth of the new batch and nine tenths of the old value, and uses those
-# afterwards. Two conventions lie in wait here. PyTorch and the zoo divide the running variance by $n - 1$, Keras's own
-# layer by $n$; and PyTorch's momentum 0.1 is the weight of the *new* batch, Keras's 0.99 that of the *old*.
+# Layer norm is the same in training and at inference. Batch norm cannot be: at inference a batch may be a single
+# example. So it keeps running statistics during training, a tenth of the new batch's value and nine tenths of the old
+# one, and uses those afterwards. Two conventions differ here. PyTorch and the zoo divide the running variance by $n -
+# 1$, Keras's own layer by $n$; and PyTorch's momentum of 0.1 is the weight of the *new* batch, Keras's 0.99 that of the
+# *old* value.
 
 # %%
 rng = np.random.default_rng(2)
@@ -190,21 +197,21 @@ for step in range(1, 61):
 
 in_use = numpy(batch_norm(batch[:1]))
 by_hand = (batch[:1] - running_mean) / np.sqrt(running_variance + 1e-5)
-print(f"one example in use: by hand and by layer differ by {np.abs(in_use - by_hand).max():.0e}")
+print(f"one example at inference: by hand and by layer differ by {np.abs(in_use - by_hand).max():.0e}")
 assert np.allclose(in_use, by_hand, atol=1e-4)
 assert distance < 0.6
 
 # %% [markdown]
 # ## L1, L2 and weight decay
 #
-# A large weight is a strong opinion. A penalty in the loss makes it cost something:
+# A penalty in the loss makes large weights costly:
 #
 # $$\text{L2:}\quad L + \lambda \sum w^2 \qquad\qquad \text{L1:}\quad L + \lambda \sum |w|$$
 #
-# Their gradients say what they do. L2's is $2 \lambda w$: a pull in proportion, strong on large weights and feeble on
-# small ones, which therefore never reach zero. L1's is $\lambda$ times the sign of $w$: the same pull on all, which takes
-# the small ones to zero. *Weight decay*, as AdamW has it, shrinks every weight by a share at each step, outside the loss
-# (chapter 8). Here is all of it on the 200 digits, and batch norm for comparison.
+# Their gradients show what they do. L2's is $2 \lambda w$: proportional to the weight, strong for large weights and
+# weak for small ones, which therefore never become exactly zero. L1's is $\lambda$ times the sign of $w$: the same for
+# all weights, which drives small ones to zero. *Weight decay*, as in AdamW, shrinks every weight by a fraction at each
+# step, outside the loss (chapter 8). Here are all of them on the 200 digits, with batch norm for comparison.
 
 # %%
 models = {
@@ -233,16 +240,16 @@ for name, (_, color, style) in models.items():
     plt.plot(range(1, 41), losses[name], color=color, linestyle=style, label=name)
 plt.xlabel("epoch")
 plt.ylabel("held-out cross-entropy (nats)")
-plt.title("what holds it back")
+plt.title("held-out loss with each kind of regularization")
 plt.ylim(0.5, 2.5)
 plt.grid(alpha=0.3)
 plt.legend(ncols=2)
 plt.show()
 
 # %% [markdown]
-# Dropout does best here. Batch norm learns the wrong labels too, and sooner. And what have the penalties
-# left of the second layer's 65,536 weights? L2 makes a narrow bell; L1 takes most to zero and leaves a few large ones.
-# The scale is logarithmic.
+# Dropout works best here. With batch norm the network memorizes the wrong labels too, and faster. And how have the
+# penalties changed the 65,536 weights of the second layer? L2 makes the distribution narrow; L1 drives most weights to
+# zero and leaves a few large ones. The scale is logarithmic.
 
 # %%
 kernels = {
@@ -257,7 +264,7 @@ for axis, (name, kernel), color in zip(axes, kernels.items(), (BLUE, ORANGE, RED
     share[name] = np.mean(np.abs(weights) < 0.001)
     axis.hist(weights, bins=np.linspace(-0.4, 0.4, 81), color=color)
     axis.set(title=f"{name}: {share[name]:.0%} within 0.001 of 0", xlabel="weight", yscale="log")
-axes[0].set_ylabel("how many")
+axes[0].set_ylabel("count")
 plt.show()
 assert share["L1"] > 0.7
 assert share["L1"] > 2 * share["L2"] > 2 * share["no penalty"]
@@ -266,8 +273,8 @@ assert np.abs(numpy(kernels["L1"])).max() > 2 * np.abs(numpy(kernels["L2"])).max
 # %% [markdown]
 # ## Exercises
 #
-# **1.** For plain SGD, L2 and weight decay are one thing: which $\lambda$ gives the same steps as a decay of $d$? Check with
-# a few steps from $w = 1$ where the loss itself is flat (gradient 0).
+# **1.** For plain SGD, L2 and weight decay are equivalent: which $\lambda$ gives the same steps as a decay of $d$?
+# Check with a few steps from $w = 1$ where the loss itself is flat (gradient 0).
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -278,17 +285,17 @@ optimizer.build([decayed])
 for _ in range(5):
     optimizer.apply([keras.ops.zeros(1)], [decayed])
     up, down = (float(numpy(penalty(keras.ops.array([penalized + h])))) for h in (0.01, -0.01))
-    penalized -= 0.1 * (up - down) / 0.02  # the slope of the penalty, as chapter 1 measured slopes
+    penalized -= 0.1 * (up - down) / 0.02  # the slope of the penalty, by finite differences as in chapter 1
 print(f"decay {float(numpy(decayed)[0]):.4f}, L2 {penalized:.4f}, by formula {0.95**5:.4f}")
 assert np.allclose([numpy(decayed)[0], penalized], 0.95**5, atol=1e-3)
 
 # %% [markdown]
-# **2.** A constant is added to one column (one feature) of `table`. Which of the two norms gives back what it gave before,
-# and what does that say about a bias in the layer ahead of batch norm?
+# **2.** A constant is added to one column (one feature) of `table`. Which of the two norms gives the same output as
+# before, and what does that imply for a bias in the layer before batch norm?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# Batch norm subtracts the column's mean, and the constant with it: a bias ahead of batch norm does nothing.
+# Batch norm subtracts the column's mean, and the constant with it: a bias before batch norm has no effect.
 shifted = table.copy()
 shifted[:, 3] += 5
 batch_change = np.abs(numpy(batch_norm(shifted, training=True)) - normalized(table, axis=0)).max()
@@ -298,8 +305,8 @@ assert batch_change < 1e-4
 assert layer_change > 0.5
 
 # %% [markdown]
-# **3.** Dropout's expectation is kept, its variance is not. What is the variance of one dropped-out 1 at rate $p$? Compare
-# the formula with the masks drawn above.
+# **3.** Dropout preserves the expected value but not the variance. What is the variance of a 1 after dropout with rate
+# $p$? Compare the formula with the masks above.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -308,7 +315,7 @@ print(f"measured {masks.var():.3f}, by formula {0.4 / 0.6:.3f}")
 assert abs(masks.var() - 0.4 / 0.6) < 0.01
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
 # - The next chapter: [learning-rate schedules](10-schedules.ipynb)
 # - [Dive into Deep Learning](https://d2l.ai/chapter_multilayer-perceptrons/dropout.html), section 5.6: dropout; and
@@ -320,5 +327,5 @@ assert abs(masks.var() - 0.4 / 0.6) < 0.01
 # - Srivastava et al. 2014, [Dropout](https://jmlr.org/papers/v15/srivastava14a.html); Ioffe, Szegedy 2015,
 #   [Batch Normalization](https://arxiv.org/abs/1502.03167); Ba, Kiros, Hinton 2016,
 #   [Layer Normalization](https://arxiv.org/abs/1607.06450)
-# - Zhang et al. 2017, [Understanding deep learning requires rethinking generalization](https://arxiv.org/abs/1611.03530):
-#   networks that learn random labels by heart
+# - Zhang et al. 2017, [Understanding deep learning requires rethinking
+#   generalization](https://arxiv.org/abs/1611.03530): networks that memorize random labels

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 10 Learning-rate schedules
 #
-# **What you will see.** The learning rate need not be one number. You will draw step decay, cosine annealing, warm-up with
-# decay and one-cycle, and check each against its formula; see what a falling rate gains on noisy labels; find a good
-# rate with a range test, for which you write a schedule of your own; and watch a small Transformer learn next to
-# nothing for want of a warm-up.
+# **What you will see.** The learning rate need not be constant. You will plot step decay, cosine annealing, warm-up
+# with decay and one-cycle, and check each learning rate schedule against its formula; see what lowering the learning
+# rate gains with noisy labels; find a good learning rate with a range test, for which you write your own schedule; and
+# see a small Transformer fail to train without warm-up.
 
 # %%
 import os
@@ -22,25 +22,26 @@ import keras
 BLUE, ORANGE, RED = "#0072B2", "#E69F00", "#D55E00"
 
 # %% [markdown]
-# ## Five curves
+# ## Five learning rate schedules
 #
-# $a$ is the peak rate, $T$ the number of steps, $W$ how many of them warm up, $s = 0, 1, 2, \dots$ the step.
+# $a$ is the peak learning rate, $T$ the number of steps, $W$ the number of warm-up steps, $s = 0, 1, 2, \dots$ the
+# step.
 #
-# | schedule | rate at step $s$ |
+# | schedule | learning rate at step $s$ |
 # | --- | --- |
-# | step decay | $a \cdot 0.1^{\lfloor s / 40 \rfloor}$: a tenth every 40 steps |
+# | step decay | $a \cdot 0.1^{\lfloor s / 40 \rfloor}$: divided by 10 every 40 steps |
 # | cosine annealing | $a\, (1 + \cos(\pi s / T)) / 2$ |
 # | warm-up, then linear | $a\, s / W$ up to $W$, then $a\, (T - s) / (T - W)$ |
-# | warm-up, then inverse root | $a\, s / W$ up to $W$, then $a \sqrt{W / s}$ |
+# | warm-up, then inverse square root | $a\, s / W$ up to $W$, then $a \sqrt{W / s}$ |
 # | one-cycle | from $a / 25$ up to $a$ and down to $a / 250{,}000$, each along half a cosine |
 #
-# The table in NumPy, against `zoo.schedules`. A schedule gives its rate twice: `at(step)` in float64, for a loop in
-# Python, and `schedule(step)` as a tensor of the framework, for a compiled step.
+# The table in NumPy, compared with `zoo.schedules`. A schedule can be evaluated in two ways: `at(step)` returns a
+# float64, for a loop in Python, and `schedule(step)` a tensor of the framework, for a compiled step.
 
 # %%
 T, W, PEAK = 120, 20, 0.1
 s = np.arange(T)
-turn = 0.3 * T - 1  # one-cycle's peak: after three tenths
+turn = 0.3 * T - 1  # one-cycle's peak, after three tenths of the steps
 rise, fall = np.minimum(s / turn, 1), np.clip((s - turn) / (T - 1 - turn), 0, 1)
 upward = PEAK / 25 + (PEAK - PEAK / 25) * (1 - np.cos(np.pi * rise)) / 2
 downward = PEAK / 250_000 + (PEAK - PEAK / 250_000) * (1 + np.cos(np.pi * fall)) / 2
@@ -52,7 +53,7 @@ CURVES = {
         schedules.WarmupDecay(PEAK, W, T),
         PEAK * np.where(s < W, s / W, (T - s) / (T - W)),
     ),
-    "warm-up, inverse root": (
+    "warm-up, inverse square root": (
         schedules.WarmupDecay(PEAK, W, decay="inverse_square_root"),
         PEAK * np.where(s < W, s / W, np.sqrt(W / np.maximum(s, W))),
     ),
@@ -81,14 +82,15 @@ momentum.set_ylabel("momentum (dashed)")
 plt.show()
 
 # %% [markdown]
-# One-cycle moves the momentum too, the other way. And mind the first step of a warm-up: its rate is 0, it changes
-# nothing. Some libraries start at $a / W$ instead, a shift by one step that two training scripts can differ in.
+# One-cycle also changes the momentum, in the opposite direction. Note the first step of a warm-up: its learning rate is
+# 0, so it changes nothing. Some libraries start at $a / W$ instead, a shift by one step that two training scripts can
+# differ in.
 #
-# ## What a falling rate gains
+# ## What a decreasing learning rate gains
 #
-# A high rate covers ground, but the noise of the batches keeps throwing the weights about; a low rate settles, but
-# would need long to arrive. To see it, the digits get a fifth of wrong labels, which is noise enough. The held-out
-# labels are right. In `RATES` you may put any other schedule.
+# A high learning rate makes fast progress, but gradient noise from the batches keeps the weights moving; a low one
+# converges but takes long to get there. To show this, a fifth of the training labels are made wrong, which adds enough
+# noise. The held-out labels are correct. You can put any other schedule into `RATES`.
 
 # %%
 digits, rng = zoo.tasks.load("digits", (8, 8, 1)), np.random.default_rng(0)
@@ -130,18 +132,18 @@ plt.legend()
 plt.show()
 
 # %% [markdown]
-# ## How high? A range test
+# ## Finding the learning rate: a range test
 #
-# Leslie Smith's test: let the rate rise by the same factor at every step, from far too low to far too high, and look
-# where the loss falls fastest and where it turns up. The zoo has no such schedule, so write one: a subclass with
-# one formula, `rate`. `xp` stands for NumPy or for Keras's operations, so the formula serves both.
+# Leslie Smith's test: increase the learning rate by the same factor at every step, from far too low to far too high,
+# and see where the loss falls fastest and where it starts to rise. The zoo has no such schedule, so write one: a
+# subclass with one formula, `rate`. `xp` is either NumPy or Keras's operations, so the formula works with both.
 
 # %%
 FIRST, LAST = 0.001, 3.0
 
 
 class Rising(schedules.Schedule):
-    """From the first rate to the last, by the same factor at every step."""
+    """From the first learning rate to the last, by the same factor at every step."""
 
     def __init__(self, first, last, steps):
         self.first, self.last, self.steps = first, last, steps
@@ -169,16 +171,18 @@ assert 0.01 < best < 0.3
 assert losses[-20:].mean() > 2 * smooth.min()
 
 # %% [markdown]
-# The lowest point is already at the edge: a usual choice is a third to a tenth of that rate, or that rate as the
-# peak of a schedule that starts lower and falls. Beyond the edge the network is undone in a few steps.
+# The lowest point is already at the edge of stability: a usual choice is a third to a tenth of that learning rate, or
+# that value as the peak of a schedule that starts lower and decreases afterwards. Beyond the edge, training diverges
+# within a few steps.
 #
-# ## Why Transformers warm up
+# ## Why Transformers need warm-up
 #
-# Adam's first steps are full steps: each weight moves by the rate, whatever its gradient (chapter 8, exercise 2), and the
-# size of the gradients is guessed from a few batches. In the Transformer as it was published in 2017, the layer norm
-# stands *after* each addition; there the gradients of the last layers are large at first, and such a step can ruin
-# what nothing repairs. Here is one that reads a digit as eight rows of eight pixels: three blocks, AdamW, a high peak rate of
-# 0.03, which then falls to 0. The only difference is whether the first 22 of 88 steps rise.
+# Adam's first steps have full size: each weight moves by the learning rate, whatever its gradient (chapter 8, exercise
+# 2), while the size of the gradients is estimated from only a few batches. In the Transformer as published in 2017,
+# layer normalization comes *after* each residual addition; there the gradients of the last layers are large at first,
+# and such a step can do damage from which training does not recover. Here is one that reads a digit as eight rows of
+# eight pixels: three blocks, AdamW, and a high peak learning rate of 0.03 that then decreases to 0. The only difference
+# between the two runs is whether the learning rate rises over the first 22 of 88 steps.
 
 # %%
 DEPTH, WIDTH = 3, 32
@@ -215,26 +219,26 @@ plt.plot(warm.losses, color=BLUE, label="with warm-up")
 plt.axhline(np.log(10), color="black", linestyle=":", label="guessing: ln 10 = 2.30")
 plt.xlabel("step")
 plt.ylabel("cross-entropy (nats)")
-plt.title("a Transformer with the norm after the addition")
+plt.title("a Transformer with layer normalization after the addition")
 plt.ylim(0, 8)
 plt.grid(alpha=0.3)
 plt.legend()
 plt.show()
 
 # %% [markdown]
-# Without warm-up the network is thrown back to guessing, a loss of $\ln 10$, and hardly comes away from there. It is no
-# accident of these initial weights: with `transformer(1)`, 2 or 3 the curves differ, but not the end. Since GPT-2
-# most Transformers put the norm ahead of attention, inside the branch, so that the additions form an open road from the
-# last layer to the first; such networks need the warm-up less (Xiong et al. 2020, below).
+# Without warm-up the network returns to guessing, a loss of $\ln 10$, and hardly improves from there. This does not
+# depend on these initial weights: with `transformer(1)`, 2 or 3 the curves differ, but the result does not. Since GPT-2
+# most Transformers apply layer normalization before attention, inside the residual branch, so that gradients pass
+# unchanged from the last layer to the first; such networks need warm-up less (Xiong et al. 2020, below).
 #
 # ## Exercises
 #
-# **1.** A cosine falls from $a$ to 0 over $T$ steps. Which share of the sum of all its rates lies in the first half?
-# Integrate $(1 + \cos \pi u) / 2$, and check.
+# **1.** A cosine schedule decreases from $a$ to 0 over $T$ steps. Which fraction of the sum of all its learning rates
+# lies in the first half? Integrate $(1 + \cos \pi u) / 2$, and check.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# From 0 to 1/2 the integral is 1/4 + 1/(2 pi), of 1/2 in all: a share of 1/2 + 1/pi = 0.818.
+# From 0 to 1/2 the integral is 1/4 + 1/(2 pi), of 1/2 in all: a fraction of 1/2 + 1/pi = 0.818.
 cosine = schedules.CosineAnnealing(1.0, 10_000)
 spent = np.array([cosine.at(step) for step in range(10_000)])
 share = spent[:5000].sum() / spent.sum()
@@ -242,8 +246,8 @@ print(f"{share:.4f}, by formula {1 / 2 + 1 / np.pi:.4f}")
 assert abs(share - (1 / 2 + 1 / np.pi)) < 1e-3
 
 # %% [markdown]
-# **2.** `CosineAnnealing(1.0, 10, restarts=True, multiplier=2)` jumps back to the top when it reaches the bottom, and
-# takes twice as long each time. At which of the first 200 steps is it at the top?
+# **2.** `CosineAnnealing(1.0, 10, restarts=True, multiplier=2)` restarts at the maximum when it reaches the minimum,
+# and each cycle is twice as long as the one before. At which of the first 200 steps is it at the maximum?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -254,13 +258,13 @@ print(tops)
 assert tops == [0, 10, 30, 70, 150]
 
 # %% [markdown]
-# **3.** Large language models are often trained with *warm-up, stable, decay*: up in $W$ steps, flat, and in the last tenth
-# straight down to 0, so that the flat part may go on for as long as there is data. Write it as a `Schedule`. `xp` has
-# `where`, `minimum` and the like.
+# **3.** Large language models are often trained with a *warmup-stable-decay* schedule: rising for $W$ steps, then
+# constant, then falling linearly to 0 in the last tenth, so that the constant part can be extended for as long as there
+# is data. Write it as a `Schedule`. `xp` has `where`, `minimum` and so on.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-points = {0: 0, 10: 0.05, 20: 0.1, 100: 0.1, 180: 0.1, 190: 0.05, 200: 0}  # step: rate
+points = {0: 0, 10: 0.05, 20: 0.1, 100: 0.1, 180: 0.1, 190: 0.05, 200: 0}  # step: learning rate
 
 
 class WarmupStableDecay(schedules.Schedule):
@@ -280,9 +284,9 @@ for step, rate in points.items():
     assert abs(float(stable(step)) - rate) < 1e-7
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
-# - The next chapter: [augmentation](11-augmentation.ipynb)
+# - The next chapter: [data augmentation](11-augmentation.ipynb)
 # - [Dive into Deep Learning](https://d2l.ai/chapter_optimization/lr-scheduler.html), section 12.11: learning-rate
 #   scheduling
 # - Stanford CS231n, [Neural networks, part 3](https://cs231n.github.io/neural-networks-3/): annealing the learning rate

@@ -1,10 +1,11 @@
 # %% [markdown]
-# # 11 Augmentation
+# # 11 Data augmentation
 #
-# **What you will see.** A picture turned by five degrees still shows the same thing, and costs nothing. You will change
-# photographs, texts and a melody in some twenty ways, see and hear the results, and check the changes by measuring
-# them. Then a network that reads centred digits well and shifted ones hardly at all learns to read both, from the same
-# 200 digits. It is seeded: each framework sees the same changes, to the last bit.
+# **What you will see.** A picture rotated by five degrees still shows the same object: augmented examples cost nothing.
+# You will change images, texts and a melody in about twenty ways, look at and listen to the results, and verify the
+# changes by measurement. Then a network that classifies centred digits well and shifted ones poorly learns to classify
+# both, from the same 200 digits. Everything is seeded: each framework gets the same augmented examples, to the last
+# bit.
 
 # %%
 import os
@@ -30,13 +31,14 @@ BLUE, RED = "#0072B2", "#D55E00"
 # %% [markdown]
 # ## Images
 #
-# scikit-learn brings two photographs, a temple and a flower. A transform is a function of an image and a random
-# generator. Most change one image and leave its label; the last two mix a pair, and its labels in the same proportion:
+# scikit-learn includes two photos, a temple and a flower. A transform is a function of an image and a random generator.
+# Most transforms change one image and leave its label; the last two mix a pair of images, and their labels in the same
+# proportion:
 #
 # - **MixUp**: every pixel is $\lambda x + (1 - \lambda) x'$, and the target $\lambda y + (1 - \lambda) y'$;
-# - **CutMix**: a rectangle comes from the other image, and the target counts the pixels.
+# - **CutMix**: a rectangle is taken from the other image, and the target is weighted by the number of pixels.
 #
-# **RandAugment** draws some of fourteen operations, all of one strength.
+# **RandAugment** applies randomly chosen operations out of fourteen, all with the same magnitude.
 
 # %%
 temple, flower = (
@@ -72,11 +74,12 @@ for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
 plt.show()
 
 # %% [markdown]
-# ## The same for everyone
+# ## Reproducible augmentation
 #
-# A change drawn anew in every epoch makes more of the data, and a run harder to repeat. The zoo draws from a generator
-# keyed by (seed, epoch, place of the example in the data): what an example becomes depends neither on the framework, nor
-# on the batch it is in, nor on how many processes read. Compare the fingerprint with another framework's.
+# Drawing new changes in every epoch gets more out of the data, but makes a run harder to reproduce. The zoo uses a
+# generator keyed by (seed, epoch, index of the example in the data): the result for an example depends neither on the
+# framework, nor on the batch it is in, nor on the number of data-loading processes. Compare the fingerprint with
+# another framework's.
 
 # %%
 digits = zoo.tasks.load("digits", (8, 8, 1))
@@ -97,9 +100,9 @@ assert np.array_equal(there, back[1::-1])
 # %% [markdown]
 # ## Does it help?
 #
-# 200 digits to learn from. scikit-learn's digits are neatly centred, in training and test alike. So we hold out two
-# sets: digits as they are, and the same digits moved by up to one pixel in each direction, as they would come from a
-# camera that is held less carefully.
+# The training set has 200 digits. scikit-learn's digits are neatly centred, in training and test data alike. So we hold
+# out two test sets: the digits as they are, and the same digits shifted by up to one pixel in each direction, as they
+# might come from a less carefully positioned camera.
 
 # %%
 x, y = digits.train[0][:200], digits.train[1][:200]
@@ -122,10 +125,10 @@ def fit(changes):
     )  # fmt: skip
 
 
-runs = {"as they are": fit(None), "RandomCrop(8, 1)": fit("RandomCrop(8, 1)")}
+runs = {"no augmentation": fit(None), "RandomCrop(8, 1)": fit("RandomCrop(8, 1)")}
 for name, run in runs.items():
     on_centred, on_moved = (accuracy(run.model, images) for images in (centred, moved))
-    print(f"{name:16s} accuracy on centred digits {on_centred:.2f}, on moved ones {on_moved:.2f}")
+    print(f"{name:16s} accuracy on centred digits {on_centred:.2f}, on shifted ones {on_moved:.2f}")
 plain, cropped = runs.values()
 assert accuracy(plain.model, moved) < 0.55
 assert accuracy(cropped.model, moved) > 0.7
@@ -137,24 +140,24 @@ for (name, run), color, style in zip(runs.items(), (RED, BLUE), ("--", "-"), str
         range(1, 61), [epoch["accuracy"] for epoch in run.history], color=color, linestyle=style, label=name
     )
 plt.xlabel("epoch")
-plt.ylabel("accuracy on moved digits")
-plt.title("trained on 200 digits, as they are and cropped at random")
+plt.ylabel("accuracy on shifted digits")
+plt.title("trained on 200 digits, without augmentation and with random crops")
 plt.ylim(0, 1)
 plt.grid(alpha=0.3)
 plt.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# One pixel is enough to undo the plain network: a perceptron has no notion of "beside". Cropping at random teaches it. On
-# the centred digits, where nothing is ever moved, it neither helps nor harms by much. That is the rule for all
-# augmentation: it teaches the network to overlook exactly what you change. Change what does not matter where it will
-# be used, and nothing that does (exercise 3).
+# A shift of one pixel is enough to break the plain network: a multilayer perceptron has no notion of neighbouring
+# pixels. Random cropping teaches it. On the centred digits, where nothing is ever shifted, it neither helps nor harms
+# much. This holds for all augmentation: it makes the network invariant to exactly what you change. So change what does
+# not matter for the label in the application, and nothing that does (exercise 3).
 #
 # ## Texts
 #
-# Four small changes of words (Wei and Zou call them "easy data augmentation"), and a large one: into another
-# language and back. `BackTranslation` takes any two functions of a text, such as `zoo.translate` of two trained
-# models. Here two word lists stand for the translators.
+# Four small changes at the level of words (Wei and Zou call them "easy data augmentation"), and a large one:
+# translation into another language and back. `BackTranslation` takes any two functions of a text, such as
+# `zoo.translate` with two trained models. Here two word lists stand in for the translators.
 
 # %%
 text = "The quick brown fox jumps over the lazy dog."
@@ -182,19 +185,19 @@ assert set(texts[0].split()) < set(text.split())
 assert sorted(texts[1].split()) == sorted(text.split())
 
 # %% [markdown]
-# Mind what a change may do to the label: deletion may take the "not" out of "not bad". Wei and Zou found that a tenth
-# of the words is a good rate.
+# Consider how a change may affect the label: deletion may remove the "not" from "not bad". Wei and Zou found that
+# changing a tenth of the words works well.
 #
 # ## Sound
 #
-# A melody of three notes with overtones, 8,000 samples a second. We make it slower at the same pitch, change its
-# pitch in the same time, and add noise. **SpecAugment** works on the spectrogram: it blanks out runs of time and
-# bands of frequency, so that a speech recognizer learns to do without.
+# A melody of three notes with overtones, 8,000 samples per second. We make it slower at the same pitch, shift its pitch
+# at the same duration, and add noise. **SpecAugment** works on the spectrogram: it masks time intervals and frequency
+# bands, so that a speech recognizer learns not to depend on any of them.
 
 # %%
 RATE = 8000
 t = np.arange(int(0.4 * RATE)) / RATE
-loudness = np.exp(-3 * t) * np.minimum(1, np.minimum(t, t[-1] - t) / 0.02)  # it swells, and dies away
+loudness = np.exp(-3 * t) * np.minimum(1, np.minimum(t, t[-1] - t) / 0.02)  # fades in, then decays
 
 
 def note(frequency):
@@ -223,11 +226,11 @@ axes[1, 4].set(title="SpecAugment", xlim=(0, 1.75), xlabel="time (s)", ylabel="m
 plt.show()
 
 # %% [markdown]
-# In a notebook, listen. Then measure whether the three did what they say: the length, the frequency of the first note,
-# and the signal-to-noise ratio, $10 \log_{10}$ of the ratio of mean powers. One thing is not as it was: the last note
-# of the slowed melody is fainter. The phase vocoder, which does the stretching, lets the phase of every frequency run
-# on by itself and loses how neighbours stand to each other; where they no longer agree they cancel. This is known as
-# phasiness, and a price of the method.
+# In a notebook you can listen to the results. Then we measure whether the three transforms did what they claim: the
+# length, the frequency of the first note, and the signal-to-noise ratio, $10 \log_{10}$ of the ratio of mean powers.
+# One thing has changed: the last note of the slowed melody is fainter. The phase vocoder, which does the stretching,
+# advances the phase of every frequency separately and loses the phase relations between neighbouring frequencies; where
+# they no longer agree, they cancel. This is known as phasiness, a limitation of the method.
 
 # %%
 for title, wave in sounds.items():
@@ -249,8 +252,8 @@ still = loudest(sounds["TimeStretch"])
 last = [np.std(np.array_split(sounds[title], 3)[2]) for title in ("TimeStretch", "melody")]
 print(f"stretched to {length:.3f} of the length, the first note still at {still:.0f} Hz")
 print(f"its last note has {last[0] / last[1]:.2f} of the amplitude")
-print(f"shifted by {semitones:.2f} semitones: times {ratio:.3f}, wanted {2 ** (semitones / 12):.3f}")
-print(f"noise at {snr:.2f} dB, wanted 5")
+print(f"shifted by {semitones:.2f} semitones: times {ratio:.3f}, expected {2 ** (semitones / 12):.3f}")
+print(f"noise at {snr:.2f} dB, expected 5")
 assert abs(length - 1 / 0.7) < 1e-3
 assert last[0] < 0.8 * last[1]
 assert abs(still - 440) < 5
@@ -261,7 +264,7 @@ assert abs(snr - 5) < 0.01
 # ## Exercises
 #
 # **1.** Twelve semitones are an octave, a doubling of the frequency. By how many semitones is the melody's third note
-# (659 Hz) above the first (440 Hz)? Find it by formula.
+# (659 Hz) above the first (440 Hz)? Compute it.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -271,9 +274,9 @@ print(f"{fifth:.2f} semitones")
 assert abs(fifth - 7) < 0.01
 
 # %% [markdown]
-# **2.** Write a transform of your own: a subclass of `augment.Transform` whose `__call__` takes an image and a generator and
-# gives back the image with salt and pepper, each pixel black or white at a rate of 5 in 100. Show with an even
-# grey that the rate is right and that the same generator gives the same picture.
+# **2.** Write your own transform: a subclass of `augment.Transform` whose `__call__` takes an image and a generator and
+# returns the image with salt-and-pepper noise: each pixel becomes black or white with probability 0.05. Show on a
+# uniform grey image that the probability is right and that the same generator gives the same result.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
@@ -295,18 +298,19 @@ assert np.array_equal(first, second)
 assert abs(share - noise_rate) < 0.005
 
 # %% [markdown]
-# **3.** Which change is wrong for digits? Train with `"Rotation(180)"` and explain what you see, on the centred digits.
+# **3.** Which augmentation is wrong for digits? Train with `"Rotation(180)"` and explain the accuracy on the centred
+# digits.
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# A 6 turned by 180 degrees is a 9. The label stays 6, so the network is taught what is not so.
+# A 6 rotated by 180 degrees is a 9, but its label stays 6: the network is trained with wrong labels.
 upside_down = fit("Rotation(180)")
 with_it, without = accuracy(upside_down.model, centred), accuracy(plain.model, centred)
-print(f"accuracy {with_it:.2f}, without any change {without:.2f}")
+print(f"accuracy {with_it:.2f}, without augmentation {without:.2f}")
 assert with_it < without - 0.05
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
 # - The next chapter: [three frameworks side by side](12-side-by-side.ipynb)
 # - [Dive into Deep Learning](https://d2l.ai/chapter_computer-vision/image-augmentation.html), section 14.1: image

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 12 Frameworks side by side
 #
-# **What you will see.** Why two frameworks that compute the same thing print different last digits. How far apart they
-# may honestly be, and how to find out when they are further: `zoo compare`, the eight rungs of the parity ladder, and the
-# chaos that makes one framework differ from itself. Then four traps in which they mean different things by one word.
+# **What you will see.** Why two frameworks that compute the same formula print different last digits, how large such
+# differences may legitimately be, and how to find out when they are larger: `zoo compare`, the eight rungs of the
+# parity ladder, and the chaotic divergence that makes one framework differ from itself. Then four traps where the
+# frameworks use the same word for different things.
 
 # %%
 import os
@@ -24,11 +25,12 @@ BLUE, SKY, ORANGE, RED, PURPLE = "#0072B2", "#56B4E9", "#E69F00", "#D55E00", "#C
 numpy = keras.ops.convert_to_numpy
 
 # %% [markdown]
-# ## Rounding
+# ## Rounding errors
 #
-# A floating point number has so many digits and no more: float32 has 24 binary ones, about seven decimal. After every
-# addition the result is rounded to the nearest number that there is. So the order of additions matters: $(a + b) + c$
-# need not be $a + (b + c)$. A sum of ten thousand numbers, in five hundred random orders, has more than a hundred results.
+# A floating point number has a fixed number of digits: float32 has 24 binary digits, about seven decimal ones. After
+# every addition the result is rounded to the nearest representable number. So the order of additions matters: $(a +
+# b) + c$ is not always equal to $a + (b + c)$. Summing ten thousand numbers in five hundred random orders gives more than
+# a hundred different results.
 
 # %%
 a, b, c = np.float32(1e8), np.float32(-1e8), np.float32(1)
@@ -49,10 +51,10 @@ print(len(set(sums)), "different results")
 assert len(set(sums)) > 100
 
 # %% [markdown]
-# ## One product, three frameworks
+# ## One matrix product, three frameworks
 #
-# A matrix product is many sums. Each framework cuts them up in its own way, for the processor's registers and caches; none
-# is wrong. Against float64 all are off by a few units of the last place.
+# A matrix product consists of many sums. Each framework splits them in its own way to suit the processor's registers
+# and caches; none is wrong. Compared with float64, each is off by a few units in the last place.
 
 # %%
 x, y = rng.normal(size=(2, 300, 300)).astype("float32")
@@ -84,32 +86,35 @@ for name, product in {"torch": by_torch, "tensorflow": by_tensorflow, "jax": by_
 for name, product in products.items():
     off = np.abs(product - exact).max() / np.abs(exact).max()
     same = np.mean(product == products["NumPy"])
-    print(f"{name:10s} off by {off:.0e} of the largest, {same:.0%} of the numbers equal NumPy's bit for bit")
+    print(
+        f"{name:10s} off by {off:.0e} of the largest value, {same:.0%} of the numbers equal NumPy's bit for bit"
+    )
     assert off < 1e-6
 
 # %% [markdown]
-# So "the same" cannot mean bit for bit here. It can where no sum is rounded: the zoo's initial weights, batches and
-# dropout masks are made of integers and are equal in every bit. The rest is equal to rounding, and *parity* is to say how
-# far that goes, with a number.
+# So "the same" cannot mean bit for bit here. It can where no sums are rounded: the zoo's initial weights, batches and
+# dropout masks are computed from integers and are identical in every bit. Everything else agrees up to rounding, and
+# *parity* means stating how closely, with a number.
 #
 # ## zoo compare
 #
-# `zoo compare lenet5` on a command line, or here: each framework trains the model in a process of its own, from the same
-# seed; then every pair is compared. In a notebook the result shows its page, a report with these parts:
+# Use `zoo compare lenet5` on the command line, or this cell: each framework trains the model in its own process, from
+# the same seed; then every pair of frameworks is compared. In a notebook the result is displayed as its report, which
+# has these parts:
 #
-# - **runs**: for each framework and way to run it the curve of its losses, the accuracy, the time of a step, the memory;
-# - **differences**: for each pair the largest difference of initial weights, outputs, losses, how many predictions
-#   differ, and the first layer beyond the bound;
-# - **definition**: the model's own code, its card, the recipe; the machine and the versions.
+# - **runs**: for each framework and execution mode, the loss curve, the accuracy, the time per step and the memory use;
+# - **differences**: for each pair, the largest differences of initial weights, outputs and losses, the number of
+#   predictions that differ, and the first layer whose difference exceeds the bound;
+# - **definition**: the model's source code, its card and recipe; the machine and the versions.
 #
-# It takes half a minute, most of it to start the frameworks.
+# It takes half a minute, most of it for starting the frameworks.
 
 # %%
 frameworks = zoo.backends.installed()
 result = zoo.compare("mlp", epochs=3, engines=["native"], backends=frameworks, threads=1, out=None)
 for run in result.runs:
     print(
-        f"{run['backend']:10s} {run['mode']:6s} {len(run['losses'])} steps, the last loss {run['losses'][-1]:.7f}"
+        f"{run['backend']:10s} {run['mode']:6s} {len(run['losses'])} steps, last loss {run['losses'][-1]:.7f}"
     )
 for pair in result.differences:
     a, b = (pair[side].split("/")[0] for side in "ab")
@@ -121,8 +126,8 @@ assert all(pair["initial_weights"] == 0 and pair["losses"] < 1e-5 for pair in re
 # %% [markdown]
 # ## The ladder
 #
-# If two trainings differ, where first? `zoo parity` climbs eight rungs; the first on which a pair fails names the
-# operation, with both values ([bounds and reasons](../../docs/ladder.md)):
+# If two training runs differ, where does the first difference occur? `zoo parity` climbs eight rungs; the first rung on
+# which a pair fails names the operation, with both values ([bounds and reasons](../../docs/ladder.md)):
 #
 # | rung | what is compared | float32 | float64 |
 # | --- | --- | --- | --- |
@@ -135,13 +140,15 @@ assert all(pair["initial_weights"] == 0 and pair["losses"] < 1e-5 for pair in re
 # | 7 | Keras's `fit`, and every mode, against the framework's own loop | the chaos floor | 1e-9 |
 # | 8 | losses after a checkpoint of another framework | the chaos floor | 1e-9 |
 #
-# float64 is the sharp test: what differs in float32 may be rounding, what differs in float64 is another formula.
+# float64 is the stricter test: a difference in float32 may be rounding; a difference in float64 means a different
+# formula.
 #
-# ## Chaos
+# ## Chaotic divergence
 #
-# Why a floor on rung 5? A training feeds its errors back. We train the MLP, then again with every initial weight moved by
-# one unit in the last place, up or down by chance: the smallest change that there is. Framework and batches are the same.
-# Beside it stands what the frameworks differed by above.
+# Why does rung 5 have a measured bound? Training amplifies its own rounding errors. We train the MLP, then train it
+# again with every initial weight moved up or down, at random, by one unit in the last place (a 1-ulp perturbation): the
+# smallest change possible. Framework and batches are the same. The plot shows it beside the differences between
+# frameworks from above.
 
 # %%
 assert [rung.float32 for rung in ladder.RUNGS] == [
@@ -153,12 +160,12 @@ assert [rung.float32 for rung in ladder.RUNGS] == [
     0,
     None,
     None,
-]  # None: the floor
+]  # None: the chaos floor
 assert [rung.float64 for rung in ladder.RUNGS] == [0, 1e-12, 1e-12, 1e-12, 1e-9, 0, 1e-9, 1e-9]
 
 
 def trained(nudge):
-    """The losses of three epochs, from weights moved by one unit in the last place."""
+    """The losses of three epochs, from initial weights with a 1-ulp perturbation."""
     model, rng = zoo.build("mlp", seed=0), np.random.default_rng(nudge)
     for v in model.trainable_variables if nudge else ():
         w = numpy(v)
@@ -172,7 +179,7 @@ def so_far(a, b):
 
 
 plain, losses = trained(0), {run["backend"]: run["losses"] for run in result.runs}
-ours = {f"{keras.backend.backend()}, nudge {nudge}": so_far(trained(nudge), plain) for nudge in (1, 2)}
+ours = {f"{keras.backend.backend()}, perturbation {nudge}": so_far(trained(nudge), plain) for nudge in (1, 2)}
 theirs = {f"{a} and {b}": so_far(losses[a], losses[b]) for a, b in combinations(losses, 2)}
 for curves, colors in ((ours, (BLUE, SKY)), (theirs, (RED, ORANGE, PURPLE))):
     for (name, curve), color, style in zip(curves.items(), colors, ("-", "--", ":"), strict=False):
@@ -180,35 +187,36 @@ for curves, colors in ((ours, (BLUE, SKY)), (theirs, (RED, ORANGE, PURPLE))):
 plt.yscale("symlog", linthresh=1e-8)
 plt.ylim(0, 1e-2)
 plt.xlabel("step")
-plt.ylabel("largest difference of a loss so far")
+plt.ylabel("largest difference of the losses so far")
 plt.title("One framework against itself, and against others")
 plt.legend(loc="lower right")
 plt.grid(alpha=0.3)
 plt.show()
 again = so_far(plain, losses[keras.backend.backend()])[-1]
-print(f"the same framework in a process of its own, nothing moved: {again:.0e}")
+print(f"the same framework in its own process, without perturbation: {again:.0e}")
 floor = ladder.floor(max(curve[-1] for curve in ours.values()))
-print(f"the floor of rung 5: {floor:.1e}")
+print(f"the chaos floor of rung 5: {floor:.1e}")
 assert again < 1e-6
 assert all(curve[-1] <= floor < 0.1 for curve in theirs.values())
 
 # %% [markdown]
-# Frameworks are as far apart as one of them is from itself, or nearer. Some runs stay within a few units of the last
-# place. Another may fork: a ReLU that stands on its corner for one example tips the other way, Adam makes a whole step of
-# it, and from then on it is another training, as good as the first. Which run forks is chance, and differs from one
-# framework to the next. No framework is to blame. So the bound of rung 5 is measured in the same run, the
-# *chaos floor*: two frameworks may differ by five times what one differs from itself, which counts as a unit in the last
-# place of a loss at least. A fixed bound would either lie or fail. `zoo compare` does the same where losses part: its page
-# says whether rounding alone explains it.
+# The frameworks differ from each other no more than one framework differs from itself. Some runs stay within a few
+# units in the last place. Others diverge: a ReLU whose input is almost exactly zero for one example switches, Adam
+# turns that into a full step, and from then on it is a different training run, as good as the first. Which run diverges
+# is chance, and differs between frameworks; no framework is at fault. So the bound of rung 5 is measured in the same
+# run, as the *chaos floor*: two frameworks may differ by at most five times the difference that a 1-ulp perturbation
+# causes within one framework (at least one unit in the last place of a loss). A fixed bound would be either meaningless
+# or violated. `zoo compare` does the same where losses diverge: its report says whether rounding alone explains the
+# difference.
 #
 # ## Four traps
 #
-# What rounding cannot explain. In each, both libraries are right by their own definition.
+# These differences are not rounding. In each case both libraries are right by their own definition.
 
 
 # %%
 def run_alone(layer, x, **settings):
-    """A layer of the zoo by itself: its model, called on x."""
+    """One layer of the zoo: its model, and a function that calls it on x."""
     inputs = layers.Input(x.shape[1:])
     model = layers.Model(inputs, layer(inputs, name="it", **settings))
     return model, lambda **how: numpy(model(keras.ops.convert_to_tensor(x), **how))
@@ -224,13 +232,15 @@ print(
     f"1. a kernel of ones, stride 2, over 1 2 3 4: padding on both sides, as in torch: {both[0, 0, :, 0]};",
     end=" ",
 )
-print(f"'same', as in TensorFlow, which pads the end alone: {end[0, 0, :, 0]}")
+print(f"'same', as in TensorFlow, which pads only the end: {end[0, 0, :, 0]}")
 assert both.shape == end.shape
 assert not np.array_equal(both, end)
 
 two = keras.ops.convert_to_tensor(np.float32(2))
 exact, tanh = (float(keras.ops.gelu(two, approximate=how)) for how in (False, True))
-print(f"2. GELU(2): exact, as torch and TensorFlow mean it, {exact:.5f}; by tanh, as JAX does, {tanh:.5f}")
+print(
+    f"2. GELU(2): exact, the default of torch and TensorFlow, {exact:.5f}; with tanh, the default of JAX, {tanh:.5f}"
+)
 assert 5e-5 < tanh - exact < 5e-4
 
 faint = np.array([[-0.01], [0.01]], "float32")  # of variance 1e-4
@@ -249,39 +259,42 @@ print(f"4. the variance of 1, 2 and 4 that batch norm keeps: {kept[0]:.4f} in Ke
 assert np.allclose(kept, [x.var(), x.var(ddof=1)], atol=1e-5)
 
 # %% [markdown]
-# The zoo's models follow torch in each, on all three frameworks: they pad as torch does, and weights of torchvision train
-# on as they would have. [More of them](../../docs/upstream.md), with programs that show it.
+# The zoo's models follow torch in all four, on all three frameworks: they pad as torch does, and torchvision's
+# pretrained weights can be fine-tuned as in torch. [More such differences](../../docs/upstream.md), with programs that
+# demonstrate them.
 #
 # ## Exercises
 #
-# **1.** How far apart are neighbouring float32 numbers near 1, near 1,000 and near a million?
+# **1.** What is the spacing of float32 numbers near 1, near 1,000 and near a million?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# 23 binary digits behind the first: 2^-23 near 1, and as many times more as the number is larger.
+# 23 binary digits after the first: 2^-23 near 1, and proportionally more for larger numbers.
 gaps = np.spacing(np.array([1, 1e3, 1e6], "float32"))
 print(gaps)
 assert gaps[0] == 2.0**-23
 assert gaps[2] == 2.0**-4
 
 # %% [markdown]
-# **2.** Somebody shows that two frameworks agree within 2e-2 in their outputs. Would that have found the second
+# **2.** Suppose a test shows that the outputs of two frameworks agree within 2e-2. Would it have detected the second
 # trap? And the third, where the variance is near 1?
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# Neither: both are forty times smaller than that bound, or more.
+# Neither: both differences are at least forty times smaller than that bound.
 grid = keras.ops.convert_to_tensor(np.linspace(-6, 6, 2401, dtype="float32"))
 by_gelu = np.abs(
     numpy(keras.ops.gelu(grid, approximate=True)) - numpy(keras.ops.gelu(grid, approximate=False))
 ).max()
-by_epsilon = 1 / np.sqrt(1 + 1e-5) - 1 / np.sqrt(1 + 1e-3)  # of a number of 1
-print(f"GELU by tanh at most {by_gelu:.0e}, an epsilon of 1e-3 for 1e-5 {by_epsilon:.0e} of the number")
+by_epsilon = 1 / np.sqrt(1 + 1e-5) - 1 / np.sqrt(1 + 1e-3)  # for a value of 1
+print(
+    f"GELU with tanh: at most {by_gelu:.0e}; an epsilon of 1e-3 instead of 1e-5: {by_epsilon:.0e} of the value"
+)
 assert 1e-4 < by_gelu < 2e-2 / 40
 assert 1e-4 < by_epsilon < 2e-2 / 40
 
 # %% [markdown]
-# ## Go on with
+# ## Further reading
 #
 # - The next chapter: [hardware](13-hardware.ipynb)
 # - David Goldberg 1991, [What Every Computer Scientist Should Know About Floating-Point

@@ -16,7 +16,7 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 
 # %% [markdown]
 # ## 先加权求和，再弯一下
@@ -66,7 +66,7 @@ ACTIVATIONS = {
 
 
 def derivative(f, x):
-    """f'(x) at each x, by the automatic differentiation of the framework that runs."""
+    """f'(x) at each x, by the automatic differentiation of the current framework."""
     x = keras.ops.convert_to_tensor(x)
     if keras.backend.backend() == "torch":
         import torch
@@ -129,7 +129,7 @@ for _ in range(200):
     weights -= 0.5 * (y - targets) @ points / len(points)
     bias -= 0.5 * np.mean(y - targets)
 accuracy = np.mean((y > 0.5) == targets)
-print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, {accuracy:.0%} of the points on the right side")
+print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, {accuracy:.0%} of the points classified correctly")
 assert accuracy > 0.9
 
 # %%
@@ -137,11 +137,11 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
 left.scatter(*points[:100].T, color=BLUE, marker="o", label="class 0")
 left.scatter(*points[100:].T, color=ORANGE, marker="^", label="class 1")
 line = np.array([-3.0, 3.0])
-left.plot(line, -(weights[0] * line + bias) / weights[1], color="black", label="where the neuron says 1/2")
-left.set(xlabel="input x1", ylabel="input x2", ylim=(-3.5, 3.5), title="what it decides")
+left.plot(line, -(weights[0] * line + bias) / weights[1], color="black", label="where the output is 1/2")
+left.set(xlabel="input x1", ylabel="input x2", ylim=(-3.5, 3.5), title="decision boundary")
 left.legend()
 right.plot(losses, color=GREEN)
-right.set(xlabel="step", ylabel="cross-entropy (nats)", title="what it learns")
+right.set(xlabel="step", ylabel="cross-entropy (nats)", title="training loss")
 right.grid(alpha=0.3)
 plt.show()
 
@@ -179,7 +179,7 @@ plt.grid(alpha=0.3)
 plt.legend()
 plt.show()
 print(
-    f"the first layer gets {sizes['sigmoid'][0] / sizes['sigmoid'][-1]:.0e} of the last one's with sigmoid,"
+    f"gradient of the first layer relative to the last: {sizes['sigmoid'][0] / sizes['sigmoid'][-1]:.0e} with sigmoid,"
 )
 print(f"and {sizes['ReLU'][0] / sizes['ReLU'][-1]:.1f} with ReLU and He's initialization")
 

@@ -17,7 +17,7 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 
 # %% [markdown]
 # ## 前向
@@ -78,7 +78,7 @@ def backward(W1, b1, W2, b2):
 
 ours = backward(**weights)
 for name, gradient in ours.items():
-    print(f"{name}: gradient of shape {gradient.shape}, as the weight {weights[name].shape}")
+    print(f"{name}: gradient of shape {gradient.shape}, the same as the weight's {weights[name].shape}")
     assert gradient.shape == weights[name].shape
 
 # %% [markdown]
@@ -112,9 +112,9 @@ def apart(a, b):
 epsilons = 10.0 ** np.arange(-12, 0)
 errors = [apart(ours, finite_differences(epsilon)) for epsilon in epsilons]
 plt.loglog(epsilons, errors, color=BLUE, marker="o")
-plt.xlabel("epsilon, by which a weight is moved")
+plt.xlabel("epsilon, the change of a weight")
 plt.ylabel("largest difference from our gradient (relative)")
-plt.title("Too far is wrong, too near is rounding")
+plt.title("Large steps: truncation error; small steps: rounding error")
 plt.grid(alpha=0.3)
 plt.show()
 best = int(np.argmin(errors))
@@ -163,7 +163,7 @@ def by_jax():
         y = a @ w["W2"] + w["b2"]
         return jnp.mean((y - t) ** 2)
 
-    with jax.enable_x64(True):  # JAX computes in float32 unless it is told to
+    with jax.enable_x64(True):  # JAX computes in float32 by default
         return {k: np.asarray(g) for k, g in jax.grad(loss)(weights).items()}
 
 
@@ -171,7 +171,7 @@ def by_jax():
 referees = {"torch": by_torch, "tensorflow": by_tensorflow, "jax": by_jax}
 found = {name: referee() for name, referee in referees.items() if find_spec(name)}
 for name, gradients in found.items():
-    print(f"{name:10s} differs from our hands by {apart(ours, gradients):.0e}")
+    print(f"{name:10s} differs from our hand-derived gradient by {apart(ours, gradients):.0e}")
     assert apart(ours, gradients) < 1e-14
 
 # %% [markdown]
@@ -186,7 +186,7 @@ model.set_weights([w.astype("float32") for w in weights.values()])
 
 
 def gradients_of(model, x, t):
-    """By the names of `weights`, on the framework that runs."""
+    """The gradients by the names in `weights`, on the current framework."""
     x, t = (keras.ops.convert_to_tensor(z.astype("float32")) for z in (x, t))
     variables = model.trainable_variables
     if keras.backend.backend() == "torch":
@@ -211,7 +211,7 @@ def gradients_of(model, x, t):
 
 
 in_float32 = apart(ours, gradients_of(model, x, t))
-print(f"float32 on {keras.backend.backend()}: {in_float32:.0e} from float64")
+print(f"float32 on {keras.backend.backend()}: {in_float32:.0e} relative difference from float64")
 assert in_float32 < 1e-5
 
 # %% [markdown]
@@ -231,7 +231,7 @@ for rate, color, style in ((0.03, BLUE, "-"), (0.3, GREEN, "--"), (1.5, RED, ":"
     plt.semilogy(curve, color=color, linestyle=style, label=f"learning rate {rate}")
 plt.xlabel("step")
 plt.ylabel("mean squared error")
-plt.title("Too short a step crawls, too long a one leaps about")
+plt.title("Too low: slow; too high: unstable")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
@@ -244,7 +244,7 @@ assert losses[0.3][-1] < losses[0.03][-1] < losses[0.03][0]
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# Only the line of the activation: h_ = a_ * (h > 0), as ReLU's derivative is 1 where h > 0, else 0.
+# Only the line of the activation: h_ = a_ * (h > 0), because ReLU's derivative is 1 where h > 0, else 0.
 
 
 def relu_loss(W1, b1, W2, b2):
@@ -265,7 +265,7 @@ assert abs(by_formula - by_difference) < 1e-8
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# h = x W1 + b1, so as for the line of y: x_ = h_ W1^T.
+# h = x W1 + b1, so, as in the line for y: x_ = h_ W1^T.
 h, a, y, _ = forward(**weights)
 h_ = (2 * (y - t) / y.size) @ weights["W2"].T * (1 - a**2)
 x_ = h_ @ weights["W1"].T
@@ -282,10 +282,10 @@ assert abs(x_[0, 0] - (moved - before) / 1e-6) < 1e-5
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
 forward_products = 3 * 5 + 5 * 2  # x W1, a W2
-backward_products = (5 * 2 + 5 * 2) + 3 * 5  # a_ and W2's gradient; W1's gradient (nobody asks for x_)
+backward_products = (5 * 2 + 5 * 2) + 3 * 5  # a_ and W2's gradient; W1's gradient (x_ is not needed)
 print(forward_products, backward_products, (forward_products + backward_products) / forward_products)
 assert (forward_products, backward_products) == (25, 35)
-# With a layer below that asks for x_ as well, backward is twice forward: three times in all.
+# If an earlier layer needs x_ as well, the backward pass costs twice the forward pass: three times in all.
 assert backward_products + 3 * 5 == 2 * forward_products
 
 # %% [markdown]

@@ -19,7 +19,7 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # colour-blind-safe palette
 
 # %% [markdown]
 # ## 数字，与隐藏层
@@ -43,7 +43,7 @@ for axis, image, label in zip(axes, digits.images, digits.target, strict=False):
     axis.set_title(label)
     axis.axis("off")
 plt.show()
-print(len(x), "to learn from,", len(x_test), "held out")
+print(len(x), "for training,", len(x_test), "held out")
 
 # %% [markdown]
 # ## 大家用同一个方案
@@ -183,7 +183,7 @@ for (name, losses), (color, style, width) in zip(curves.items(), STYLES, strict=
     plt.semilogy(losses, color=color, linestyle=style, linewidth=width, label=name)
 plt.xlabel("step")
 plt.ylabel("mean squared error of a batch")
-plt.title("One curve, drawn by every loop")
+plt.title("Loss curves of all loops: they coincide")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
@@ -210,11 +210,11 @@ for name, losses in curves.items():
 # %%
 logit = np.linspace(-6, 6, 241)
 p = 1 / (1 + np.exp(-logit))
-plt.plot(logit, -2 * (1 - p) * p * (1 - p), color=BLUE, label="squared error behind a sigmoid")
+plt.plot(logit, -2 * (1 - p) * p * (1 - p), color=BLUE, label="squared error after a sigmoid")
 plt.plot(logit, p - 1, color=ORANGE, linestyle="--", label="cross-entropy")
 plt.xlabel("logit, when the target is 1")
-plt.ylabel("derivative of the loss by the logit")
-plt.title("At -6 the neuron is sure and wrong")
+plt.ylabel("derivative of the loss with respect to the logit")
+plt.title("At -6 the neuron is confident and wrong")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
@@ -226,8 +226,10 @@ def accuracy(model):
     return np.mean(model.predict(x_test, verbose=0).argmax(1) == labels_test)
 
 
-print(f"after the same {len(batches)} steps: {accuracy(by_mse):.1%} of the held-out digits by squared error,")
-print(f"{accuracy(by_cross_entropy):.1%} by cross-entropy")
+print(
+    f"after the same {len(batches)} steps: {accuracy(by_mse):.1%} of the held-out digits correct with squared error,"
+)
+print(f"{accuracy(by_cross_entropy):.1%} with cross-entropy")
 assert accuracy(by_mse) > 0.8
 assert accuracy(by_cross_entropy) > 0.9
 
@@ -244,7 +246,7 @@ run = zoo.train("mlp", epochs=4)
 fit = zoo.train("mlp", steps=20, engine="keras")
 difference = np.abs(np.subtract(run.losses[:20], fit.losses)).max()
 print(run)
-print(f"by the framework's loop and by fit: {difference:.0e} apart over twenty steps")
+print(f"the framework's loop and fit differ by {difference:.0e} over twenty steps")
 assert run.metrics["accuracy"] > 0.9
 assert difference < 1e-5
 
@@ -274,7 +276,7 @@ assert abs(run.losses[0] - np.log(10)) < 0.3
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# (x W1 + b1) W2 + b2 = x (W1 W2) + (b1 W2 + b2): one layer, a linear model. It reads digits, less well.
+# (x W1 + b1) W2 + b2 = x (W1 W2) + (b1 W2 + b2): one layer, a linear model. It classifies digits, less well.
 linear = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32), keras.layers.Dense(10)])
 linear.set_weights(initial)
 w1, b1, w2, b2 = initial

@@ -49,8 +49,12 @@ def convolve(image, kernel, stride=1, padding=0):
 
 task = zoo.tasks.load("digits", (32, 32, 1))
 digit = task.train[0][5, :, :, 0].astype("float64")
-edges = np.array([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])  # Sobel's: light on the left, dark on the right
-maps = {"the image": digit, "upright edges": convolve(digit, edges), "stride 2": convolve(digit, edges, 2, 1)}
+edges = np.array([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])  # Sobel kernel: bright left, dark right
+maps = {
+    "the image": digit,
+    "vertical edges": convolve(digit, edges),
+    "stride 2": convolve(digit, edges, 2, 1),
+}
 figure, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
 for axis, (title, shown) in zip(axes, maps.items(), strict=True):
     axis.imshow(shown, cmap="gray")
@@ -82,7 +86,7 @@ assert np.array_equal(pooled, numpy(by_keras)[0, :, :, 0])
 
 
 def receptive_field(*layers):
-    """Of one number behind these layers, each (kernel, stride)."""
+    """The receptive field of one output of these layers, each given as (kernel, stride)."""
     field, step = 1, 1
     for kernel, stride in layers:
         field, step = field + (kernel - 1) * step, step * stride
@@ -91,7 +95,7 @@ def receptive_field(*layers):
 
 conv3, conv5, pool = (3, 1), (5, 1), (2, 2)
 print(
-    "LeNet-5: one number of the last map depends on",
+    "LeNet-5: one value of the last feature map depends on",
     receptive_field(conv5, pool, conv5, pool),
     "pixels each way",
 )
@@ -158,13 +162,15 @@ for family, (names, color, marker) in FAMILIES.items():
         plt.annotate(names[-1], (x[-1], y[-1]), textcoords="offset points", xytext=(-30, 8), fontsize=8)
 plt.xlabel("multiply-adds of one image")
 plt.ylabel("parameters")
-plt.title("Twenty years of reading images")
+plt.title("Twenty years of image classification")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
 vgg, resnet, efficient = (zoo.card(name) for name in ("vgg16", "resnet50", "efficientnet-b0"))
 print(f"ResNet-50 has {vgg.parameters / resnet.parameters:.1f} times fewer parameters than VGG-16,")
-print(f"EfficientNet-B0 {resnet.multiply_adds / efficient.multiply_adds:.0f} times less work than ResNet-50")
+print(
+    f"EfficientNet-B0 {resnet.multiply_adds / efficient.multiply_adds:.0f} times fewer multiply-adds than ResNet-50"
+)
 assert efficient.parameters < resnet.parameters < vgg.parameters
 
 # %% [markdown]
@@ -196,13 +202,13 @@ for residual, label, color, style in ((False, "plain", RED, "-"), (True, "residu
         n: np.abs(numpy(v) - b).mean()
         for n, v, b in zip(names, model.trainable_variables, before, strict=True)
     }
-    sizes = [moved[f"block{i}/kernel"] for i in range(20)]  # a step of SGD with rate 1 is the gradient
+    sizes = [moved[f"block{i}/kernel"] for i in range(20)]  # an SGD step with rate 1 is the gradient
     left.semilogy(range(1, 21), sizes, color=color, linestyle=style, label=label)
     run = zoo.train(stack(residual), "digits", steps=60, batch_size=64)
     right.plot(run.losses, color=color, linestyle=style, label=label)
     rates[label] = run.losses[-1]
-left.set(xlabel="block, counted from the input", ylabel="mean size of the gradient", title="What arrives")
-right.set(xlabel="step", ylabel="cross-entropy (nats)", title="What is learnt")
+left.set(xlabel="block, counted from the input", ylabel="mean size of the gradient", title="Gradients")
+right.set(xlabel="step", ylabel="cross-entropy (nats)", title="Training loss")
 right.legend()
 plt.show()
 print(rates)
@@ -226,7 +232,7 @@ assert dense == 4_821_600
 # @title Answer
 c = 64
 two, one = 2 * 3 * 3 * c * c, 5 * 5 * c * c
-print(two / one, "of the weights, and a bend between them")
+print(two / one, "of the weights, with a nonlinearity between them")
 assert two / one == 18 / 25
 assert convolve(convolve(np.ones((5, 5)), np.ones((3, 3))), np.ones((3, 3))).shape == (1, 1)
 

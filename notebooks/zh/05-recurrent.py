@@ -18,7 +18,7 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 numpy = keras.ops.convert_to_numpy
 
 # %% [markdown]
@@ -46,7 +46,7 @@ def sigmoid(x):
 
 
 def lstm(x, W, U, b):
-    """x (n, c) -> the states (n, units), by the equations."""
+    """x (n, c) -> the states (n, units), computed from the equations."""
     h, c, states = np.zeros(len(U)), np.zeros(len(U)), []
     for x_t in x:
         i, f, g, o = np.split(x_t @ W + h @ U + b, 4)
@@ -57,7 +57,7 @@ def lstm(x, W, U, b):
 
 
 def gru(x, W, U, b, b_state):
-    """The same for a GRU, whose proposal has a second bias within."""
+    """The same for a GRU, whose candidate has a second bias."""
     h, states = np.zeros(len(U)), []
     for x_t in x:
         (r, z, n), (r_h, z_h, n_h) = np.split(x_t @ W + b, 3), np.split(h @ U + b_state, 3)
@@ -114,8 +114,8 @@ def plain(x, W, U, b):
     return np.array(states)
 
 
-def felt(network, steps=50, units=32, forget_bias=0.0):
-    """How much the last state moves with the input k steps before it, k = 0 to steps - 1."""
+def influence(network, steps=50, units=32, forget_bias=0.0):
+    """How much the last state changes with the input k steps before it, k = 0 to steps - 1."""
     rng, gates = np.random.default_rng(1), 1 if network is plain else 4
     W, U = rng.normal(0, 1 / np.sqrt(units), (2, units, gates * units))
     b = np.repeat([0.0, forget_bias, 0.0, 0.0][:gates], units)
@@ -127,19 +127,21 @@ def felt(network, steps=50, units=32, forget_bias=0.0):
     return np.array(found[::-1])
 
 
-curves = {"plain recurrent network": felt(plain)}
+curves = {"plain recurrent network": influence(plain)}
 for forget_bias in (1, 5):
-    curves[f"LSTM, forget gate near {sigmoid(forget_bias):.2f}"] = felt(lstm, forget_bias=forget_bias)
+    curves[f"LSTM, forget gate near {sigmoid(forget_bias):.2f}"] = influence(lstm, forget_bias=forget_bias)
 for (name, curve), color, style in zip(curves.items(), (RED, ORANGE, GREEN), ("-", "--", ":"), strict=True):
     plt.semilogy(curve, color=color, linestyle=style, label=name)
 plt.xlabel("steps back")
 plt.ylabel("derivative of the last state (norm)")
-plt.title("What is still felt of long ago")
+plt.title("Influence of past inputs on the last state")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
 forgets, fresh, keeps = (curve[-1] / curve[0] for curve in curves.values())
-print(f"of the last input's share, one 49 steps before has {forgets:.0e}, {fresh:.0e}, {keeps:.1g}")
+print(
+    f"influence of the input 49 steps before, relative to the last: {forgets:.0e}, {fresh:.0e}, {keeps:.1g}"
+)
 assert forgets < fresh < keeps
 assert keeps > 0.01 > 1e-4 > forgets
 
@@ -155,7 +157,7 @@ small = zoo.build("lstm", width=48, embedding_width=24, vocabulary=259, classes=
 run = zoo.train(small, "languages", steps=110)
 print(run)
 plt.plot(run.losses, color=BLUE)
-plt.axhline(np.log(20), color="black", linestyle=":", label="knowing nothing: log 20")
+plt.axhline(np.log(20), color="black", linestyle=":", label="uniform guess: log 20")
 plt.xlabel("step")
 plt.ylabel("cross-entropy (nats)")
 plt.title("Twenty languages")
@@ -184,31 +186,31 @@ def softmax(scores):
     return e / e.sum(-1, keepdims=True)
 
 
-def looks(source, written):
-    """(letters written, letters of the source): how much the decoder looks at each, by the equation."""
+def attention(source, written):
+    """(output characters, source characters): the attention weights, computed from the equation."""
     code, part = zoo.tokenizers.ByteTokenizer(), {v.path: numpy(v) for v in translator.variables}
     feed = {"token_ids": code.encode(source), "decoder_token_ids": [code.begin, *code.encode(written)[:-1]]}
     inside = zoo.features(translator, ["memory", "features", "decoder_first_h"])
     found = inside({name: keras.ops.convert_to_tensor(np.array([i], "int32")) for name, i in feed.items()})
     memory, features, first = (numpy(found[name])[0] for name in ("memory", "features", "decoder_first_h"))
     units = len(first)
-    h = np.concatenate([np.tanh(first)[None], features[:-1, :units]])  # before each letter
+    h = np.concatenate([np.tanh(first)[None], features[:-1, :units]])  # before each character
     asked = h @ part["decoder/query_kernel"]  # (m, units)
     keys = memory @ part["decoder/memory_kernel"]  # (n, units)
     weights = softmax((np.tanh(asked[:, None] + keys) @ part["decoder/score_kernel"])[..., 0])
-    assert np.allclose(weights @ memory, features[:, units:], atol=1e-4)  # what the decoder itself saw
+    assert np.allclose(weights @ memory, features[:, units:], atol=1e-4)  # the decoder's own context
     return weights
 
 
 source, written = "24 novembre 2026", "2026-11-24"
-weights = looks(source, written)
+weights = attention(source, written)
 plt.figure(figsize=(7, 4))
 plt.imshow(weights, cmap="Blues", vmin=0, vmax=1)
 plt.xticks(range(len(source)), source)
 plt.yticks(range(len(written)), written)
-plt.xlabel("letter of the source")
-plt.ylabel("letter to be written")
-plt.title("Where the decoder looks; dark: there alone")
+plt.xlabel("source character")
+plt.ylabel("output character")
+plt.title("Attention weights of the decoder (dark: near 1)")
 plt.show()
 for letters, places in ((weights[:4], (12, 13, 14, 15)), (weights[8:], (0, 1))):  # the year, the day
     assert tuple(letters.argmax(1)) == places
@@ -241,14 +243,14 @@ assert frames.shape[1] == 40
 
 # %%
 BLANK = 0
-told = np.array([0, 3, 3, 0, 0, 1, 0, 4, 4, 4])  # one way of telling 3 1 4 in ten frames
-logits = np.eye(5)[told] * 10.0
-print("read as", ctc.greedy(logits[None])[0])
+alignment = np.array([0, 3, 3, 0, 0, 1, 0, 4, 4, 4])  # one alignment of 3 1 4 with ten frames
+logits = np.eye(5)[alignment] * 10.0
+print("decoded as", ctc.greedy(logits[None])[0])
 assert ctc.greedy(logits[None])[0] == [3, 1, 4]
 
 
-def ways(text, frames):
-    """How many rows of so many frames read as the text; of all that a table counts."""
+def count_alignments(text, frames):
+    """The number of alignments of this text with so many frames, by dynamic programming."""
     spaced = [BLANK]
     for digit in text:
         spaced += [digit, BLANK]
@@ -263,8 +265,10 @@ def ways(text, frames):
     return counts[-1] + counts[-2]
 
 
-print(f"{ways([3, 1, 4], 10):,} ways in ten frames, {ways([3, 1, 4], 100):,} in a hundred")
-assert ways([3, 1, 4], 3) == 1
+print(
+    f"{count_alignments([3, 1, 4], 10):,} alignments with ten frames, {count_alignments([3, 1, 4], 100):,} with a hundred"
+)
+assert count_alignments([3, 1, 4], 3) == 1
 
 # %% [markdown]
 # ## 练习
@@ -283,9 +287,9 @@ assert 2 * of_lstm + of_gru == model.count_params()
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# In three only "3 blank 3": without the blank the two threes would be read as one. In two there is none.
-print(ways([3, 3], 3), ways([3, 3], 2))
-assert (ways([3, 3], 3), ways([3, 3], 2)) == (1, 0)
+# With three only "3 blank 3": without the blank the two threes would be merged. With two there is none.
+print(count_alignments([3, 3], 3), count_alignments([3, 3], 2))
+assert (count_alignments([3, 3], 3), count_alignments([3, 3], 2)) == (1, 0)
 
 # %% [markdown]
 # **3.** 在序列后面补上填充，检查 LSTM 的状态没有改变。
@@ -295,10 +299,10 @@ assert (ways([3, 3], 3), ways([3, 3], 2)) == (1, 0)
 lengths = layers.Input((), dtype="int32")
 masked = layers.Model([sequence, lengths], layers.lstm(sequence, 8, lengths=lengths, name="lstm")[0])
 masked.set_weights([w[v.path] for v in masked.variables])
-longer = np.concatenate([x, rng.normal(size=(7, 5)).astype("float32")])[None]  # seven steps of anything
+longer = np.concatenate([x, rng.normal(size=(7, 5)).astype("float32")])[None]  # seven random steps
 padded = numpy(masked([keras.ops.convert_to_tensor(a) for a in (longer, np.array([12], "int32"))]))[0]
 print(
-    f"the states differ by {np.abs(padded[:12] - by_zoo[0]).max():.0e}, behind them {np.abs(padded[12:]).max()}"
+    f"the states differ by {np.abs(padded[:12] - by_zoo[0]).max():.0e}, and after the end are {np.abs(padded[12:]).max()}"
 )
 assert np.allclose(padded[:12], by_zoo[0], atol=1e-6)
 assert np.all(padded[12:] == 0)

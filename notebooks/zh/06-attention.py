@@ -17,7 +17,7 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 numpy = keras.ops.convert_to_numpy
 
 # %% [markdown]
@@ -33,7 +33,7 @@ numpy = keras.ops.convert_to_numpy
 
 # %%
 def softmax(scores):
-    e = np.exp(scores - scores.max(-1, keepdims=True))  # the largest becomes 1: nothing overflows
+    e = np.exp(scores - scores.max(-1, keepdims=True))  # the largest becomes 1, which avoids overflow
     return e / e.sum(-1, keepdims=True)
 
 
@@ -64,23 +64,23 @@ assert np.isclose(found[0, 0], 10, atol=0.1)
 
 # %%
 rng = np.random.default_rng(0)
-lengths, largest = (4, 16, 64, 256, 1024), {"divided by the root of d": [], "not divided": []}
+lengths, largest = (4, 16, 64, 256, 1024), {"divided by sqrt(d)": [], "not divided": []}
 for d in lengths:
     q, k = rng.normal(size=(2, 200, 20, d))
     scores = q @ np.swapaxes(k, -1, -2)
-    largest["divided by the root of d"].append(softmax(scores / np.sqrt(d)).max(-1).mean())
+    largest["divided by sqrt(d)"].append(softmax(scores / np.sqrt(d)).max(-1).mean())
     largest["not divided"].append(softmax(scores).max(-1).mean())
 for (label, y), color, marker in zip(largest.items(), (BLUE, RED), "os", strict=True):
     plt.semilogx(lengths, y, color=color, marker=marker, label=label)
-plt.xlabel("length d of queries and keys")
-plt.ylabel("mean largest weight, of 20 keys")
-plt.title("Without the root, attention looks at one key only")
+plt.xlabel("dimension d of queries and keys")
+plt.ylabel("mean of the largest weight of 20 keys")
+plt.title("Without scaling, attention saturates on one key")
 plt.ylim(0, 1)
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
 assert largest["not divided"][-1] > 0.9
-assert np.ptp(largest["divided by the root of d"]) < 0.05
+assert np.ptp(largest["divided by sqrt(d)"]) < 0.05
 
 # %% [markdown]
 # ## 掩码
@@ -91,8 +91,8 @@ assert np.ptp(largest["divided by the root of d"]) < 0.05
 # %%
 n = 6
 x = rng.normal(size=(n, 8))
-causal = np.tril(np.ones((n, n), bool))  # row i sees columns 0 to i
-padding = np.arange(n) < 4  # two places at the end are empty
+causal = np.tril(np.ones((n, n), bool))  # row i attends to columns 0 to i
+padding = np.arange(n) < 4  # the last two positions are padding
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
 for axis, (title, mask) in zip(
     axes,
@@ -101,7 +101,7 @@ for axis, (title, mask) in zip(
 ):
     _, weights = attend(x, x, x, mask)
     shown = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-    axis.set(title=title, xlabel="key (place)", ylabel="query (place)")
+    axis.set(title=title, xlabel="key (position)", ylabel="query (position)")
     assert np.allclose(weights.sum(-1), 1)
 bar = figure.colorbar(shown, ax=axes)
 bar.ax.set(ylabel="weight", xlabel=" ")
@@ -136,7 +136,7 @@ assert np.abs(by_zoo - by_hand).max() < 1e-5
 shuffled = rng.permutation(n)
 straight, _ = attend(x, x, x)
 mixed, _ = attend(x[shuffled], x[shuffled], x[shuffled])
-print(f"shuffled before, or after: {np.abs(mixed - straight[shuffled]).max():.0e} apart")
+print(f"shuffling before or after attention differs by {np.abs(mixed - straight[shuffled]).max():.0e}")
 assert np.allclose(mixed, straight[shuffled])
 
 # %% [markdown]
@@ -157,27 +157,33 @@ assert np.allclose(waves, np.concatenate([np.sin(angles), np.cos(angles)], 1), a
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
 shown = left.imshow(waves.T, cmap="PuOr", aspect="auto", vmin=-1, vmax=1)
-left.set(xlabel="place", ylabel="channel", title="Sinusoidal positions: sines above, cosines below")
+left.set(xlabel="position", ylabel="channel", title="Sinusoidal positions: sines above, cosines below")
 near = waves @ waves.T
 for place, color, style in ((20, BLUE, "-"), (50, ORANGE, "--"), (80, GREEN, ":")):
-    right.plot(near[place], color=color, linestyle=style, label=f"place {place}")
-right.set(xlabel="the other place", ylabel="product of the two encodings", title="Near places are alike")
+    right.plot(near[place], color=color, linestyle=style, label=f"position {place}")
+right.set(
+    xlabel="the other position",
+    ylabel="dot product of the two encodings",
+    title="Nearby positions have similar encodings",
+)
 right.legend()
 plt.show()
 assert np.allclose(np.diag(near), 16, atol=1e-3)
 
 # %%
-# T5's buckets, seen through a table that holds their numbers in the place of what is learnt.
+# T5's buckets: instead of learned biases, the table contains the bucket numbers, which makes them visible.
 read = layers.Input((200, 8))
 relative = layers.Model(read, layers.relative_positions(read, 1, causal=True, name="relative"))
 relative.set_weights([np.arange(32.0)[:, None]])
-bucket = relative.predict(np.zeros((1, 200, 8)), verbose=0)[0, 0, -1, ::-1]  # of the last word's looks back
+bucket = relative.predict(np.zeros((1, 200, 8)), verbose=0)[0, 0, -1, ::-1]  # from the last word backwards
 figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
 axis.step(range(200), bucket, where="post", color=BLUE)
-axis.set(xlabel="distance, words back", ylabel="bucket", title="T5: 32 numbers a head for all distances")
+axis.set(
+    xlabel="distance backwards (words)", ylabel="bucket", title="T5: 32 biases per head for all distances"
+)
 plt.show()
-assert np.array_equal(bucket[:17], range(17))  # the near ones by themselves
-assert set(bucket[128:]) == {31}  # the far ones together
+assert np.array_equal(bucket[:17], range(17))  # short distances: one bucket each
+assert set(bucket[128:]) == {31}  # long distances share one
 
 # %% [markdown]
 # ## 训练过的头在看哪里
@@ -212,7 +218,7 @@ for axis, weights, title in zip(
     axes, (first[0], third[0]), ("block 1, head 1", "block 3, head 1"), strict=True
 ):
     shown = axis.imshow(weights, cmap="Blues", vmin=0, vmax=1)
-    axis.set(title=title, xlabel="key: the byte looked at", ylabel="query: the byte read")
+    axis.set(title=title, xlabel="key (byte)", ylabel="query (byte)")
     axis.set_xticks(range(count), letters)
     axis.set_yticks(range(count), letters)
 bar = figure.colorbar(shown, ax=axes)
@@ -221,9 +227,9 @@ plt.show()
 back = [
     (head * (np.arange(count)[:, None] - np.arange(count))).sum(-1)[8:].mean() for head in (*first, *third)
 ]
-print("each head looks back by", [f"{mean:.1f}" for mean in back], "bytes in the mean")
+print("each head looks back on average by", [f"{mean:.1f}" for mean in back], "bytes")
 assert np.allclose(third.sum(-1), 1)
-assert max(back) > 2 * min(back)  # some look near, some far
+assert max(back) > 2 * min(back)  # some heads attend to nearby bytes, some to distant ones
 
 # %% [markdown]
 # ## 练习

@@ -17,7 +17,7 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 numpy = keras.ops.convert_to_numpy
 
 # %% [markdown]
@@ -30,7 +30,7 @@ numpy = keras.ops.convert_to_numpy
 text = "The statement is executed."
 for name, tokenizer in (
     ("bytes", zoo.tokenizers.ByteTokenizer()),
-    ("parts of words", zoo.tokenizers.default()),
+    ("subwords", zoo.tokenizers.default()),
 ):
     ids = tokenizer.encode(text)
     print(f"{name}: {len(ids)} tokens, {[tokenizer.decode([i]) for i in ids][:12]} ...")
@@ -52,7 +52,7 @@ for name, tokenizer in (
 
 # %%
 def who_sees_whom(name, changed="token_ids", n=6):
-    """(n, n): whether output i changes with token j of that input."""
+    """(n, n): whether output i changes when token j of that input does."""
     model = zoo.build(name, **{**zoo.card(name).small, "dropout_rate": 0.0, "vocabulary": 13})
     ids = {
         x.name: np.arange(1, n + 1, dtype="int32")[None] for x in model.inputs if x.name.endswith("token_ids")
@@ -72,18 +72,18 @@ def who_sees_whom(name, changed="token_ids", n=6):
 
 ALL, PAST = np.ones((6, 6)), np.tril(np.ones((6, 6)))
 PANELS = [
-    ("BERT, its text", "bert-tiny", "token_ids", ALL),
-    ("GPT, its text", "gpt-nano", "token_ids", PAST),
-    ("T5's decoder, its own text", "t5-tiny", "decoder_token_ids", PAST),
-    ("T5's decoder, what was read", "t5-tiny", "token_ids", ALL),
+    ("BERT, its input", "bert-tiny", "token_ids", ALL),
+    ("GPT, its input", "gpt-nano", "token_ids", PAST),
+    ("T5's decoder, decoder input", "t5-tiny", "decoder_token_ids", PAST),
+    ("T5's decoder, encoder input", "t5-tiny", "token_ids", ALL),
 ]
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.4), sharey=True, layout="constrained")
 for axis, (title, name, changed, expected) in zip(axes, PANELS, strict=True):
     sees = who_sees_whom(name, changed)
     axis.imshow(sees, cmap="Blues", vmin=0, vmax=1.5)
-    axis.set(title=title, xlabel="token that is changed")
+    axis.set(title=title, xlabel="changed input token")
     assert np.array_equal(sees, expected)
-axes[0].set_ylabel("output that changes")
+axes[0].set_ylabel("changed output")
 plt.show()
 
 # %% [markdown]
@@ -106,7 +106,7 @@ MASK, LAST = pretraining.mask(words), words.vocabulary + pretraining.SENTINELS
 
 
 def shown(tokens, special):
-    """The tokens as text, a bar between them."""
+    """The tokens as text, separated by bars."""
     return "|".join(special(t) if t >= words.vocabulary else words.decode([t]) or "[end]" for t in tokens)
 
 
@@ -115,10 +115,10 @@ def sentinel(t):
 
 
 print("GPT reads ", shown(ids[:-1], sentinel))
-print("   guesses", shown(ids[1:], sentinel))
+print("  predicts", shown(ids[1:], sentinel))
 hidden, wanted = pretraining.masked(ids, rng, code=words)
 print("BERT reads", shown(hidden, lambda t: "[?]"))
-print("   guesses", shown(wanted[wanted >= 0], sentinel))
+print("  predicts", shown(wanted[wanted >= 0], sentinel))
 feed, target = pretraining.spans(ids, rng, code=words)
 print("T5 reads  ", shown(feed["token_ids"], sentinel))
 print("   writes ", shown(target, sentinel))
@@ -127,10 +127,10 @@ hidden, wanted = pretraining.masked(np.tile(ids, 400), rng, code=words)
 chosen = wanted >= 0
 masks, kept = hidden[chosen] == MASK, hidden[chosen] == wanted[chosen]
 print(
-    f"BERT, of {len(hidden):,} tokens: {chosen.mean():.0%} to guess; of those {masks.mean():.0%} masked,",
+    f"BERT, of {len(hidden):,} tokens: {chosen.mean():.0%} to predict; of those {masks.mean():.0%} masked,",
     end=" ",
 )
-print(f"{kept.mean():.0%} as they were, {1 - masks.mean() - kept.mean():.0%} others")
+print(f"{kept.mean():.0%} unchanged, {1 - masks.mean() - kept.mean():.0%} others")
 assert abs(chosen.mean() - 0.15) < 0.01
 assert abs(masks.mean() - 0.8) < 0.05
 assert abs(kept.mean() - 0.1) < 0.04
@@ -149,7 +149,7 @@ def gpt_parameters(width, depth, vocabulary, places):
 
 
 def bert_parameters(width, depth, vocabulary, places):
-    """As GPT's, and two segments, a norm of the embeddings in the place of the last, and a pooler."""
+    """GPT's, plus two segment embeddings and a pooler; the embeddings are normalized, the last output is not."""
     return gpt_parameters(width, depth, vocabulary, places) + 2 * width + width**2 + width
 
 
@@ -180,7 +180,7 @@ plt.xscale("log")
 plt.xlim(1, 1000)
 plt.xlabel("parameters (millions)")
 plt.ylabel("model")
-plt.title("The same block, more of it")
+plt.title("Number of parameters")
 plt.show()
 
 # %% [markdown]
@@ -193,11 +193,11 @@ young = zoo.build("gpt-nano", width=64, depth=2, heads=4, vocabulary=259, positi
 run = zoo.train(young, "topics", steps=100)
 bits = np.array(run.losses) / np.log(2)
 plt.plot(bits, color=BLUE, label="this GPT")
-plt.axhline(np.log2(259), color="black", linestyle=":", label="knowing nothing: one of 259")
-plt.axhline(1.83, color=GREEN, linestyle="--", label="the one below, after minutes")
+plt.axhline(np.log2(259), color="black", linestyle=":", label="uniform guess: log2 259")
+plt.axhline(1.83, color=GREEN, linestyle="--", label="the pretrained one below")
 plt.xlabel("step")
-plt.ylabel("bits a byte")
-plt.title("A hundred steps of a GPT")
+plt.ylabel("bits per byte")
+plt.title("Training loss of a small GPT")
 plt.legend(loc="center right")
 plt.grid(alpha=0.3)
 plt.show()
@@ -216,7 +216,7 @@ for temperature in (0.5, 0.8, 1.5):
 (shipped,) = zoo.pretrained.of("gpt-nano")
 metrics = shipped.card()["metrics"]
 print(
-    f"--- held out: {metrics['bits_per_character']:.2f} bits a character, perplexity {metrics['perplexity']:.2f}"
+    f"--- held out: {metrics['bits_per_character']:.2f} bits per character, perplexity {metrics['perplexity']:.2f}"
 )
 text = zoo.generate(gpt, "The value of ", 40, temperature=0.5, seed=1)
 assert text == 'the "__getattr__()" and "__dict__" with '  # on PyTorch, TensorFlow and JAX
@@ -254,7 +254,7 @@ axes[1].imshow(
 axes[1].set_title("sixteen patches")
 for i, (axis, head) in enumerate(zip(axes[2:], weights[-1], strict=True), 1):
     axis.imshow(head[0, 1:].reshape(4, 4), cmap="Blues")
-    axis.set_title(f"head {i}: where the\nclass token looks")
+    axis.set_title(f"head {i}: attention of\nthe class token")
 for axis in axes:
     axis.axis("off")
 plt.show()
@@ -283,7 +283,7 @@ assert count == zoo.card("vit-b16").parameters
 bits = np.log2(256)
 print(bits, "bits, perplexity", 2**bits)
 assert (bits, 2**bits) == (8, 256)
-assert metrics["bits_per_character"] < bits / 4  # what some minutes of training taught ours
+assert metrics["bits_per_character"] < bits / 4  # ours, after some minutes of training
 
 # %% [markdown]
 # ## 继续阅读

@@ -48,31 +48,31 @@ DASHES = {"SGD": "-", "Momentum": "--", "Adam": "-", "AdamW": ":", "LAMB": "-."}
 MU, B1, B2 = 0.9, 0.9, 0.999
 
 
-def sgd(w, g, _memory, _t, a):
+def sgd(w, g, _state, _t, a):
     return w - a * g
 
 
-def momentum(w, g, memory, _t, a):
-    memory["v"] = MU * memory.get("v", 0) + g
-    return w - a * memory["v"]
+def momentum(w, g, state, _t, a):
+    state["v"] = MU * state.get("v", 0) + g
+    return w - a * state["v"]
 
 
-def direction(g, memory, t, epsilon):
-    memory["m"] = B1 * memory.get("m", 0) + (1 - B1) * g
-    memory["v"] = B2 * memory.get("v", 0) + (1 - B2) * g**2
-    return memory["m"] / (1 - B1**t) / (np.sqrt(memory["v"] / (1 - B2**t)) + epsilon)
+def direction(g, state, t, epsilon):
+    state["m"] = B1 * state.get("m", 0) + (1 - B1) * g
+    state["v"] = B2 * state.get("v", 0) + (1 - B2) * g**2
+    return state["m"] / (1 - B1**t) / (np.sqrt(state["v"] / (1 - B2**t)) + epsilon)
 
 
-def adam(w, g, memory, t, a):
-    return w - a * direction(g, memory, t, 1e-8)
+def adam(w, g, state, t, a):
+    return w - a * direction(g, state, t, 1e-8)
 
 
-def adamw(w, g, memory, t, a, d=0.01):
-    return (1 - a * d) * w - a * direction(g, memory, t, 1e-8)
+def adamw(w, g, state, t, a, d=0.01):
+    return (1 - a * d) * w - a * direction(g, state, t, 1e-8)
 
 
-def lamb(w, g, memory, t, a, d=0.01):
-    u = direction(g, memory, t, 1e-6) + d * w
+def lamb(w, g, state, t, a, d=0.01):
+    u = direction(g, state, t, 1e-6) + d * w
     return w - a * np.linalg.norm(w) / np.linalg.norm(u) * u
 
 
@@ -89,12 +89,12 @@ rng = np.random.default_rng(0)
 start, gradients = rng.normal(size=(4, 3)), rng.normal(size=(10, 4, 3))
 
 for name, rule in RULES.items():
-    ours, memory = start, {}
+    ours, state = start, {}
     weight = keras.Variable(start.astype("float32"))
     optimizer = getattr(zoo.optimizers, name)(learning_rate=0.01)
     optimizer.build([weight])
     for t, g in enumerate(gradients, start=1):
-        ours = rule(ours, g, memory, t, 0.01)
+        ours = rule(ours, g, state, t, 0.01)
         optimizer.apply([keras.ops.convert_to_tensor(g.astype("float32"))], [weight])
     difference = np.abs(keras.ops.convert_to_numpy(weight) - ours).max()
     print(f"{name:8s} differs from the formula by at most {difference:.0e}")
@@ -115,11 +115,11 @@ RATES = {"SGD": 0.0175, "Momentum": 0.005, "Adam": 0.1, "AdamW": 0.1, "LAMB": 0.
 
 
 def race(name, bowl=BOWL, lowest=LOWEST, start=START, steps=100, rate=None):
-    """The points on the way, and the loss at each."""
-    path, memory = [start], {}
+    """The points along the way, and the loss at each."""
+    path, state = [start], {}
     for t in range(1, steps + 1):
         gradient = bowl @ (path[-1] - lowest)
-        path.append(RULES[name](path[-1], gradient, memory, t, rate or RATES[name]))
+        path.append(RULES[name](path[-1], gradient, state, t, rate or RATES[name]))
     path = np.array(path)
     return path, np.einsum("ti,ij,tj->t", path - lowest, bowl, path - lowest) / 2
 
@@ -152,7 +152,9 @@ turn = np.array([[1.0, -1.0], [1.0, 1.0]]) / np.sqrt(2)
 turned = {name: race(name, turn @ BOWL @ turn.T, turn @ LOWEST, turn @ START) for name in RULES}
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), sharey=True, layout="constrained")
-for axis, runs, title in zip(axes, (valley, turned), ("along the axes", "turned by 45 degrees"), strict=True):
+for axis, runs, title in zip(
+    axes, (valley, turned), ("along the axes", "rotated by 45 degrees"), strict=True
+):
     for name, (_, loss) in runs.items():
         axis.semilogy(loss, color=COLORS[name], linestyle=DASHES[name], label=name)
     axis.set(title=f"the valley {title}", xlabel="step", ylim=(1e-5, 1e2))
@@ -161,7 +163,7 @@ axes[0].set_ylabel("loss")
 axes[1].legend(loc="lower left", ncols=2)
 plt.show()
 for name in RULES:
-    print(f"{name:8s} loss after 100 steps: {valley[name][1][-1]:.1e}, turned {turned[name][1][-1]:.1e}")
+    print(f"{name:8s} loss after 100 steps: {valley[name][1][-1]:.1e}, rotated {turned[name][1][-1]:.1e}")
 for name in ("SGD", "Momentum"):
     assert np.allclose(valley[name][1], turned[name][1], rtol=1e-6)
 assert turned["Adam"][1][-1] > 100 * valley["Adam"][1][-1]
@@ -198,13 +200,13 @@ for name, rate in NETWORK_RATES.items():
 
 slow = trained("SGD", 0.01)
 print(
-    f"SGD at Adam's rate ends with a loss of {slow.losses[-1]:.2f}, Adam with {runs['Adam'].losses[-1]:.2f}"
+    f"SGD at Adam's learning rate ends with a loss of {slow.losses[-1]:.2f}, Adam with {runs['Adam'].losses[-1]:.2f}"
 )
 assert slow.losses[-1] > 4 * runs["Adam"].losses[-1]
 
 # %%
 for name, run in runs.items():
-    smooth = np.convolve(run.losses, np.ones(8) / 8, mode="valid")  # the mean of eight steps
+    smooth = np.convolve(run.losses, np.ones(8) / 8, mode="valid")  # moving average over eight steps
     plt.plot(smooth, color=COLORS[name], linestyle=DASHES[name], label=name)
 plt.xlabel("step")
 plt.ylabel("cross-entropy (nats), mean of 8 steps")
@@ -231,7 +233,7 @@ drop = zoo.schedules.StepDecay(0.005, [10], 0.01)
 
 
 def slide(optimizer, steps=30):
-    """The first weight on the way down the valley."""
+    """The values of the first weight along the way."""
     weight = keras.Variable(START.astype("float32"))
     optimizer.build([weight])
     path = [START[0]]
@@ -249,10 +251,10 @@ assert np.allclose(dropped[0][:11], dropped[1][:11], atol=1e-5)
 
 plt.plot(dropped[0], color=COLORS["Momentum"], label="the zoo's and PyTorch's")
 plt.plot(dropped[1], color=COLORS["Adam"], linestyle="--", label="Keras's own")
-plt.axvline(10, color="#999999", linestyle=":", label="the rate drops to a hundredth")
+plt.axvline(10, color="#999999", linestyle=":", label="the learning rate drops to a hundredth")
 plt.xlabel("step")
 plt.ylabel("weight w1")
-plt.title("what is left of the velocity")
+plt.title("effect of the old velocity")
 plt.legend()
 plt.show()
 moved = [path[-1] - path[10] for path in dropped]
@@ -266,7 +268,7 @@ assert moved[1] > 20 * abs(moved[0])
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# It shrinks while |1 - 100 a| < 1, that is 0 < a < 2/100 = 0.02: two over the largest curvature.
+# It shrinks while |1 - 100 a| < 1, that is 0 < a < 2/100 = 0.02: two divided by the largest curvature.
 below, above = (race("SGD", rate=rate)[1][-1] for rate in (0.0199, 0.0201))
 print(f"loss after 100 steps: {below:.1e} at 0.0199, {above:.1e} at 0.0201")
 assert below < race("SGD")[1][0] < above
@@ -276,7 +278,7 @@ assert below < race("SGD")[1][0] < above
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# At t = 1 the corrected means are g and g^2, so r = g / (|g| + epsilon): the sign of g. The step is the rate itself.
+# At t = 1 the corrected averages are g and g^2, so r = g / (|g| + epsilon), the sign of g: a step of size a.
 g = np.array([0.3, -0.002])
 first = [-adam(np.zeros(2), scale * g, {}, 1, a=0.01) for scale in (1, 1000)]
 print("Adam", first[0], first[1])
@@ -289,7 +291,7 @@ assert np.allclose(first, 0.01 * np.sign(g), rtol=1e-4)
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# In Adam the decay is divided by the size of the gradient too: the weight that is pulled about most decays least.
+# In Adam the decay is also divided by the size of the gradient: the weight with the largest gradients decays least.
 sizes, steps, ends = np.array([10.0, 0.01]), 200, {}
 signs = np.tile([1.0, -1.0, -1.0, 1.0], steps // 4)  # as often up as down
 for name in ("Adam", "AdamW"):
@@ -303,7 +305,7 @@ for name in ("Adam", "AdamW"):
         f"{name:5s} from 1 to {ends[name][0]:.3f} (large gradient) and {ends[name][1]:.3f} (small gradient)"
     )
 assert ends["Adam"][0] > 0.95
-assert ends["Adam"][1] < 0.1  # nearly nothing, or nearly all
+assert ends["Adam"][1] < 0.1  # decayed hardly at all, or almost completely
 assert np.allclose(ends["AdamW"], 0.999**steps, atol=0.03)  # (1 - a d)^steps for both
 
 # %% [markdown]

@@ -54,7 +54,7 @@ def fit(model, optimizer=None):
 
 plain, plain_loss = fit(net())
 accuracy = [epoch["accuracy"] for epoch in plain.history]
-print(f"loss on what it learns from: {np.mean(plain.losses[-5:]):.2f} at the end")
+print(f"training loss: {np.mean(plain.losses[-5:]):.2f} at the end")
 print(f"loss on held-out digits: {min(plain_loss):.2f} at best, {plain_loss[-1]:.2f} at the end")
 print(f"accuracy on held-out digits: {max(accuracy):.2f} at best, {accuracy[-1]:.2f} at the end")
 assert np.mean(plain.losses[-5:]) < 0.1
@@ -89,7 +89,7 @@ with zoo.random.seeded(0):
     vector = layers.Input((50,))
     dropper = layers.Model(vector, layers.dropout(vector, 0.4, name="mask"))
 ones = np.ones((20, 50), "float32")
-masks = np.array([numpy(dropper(ones, training=True)) for _ in range(100)])  # one a step
+masks = np.array([numpy(dropper(ones, training=True)) for _ in range(100)])  # one per step
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 2.2), layout="constrained")
 for step, axis in enumerate(axes):
@@ -99,7 +99,10 @@ for step, axis in enumerate(axes):
 plt.show()
 fingerprint = zlib.crc32(np.packbits(masks > 0).tobytes())
 print(f"fingerprint of 100 masks: {fingerprint:08x}")
-print(f"mean of all: {masks.mean():.4f}; in use the input comes back:", np.array_equal(dropper(ones), ones))
+print(
+    f"mean of all: {masks.mean():.4f}; at inference the output equals the input:",
+    np.array_equal(dropper(ones), ones),
+)
 assert abs(masks.mean() - 1) < 0.01
 assert np.array_equal(numpy(dropper(ones)), ones)
 
@@ -108,7 +111,7 @@ assert np.array_equal(numpy(dropper(ones)), ones)
 # 高 24 位不小于 $p \cdot 2^{24}$ 就保留。NumPy 不是三者中的任何一个，也算出同样的掩码：
 
 # %%
-key = zoo.random.key32(0, "mask", "dropout") % 2**32  # of the seed and the layer's name
+key = zoo.random.key32(0, "mask", "dropout") % 2**32  # from the seed and the layer's name
 
 
 def mix(n):
@@ -121,7 +124,7 @@ places = np.arange(ones.size, dtype="uint64")
 for step in range(3):
     kept = mix(mix(places ^ key) + step & 0xFFFFFFFF) >> 8 >= round(0.4 * 2**24)
     assert np.array_equal(kept.reshape(ones.shape), masks[step] > 0)
-print("the same masks")
+print("the masks are identical")
 
 # %% [markdown]
 # ## 批量归一化与层归一化
@@ -149,7 +152,7 @@ vector = layers.Input((12,))
 batch_norm = layers.Model(vector, layers.batch_norm(vector, name="batch_norm"))
 layer_norm = layers.Model(vector, layers.layer_norm(vector, name="layer_norm"))
 tables = {
-    "as it comes": table,
+    "original": table,
     "batch norm: each column": numpy(batch_norm(table, training=True)),
     "layer norm: each row": numpy(layer_norm(table)),
 }
@@ -184,7 +187,7 @@ for step in range(1, 61):
 
 in_use = numpy(batch_norm(batch[:1]))
 by_hand = (batch[:1] - running_mean) / np.sqrt(running_variance + 1e-5)
-print(f"one example in use: by hand and by layer differ by {np.abs(in_use - by_hand).max():.0e}")
+print(f"one example at inference: by hand and by layer differ by {np.abs(in_use - by_hand).max():.0e}")
 assert np.allclose(in_use, by_hand, atol=1e-4)
 assert distance < 0.6
 
@@ -226,7 +229,7 @@ for name, (_, color, style) in models.items():
     plt.plot(range(1, 41), losses[name], color=color, linestyle=style, label=name)
 plt.xlabel("epoch")
 plt.ylabel("held-out cross-entropy (nats)")
-plt.title("what holds it back")
+plt.title("held-out loss with each kind of regularization")
 plt.ylim(0.5, 2.5)
 plt.grid(alpha=0.3)
 plt.legend(ncols=2)
@@ -249,7 +252,7 @@ for axis, (name, kernel), color in zip(axes, kernels.items(), (BLUE, ORANGE, RED
     share[name] = np.mean(np.abs(weights) < 0.001)
     axis.hist(weights, bins=np.linspace(-0.4, 0.4, 81), color=color)
     axis.set(title=f"{name}: {share[name]:.0%} within 0.001 of 0", xlabel="weight", yscale="log")
-axes[0].set_ylabel("how many")
+axes[0].set_ylabel("count")
 plt.show()
 assert share["L1"] > 0.7
 assert share["L1"] > 2 * share["L2"] > 2 * share["no penalty"]
@@ -270,7 +273,7 @@ optimizer.build([decayed])
 for _ in range(5):
     optimizer.apply([keras.ops.zeros(1)], [decayed])
     up, down = (float(numpy(penalty(keras.ops.array([penalized + h])))) for h in (0.01, -0.01))
-    penalized -= 0.1 * (up - down) / 0.02  # the slope of the penalty, as chapter 1 measured slopes
+    penalized -= 0.1 * (up - down) / 0.02  # the slope of the penalty, by finite differences as in chapter 1
 print(f"decay {float(numpy(decayed)[0]):.4f}, L2 {penalized:.4f}, by formula {0.95**5:.4f}")
 assert np.allclose([numpy(decayed)[0], penalized], 0.95**5, atol=1e-3)
 
@@ -279,7 +282,7 @@ assert np.allclose([numpy(decayed)[0], penalized], 0.95**5, atol=1e-3)
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# Batch norm subtracts the column's mean, and the constant with it: a bias ahead of batch norm does nothing.
+# Batch norm subtracts the column's mean, and the constant with it: a bias before batch norm has no effect.
 shifted = table.copy()
 shifted[:, 3] += 5
 batch_change = np.abs(numpy(batch_norm(shifted, training=True)) - normalized(table, axis=0)).max()

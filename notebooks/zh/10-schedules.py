@@ -38,7 +38,7 @@ BLUE, ORANGE, RED = "#0072B2", "#E69F00", "#D55E00"
 # %%
 T, W, PEAK = 120, 20, 0.1
 s = np.arange(T)
-turn = 0.3 * T - 1  # one-cycle's peak: after three tenths
+turn = 0.3 * T - 1  # one-cycle's peak, after three tenths of the steps
 rise, fall = np.minimum(s / turn, 1), np.clip((s - turn) / (T - 1 - turn), 0, 1)
 upward = PEAK / 25 + (PEAK - PEAK / 25) * (1 - np.cos(np.pi * rise)) / 2
 downward = PEAK / 250_000 + (PEAK - PEAK / 250_000) * (1 + np.cos(np.pi * fall)) / 2
@@ -50,7 +50,7 @@ CURVES = {
         schedules.WarmupDecay(PEAK, W, T),
         PEAK * np.where(s < W, s / W, (T - s) / (T - W)),
     ),
-    "warm-up, inverse root": (
+    "warm-up, inverse square root": (
         schedules.WarmupDecay(PEAK, W, decay="inverse_square_root"),
         PEAK * np.where(s < W, s / W, np.sqrt(W / np.maximum(s, W))),
     ),
@@ -137,7 +137,7 @@ FIRST, LAST = 0.001, 3.0
 
 
 class Rising(schedules.Schedule):
-    """From the first rate to the last, by the same factor at every step."""
+    """From the first learning rate to the last, by the same factor at every step."""
 
     def __init__(self, first, last, steps):
         self.first, self.last, self.steps = first, last, steps
@@ -209,7 +209,7 @@ plt.plot(warm.losses, color=BLUE, label="with warm-up")
 plt.axhline(np.log(10), color="black", linestyle=":", label="guessing: ln 10 = 2.30")
 plt.xlabel("step")
 plt.ylabel("cross-entropy (nats)")
-plt.title("a Transformer with the norm after the addition")
+plt.title("a Transformer with layer normalization after the addition")
 plt.ylim(0, 8)
 plt.grid(alpha=0.3)
 plt.legend()
@@ -226,7 +226,7 @@ plt.show()
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# From 0 to 1/2 the integral is 1/4 + 1/(2 pi), of 1/2 in all: a share of 1/2 + 1/pi = 0.818.
+# From 0 to 1/2 the integral is 1/4 + 1/(2 pi), of 1/2 in all: a fraction of 1/2 + 1/pi = 0.818.
 cosine = schedules.CosineAnnealing(1.0, 10_000)
 spent = np.array([cosine.at(step) for step in range(10_000)])
 share = spent[:5000].sum() / spent.sum()
@@ -250,7 +250,7 @@ assert tops == [0, 10, 30, 70, 150]
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-points = {0: 0, 10: 0.05, 20: 0.1, 100: 0.1, 180: 0.1, 190: 0.05, 200: 0}  # step: rate
+points = {0: 0, 10: 0.05, 20: 0.1, 100: 0.1, 180: 0.1, 190: 0.05, 200: 0}  # step: learning rate
 
 
 class WarmupStableDecay(schedules.Schedule):

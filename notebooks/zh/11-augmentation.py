@@ -119,10 +119,10 @@ def fit(changes):
     )  # fmt: skip
 
 
-runs = {"as they are": fit(None), "RandomCrop(8, 1)": fit("RandomCrop(8, 1)")}
+runs = {"no augmentation": fit(None), "RandomCrop(8, 1)": fit("RandomCrop(8, 1)")}
 for name, run in runs.items():
     on_centred, on_moved = (accuracy(run.model, images) for images in (centred, moved))
-    print(f"{name:16s} accuracy on centred digits {on_centred:.2f}, on moved ones {on_moved:.2f}")
+    print(f"{name:16s} accuracy on centred digits {on_centred:.2f}, on shifted ones {on_moved:.2f}")
 plain, cropped = runs.values()
 assert accuracy(plain.model, moved) < 0.55
 assert accuracy(cropped.model, moved) > 0.7
@@ -134,8 +134,8 @@ for (name, run), color, style in zip(runs.items(), (RED, BLUE), ("--", "-"), str
         range(1, 61), [epoch["accuracy"] for epoch in run.history], color=color, linestyle=style, label=name
     )
 plt.xlabel("epoch")
-plt.ylabel("accuracy on moved digits")
-plt.title("trained on 200 digits, as they are and cropped at random")
+plt.ylabel("accuracy on shifted digits")
+plt.title("trained on 200 digits, without augmentation and with random crops")
 plt.ylim(0, 1)
 plt.grid(alpha=0.3)
 plt.legend(loc="lower right")
@@ -186,7 +186,7 @@ assert sorted(texts[1].split()) == sorted(text.split())
 # %%
 RATE = 8000
 t = np.arange(int(0.4 * RATE)) / RATE
-loudness = np.exp(-3 * t) * np.minimum(1, np.minimum(t, t[-1] - t) / 0.02)  # it swells, and dies away
+loudness = np.exp(-3 * t) * np.minimum(1, np.minimum(t, t[-1] - t) / 0.02)  # fades in, then decays
 
 
 def note(frequency):
@@ -239,8 +239,8 @@ still = loudest(sounds["TimeStretch"])
 last = [np.std(np.array_split(sounds[title], 3)[2]) for title in ("TimeStretch", "melody")]
 print(f"stretched to {length:.3f} of the length, the first note still at {still:.0f} Hz")
 print(f"its last note has {last[0] / last[1]:.2f} of the amplitude")
-print(f"shifted by {semitones:.2f} semitones: times {ratio:.3f}, wanted {2 ** (semitones / 12):.3f}")
-print(f"noise at {snr:.2f} dB, wanted 5")
+print(f"shifted by {semitones:.2f} semitones: times {ratio:.3f}, expected {2 ** (semitones / 12):.3f}")
+print(f"noise at {snr:.2f} dB, expected 5")
 assert abs(length - 1 / 0.7) < 1e-3
 assert last[0] < 0.8 * last[1]
 assert abs(still - 440) < 5
@@ -287,10 +287,10 @@ assert abs(share - noise_rate) < 0.005
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# A 6 turned by 180 degrees is a 9. The label stays 6, so the network is taught what is not so.
+# A 6 rotated by 180 degrees is a 9, but its label stays 6: the network is trained with wrong labels.
 upside_down = fit("Rotation(180)")
 with_it, without = accuracy(upside_down.model, centred), accuracy(plain.model, centred)
-print(f"accuracy {with_it:.2f}, without any change {without:.2f}")
+print(f"accuracy {with_it:.2f}, without augmentation {without:.2f}")
 assert with_it < without - 0.05
 
 # %% [markdown]

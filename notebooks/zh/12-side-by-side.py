@@ -82,7 +82,9 @@ for name, product in {"torch": by_torch, "tensorflow": by_tensorflow, "jax": by_
 for name, product in products.items():
     off = np.abs(product - exact).max() / np.abs(exact).max()
     same = np.mean(product == products["NumPy"])
-    print(f"{name:10s} off by {off:.0e} of the largest, {same:.0%} of the numbers equal NumPy's bit for bit")
+    print(
+        f"{name:10s} off by {off:.0e} of the largest value, {same:.0%} of the numbers equal NumPy's bit for bit"
+    )
     assert off < 1e-6
 
 # %% [markdown]
@@ -105,7 +107,7 @@ frameworks = zoo.backends.installed()
 result = zoo.compare("mlp", epochs=3, engines=["native"], backends=frameworks, threads=1, out=None)
 for run in result.runs:
     print(
-        f"{run['backend']:10s} {run['mode']:6s} {len(run['losses'])} steps, the last loss {run['losses'][-1]:.7f}"
+        f"{run['backend']:10s} {run['mode']:6s} {len(run['losses'])} steps, last loss {run['losses'][-1]:.7f}"
     )
 for pair in result.differences:
     a, b = (pair[side].split("/")[0] for side in "ab")
@@ -148,12 +150,12 @@ assert [rung.float32 for rung in ladder.RUNGS] == [
     0,
     None,
     None,
-]  # None: the floor
+]  # None: the chaos floor
 assert [rung.float64 for rung in ladder.RUNGS] == [0, 1e-12, 1e-12, 1e-12, 1e-9, 0, 1e-9, 1e-9]
 
 
 def trained(nudge):
-    """The losses of three epochs, from weights moved by one unit in the last place."""
+    """The losses of three epochs, from initial weights with a 1-ulp perturbation."""
     model, rng = zoo.build("mlp", seed=0), np.random.default_rng(nudge)
     for v in model.trainable_variables if nudge else ():
         w = numpy(v)
@@ -167,7 +169,7 @@ def so_far(a, b):
 
 
 plain, losses = trained(0), {run["backend"]: run["losses"] for run in result.runs}
-ours = {f"{keras.backend.backend()}, nudge {nudge}": so_far(trained(nudge), plain) for nudge in (1, 2)}
+ours = {f"{keras.backend.backend()}, perturbation {nudge}": so_far(trained(nudge), plain) for nudge in (1, 2)}
 theirs = {f"{a} and {b}": so_far(losses[a], losses[b]) for a, b in combinations(losses, 2)}
 for curves, colors in ((ours, (BLUE, SKY)), (theirs, (RED, ORANGE, PURPLE))):
     for (name, curve), color, style in zip(curves.items(), colors, ("-", "--", ":"), strict=False):
@@ -175,15 +177,15 @@ for curves, colors in ((ours, (BLUE, SKY)), (theirs, (RED, ORANGE, PURPLE))):
 plt.yscale("symlog", linthresh=1e-8)
 plt.ylim(0, 1e-2)
 plt.xlabel("step")
-plt.ylabel("largest difference of a loss so far")
+plt.ylabel("largest difference of the losses so far")
 plt.title("One framework against itself, and against others")
 plt.legend(loc="lower right")
 plt.grid(alpha=0.3)
 plt.show()
 again = so_far(plain, losses[keras.backend.backend()])[-1]
-print(f"the same framework in a process of its own, nothing moved: {again:.0e}")
+print(f"the same framework in its own process, without perturbation: {again:.0e}")
 floor = ladder.floor(max(curve[-1] for curve in ours.values()))
-print(f"the floor of rung 5: {floor:.1e}")
+print(f"the chaos floor of rung 5: {floor:.1e}")
 assert again < 1e-6
 assert all(curve[-1] <= floor < 0.1 for curve in theirs.values())
 
@@ -200,7 +202,7 @@ assert all(curve[-1] <= floor < 0.1 for curve in theirs.values())
 
 # %%
 def run_alone(layer, x, **settings):
-    """A layer of the zoo by itself: its model, called on x."""
+    """One layer of the zoo: its model, and a function that calls it on x."""
     inputs = layers.Input(x.shape[1:])
     model = layers.Model(inputs, layer(inputs, name="it", **settings))
     return model, lambda **how: numpy(model(keras.ops.convert_to_tensor(x), **how))
@@ -216,13 +218,15 @@ print(
     f"1. a kernel of ones, stride 2, over 1 2 3 4: padding on both sides, as in torch: {both[0, 0, :, 0]};",
     end=" ",
 )
-print(f"'same', as in TensorFlow, which pads the end alone: {end[0, 0, :, 0]}")
+print(f"'same', as in TensorFlow, which pads only the end: {end[0, 0, :, 0]}")
 assert both.shape == end.shape
 assert not np.array_equal(both, end)
 
 two = keras.ops.convert_to_tensor(np.float32(2))
 exact, tanh = (float(keras.ops.gelu(two, approximate=how)) for how in (False, True))
-print(f"2. GELU(2): exact, as torch and TensorFlow mean it, {exact:.5f}; by tanh, as JAX does, {tanh:.5f}")
+print(
+    f"2. GELU(2): exact, the default of torch and TensorFlow, {exact:.5f}; with tanh, the default of JAX, {tanh:.5f}"
+)
 assert 5e-5 < tanh - exact < 5e-4
 
 faint = np.array([[-0.01], [0.01]], "float32")  # of variance 1e-4
@@ -250,7 +254,7 @@ assert np.allclose(kept, [x.var(), x.var(ddof=1)], atol=1e-5)
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# 23 binary digits behind the first: 2^-23 near 1, and as many times more as the number is larger.
+# 23 binary digits after the first: 2^-23 near 1, and proportionally more for larger numbers.
 gaps = np.spacing(np.array([1, 1e3, 1e6], "float32"))
 print(gaps)
 assert gaps[0] == 2.0**-23
@@ -261,13 +265,15 @@ assert gaps[2] == 2.0**-4
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# Neither: both are forty times smaller than that bound, or more.
+# Neither: both differences are at least forty times smaller than that bound.
 grid = keras.ops.convert_to_tensor(np.linspace(-6, 6, 2401, dtype="float32"))
 by_gelu = np.abs(
     numpy(keras.ops.gelu(grid, approximate=True)) - numpy(keras.ops.gelu(grid, approximate=False))
 ).max()
-by_epsilon = 1 / np.sqrt(1 + 1e-5) - 1 / np.sqrt(1 + 1e-3)  # of a number of 1
-print(f"GELU by tanh at most {by_gelu:.0e}, an epsilon of 1e-3 for 1e-5 {by_epsilon:.0e} of the number")
+by_epsilon = 1 / np.sqrt(1 + 1e-5) - 1 / np.sqrt(1 + 1e-3)  # for a value of 1
+print(
+    f"GELU with tanh: at most {by_gelu:.0e}; an epsilon of 1e-3 instead of 1e-5: {by_epsilon:.0e} of the value"
+)
 assert 1e-4 < by_gelu < 2e-2 / 40
 assert 1e-4 < by_epsilon < 2e-2 / 40
 

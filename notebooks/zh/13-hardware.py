@@ -20,7 +20,7 @@ zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # told apart by the colour-blind
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
 
 # %% [markdown]
 # ## 这里有什么
@@ -35,7 +35,7 @@ print(
 print(f"{keras.backend.backend()} {framework['version']}, threads {framework['threads']}")
 for device in framework["devices"]:
     print(f"device {device['name']}: {device['kind']} {device['description']}")
-print("ways to run a training step, the first by default:", ", ".join(framework["modes"]))
+print("execution modes, the default first:", ", ".join(framework["modes"]))
 assert framework["devices"]
 
 # %% [markdown]
@@ -71,17 +71,17 @@ for n in sizes:
     seconds = []
     for _ in range(6):
         begin = time.perf_counter()
-        keras.ops.convert_to_numpy(keras.ops.matmul(x, x))  # waits for the numbers
+        keras.ops.convert_to_numpy(keras.ops.matmul(x, x))  # waits for the result
         seconds.append(time.perf_counter() - begin)
     rates.append(2 * int(n) ** 3 / min(seconds))
 fastest = max(rates)
 plt.loglog(sizes, rates, color=BLUE, marker="o")
-plt.xlabel("rows and columns of the matrices")
+plt.xlabel("matrix size n (n x n)")
 plt.ylabel("operations per second")
-plt.title(f"Products of matrices here, on {keras.backend.backend()}")
+plt.title(f"Matrix products on {keras.backend.backend()}")
 plt.grid(alpha=0.3)
 plt.show()
-print(f"at best {fastest / 1e9:.0f} billion operations a second")
+print(f"at best {fastest / 1e9:.0f} billion operations per second")
 
 # %% [markdown]
 # 小的乘积不划算：调用它的时间比计算它的时间还长。所以样本要成批地算；也所以，需要同时做成千上万次乘法的 GPU，
@@ -100,18 +100,18 @@ BATCH = 64
 
 
 def least_seconds(name):
-    """No step of BATCH examples is shorter on this machine, by the count."""
+    """A lower bound on the seconds of a step of BATCH examples on this machine."""
     return 3 * 2 * zoo.card(name).multiply_adds * BATCH / fastest
 
 
 for name in ("lenet5", "resnet18", "resnet50", "vit-b16"):
     print(
-        f"{name:9s} {zoo.card(name).multiply_adds:14,} multiply-adds: at least {least_seconds(name):.2g} s a step"
+        f"{name:9s} {zoo.card(name).multiply_adds:14,} multiply-adds: at least {least_seconds(name):.2g} s per step"
     )
 
 run = zoo.train("mlp", epochs=3, batch_size=BATCH, checkpoint="run.safetensors")
 step = (run.train_s - run.first_step_s) / (len(run.losses) - 1)
-print(f"mlp, measured: {BATCH / step:,.0f} examples a second, {1000 * step:.1f} ms a step;", end=" ")
+print(f"mlp, measured: {BATCH / step:,.0f} examples per second, {1000 * step:.1f} ms per step;", end=" ")
 print(f"the bound is {1000 * least_seconds('mlp'):.1f} ms; the first step took {run.first_step_s:.1f} s")
 assert zoo.card("vit-b16").multiply_adds > 40000 * zoo.card("lenet5").multiply_adds
 
@@ -126,7 +126,7 @@ assert zoo.card("vit-b16").multiply_adds > 40000 * zoo.card("lenet5").multiply_a
 
 # %%
 def memory_gib(name, batch):
-    """Of the weights, the gradients, Adam's two means, and the layers' outputs; float32."""
+    """Memory of the weights, gradients, optimizer state (Adam) and layer outputs, in float32."""
     shapes = [t.shape[1:] for layer in zoo.build(name).layers for t in keras.tree.flatten(layer.output)]
     outputs = sum(int(np.prod(shape)) for shape in shapes)
     weights = zoo.card(name).parameters
@@ -135,7 +135,7 @@ def memory_gib(name, batch):
 
 NAMES = ["alexnet", "resnet18", "efficientnet-b0", "vit-s16"]
 parts = np.array([memory_gib(name, 16) for name in NAMES]).T
-LABELS = ["weights", "gradients", "Adam's two means", "outputs of the layers"]
+LABELS = ["weights", "gradients", "optimizer state (Adam)", "outputs of the layers"]
 bottom = np.zeros(len(NAMES))
 for part, label, color, hatch in zip(
     parts, LABELS, (BLUE, RED, GREEN, ORANGE), ("", "..", "xx", "//"), strict=True
@@ -143,8 +143,8 @@ for part, label, color, hatch in zip(
     plt.bar(NAMES, part, bottom=bottom, color=color, hatch=hatch, edgecolor="white", label=label)
     bottom += part
 plt.xlabel("model")
-plt.ylabel("memory of a step of 16 examples (GiB)")
-plt.title("AlexNet's weights, everyone else's outputs")
+plt.ylabel("memory of a training step, batch size 16 (GiB)")
+plt.title("Memory: weights dominate in AlexNet, outputs elsewhere")
 plt.ylim(0, 1.35 * bottom.max())
 plt.legend(ncols=2)
 plt.show()
@@ -173,7 +173,7 @@ assert (outputs < kept).tolist() == [True, False, False, False]
 
 # %%
 def tensorfloat32(x):
-    """float32 with ten bits of mantissa left, to the nearest."""
+    """float32 with the mantissa rounded to ten bits."""
     bits = np.asarray(x, "float32").view("uint32").astype("uint64")
     return ((bits + 0x1000) & 0xFFFFE000).astype("uint32").view("float32")
 
@@ -193,9 +193,9 @@ for name, (rounding, color, style) in ROUNDED.items():
         short = np.sum(rounding(a).astype("float64") * rounding(b).astype("float64"), axis=1)
         errors.append(np.sqrt(np.mean((short - np.sum(a * b, axis=1)) ** 2) / n))
     right.loglog(lengths, errors, color=color, linestyle=style, marker="o", label=name)
-left.set(xlabel="a number near 1", ylabel="rounded", title="stairs", xticks=[1, 1.005, 1.01, 1.015])
-right.set(xlabel="length of the sum", ylabel="error (share of a sum's usual size)")
-right.set_title("sums of products of rounded numbers")
+left.set(xlabel="a number near 1", ylabel="rounded", title="rounding", xticks=[1, 1.005, 1.01, 1.015])
+right.set(xlabel="length of the sum", ylabel="error (relative to a typical sum)")
+right.set_title("error of dot products of rounded numbers")
 for axis in (left, right):
     axis.grid(alpha=0.3)
     axis.legend()
@@ -244,7 +244,7 @@ assert abs(mixed.metrics["accuracy"] - run.metrics["accuracy"]) < 0.03
 # `resume=` 从停下的地方接着训练，无论下一次分到什么机器。
 
 # %%
-# the machine was taken away after the three epochs above; here is another one
+# suppose the machine was reclaimed after the three epochs above; here we continue on another one
 again = zoo.train("mlp", epochs=5, resume="run.safetensors")
 print(len(run.losses), "steps, then", len(again.losses) - len(run.losses), "more")
 assert np.array_equal(again.losses[: len(run.losses)], run.losses)
@@ -267,7 +267,7 @@ assert sum(memory_gib("vit-s16", largest)) <= 8 < sum(memory_gib("vit-s16", larg
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# Above 1 the numbers of bfloat16 are 2^-7 = 0.0078 apart: 1.003 is rounded to 1, every time.
+# Above 1 the spacing of bfloat16 is 2^-7 = 0.0078: 1.003 is rounded to 1, every time.
 weight = np.array(1, ml_dtypes.bfloat16)
 for _ in range(100):
     weight = (weight + np.array(0.003, ml_dtypes.bfloat16)).astype(ml_dtypes.bfloat16)

@@ -31,18 +31,18 @@ BLUE = "#0072B2"
 
 # %%
 def normed_gelu(x, name):
-    """Each channel normalized over the batch, then bent."""
+    """Batch normalization, then GELU."""
     return gelu(batch_norm(x, name=f"{name}_norm"))
 
 
 def mixer(*, width: int = 24, depth: int = 2, image_size: int = 32, channels: int = 1, classes: int = 10):
-    """Patches, then space and channels mixed in turn."""
+    """Patches, then blocks that mix positions and channels in turn."""
     image = Input((image_size, image_size, channels))  # (b, 32, 32, 1)
     x = conv(image, width, 4, 4, padding=0, use_bias=False, name="patches")  # (b, 8, 8, 24)
     x = normed_gelu(x, "patches")
     for i in range(1, depth + 1):
         space, mix = f"block{i}_space", f"block{i}_mix"
-        y = conv(x, width, 5, groups=width, use_bias=False, name=space)  # each channel by itself
+        y = conv(x, width, 5, groups=width, use_bias=False, name=space)  # depthwise
         x = x + normed_gelu(y, space)
         x = normed_gelu(conv(x, width, 1, use_bias=False, name=mix), mix)
     return Model(image, dense(global_average_pool(x), classes, name="head"))  # (b, 10)
@@ -79,7 +79,7 @@ zoo.register(
         "paper": 'Trockman, Kolter 2022, "Patches Are All You Need?"',
         "url": "https://arxiv.org/abs/2201.09792",
         "year": 2022,
-        "idea": "Mixes space and channels in turn.",
+        "idea": "Mixes positions and channels in turn.",
         "task": "digits",
         "recipe": "lenet5",
     },
@@ -87,7 +87,7 @@ zoo.register(
 
 
 def parameters(model):
-    """How many numbers training changes."""
+    """The number of trainable parameters."""
     return sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
 
 
@@ -103,11 +103,11 @@ assert zoo.registry.multiply_adds(model) == card.multiply_adds
 
 # %%
 run = zoo.train("mixer", epochs=6, checkpoint="mixer.safetensors")
-print(f"{len(run.losses)} steps, accuracy {run.metrics['accuracy']:.3f} on digits it has not seen")
+print(f"{len(run.losses)} steps, accuracy {run.metrics['accuracy']:.3f} on held-out digits")
 plt.plot(run.losses, color=BLUE)
 plt.xlabel("step")
 plt.ylabel("cross-entropy (nats)")
-plt.title("A model of your own learns digits")
+plt.title("Training loss of your own model")
 plt.grid(alpha=0.3)
 plt.show()
 assert run.metrics["accuracy"] > 0.85
@@ -136,14 +136,14 @@ inputs = np.random.default_rng(0).normal(size=(4, 32, 32, 1)).astype("float32")
 
 
 def climb(build, rungs):
-    """These rungs on the first two frameworks; nothing where there is one alone."""
+    """Check these rungs on the first two frameworks; [] if only one is installed."""
     if len(frameworks) < 2:
-        print("one framework alone: nothing to compare")
+        print("only one framework installed: nothing to compare")
         return []
     rows = zoo.parity(build, inputs, backends=frameworks, rungs=rungs).rows
     for row in rows:
         print(f"rung {row['rung']} {row['name']:9s} {row['a']}, {row['b']}: {row['measured']:.1e}", end="")
-        print(f", at most {row['bound']:.0e} allowed: {row['verdict']}")
+        print(f", bound {row['bound']:.0e}: {row['verdict']}")
     return rows
 
 
@@ -160,14 +160,14 @@ assert all(row["verdict"] == "holds" for row in climb(mixer, (1, 2, 3)))
 
 # %%
 class Bend(keras.layers.Layer):
-    """GELU, in its other form on the second framework."""
+    """GELU; on the second framework, its tanh approximation."""
 
     def call(self, x):
         return keras.ops.gelu(x, approximate=keras.backend.backend() == frameworks[-1])
 
 
 def broken():
-    """The smallest mixer, with a `Bend` amid it."""
+    """A minimal mixer containing a `Bend` layer."""
     image = Input((32, 32, 1))
     x = conv(image, 8, 4, 4, padding=0, name="patches")
     x = Bend(name="bend")(x)
@@ -178,7 +178,7 @@ def broken():
 rows = climb(broken, (1, 2))
 for row in rows[1:]:
     where = row["where"]
-    print(f"first to differ: {where['layer']}, of the kind {where['suspect']}")
+    print(f"first difference: {where['layer']}, suspect: {where['suspect']}")
     print(f"at {where['index']} one framework has {where['a']:.6f}, the other {where['b']:.6f}")
     assert row["verdict"] == "fails"
     assert where["suspect"] == "Bend"
@@ -203,7 +203,7 @@ assert count == parameters(zoo.build("mixer", width=w, depth=d))
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
 # @title Answer
-# None: initial weights are keyed by the seed and the variable's name, whatever else is built.
+# None: initial weights depend only on the seed and the variable's name.
 two, three = zoo.build("mixer", seed=3, depth=2), zoo.build("mixer", seed=3, depth=3)
 deeper = {v.path: v for v in three.trainable_variables}
 same = [
