@@ -31,6 +31,7 @@ html_theme = "furo"
 html_title = "zoo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).parent / "_scorer.js")
 html_copy_source = False
 html_show_copyright = False
 pygments_style, pygments_dark_style = "friendly", "github-dark"

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,9 @@ import zoo
 from zoo import backends, registry
 from zoo._lazy import keras
 from zoo.workers import Worker, WorkerDied
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # XLA compiles a program once, here and in every process started from here: tests build the same models again.
 COMPILED = tempfile.mkdtemp(prefix="zoo-")
@@ -159,3 +162,19 @@ def assert_same_everywhere(code: str) -> None:
     found = dict(said.split() for said in everywhere(code).values())
     assert set(found) == set(backends.NAMES)
     assert len(set(found.values())) == 1
+
+
+@pytest.fixture(scope="module")
+def chromium() -> "Iterator[Browser]":
+    """Debian's Chromium, headless, which asks nothing of the network."""
+    from playwright.sync_api import sync_playwright
+
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.fail("this is tested in a real browser: apt-get install chromium")
+    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    arguments = [*quiet.split(), "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield browser
+        browser.close()

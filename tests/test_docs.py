@@ -13,14 +13,17 @@ from html.parser import HTMLParser
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlencode, urlsplit
 
 import numpy as np
 import pytest
 from conftest import LEAN
 
 from zoo.registry import FAMILIES
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytest.importorskip("furo")
 pytestmark = pytest.mark.docs
@@ -242,3 +245,32 @@ def test_every_public_name_is_in_the_reference(site: Path):
     reference = list((site / "reference").glob("*.html"))
     found = {name for path in reference for name in Page(path).names} | {f"zoo.{p.stem}" for p in reference}
     assert [name for name in zoo.__all__ if f"zoo.{name}" not in found] == []
+
+
+# What a visitor searches for, and the page that answers it.
+QUERIES = {
+    "pretrained weights": "howto/weights.html",
+    "fine-tuning": "howto/images.html",
+    "transfer learning": "howto/images.html",
+    "mixed precision": "howto/gpu.html",
+    "export": "howto/export.html",
+    "ONNX": "howto/export.html",
+    "checkpoint": "howto/frameworks.html",
+    "reproducible": "howto/gpu.html",
+    "tokenizer": "howto/text.html",
+    "learning rate schedule": "howto/training.html",
+    # An exact name still finds the reference.
+    "EarlyStopping": "reference/training.html",
+    "AdamW": "reference/optimizers.html",
+}
+
+
+def test_the_search_finds_the_right_page_first(site: Path, chromium: Browser):
+    window, first = chromium.new_page(), {}
+    for query in QUERIES:
+        window.goto(f"{(site / 'search.html').as_uri()}?{urlencode({'q': query})}")
+        window.wait_for_selector(".search-summary:not(:empty)")  # written after the last result
+        links = window.locator("ul.search > li > a")
+        found = links.first.get_attribute("href") if links.count() else None
+        first[query] = found and found.partition("?")[0].partition("#")[0]
+    assert first == QUERIES

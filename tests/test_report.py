@@ -9,7 +9,6 @@ import io
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from itertools import combinations
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page
 from rich.console import Console
 
 from zoo.comparison import ladder_report
@@ -426,19 +425,6 @@ def test_page_refers_to_nothing_but_the_paper() -> None:
 
 
 # In a real browser
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.fail("the report is tested in a real browser: apt-get install chromium")
-    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    arguments = [*quiet.split(), "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield browser
-        browser.close()
 
 
 class Window:
