@@ -1,7 +1,7 @@
 """Figures of models, drawn from the Keras graph: an overview, and each kind of block in detail.
 
-A figure is a column of boxes in the order data meets them, with lines beside it for what skips a box. It is
-plain SVG in the page, coloured by the page's own style, and needs no script.
+A figure is a column of boxes in the order data meets them. What skips a box is beside the column: a line, or
+a shortcut's own box. It is plain SVG in the page, coloured by the page's own style, and needs no script.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ WIDTH, LINE, GAP, LANE = (
     16,
     11,
 )  # of a box, of a line in it, between boxes, between lines beside them
+NARROW, SIDE = 300, 160  # of a box where a shortcut's is beside it, and of that
 
 
 @dataclass
@@ -340,14 +341,45 @@ def detail(name: str, inside: list[Box], outer: list[int], by_id: dict[int, Box]
 
 
 def draw(boxes: list[Box], title: str) -> str:
-    """A column of boxes, joined by arrows, lines beside it where one skips a box."""
-    places = {box.id: i for i, box in enumerate(boxes)}
-    lines = [1 if box.source or not (box.name or box.parameters or crowded(box)) else 2 for box in boxes]
-    heights = [10 + LINE * n for n in lines]
-    tops = [4 + sum(heights[:i]) + GAP * i for i in range(len(boxes))]
-    arcs = [
-        (places[i], place) for place, box in enumerate(boxes) for i in box.inputs if places[i] != place - 1
+    """A column of boxes, joined by arrows; beside it a shortcut's box, and lines where one skips a box."""
+    side = shortcuts(boxes)
+    wide = NARROW if side else WIDTH
+    column = [box for box in boxes if box.id not in side]
+    places = {box.id: i for i, box in enumerate(column)}
+    lines = [
+        1 if box.source or not (box.name or box.parameters or crowded(box, wide)) else 2 for box in column
     ]
+    heights = [10 + LINE * n for n in lines]
+    tops = [4 + sum(heights[:i]) + GAP * i for i in range(len(column))]
+    arcs = [
+        (places[i], place)
+        for place, box in enumerate(column)
+        for i in box.inputs
+        if i in places and places[i] != place - 1
+    ]
+    lane_of, lanes = in_lanes(arcs)
+    right = 4 + wide
+    width, height = right + 8 + LANE * lanes + 4 + (GAP + SIDE) * bool(side), tops[-1] + heights[-1] + 4
+    parts = [
+        f'<svg class="zoo-figure" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title>'
+    ]
+    for place, box in enumerate(column):
+        arrow = place > 0 and column[place - 1].id in box.inputs
+        parts += boxed(box, tops[place], heights[place], wide, lines[place], arrow=arrow)
+    middles = [top + height / 2 for top, height in zip(tops, heights, strict=True)]
+    for (start, end), lane in lane_of.items():
+        x = right + 10 + LANE * lane
+        y1, y2 = middles[start], middles[end]
+        bend = f"H{x - 5}Q{x} {y1} {x} {y1 + 5}V{y2 - 5}Q{x} {y2} {x - 5} {y2}"
+        parts.append(f'<path class="line" d="M{right} {y1}{bend}H{right + 4}"/>{head(right, y2, "left")}')
+    for box, start, end in side.values():
+        parts += beside(box, right, width - 4 - SIDE, middles[places[start]], middles[places[end]])
+    return "".join([*parts, "</svg>"])
+
+
+def in_lanes(arcs: list[tuple[int, int]]) -> tuple[dict[tuple[int, int], int], int]:
+    """The lane of each line beside the column, so that none crosses another; and how many lanes there are."""
     lanes: list[list[tuple[int, int]]] = []
     lane_of = {}
     for start, end in sorted(arcs, key=lambda arc: (arc[1] - arc[0], arc)):
@@ -357,33 +389,62 @@ def draw(boxes: list[Box], title: str) -> str:
         if number == len(lanes):
             lanes.append([])
         lanes[number].append((start, end))
-    right = 4 + WIDTH
-    width, height = right + 8 + LANE * len(lanes) + 4, tops[-1] + heights[-1] + 4
+    return lane_of, len(lanes)
+
+
+def shortcuts(boxes: list[Box]) -> dict[int, tuple[Box, int, int]]:
+    """The boxes that are shortcuts around two boxes or more, by id: box, its input, the sum it goes to."""
+    by_id, readers = {box.id: box for box in boxes}, readers_of(boxes)
+    places = {box.id: i for i, box in enumerate(boxes)}
+    found = {}
+    for box in boxes:
+        to = readers.get(box.id, set())
+        if box.source or len(box.inputs) != 1 or len(to) != 1:
+            continue
+        start, end = box.inputs[0], next(iter(to))
+        around = places[end] - places[start] - 2  # the boxes of the other way
+        alone = len(by_id[end].inputs) == 2 and len(readers[start]) == 2
+        if by_id[end].kinds[0] == "Add" and alone and around >= 2 and not readers[start] & readers[box.id]:
+            ends = [boxes[places[end] - 1].id, boxes[places[start] + 1].id]
+            if box.id in ends:  # the other way is one column, unbroken
+                found[box.id] = (box, start, end)
+    return {} if len({(start, end) for _, start, end in found.values()}) < len(found) else found
+
+
+def boxed(box: Box, y: int, h: int, wide: int, lines: int, *, arrow: bool) -> list[str]:
+    """A box of the column, and the arrow to it from the one above."""
+    parts, middle = [], 4 + wide / 2
+    if arrow:
+        parts.append(f'<path class="line" d="M{middle} {y - GAP}V{y - 4}"/>{head(middle, y, "down")}')
+    kind = "source" if box.source else "plain" if box.plain else "owner"
+    round_ = h / 2 if box.source else 5
+    parts.append(f'<rect class="{kind}" x="4" y="{y}" width="{wide}" height="{h}" rx="{round_}"/>')
+    facts = [box.shape] if box.source or not crowded(box, wide) else []
+    parts.append(text(14, y + 17, said(box), "kind"))
+    parts += [text(wide - 6, y + 17, fact, "shape", end=True) for fact in facts]
+    if lines > 1:
+        below = [box.shape] * (not facts) + [f"{box.parameters:,}"] * bool(box.parameters)
+        parts.append(text(14, y + 32, box.name, "name"))
+        parts.append(text(wide - 6, y + 32, " · ".join(below), "count", end=True))
+    return parts
+
+
+def beside(box: Box, right: float, x: float, y1: float, y2: float) -> list[str]:
+    """A shortcut's box beside the column, with the lines from where it starts and to where it ends."""
+    arrows = [f"→ {kind}" if i else kind for i, kind in enumerate(box.kinds)]
+    words = [(line, "kind") for line in arrows] + [(box.name, "name"), (box.shape, "shape")]
+    words += [(f"{box.parameters:,}", "count")] * bool(box.parameters)
+    words = [(line, style) for line, style in words if line]
+    h, kind = 10 + LINE * len(words), "plain" if box.plain else "owner"
+    y, middle = (y1 + y2 - h) / 2, x + SIDE / 2
     parts = [
-        f'<svg class="zoo-figure" viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}</title>'
+        f'<path class="line" d="M{right} {y1}H{middle - 5}Q{middle} {y1} {middle} {y1 + 5}V{y - 4}"/>',
+        head(middle, y, "down"),
+        f'<rect class="{kind}" x="{x}" y="{y}" width="{SIDE}" height="{h}" rx="5"/>',
     ]
-    middle = 4 + WIDTH / 2
-    for place, box in enumerate(boxes):
-        y, h = tops[place], heights[place]
-        if place and boxes[place - 1].id in box.inputs:
-            parts.append(f'<path class="line" d="M{middle} {y - GAP}V{y - 4}"/>{head(middle, y, "down")}')
-        kind = "source" if box.source else "plain" if box.plain else "owner"
-        round_ = h / 2 if box.source else 5
-        parts.append(f'<rect class="{kind}" x="4" y="{y}" width="{WIDTH}" height="{h}" rx="{round_}"/>')
-        facts = [box.shape] if box.source or not crowded(box) else []
-        parts.append(text(14, y + 17, said(box), "kind"))
-        parts += [text(WIDTH - 6, y + 17, fact, "shape", end=True) for fact in facts]
-        if lines[place] > 1:
-            below = [box.shape] * (not facts) + [f"{box.parameters:,}"] * bool(box.parameters)
-            parts.append(text(14, y + 32, box.name, "name"))
-            parts.append(text(WIDTH - 6, y + 32, " · ".join(below), "count", end=True))
-    for (start, end), lane in lane_of.items():
-        x = right + 10 + LANE * lane
-        y1, y2 = tops[start] + heights[start] / 2, tops[end] + heights[end] / 2
-        bend = f"H{x - 5}Q{x} {y1} {x} {y1 + 5}V{y2 - 5}Q{x} {y2} {x - 5} {y2}"
-        parts.append(f'<path class="line" d="M{right} {y1}{bend}H{right + 4}"/>{head(right, y2, "left")}')
-    return "".join([*parts, "</svg>"])
+    parts += [text(x + 10, y + 17 + LINE * i, line, style) for i, (line, style) in enumerate(words)]
+    bend = f"V{y2 - 5}Q{middle} {y2} {middle - 5} {y2}H{right + 4}"
+    return [*parts, f'<path class="line" d="M{middle} {y + h}{bend}"/>', head(right, y2, "left")]
 
 
 def said(box: Box) -> str:
@@ -393,9 +454,9 @@ def said(box: Box) -> str:
     return " → ".join(box.kinds) + (f" ({box.times} times)" if box.times > 1 else "")
 
 
-def crowded(box: Box) -> bool:
+def crowded(box: Box, wide: int) -> bool:
     """Whether its shape does not fit beside what it is."""
-    return 7.2 * len(said(box)) + 6.8 * len(box.shape) > WIDTH - 30
+    return 7.2 * len(said(box)) + 6.8 * len(box.shape) > wide - 30
 
 
 def head(x: float, y: float, way: str) -> str:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urlsplit
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -158,6 +159,35 @@ def test_a_figure_accounts_for_every_weight(name: str, monkeypatch: pytest.Monke
     for first, inside in kinds.values():
         own = [v for v in model.trainable_variables if v.path.startswith((f"{first}_", f"{first}/"))]
         assert sum(box.parameters for box in inside) == sum(np.prod(v.shape) for v in own)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_the_shortcut_of_a_residual_block_is_beside_its_convolutions(
+    name: str, monkeypatch: pytest.MonkeyPatch
+):
+    import zoo
+
+    monkeypatch.syspath_prepend(str(DOCS))
+    figures = import_module("_figures").figures(zoo.build(name))
+    (svg,) = [svg for caption, svg in figures if caption.startswith("Block") and ">shortcut<" in svg]
+    rects, texts, lines = (
+        [e for e in ElementTree.fromstring(svg) if e.tag == tag] for tag in ("rect", "text", "path")
+    )
+
+    def box(name: str) -> tuple[float, float, float, float]:
+        """Left, right, top, bottom of the box with this text."""
+        (at,) = [(float(e.get("x", "")), float(e.get("y", ""))) for e in texts if e.text == name]
+        spans = [[float(rect.get(key, "")) for key in ("x", "y", "width", "height")] for rect in rects]
+        ((x, y, w, h),) = [s for s in spans if s[0] < at[0] < s[0] + s[2] and s[1] < at[1] < s[1] + s[3]]
+        return x, x + w, y, y + h
+
+    shortcut, first, last = box("shortcut"), box("conv1"), box("conv2" if name == "resnet18" else "conv3")
+    assert shortcut[0] > max(first[1], last[1])
+    assert first[2] <= (shortcut[2] + shortcut[3]) / 2 <= last[3]
+    assert box("x")[3] < shortcut[2] < shortcut[3] < box("Add → Relu")[2]
+    ends = [e.get("d", "") for e in lines if e.get("class") == "line"]
+    middle = (shortcut[0] + shortcut[1]) / 2
+    assert [d for d in ends if d.startswith(f"M{middle} {shortcut[3]}")], "no line leaves the shortcut"
 
 
 class Page(HTMLParser):
