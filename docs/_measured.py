@@ -35,7 +35,7 @@ MODELS = {  # of each family one that two cores train a step of in about a secon
     "vit": "vit-ti16",
 }
 WRITERS = ("gpt-mini", "t5-mini")
-KINDS = {"train": "training", "infer": "inference", "generate": f"writing {benchmarks.WRITTEN} tokens"}
+KINDS = {"train": "training", "infer": "inference", "generate": f"generating {benchmarks.WRITTEN} tokens"}
 TIMED = ("backend", "what", "contestant", "batch_size", "step_ms", "step_ms_quartiles", "ratio", "compile_s",
          "peak_mb", "error")  # fmt: skip
 CLIMBED = ("model", "dtype", "rung", "name", "a", "b", "measured", "bound", "verdict", "error")
@@ -91,14 +91,18 @@ def _when(found: Record) -> str:
 
 
 def _parity(found: Record) -> list[str]:
-    names = ", ".join(f"{rung.number} {rung.name}" for rung in ladder.RUNGS)
     lines = [
         "## Parity",
         "",
-        f"`{found['model']}` in its small configuration on [the ladder](../ladder.md): the largest "
-        "difference of two frameworks on each rung, on rung 7 of the engines of one. The rungs are "
-        f"{names}; five times what torch drifts from itself by rounding is the bound of training in "
-        f"float32. {_when(found)}",
+        f"`{found['model']}` in its small configuration on [the parity ladder](../ladder.md). Each row is a "
+        "pair of frameworks, or one framework on rung 7; each number is the largest difference. "
+        f"{_when(found)} The columns are the rungs:",
+        "",
+        *(f"- **{rung.number} {rung.name}**: {rung.claim}" for rung in ladder.RUNGS),
+        "",
+        "*Equal* means no difference in any bit; in column 6, that no predictions differ. In float32 the bound "
+        "of columns 5, 7 and 8 is five times the chaos floor: how far torch differs from itself when its "
+        "initial weights change by one unit in the last place.",
     ]
     pairs = ladder_report.grid({"models": [found["model"]], "rows": found["rows"]})
     for dtype, group in itertools.groupby(pairs, key=lambda pair: pair[1]):
@@ -120,16 +124,22 @@ def _speed(found: Record) -> list[str]:
     lines = [
         "## Speed",
         "",
-        f"`{found['model']}` in full size, by {machine['cores']} cores ({machine['processor']}). The ratio "
-        "is to the plain program of the same framework in its first mode, the two in turn: below 1 the zoo "
-        f"is faster. Quartiles stand in brackets; memory is the most that the process held. {_when(found)}",
+        f"`{found['model']}` in full size, on {machine['cores']} cores ({machine['processor']}). "
+        f"{_when(found)} The columns:",
+        "",
+        "- **implementation**: the zoo's native engine or Keras's, in which mode; *plain* is the same model "
+        "written for that framework alone",
+        "- **step, ms**: the median time of one step, with the quartiles in brackets",
+        "- **ratio**: to the first mode of the plain program, timed in turn with it; below 1 is faster",
+        "- **compiling, s**: tracing and compiling before the first step",
+        "- **memory, MB**: the peak memory of the process",
     ]
     for what, rows in itertools.groupby(found["rows"], key=lambda row: row["what"]):
         timed = [row for row in rows if not row["error"]]
         size = timed[0]["batch_size"]
         title = KINDS[what] if what == "generate" else f"{KINDS[what]}, batches of {size}"
         lines += ["", f"### {title[:1].upper()}{title[1:]}", ""]
-        lines.append(row(["framework", "who", "a step, ms", "ratio", "compiling, s", "memory, MB"]))
+        lines.append(row(["framework", "implementation", "step, ms", "ratio", "compiling, s", "memory, MB"]))
         lines.append(row(["---", "---", "---:", "---:", "---:", "---:"]))
         lines += [row(_cells(one)) for one in timed]
     return lines

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = {
     "models": ("Models", "build list_models card Card example features register"),
     "training": ("Training", "train Run EarlyStopping"),
-    "writing": ("Predicting and writing", "predict generate translate"),
+    "writing": ("Predicting and generating", "predict generate translate"),
     "comparing": ("Comparing", "compare parity bench"),
     "errors": (
         "Errors",
@@ -92,7 +92,10 @@ def title_of(family: str) -> tuple[str, str, str]:
 def models() -> str:
     """Every model, a row each."""
     lines = ["# Models", "", *contents(list(registry.FAMILIES))]
-    lines += ["Each family is one file and one page: idea, equations, sizes, blocks, definition.", ""]
+    lines += [
+        "Each family is one file and one page: idea, equations, sizes, parity, speed, blocks, definition.",
+        "",
+    ]
     lines += [row(["model", "parameters", "multiply-adds", "input", "year", "idea"])]
     lines += [row(["---", "---:", "---:", "---", "---", "---"])]
     for family, cards in families().items():
@@ -104,11 +107,13 @@ def models() -> str:
                 str(card.year),
             ]
             lines.append(row([f"[`{card.name}`]({family}.md)", *facts, card.idea]))
-    return "\n".join([*lines, "", "Where a length varies, the multiply-adds are those of one step.", ""])
+    return "\n".join(
+        [*lines, "", "For sequences of variable length, the multiply-adds are those of one time step.", ""]
+    )
 
 
 def per(card: registry.Card) -> str:
-    return " a step" if None in card.input else ""
+    return " per step" if None in card.input else ""
 
 
 def shape(card: registry.Card) -> str:
@@ -128,7 +133,7 @@ def model_page(family: str) -> str:
     lines += [
         "## Arguments",
         "",
-        "What {py:func}`zoo.build` takes beside the model's name.",
+        "The arguments of {py:func}`zoo.build` besides the model's name.",
         "",
         "```{eval-rst}",
     ]
@@ -167,18 +172,19 @@ def sizes(cards: list[registry.Card]) -> list[str]:
         recipe = recipes.recipe(name)
         rest = [field for field in fields(recipe) if field.name not in ("optimizer", "settings")]
         facts = [(f.name.replace("_", " "), getattr(recipe, f.name)) for f in rest]
-        told = ", ".join(f"{key} {value}" for key, value in facts if value)
+        options = ", ".join(f"{key} {value}" for key, value in facts if value)
         subject = "Trained" if len(who) == len(cards) else f"{', '.join(who)}: trained"
         lines += [
             "",
-            f"{subject} by default on the task `{task}` by the recipe `{name}`: `{recipe}`, {told}.",
+            f"{subject} by default on the task `{task}` with the recipe `{name}`: `{recipe}`, {options}.",
         ]
     prepared = [card.preprocessing for card in cards if card.preprocessing]
     for interpolation, mean, deviation in dict.fromkeys((p.interpolation, p.mean, p.std) for p in prepared):
         lines += [
             "",
-            f"Photographs: the shorter side resized as the table says ({interpolation}), the centre cut out, "
-            f"less the mean {mean}, over the deviation {deviation}.",
+            f"Preprocessing: the shorter side is resized to the size in the table ({interpolation}), the "
+            f"centre is cropped, the mean {mean} is subtracted, and the result is divided by the standard "
+            f"deviation {deviation}.",
         ]
     return lines
 
@@ -190,7 +196,8 @@ def blocks(cards: list[registry.Card]) -> list[str]:
         kind = [v for v in card.config.values() if callable(v) or isinstance(v, str | bool)]
         chosen.setdefault(f"{card.builder} {kind}", card)
     lines = [
-        "A box is a layer and what follows it: its output, its name and, if it has any, its parameters.",
+        "A box is a layer with the operations that follow it. It shows the shape of the output, the layer's "
+        "name and its number of parameters.",
         "",
     ]
     for card in chosen.values():
@@ -200,7 +207,8 @@ def blocks(cards: list[registry.Card]) -> list[str]:
         lines += [f"<figure><figcaption>{title}</figcaption>{svg}</figure>" for title, svg in figures(model)]
         lines += ["</div>", "```", ""]
         lines += [
-            f"Weights load by the names of {', '.join(layouts)}. `zoo info {card.name}` lists its layers.",
+            f"Pretrained weights can be loaded with the parameter names of {', '.join(layouts)}. "
+            f"`zoo info {card.name}` lists the layers.",
             "",
         ]
     return lines
@@ -215,8 +223,8 @@ def reference() -> str:
     missing = set(zoo.__all__) - set(homes) - set(MODULES) - {"use"}
     assert not missing, f"docs/_pages.py: no page of the reference has {', '.join(sorted(missing))}"
     lines = ["# Reference", "", *contents([*REFERENCE, *MODULES, "command-line"])]
-    lines += ["What `import zoo` offers; it loads no framework before the first model is built.", ""]
-    lines += [row(["name", "what it is"]), row(["---", "---"])]
+    lines += ["The names in `zoo`. `import zoo` imports no framework before the first model is built.", ""]
+    lines += [row(["name", "description"]), row(["---", "---"])]
     lines.append(row(["{py:obj}`zoo.use`", first_line(zoo.use)]))
     lines += [row([f"{{py:obj}}`zoo.{name}`", first_line(getattr(zoo, name))]) for name in homes]
     lines += [row([f"[`zoo.{name}`]({name}.rst)", first_line(getattr(zoo, name))]) for name in MODULES]
@@ -264,7 +272,7 @@ def command_line() -> str:
     text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     text = re.sub(r"\*\*Commands\*\*:.*?(?=^## )", "", text, count=1, flags=re.DOTALL | re.MULTILINE)
     text = text.replace(
-        cli.STATUS, "Statuses, JSON and completion are told in [The command line](../cli.md)."
+        cli.STATUS, "Exit statuses, JSON and completion are documented in [The command line](../cli.md)."
     )
     return text.replace("# `zoo`", "# Commands", 1).replace("&#x27;", "'")
 
@@ -281,7 +289,7 @@ def rungs() -> str:
             for b in (rung.float32, rung.float64)
         ]
         lines.append(row([f"{rung.number} {rung.name}", rung.claim, *bounds]))
-    lines += ["", "Known not to hold:" if ladder.GAPS else "No gap is known.", ""]
+    lines += ["", "Known gaps:" if ladder.GAPS else "There are no known gaps.", ""]
     lines += [
         f"- `{g.model}`, rung {g.rung}, {g.dtype}: {g.reason} ([upstream]({g.upstream}))" for g in ladder.GAPS
     ]

@@ -278,6 +278,21 @@ def test_a_benchmark_of_nothing_known_is_an_error() -> None:
         benchmarks.bench("mlp", what=["trian"])
 
 
+@pytest.mark.parametrize(
+    ("predictions", "said"),
+    [((0, 0), "no predictions differ"), ((0, 2), "at most 2 predictions differ")],
+)
+def test_the_summary_says_how_many_predictions_differ(
+    predictions: tuple[int, int], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = {"model": "mlp", "initial_weights": 0, "outputs": 1e-7, "losses": 1e-7, "first_layer": None}
+    models = [{"name": "mlp", "task": "digits"}]
+    pairs = [{**pair, "predictions": count} for count in predictions]
+    terminal.summary({"runs": [], "models": models, "differences": pairs}, Console(width=200))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mlp, 2 pairs")]
+    assert line.endswith(f"at every step, {said}")
+
+
 def test_no_number_is_cut_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [
         {

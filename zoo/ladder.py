@@ -49,15 +49,15 @@ class Rung:
 
 RUNGS = (
     Rung(1, "initial", "initial weights, batches and dropout masks, bit for bit", 0.0, 0.0),
-    Rung(2, "forward", "every layer's output, of its largest value", 1e-5, 1e-12),
-    Rung(3, "gradients", "the gradient of every output and weight, of the largest", 1e-5, 1e-12),
+    Rung(2, "forward", "the output of every layer, relative to its largest value", 1e-5, 1e-12),
+    Rung(3, "gradients", "the gradient of every output and weight, relative to the largest", 1e-5, 1e-12),
     Rung(
-        4, "update", "every optimizer's updates along a schedule, of the largest of the update", 1e-6, 1e-12
+        4, "update", "the updates of every optimizer along a schedule, relative to the largest", 1e-6, 1e-12
     ),
     Rung(5, "training", "the losses of 100 training steps", None, 1e-9),
-    Rung(6, "evaluation", "predictions after training that differ", 0.0, 0.0),
-    Rung(7, "engines", "losses of the native engine, Keras's, and every mode", None, 1e-9),
-    Rung(8, "resume", "losses after a checkpoint of another framework", None, 1e-9),
+    Rung(6, "evaluation", "the number of predictions after training that differ", 0.0, 0.0),
+    Rung(7, "engines", "the losses of one framework's engines and modes", None, 1e-9),
+    Rung(8, "resume", "the losses after resuming from another framework's checkpoint", None, 1e-9),
 )
 NUMBERS = tuple(rung.number for rung in RUNGS)
 FLOORS = 5  # times the chaos floor
@@ -505,7 +505,9 @@ def _forward(pair: Pair) -> Measured:
     where = None
     if (first := first_difference(ours, theirs, pair.bound)) is not None:
         label = first["layer"]
-        suspect = pair.facts.get("kinds", {}).get(label, "the state that training leaves")
+        suspect = pair.facts.get("kinds", {}).get(
+            label, "the non-trainable state, such as running statistics"
+        )
         where = {**apart(label, ours[label], theirs.get(label, np.zeros(0))), "suspect": suspect}
     return Measured(worst, where)
 
@@ -524,7 +526,7 @@ def _gradients(pair: Pair) -> Measured:
         scale = next(size for kind, size in largest.items() if name.startswith(kind))
         return gap(ours[name], theirs[name]) / float(scale or 1)
 
-    backward = [("loss", "the loss, or what flows forward")]
+    backward = [("loss", "the loss, or the forward pass before it")]
     for label in reversed(facts["order"]):
         readers = [f"{reader}: {facts['kinds'][reader]}" for reader in facts["consumers"][label]]
         backward.append((f"outputs/{label}", "the backward pass of " + (", ".join(readers) or "the loss")))
@@ -629,7 +631,7 @@ def _resume(pair: Pair) -> Measured | None:
     sides = ((pair.name_a, pair.a, pair.name_b, pair.b), (pair.name_b, pair.b, pair.name_a, pair.a))
     return _losses(
         {
-            f"{source} and what {who} made of it": (arrays[f"resume/{source}"], own["training/native"])
+            f"{source} resumed on {who}": (arrays[f"resume/{source}"], own["training/native"])
             for who, arrays, source, own in sides
             if f"resume/{source}" in arrays
         }

@@ -66,7 +66,7 @@ def failures(result: Record) -> Iterator[str]:
         who = row["a"] if row["a"] == row["b"] else f"{row['a']} and {row['b']}"
         head = f"{row['model']}, {row['dtype']}, rung {row['rung']}, {who}"
         if row["error"]:
-            yield f"{row['model']}, {row['dtype']}, {row['a']}: the process died of {row['error']}"
+            yield f"{row['model']}, {row['dtype']}, {row['a']}: the process crashed: {row['error']}"
         elif row["verdict"] == "closed":
             yield f"{head}: a known gap that holds now; take it off zoo.ladder.GAPS. It was: {row['reason']}"
         elif row["verdict"] != "holds":
@@ -171,8 +171,9 @@ def section(result: Record) -> str:
     wrong = "".join(f'<li class="fail">{escape(line)}</li>' for line in failures(result))
     return f"""<section class="model" aria-labelledby="ladder">
 <h2 id="ladder">The parity ladder: {verdict}</h2>
-<p class="lead">Each model in its small configuration, on each pair of frameworks. Rung 7 compares a
-framework's own engines and modes. The first rung that fails names the first layer that differs.</p>
+<p class="lead">Each model in its small configuration, on each pair of frameworks; rung 7 compares the engines
+and modes of one framework. The columns are explained below the table. The first rung that fails names
+the first layer that differs.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Parity ladder"><table>
 <thead><tr><th scope="col">Model and pair</th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>
 <ul>{lines}</ul>

@@ -448,7 +448,7 @@ def facts(model: Record) -> str:
         "Parameters": integer(model["parameters"]),
         "Multiply-adds": integer(model["multiply_adds"]),
         "Task": model["task"],
-        **({"Without a network": str(Baseline(**baseline))} if baseline else {}),
+        **({"Non-neural baseline": str(Baseline(**baseline))} if baseline else {}),
         **{name.replace("_", " ").capitalize(): value for name, value in model["recipe"].items()},
         "Seed": model["seed"],
     }
@@ -462,8 +462,8 @@ def legend(runs: list[Run]) -> str:
     button = '<button type="button" aria-pressed="false" data-run="{}">{}{}</button>'
     buttons = "".join(button.format(run.id, swatch(run), escape(run.name)) for run in runs)
     return f"""<div class="legend" role="group" aria-label="Highlight a run in the charts">{buttons}</div>
-<p class="note hint">Choose a run to see it alone. Point at a curve to read its numbers; shift and the wheel
-zoom, dragging moves, a double click goes back.</p>"""
+<p class="note hint">Select a run to highlight it. Hover over a curve to read its values; shift+scroll to
+zoom, drag to pan, double-click to reset.</p>"""
 
 
 def swatch(run: Run) -> str:
@@ -483,7 +483,7 @@ def figures(runs: list[Run], bound: float, points: int) -> Iterator[str]:
         yield figure("Loss", note, loss_chart(curves, points))
     if len(curves) > 1:
         note = f"From {curves[0].name}: each point a difference, each line the largest so far."
-        yield figure("How far apart the losses are", note, difference_chart(curves, bound))
+        yield figure("Loss difference", note, difference_chart(curves, bound))
     if timed:
         chart = bar_chart(timed, "median time of a step", "step_ms", milliseconds, WHISKER)
         yield figure("One step", "Median time; the whisker spans the quartiles.", chart)
@@ -492,7 +492,7 @@ def figures(runs: list[Run], bound: float, points: int) -> Iterator[str]:
         yield figure("The first step", "The dark part is tracing and compiling.", chart)
     if measured:
         chart = bar_chart(measured, "peak memory", "peak_mb", megabytes)
-        yield figure("Memory", "The most that the process held.", chart)
+        yield figure("Memory", "The peak memory of the process.", chart)
 
 
 def figure(title: str, note: str, chart: Record) -> str:
@@ -509,7 +509,7 @@ def runs_table(model: str, runs: list[Run]) -> str:
             (milliseconds(run.step_ms), " – ".join(map(number, run.step_ms_quartiles)))
         ),
         "×\u00a0fastest": lambda run: f"{run.step_ms / fastest:.2f}" if run.step_ms else "–",
-        "Examples a second": lambda run: integer(run.examples_per_second),
+        "Examples per second": lambda run: integer(run.examples_per_second),
         "Compiling": lambda run: seconds(run.compile_s),
         "First step": lambda run: seconds(run.first_step_s),
         "Training": lambda run: seconds(run.train_s),
@@ -525,7 +525,7 @@ def runs_table(model: str, runs: list[Run]) -> str:
         cells = "".join(f"<td>{escape(show(run)).replace(chr(10), '<br>')}</td>" for show in columns.values())
         failure = f'<td class="fail wide" colspan="{len(columns)}">✗ failed: {escape(run.error)}</td>'
         rows.append(f'<th scope="row">{swatch(run)}{escape(run.name)}</th>{failure if run.error else cells}')
-    note = "A step's time leaves out the first. The tests are on examples held out of training."
+    note = "Step times exclude the first step. Test metrics are measured on held-out examples."
     return table(f"Runs of {model}", note, ["Run", *columns], rows)
 
 

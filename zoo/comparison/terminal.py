@@ -53,7 +53,7 @@ def summary(result: Record, console: Console) -> None:
     for model in result["models"]:
         if model.get("baseline"):
             reached = Baseline(**model["baseline"])
-            console.print(f"{model['task']} without a network: {reached}", highlight=False)
+            console.print(f"{model['task']}, non-neural baseline: {reached}", highlight=False)
         pairs = [d for d in result["differences"] if d["model"] == model["name"]]
         if not pairs:
             continue
@@ -64,23 +64,28 @@ def summary(result: Record, console: Console) -> None:
         console.print(
             f"{model['name']}, {len(pairs)} pairs: initial weights {weights}, outputs within "
             f"{worst['outputs']:.1e}, losses within {worst['losses']:.1e} at every step, "
-            f"at most {worst['predictions']} predictions differ",
+            + differing(worst["predictions"]),
             highlight=False,
         )
         if drift := model.get("drift"):
             console.print(
-                f"  with initial weights a unit in the last place off {drift['run']} drifts by up to "
-                f"{drift['losses']:.1e} from itself: losses are held to {model['bounds']['losses']:.1e}",
+                f"  with 1-ulp perturbations of the initial weights {drift['run']} differs from itself by "
+                f"up to {drift['losses']:.1e}: the bound of the losses is {model['bounds']['losses']:.1e}",
                 highlight=False,
             )
         for pair in pairs:
             if pair["first_layer"]:
                 first, bound = pair["first_layer"], BOUNDS["outputs"]
                 console.print(
-                    f"  {pair['a']} and {pair['b']} part at {first['layer']}: {first['difference']:.1e}, "
-                    f"bound {bound:.0e}",
+                    f"  {pair['a']} and {pair['b']} first differ at {first['layer']}: "
+                    f"{first['difference']:.1e}, bound {bound:.0e}",
                     highlight=False,
                 )
+
+
+def differing(predictions: int) -> str:
+    """The largest number of predictions that differ, in words."""
+    return f"at most {predictions} predictions differ" if predictions else "no predictions differ"
 
 
 # heading -> how a trained row says it; the metric's heading is its name
