@@ -101,8 +101,8 @@ def _parity(found: Record) -> list[str]:
         *(f"- **{rung.number} {rung.name}**: {rung.claim}" for rung in ladder.RUNGS),
         "",
         "*Equal* means no difference in any bit; in column 6, that no predictions differ. In float32 the "
-        "bound of columns 5, 7 and 8 is five times the chaos floor: how far torch differs from itself when its "
-        "initial weights change by one unit in the last place.",
+        "bound of columns 5, 7 and 8 is five times the chaos floor: how far torch differs from itself when "
+        "its initial weights change by one unit in the last place.",
     ]
     pairs = ladder_report.grid({"models": [found["model"]], "rows": found["rows"]})
     for dtype, group in itertools.groupby(pairs, key=lambda pair: pair[1]):
