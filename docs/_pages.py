@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 # The reference's pages: what each is about, and the names of `zoo` on it.
 REFERENCE = {
     "models": ("Models", "build list_models card Card example features register"),
-    "training": ("Training", "train Run EarlyStopping"),
+    "training": ("Training", "train Run EarlyStopping load_run SavedRun evaluate"),
     "writing": ("Predicting and generating", "predict generate translate"),
     "comparing": ("Comparing", "compare parity bench"),
     "errors": (
@@ -45,6 +45,7 @@ MODULES = {
     "layers": "",
     "checkpoints": "Checkpoint read",
     "preprocessing": "Preprocessing",
+    "runs": "SavedRun load_run",
     "show": "",
     "random": "",
     "backends": "Device LossScaling Backend installed current",

@@ -15,6 +15,7 @@ import numpy as np
 
 from zoo import backends, pretrained, registry, runs, tasks, tokenizers, training
 from zoo._lazy import keras, ops
+from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Task, sequences
 from zoo.weights import load
@@ -48,8 +49,7 @@ def evaluate(
     """
     if split not in (None, *SPLITS):
         raise UnknownName(f"split={split!r}; {nearest(str(split), SPLITS)}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise WrongConfiguration(f"batch_size={batch_size!r}; expected an integer, 1 or more")
+    batch_size = integer("evaluate", "batch_size", batch_size)
     run, reader = runs.find(model), tokenizers.found(tokenizer)
     if run is not None and weights is not None and not hasattr(model, "layers"):
         raise WrongConfiguration(f"{run} has its own weights; leave weights out")
@@ -69,7 +69,7 @@ def evaluate(
     training._check_fit(built, data)
     split = split or _usual(chosen, run)
     parts = _parts(data, split)
-    batches = (pair for part in parts for pair in replace(data, test=part).held_out(int(batch_size)))
+    batches = (pair for part in parts for pair in replace(data, test=part).held_out(batch_size))
     measured = training.measure(Predictor(built, data.loss), data, batches)
     return {**measured, "examples": sum(sequences.count(x) for x, _ in parts), "split": split}
 

@@ -228,7 +228,8 @@ def kind_of(task: Task) -> str:
     if task.tokens_per_character is not None:
         return CORPUS
     first = _first(task)
-    texts = isinstance(first, sequences.Sequences) and first.kinds == ("texts",) and np.ndim(y) == 1
+    labelled = isinstance(y, np.ndarray) and y.ndim == 1
+    texts = labelled and isinstance(first, sequences.Sequences) and first.kinds == ("texts",)
     return TEXTS if texts else ARRAYS
 
 
@@ -244,6 +245,8 @@ def preprocessing_of(task: Task) -> Preprocessing | None:
 
 def write(folder: Path, run: Run) -> None:
     """Write what is to be read beside a run's checkpoint: run.json and tokenizer.json."""
+    from zoo.comparison.report import finite
+
     facts = facts_of(run)
     tokenizer = facts.pop("tokenizer")
     shown = {
@@ -255,7 +258,9 @@ def write(folder: Path, run: Run) -> None:
         "interrupted": run.interrupted,
     }
     with storage.replacing(folder / FACTS) as part:
-        part.write_text(json.dumps(shown, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(
+            json.dumps(finite(shown), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
     if tokenizer and tokenizer["content"]:
         with storage.replacing(folder / TOKENIZER) as part:
             part.write_text(tokenizer["content"], encoding="utf-8")
@@ -327,8 +332,8 @@ def _arguments(model: keras.Model) -> dict[str, Any] | None:
         return None
     kept = {name: value for name, value in given.items() if not isinstance(value, Initializer)}
     try:
-        return json.loads(json.dumps(kept))
-    except TypeError:
+        return json.loads(json.dumps(kept, default=lambda value: value.item()))  # NumPy's numbers
+    except (TypeError, AttributeError):
         return None
 
 
