@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import run
 from PIL import Image
 
 import zoo
-from zoo import tasks
+from zoo import backends, tasks
 from zoo.tasks import folders
 
 pytestmark = pytest.mark.once
@@ -188,3 +190,72 @@ def test_classes_that_are_integers_sort_as_numbers(tmp_path: Path) -> None:
 
 def test_other_classes_sort_as_text(tmp_path: Path) -> None:
     assert folders.find(classes(tmp_path / "photos", "10", "2", "b", count=3)).classes == ("10", "2", "b")
+
+
+# --- images that cannot be read ---
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Twenty images and two files that are none."""
+    root = classes(tmp_path / "photos", "cat", "dog")
+    for name in ("cat/broken.png", "dog/broken.png"):
+        (root / name).write_text("not an image")
+    return root
+
+
+SKIPPED = r"^photos: skipped 2 broken images: .*cat/broken\.png.*dog/broken\.png"
+
+
+def model() -> Any:
+    return zoo.build("mlp", shape=(8, 8, 3), widths=(4,), classes=2)
+
+
+@pytest.mark.filterwarnings("ignore:photos. skipped 2")
+def test_what_the_error_advises_is_an_argument_where_it_is_given(broken: Path) -> None:
+    with pytest.raises(zoo.DataUnavailable, match=r"2 broken images: .*errors='skip' \(--errors skip\)"):
+        zoo.train(model(), str(broken), steps=1, progress=False)
+    with pytest.warns(UserWarning, match=SKIPPED):
+        tasks.load(str(broken), (8, 8, 3), errors="skip")
+    run = zoo.train(model(), str(broken), steps=1, progress=False, errors="skip")
+    assert len(run.task.train[0]) + len(run.task.test[0]) == 20
+    found = zoo.evaluate(run.model, str(broken), split="all", errors="skip")
+    assert found["examples"] == 20
+
+
+@pytest.mark.filterwarnings("ignore:photos. skipped 2")
+def test_and_of_a_comparison(broken: Path) -> None:
+    """Each process reads the folder for itself."""
+    name = backends.current().NAME
+    arguments: dict[str, Any] = {"backends": [name], "engines": ["native"], "steps": 1, "out": None}
+    (row,) = zoo.compare("lenet5", task=str(broken), errors="skip", **arguments).runs
+    assert row["error"] is None
+
+
+@pytest.mark.filterwarnings("ignore:photos. skipped 2")
+def test_and_an_option_of_the_commands(broken: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run("train", "lenet5", str(broken), "--errors", "skip", "--steps", "1", "--out", str(out), "--quiet")
+    said = json.loads(run("evaluate", str(out), str(broken), "--errors", "skip", "--json"))
+    assert said["examples"] == 20 - 16
+
+
+@pytest.mark.parametrize("task", ["digits", (np.zeros((4, 8, 8, 3)), np.arange(4) % 2)])
+def test_skipping_is_refused_where_there_are_no_files_of_images(task: Any) -> None:
+    with pytest.raises(zoo.WrongConfiguration, match="errors='skip' leaves out images"):
+        zoo.train(model(), task, steps=1, progress=False, errors="skip")
+
+
+def test_another_way_with_errors_is_refused_by_name(broken: Path) -> None:
+    with pytest.raises(zoo.UnknownName, match="errors='ignore'; there are: skip, stop"):
+        zoo.train(model(), str(broken), steps=1, progress=False, errors="ignore")
+    with pytest.raises(zoo.UnknownName, match="errors='ignore'; there are: skip, stop"):
+        zoo.compare("lenet5", task=str(broken), errors="ignore", out=None)
+
+
+@pytest.mark.parametrize("name", ["train", "Training", "TRAIN"])
+def test_evaluation_measures_what_a_folder_with_splits_holds_out(name: str, tmp_path: Path) -> None:
+    root = classes(tmp_path / "photos", f"{name}/cat", f"{name}/dog")
+    put(root, "Valid/cat/1.png", "Valid/dog/1.png")
+    found = zoo.evaluate(zoo.train(model(), str(root), steps=1, progress=False).model, str(root))
+    assert (found["examples"], found["split"]) == (2, "held-out")

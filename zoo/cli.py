@@ -118,6 +118,10 @@ WeightsOption = Annotated[
         "Pretrained ones of the zoo by name, a file of anyone's, or hf://owner/name of the hub.", "NAME|PATH"
     ),
 ]
+ErrorsOption = Annotated[
+    str,
+    option("stop or skip: what to do with images that cannot be read.", "NAME", complete=completion.errors),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
@@ -227,6 +231,7 @@ def train(
         option('Random changes, e.g. "RandomCrop(32), HorizontalFlip"; see zoo augment.', "TEXT"),
     ] = None,
     tokenizer: TokenizerOption = None,
+    errors: ErrorsOption = "stop",
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     out: Annotated[
@@ -275,6 +280,7 @@ def train(
             seed=seed,
             augment=augment,
             tokenizer=reader,
+            errors=errors,
             checkpoint=checkpoint,
             out=out,
             resume=resume,
@@ -368,6 +374,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, count("Examples at a time.", "--batch-size")] = 64,
     tokenizer: TokenizerOption = None,
+    errors: ErrorsOption = "stop",
     backend: BackendOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
@@ -388,7 +395,13 @@ def evaluate(
     chosen = next(iter(words), None)
     with terminal.aside(quiet=False):
         found = evaluate(
-            subject, chosen, weights=weights, split=split, batch_size=batch_size, tokenizer=reader
+            subject,
+            chosen,
+            weights=weights,
+            split=split,
+            batch_size=batch_size,
+            tokenizer=reader,
+            errors=errors,
         )
     if as_json:
         terminal.print_json(found)
@@ -606,6 +619,7 @@ def compare(
     steps: StepsOption = None,
     batch_size: BatchOption = None,
     tokenizer: TokenizerOption = None,
+    errors: ErrorsOption = "stop",
     seed: SeedOption = 0,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
@@ -633,6 +647,7 @@ def compare(
             steps=steps,
             batch_size=batch_size,
             tokenizer=tokenizer,
+            errors=errors,
             seed=seed,
             device=device,
             threads=threads,

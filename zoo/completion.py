@@ -48,6 +48,11 @@ def engines(incomplete: str) -> list[str]:
     return _beginning(incomplete, ("native", "keras"))
 
 
+def errors(incomplete: str) -> list[str]:
+    """What to do with images that cannot be read."""
+    return _beginning(incomplete, ("stop", "skip"))
+
+
 def splits(incomplete: str) -> list[str]:
     """Parts of a task."""
     return _beginning(incomplete, ("held-out", "train", "all"))

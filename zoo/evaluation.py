@@ -17,7 +17,7 @@ from zoo import backends, pretrained, registry, runs, tasks, tokenizers, trainin
 from zoo._lazy import keras, ops
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
-from zoo.tasks import Task, sequences
+from zoo.tasks import Task, folders, sequences
 from zoo.weights import load
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def evaluate(
     split: str | None = None,
     batch_size: int = 64,
     tokenizer: Any = None,
+    errors: str = "stop",
 ) -> dict[str, Any]:
     """The task's metric and loss, by name; how many "examples" were measured, and of which "split".
 
@@ -43,6 +44,7 @@ def evaluate(
     examples out, and of a folder with splits of its own, those held out are measured; of arrays and of
     another folder or file all. `split` is "held-out", "train" or "all". The classes of a folder or file are
     matched by name with the run's, in whatever order, and may be fewer. Texts become tokens as the run's did.
+    `errors` is that of `zoo.train`.
 
     Raises UnknownName, WrongConfiguration, also for classes that the run does not know, and DataUnavailable;
     then what `zoo.build` and `zoo.weights.load` raise.
@@ -61,9 +63,10 @@ def evaluate(
             raise WrongConfiguration(f"{run} was trained on {run.facts['task']} in memory; give a task")
     if isinstance(chosen, str):
         tasks.source(chosen, reader)  # there is such a task
+    tasks.check_errors(chosen, errors)
     built, chosen = _built(model, run, chosen, weights, reader)
     preprocessing = _preprocessing(built, run)
-    data = _data(chosen, registry.input_shapes(built), preprocessing, reader)
+    data = _data(chosen, registry.input_shapes(built), preprocessing, reader, errors)
     if run is not None:
         data = aligned(data, run)
     training._check_fit(built, data)
@@ -152,11 +155,11 @@ def _preprocessing(model: keras.Model, run: SavedRun | None) -> Any:
     return registry.card(model.name).preprocessing if registry.is_name(model.name) else None
 
 
-def _data(task: Any, shape: Any, preprocessing: Any, reader: Any) -> Task:
+def _data(task: Any, shape: Any, preprocessing: Any, reader: Any, errors: str) -> Task:
     if isinstance(task, Task):
         return task
     if isinstance(task, str):
-        return tasks.load(task, shape, preprocessing, reader)
+        return tasks.load(task, shape, preprocessing, reader, errors=errors)
     return tasks.from_arrays(task, loss=None)
 
 
@@ -166,7 +169,7 @@ def _usual(task: Any, run: SavedRun | None) -> str:
         return "held-out" if isinstance(task, Task) and task.test is not None else "all"
     path = Path(task)
     own = task in tasks.TASKS or (run is not None and run.facts["source"] == str(path.resolve()))
-    return "held-out" if own or not path.exists() or (path / "train").is_dir() else "all"
+    return "held-out" if own or not path.exists() or folders.has_splits(path) else "all"
 
 
 def _parts(task: Task, split: str) -> list[Any]:

@@ -85,6 +85,7 @@ def train(
     validation: tuple[Any, Any] | None = None,
     augment: Wanted | None = None,
     tokenizer: Code | str | Path | None = None,
+    errors: str = "stop",
     early_stopping: EarlyStopping | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
@@ -99,7 +100,8 @@ def train(
     `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), or a
     pair of arrays (x, y), with `validation` another; None takes the card's. `augment` changes the training
     examples at random (`zoo.augment`): a list, or in words, "HorizontalFlip, MixUp(0.2)". Texts are bytes, or
-    tokens of a `tokenizer`, one of `zoo.tokenizers` or what its `load` takes: "default". What is not given
+    tokens of a `tokenizer`, one of `zoo.tokenizers` or what its `load` takes: "default". With `errors`
+    "skip", images that cannot be read are left out with a warning, see `zoo.tasks.folder`. What is not given
     comes from the card's recipe: `steps` overrides `epochs`, `schedule` replaces the optimizer's learning
     rate. `mode` is how the native engine runs, see `zoo.backends.MODES`.
     `label_smoothing` takes that share of each target away and spreads it over the classes (Szegedy et al.
@@ -137,6 +139,7 @@ def train(
     code = tokenizers.found(tokenizer)
     if code is not None and not isinstance(chosen, str):
         raise WrongConfiguration("tokenizer= goes with a task by name, or a file of texts")
+    tasks.check_errors(chosen, errors)
     if progress not in (None, True, False, "lines"):
         raise WrongConfiguration(f"progress={progress!r}; expected True, False, None or 'lines'")
     if out is not None and checkpoint is not None:
@@ -160,7 +163,7 @@ def train(
         model = registry.build(name, seed=seed, **{**pretrained.needed(name, weights), **changes})
     chosen, validation = functional.named(model, chosen), functional.named(model, validation)
     shape = functional.input_shapes(model) if isinstance(chosen, str) else None
-    data = _load(chosen, shape, loss, validation, known and known.preprocessing, code)
+    data = _load(chosen, shape, loss, validation, known and known.preprocessing, code, errors)
     if saved is not None and augment is None and not data.augment:
         transforms = parse(saved.facts["augment"])
     if transforms is not None:
@@ -720,14 +723,20 @@ def told(card: registry.Card, task: str, tokenizer: Code | None = None) -> str:
 
 
 def _load(
-    task: Any, shape: Any, loss: Any, validation: Any, preprocessing: Any, tokenizer: Code | None
+    task: Any,
+    shape: Any,
+    loss: Any,
+    validation: Any,
+    preprocessing: Any,
+    tokenizer: Code | None,
+    errors: str,
 ) -> Task:
     if isinstance(task, Task):
         return task
     if isinstance(task, str):
         if validation is not None:
             raise WrongConfiguration("validation= goes with a pair of arrays; a named task holds out its own")
-        return tasks.load(task, shape, preprocessing, tokenizer)
+        return tasks.load(task, shape, preprocessing, tokenizer, errors=errors)
     return tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None, validation=validation)
 
 

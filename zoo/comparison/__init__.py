@@ -68,6 +68,7 @@ def compare(
     steps: int | None = None,
     batch_size: int | None = None,
     tokenizer: str | Path | None = None,
+    errors: str = "stop",
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
@@ -78,12 +79,12 @@ def compare(
 
     `backends` are those installed unless named; `modes` further ways for the native engine to run
     (`zoo.backends.MODES`), its default otherwise; `threads` the CPU threads of each process; `tokenizer` what
-    `zoo.tokenizers.load` takes, for texts, which are bytes otherwise. Beside the runs stands what the task's
-    baseline reaches, a method without a network (`zoo.tasks.baselines`), where it has one. Where losses part
-    beyond the bound, up to four runs more tell how far one drifts from itself, its initial weights a unit in
-    the last place off: what rounding alone does is no difference of frameworks. Writes
-    result.json and report.html into `out` (None: nowhere) and returns the result. `show` is called with the
-    rows whenever one changes.
+    `zoo.tokenizers.load` takes, for texts, which are bytes otherwise; `errors` that of `zoo.train`. Beside
+    the runs stands what the task's baseline reaches, a method without a network (`zoo.tasks.baselines`),
+    where it has one. Where losses part beyond the bound, up to four runs more tell how far one drifts from
+    itself, its initial weights a unit in the last place off: what rounding alone does is no difference of
+    frameworks. Writes result.json and report.html into `out` (None: nowhere) and returns the result. `show`
+    is called with the rows whenever one changes.
 
     Raises ZooError's kinds for a wrong name before any process is started. What goes wrong in a run becomes
     its `error`.
@@ -96,6 +97,7 @@ def compare(
         storage.check_folder("out", out)
     for card in cards:
         tasks.source(task or card.task, code)
+        tasks.check_errors(task or card.task, errors)
     rows = [
         {"model": card.name, **choice, "error": None, "status": "waiting"}
         for card in cards
@@ -105,7 +107,7 @@ def compare(
     counts = {name: x if x is None else integer("compare", name, x) for name, x in counts.items()}
     settings = {
         "task": task, **counts, "seed": integer("compare", "seed", seed, 0),
-        "tokenizer": None if tokenizer is None else str(tokenizer),
+        "tokenizer": None if tokenizer is None else str(tokenizer), "errors": errors,
         "threads": counts["threads"] or machine.cores(), "device": device,
     }  # fmt: skip
     show = show or (lambda rows: None)
@@ -219,7 +221,7 @@ def _training(row: Record, settings: Record) -> Record:
     return {
         "subject": {
             **{key: row[key] for key in ("model", "backend")},
-            **{key: settings[key] for key in ("threads", "device", "task", "tokenizer", "seed")},
+            **{key: settings[key] for key in ("threads", "device", "task", "tokenizer", "errors", "seed")},
         },
         "how": {
             **{key: settings[key] for key in ("epochs", "steps", "batch_size", "seed")},

@@ -92,6 +92,7 @@ def prepare(
     device: str | None,
     task: str | None,
     tokenizer: str | None,
+    errors: str,
     seed: int,
 ) -> tuple[keras.Model, tasks.Task]:
     """The model with its initial weights, and the data."""
@@ -99,7 +100,7 @@ def prepare(
     card, code = registry.card(model), tokenizers.found(tokenizer)
     named = task or card.task
     built = registry.build(model, seed=seed, **training.fitting(card, named, tokenizer=code))
-    return built, tasks.load(named, registry.input_shapes(built), card.preprocessing, code)
+    return built, tasks.load(named, registry.input_shapes(built), card.preprocessing, code, errors=errors)
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:

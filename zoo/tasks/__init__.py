@@ -247,19 +247,35 @@ def _labelled(path: Path, ending: str) -> bool:
     return "text" in found.columns and tabs
 
 
+def check_errors(task: Any, errors: str) -> None:
+    """Raise UnknownName for another than "stop" and "skip"; WrongConfiguration for "skip" without images."""
+    folders.check_errors(errors)
+    if errors != "stop" and not (isinstance(task, str) and source(task)[1].photographs):
+        raise WrongConfiguration(
+            f"errors={errors!r} leaves out images that cannot be read; the task is not a folder or table of "
+            "images"
+        )
+
+
 def load(
-    name: str, shape: Any, preprocessing: Preprocessing | None = None, tokenizer: Code | None = None
+    name: str,
+    shape: Any,
+    preprocessing: Preprocessing | None = None,
+    tokenizer: Code | None = None,
+    *,
+    errors: str = "stop",
 ) -> Task:
     """A task by its name or path, its images scaled to a model's input (h, w, c).
 
     Sequences fit a model's (None, ...); a model of several inputs has a dict of shapes by name.
-    `preprocessing` is a model's, for photographs, see `folder`; texts are bytes, or tokens of a `tokenizer`
-    (`zoo.tokenizers`). Raises UnknownName, WrongConfiguration when the images cannot take that shape or
-    there are no texts, DataUnavailable when the data is neither here nor to be had.
+    `preprocessing` is a model's, for photographs, see `folder`, as `errors` is; texts are bytes, or tokens of
+    a `tokenizer` (`zoo.tokenizers`). Raises UnknownName, WrongConfiguration when the images cannot take that
+    shape or there are no texts, DataUnavailable when the data is neither here nor to be had.
     """
     key, found = source(name, tokenizer)
+    check_errors(name, errors)
     if found.photographs:
-        return folder(name, shape, preprocessing=preprocessing)
+        return folder(name, shape, preprocessing=preprocessing, errors=errors)
     return replace(
         found.task(key, shape, tokenizer), source=key if key in TASKS else str(Path(name).resolve())
     )

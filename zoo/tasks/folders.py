@@ -123,8 +123,7 @@ class Listing:
                 f"{self.name} is made of images; the model takes examples of shape {shape}, "
                 "expected (size, size, 1) or (size, size, 3)"
             )
-        if errors not in ERRORS:
-            raise UnknownName(f"errors={errors!r}; {nearest(str(errors), ERRORS)}")
+        check_errors(errors)
         workers = (os.cpu_count() or 1) if workers is None else integer("folder", "workers", workers)
         if preprocessing is None or preprocessing.channels != shape[2]:
             preprocessing = plain(shape[0], shape[2])
@@ -133,8 +132,8 @@ class Listing:
         told = "; ".join(map(str, islice(broken.values(), 20))) + (" ..." if len(broken) > 20 else "")
         if broken and errors == "stop":
             raise DataUnavailable(
-                f"{self.name}: {len(broken)} broken images: {told}. Mend or remove them, or give "
-                "errors='skip'"
+                f"{self.name}: {len(broken)} broken images: {told}. Correct or remove them, or leave "
+                "them out with errors='skip' (--errors skip)"
             )
         splits: dict[str, Any] = {}
         for split, (paths, labels) in {"train": self.train, "test": self.test}.items():
@@ -150,6 +149,12 @@ class Listing:
         return splits
 
 
+def check_errors(errors: str) -> None:
+    """Raise UnknownName unless it is one of `ERRORS`."""
+    if errors not in ERRORS:
+        raise UnknownName(f"errors={errors!r}; {nearest(str(errors), ERRORS)}")
+
+
 def is_one(name: Any) -> bool:
     """Whether this names a folder or a table of images that is there."""
     path = Path(name)
@@ -157,6 +162,11 @@ def is_one(name: Any) -> bool:
         return is_dir(path)
     ending, wanted = path.suffix.lower(), ("path", "label")
     return ending == ".csv" or (ending == ".tsv" and len(tables.first_line(path, wanted).columns) == 2)
+
+
+def has_splits(path: Path) -> bool:
+    """Whether this is a folder with one to train on in it, in capitals or not."""
+    return is_dir(path) and any(p.is_dir() and p.name.lower() in TRAINING for p in path.iterdir())
 
 
 def find(path: str | Path) -> Listing:
