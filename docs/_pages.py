@@ -1,5 +1,6 @@
 """The pages that are written when the site is built: models/ from the registry's cards and their files,
-reference/ from the names that `zoo` and its modules offer, whose text Sphinx takes from their docstrings.
+reference/ from the names that `zoo` and its modules offer, whose text Sphinx takes from their docstrings,
+chapters/ from the notebooks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import _chapters
+import _math
 import _measured
 from _figures import figures
 from _measured import row
@@ -54,17 +57,22 @@ MODULES = {
 
 def write(docs: Path) -> None:
     """Write every generated page below `docs`, and nothing that has not changed."""
-    pages = {"models/index.md": models(), "reference/index.md": reference(), "reference/_rungs.md": rungs()}
+    pages: dict[str, str | bytes] = {
+        "models/index.md": models(),
+        "reference/index.md": reference(),
+        "reference/_rungs.md": rungs(),
+    }
     pages["reference/command-line.md"] = command_line()
     pages |= {f"models/{family}.md": model_page(family) for family in registry.FAMILIES}
     for name, (title, members) in REFERENCE.items():
         pages[f"reference/{name}.rst"] = names_page(title, members)
     pages |= {f"reference/{name}.rst": module_page(name) for name in MODULES}
+    pages |= _chapters.pages()
     for path, text in pages.items():
-        file = docs / path
-        file.parent.mkdir(exist_ok=True)
-        if not file.exists() or file.read_text(encoding="utf-8") != text:
-            file.write_text(text, encoding="utf-8")
+        file, data = docs / path, text.encode() if isinstance(text, str) else text
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() or file.read_bytes() != data:
+            file.write_bytes(data)
 
 
 def contents(pages: list[str]) -> list[str]:
@@ -127,7 +135,7 @@ def model_page(family: str) -> str:
     cards = families()[family]
     name, idea, rest = title_of(family)
     name = name.removeprefix("The ")
-    lines = [f"# {name[:1].upper()}{name[1:]}", "", idea, "", linked(rest), ""]
+    lines = [f"# {name[:1].upper()}{name[1:]}", "", idea, "", linked(_math.equations(rest)), ""]
     lines += ["## Sizes", "", *sizes(cards), ""]
     lines += _measured.sections(family)
     lines += ["## Blocks", "", *blocks(cards), ""]

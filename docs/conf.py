@@ -1,7 +1,7 @@
 """The documentation's site: `sphinx-build -W docs site` writes it, `tox -e docs` tests it as well.
 
-_pages.py writes the pages of the models and of the reference. Nothing comes from another host: the theme has
-its own style and scripts, formulas are text, figures are SVG.
+_pages.py writes the pages of the models, the reference and the chapters. Nothing comes from another host: the
+theme has its own style and scripts, formulas are MathML, figures are files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import _accessible
 import _docstrings
+import _math
 import _pages
 
 import zoo
@@ -34,7 +36,7 @@ html_css_files = ["site.css"]
 html_search_scorer = str(Path(__file__).parent / "_scorer.js")
 html_copy_source = False
 html_show_copyright = False
-pygments_style, pygments_dark_style = "friendly", "github-dark"
+pygments_style, pygments_dark_style = "default", "github-dark"
 
 default_role = "py:obj"  # `name` in a docstring links to what is called so
 autodoc_inherit_docstrings = False  # Keras writes its own
@@ -43,6 +45,8 @@ autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+html_math_renderer = "mathml"
 copybutton_exclude = ".linenos, .gp, .go"
 
 
@@ -53,9 +57,19 @@ def one_way(app: Any, page: str, template: str, context: dict[str, Any], doctree
         context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])
 
 
+def own_language(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """The Chinese chapters say in which language they are."""
+    del app, template, doctree
+    if page.startswith("chapters/zh/"):
+        context["language"] = "zh-CN"
+
+
 def setup(app: Any) -> None:
     """Write the generated pages before Sphinx looks for pages, and read docstrings as Markdown."""
     app.connect("config-inited", lambda *_: _pages.write(Path(__file__).parent))
     app.connect("autodoc-process-docstring", _docstrings.convert)
     app.connect("autodoc-process-signature", _docstrings.call)
     app.connect("html-page-context", one_way)
+    app.connect("html-page-context", own_language)
+    app.connect("build-finished", _accessible.improve)
+    app.add_html_math_renderer("mathml", (_math.inline, None), (_math.block, None))

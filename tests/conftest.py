@@ -24,7 +24,7 @@ from zoo._lazy import keras
 from zoo.workers import Worker, WorkerDied
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    pass
 
 # XLA compiles a program once, here and in every process started from here: tests build the same models again.
 COMPILED = tempfile.mkdtemp(prefix="zoo-")
@@ -165,13 +165,13 @@ def assert_same_everywhere(code: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> "Iterator[Browser]":
-    """Debian's Chromium, headless, which asks nothing of the network."""
+def chromium() -> Iterator[Any]:
+    """A browser for the report and the documentation's site."""
     from playwright.sync_api import sync_playwright
 
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
-        pytest.fail("this is tested in a real browser: apt-get install chromium")
+        pytest.fail("pages are tested in a real browser: apt-get install chromium")
     quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     arguments = [*quiet.split(), "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:

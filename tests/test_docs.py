@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -254,6 +255,80 @@ def test_links_to_other_hosts_are_well_formed(pages: dict[Path, Page]):
     links = {link for page in pages.values() for link in page.links if urlsplit(link).scheme}
     assert links
     assert [x for x in links if not re.fullmatch(r"(https?://[\w.-]+\.\w+(/\S*)?|mailto:\S+)", x)] == []
+
+
+CHAPTERS = sorted((ROOT / "notebooks").glob("*/[0-9]*.ipynb"))
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_chapter_is_a_page_that_shows_all_that_its_notebook_does(path: Path, site: Path):
+    language = path.parent.name
+    page = (site / "chapters" / language / f"{path.stem}.html").read_text(encoding="utf-8")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    images = [output for output in outputs if any("image" in kind for kind in output.get("data", {}))]
+    assert f'lang="{ {"en": "en", "zh": "zh-CN"}[language] }"' in page
+    alts = re.findall(r'<img alt="([^"]*)" class="figure', page)
+    assert len(alts) == len(images)
+    assert all(alts)
+    assert page.count("</details>") == sum("answer" in c["metadata"].get("tags", []) for c in cells)
+    assert page.count('class="output') == sum(output["output_type"] == "stream" for output in outputs)
+    words = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    formulas = re.findall(r"\$\$.+?\$\$|\$[^$]+\$", words, re.DOTALL)
+    assert page.count("<math ") == len(formulas)
+    assert page.count("chapter-header") == 1
+
+
+def test_the_first_page_leads_to_the_chapters(pages: dict[Path, Page], site: Path):
+    links = pages[site / "index.html"].links
+    assert {"chapters/en/index.html", "chapters/zh/index.html"} <= links
+
+
+def test_an_equation_of_a_docstring_is_the_same_in_tex(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    tex = import_module("_math").tex
+    assert tex("h_t = (1 - z) n + z h_(t-1)") == "h_{t} = (1 - z) n + z h_{t-1}"
+    assert tex("P(next) = softmax(norm(h) W_e^T)") == (
+        r"P(\text{next}) = \text{softmax}(\text{norm}(h) W_{e}^{T})"
+    )
+    assert tex("1.2 x 1.1^2 = 1e-4 sum_j x_j") == r"1.2 \times 1.1^{2} = 10^{-4} \sum_{j} x_{j}"
+
+
+def test_tex_that_no_browser_would_draw_stops_the_build(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    with pytest.raises(ValueError, match="unheardof"):
+        import_module("_math").mathml(r"\unheardof x", "inline")
+
+
+LOOKED_AT = [
+    "index",
+    "chapters/en/index",
+    "chapters/en/04-convolution",
+    "chapters/zh/11-augmentation",
+    "models/recurrent",
+    "reference/training",
+]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_axe_finds_nothing_on_a_page_that_fits_its_window(
+    name: str, width: int, scheme: str, site: Path, chromium: Any
+):
+    from axe_playwright_python.sync_playwright import Axe
+
+    context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((site / f"{name}.html").as_uri())
+    found = Axe().run(page).response
+    assert found["passes"]
+    assert [(v["id"], [node["target"] for node in v["nodes"]]) for v in found["violations"]] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+    context.close()
 
 
 def test_every_model_has_a_row_and_every_family_a_page(site: Path):
