@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120  # of a PNG
+FONTS = "'DejaVu Sans', sans-serif"  # of an SVG's text; the browser has one for Chinese
 TIMEOUT_S = 600  # of a cell
 COORDINATES = re.compile(r'\b(x|y|x1|y1|x2|y2|width|height|points|transform)="([^"]*)"')
 PATH = re.compile(r'\bd="([^"]*)"')
@@ -71,6 +72,9 @@ def prepare(name: str) -> None:
     formatters = shell.display_formatter.formatters
     for kind in ("image/svg+xml", "image/png"):
         formatters[kind].for_type(Figure, lambda figure, kind=kind: drawn(figure).get(kind))
+        formatters[kind].for_type_by_name(
+            "zoo.figures", "Picture", lambda picture, kind=kind: drawn(picture.figure).get(kind)
+        )
     formatters["text/plain"].for_type(Figure, lambda figure, p, cycle: p.text(alternative(figure)))
 
 
@@ -95,10 +99,11 @@ def compact(svg: str, alt: str) -> str:
     svg = COORDINATES.sub(lambda found: f'{found[1]}="{rounded(found[2])}"', svg)
     svg = PATH.sub(lambda found: f'd="{shortened(found[1])}"', svg)
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font: ([^;\"]*?'DejaVu Sans')[^;\"]*", r"font: \1, sans-serif", svg)
+    svg = re.sub(r"font-family: [^;\"]*(?:DejaVu Sans'|CJK)[^;\"]*", f"font-family: {FONTS}", svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
     escaped = alt.replace("&", "&amp;").replace("<", "&lt;")
-    return re.sub(r"(<svg[^>]*)>", rf'\1 role="img">\n<title>{escaped}</title>', svg, count=1)
+    head, rest = svg.split(">", 1)
+    return f'{head} role="img">\n<title>{escaped}</title>{rest}'
 
 
 def rounded(numbers: str) -> str:
@@ -118,9 +123,7 @@ def shortened(path: str) -> str:
 
 
 def alternative(figure: Figure) -> str:
-    """A figure in words: the titles of its parts and what their axes measure, else the call that drew it."""
-    from IPython.core.getipython import get_ipython
-
+    """A figure in words: the titles of its parts and what their axes measure."""
     parts: dict[str, None] = {figure.get_suptitle(): None}
     for axes in figure.axes:
         labels = {
@@ -129,5 +132,4 @@ def alternative(figure: Figure) -> str:
         }
         measured = ", ".join(f"{axis}: {label}" for axis, label in labels.items() if label and axes.axison)
         parts[", ".join(word for word in (axes.get_title(), measured) if word)] = None
-    words = "; ".join(" ".join(part.split()) for part in parts if part)
-    return words or get_ipython().user_ns["In"][-1].strip().splitlines()[-1]
+    return "; ".join(" ".join(part.split()) for part in parts if part)

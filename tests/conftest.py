@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +22,6 @@ import zoo
 from zoo import backends, registry
 from zoo._lazy import keras
 from zoo.workers import Worker, WorkerDied
-
-if TYPE_CHECKING:
-    pass
 
 # XLA compiles a program once, here and in every process started from here: tests build the same models again.
 COMPILED = tempfile.mkdtemp(prefix="zoo-")
