@@ -5,6 +5,7 @@
     python notebooks/_write.py --run 3 7   # only chapters 3 and 7
 
 The .py files (jupytext's percent format) are what is edited: of the English all, of the Chinese the words.
+Strings and comments in the code of the Chinese come from the tables beside it (_strings.py).
 After an edit in Jupyter, `jupytext --sync` brings the change back to the .py.
 """
 
@@ -23,6 +24,7 @@ import nbformat
 ROOT = Path(__file__).parent
 sys.path.append(str(ROOT))  # Python leaves it out where PYTHONSAFEPATH is set
 
+import _strings  # noqa: E402
 from _header import headed, repository  # noqa: E402
 
 CELL = re.compile(r"^# %%", re.MULTILINE)
@@ -39,14 +41,20 @@ def is_words(cell: str) -> bool:
     return cell.startswith("# %% [markdown]")
 
 
-def translated(english: str, chinese: str) -> str:
-    """The English notebook's code with the Chinese notebook's words."""
+def translated(english: str, chinese: str, strings: dict[str, str]) -> str:
+    """The English notebook's code, its strings as the table has them, with the Chinese notebook's words."""
     words = [cell.rstrip() for cell in cells(chinese) if is_words(cell)]
     wanted = sum(map(is_words, cells(english)))
     if len(words) != wanted:
         raise ValueError(f"expected {wanted} cells of words, as the English has, found {len(words)}")
     left = iter(words)
-    parts = (next(left) + cell[len(cell.rstrip()) :] if is_words(cell) else cell for cell in cells(english))
+    parts = []
+    for cell in cells(english):
+        if is_words(cell):
+            parts.append(next(left) + cell[len(cell.rstrip()) :])
+        else:
+            mark, code = cell.split("\n", 1)
+            parts.append(f"{mark}\n{_strings.translated(code, strings)}")
     return "".join(parts).rstrip() + "\n"
 
 
@@ -104,7 +112,9 @@ def write(english: Path, run: bool = False) -> None:
     write_notebook(english, run)
     chinese = ROOT / "zh" / english.name
     if chinese.exists():
-        text = translated(english.read_text(encoding="utf-8"), chinese.read_text(encoding="utf-8"))
+        text = translated(
+            english.read_text(encoding="utf-8"), chinese.read_text(encoding="utf-8"), _strings.table(chinese)
+        )
         chinese.write_text(text, encoding="utf-8", newline="\n")
         write_notebook(chinese, run)
 

@@ -14,7 +14,9 @@ array (h, w, c) that is prepared already. A model may also be a run of `zoo.trai
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,7 @@ __all__ = [
     "feature_maps",
     "filters",
     "grad_cam",
+    "use_fonts",
 ]
 
 if TYPE_CHECKING:
@@ -47,6 +50,11 @@ if TYPE_CHECKING:
 
 MOST, COLUMNS = 64, 8  # tiles in a picture and in a row of it; `values` has them all
 SIDE = 16  # of a table of filters and channels
+CHINESE = (  # fonts of Linux, Windows and macOS with simplified Chinese characters, the best first
+    "Noto Sans CJK SC", "Noto Sans SC", "Noto Sans CJK JP", "Source Han Sans SC", "Source Han Sans CN",
+    "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
+    "Droid Sans Fallback", "SimHei", "STHeiti", "Heiti TC", "Arial Unicode MS",
+)  # fmt: skip
 
 
 def feature_maps(model: Model | SavedRun | Run | str | Path, image: Photo, at: str) -> Picture:
@@ -202,6 +210,34 @@ def grad_cam(
             smooth=True,
         ),
     )
+
+
+def use_fonts() -> list[str]:
+    """Set matplotlib's fonts so that labels may contain Chinese characters; returns the families.
+
+    Latin letters keep matplotlib's default font; the characters that it lacks come from the first family of
+    `CHINESE` that is installed. If none is, those characters are drawn as boxes, without warnings.
+    """
+    import matplotlib as mpl
+
+    chinese = _chinese_font() or _chinese_font(anew=True)
+    if chinese is None:
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
+    mpl.rcParams["font.family"] = ["DejaVu Sans", *filter(None, [chinese])]
+    return mpl.rcParams["font.family"]
+
+
+def _chinese_font(anew: bool = False) -> str | None:
+    """The first of `CHINESE` that matplotlib knows; anew: after what was installed since it made its list."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    if anew:
+        for path in set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}:
+            with suppress(OSError, RuntimeError, ValueError):  # a file that matplotlib cannot read
+                manager.addfont(path)
+    installed = {font.name for font in manager.ttflist}
+    return next((name for name in CHINESE if name in installed), None)
 
 
 def _seen(model: Model, image: Photo) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ import zoo
 from zoo.tasks import pretraining
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
+zoo.show.use_fonts()  # labels may be in Chinese
 
 import keras
 

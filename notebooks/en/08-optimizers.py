@@ -15,6 +15,7 @@ import numpy as np
 import zoo
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
+zoo.show.use_fonts()  # labels may be in Chinese
 
 import keras
 

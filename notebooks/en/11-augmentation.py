@@ -23,6 +23,7 @@ from zoo import augment
 from zoo.spectrogram import log_mel, normalized
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
+zoo.show.use_fonts()  # labels may be in Chinese
 
 import keras
 

@@ -15,6 +15,7 @@ import zoo
 from zoo.layers import Input, Model, batch_norm, conv, dense, gelu, global_average_pool
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
+zoo.show.use_fonts()  # labels may be in Chinese
 
 import keras
 

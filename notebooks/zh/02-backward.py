@@ -1,8 +1,7 @@
 # %% [markdown]
-# # 2 前向与反向，手算
+# # 2 手工推导前向与反向传播
 #
-# **你会看到什么。** 用 NumPy 写一个两层网络：先前向，再反向，链式法则的每一步一行。三位裁判检查梯度：有限差分，
-# 以及你装了的每个框架的自动微分。它们直到最后几位都一致，你还会看到是哪几位。
+# **你会看到什么。** 用 NumPy 写一个两层网络：先写前向，再按链式法则逐行写出反向。然后用有限差分和已安装的各框架的自动微分检验手算的梯度。它们几乎逐位一致，你还会看到误差出现在哪几位。
 
 # %%
 import os
@@ -13,20 +12,21 @@ import numpy as np
 
 import zoo
 
-zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
+zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # 也可以是 "tensorflow" 或 "jax"：数值相同
+zoo.show.use_fonts()  # 图中可以有中文
 
 import keras
 
-BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # colour-blind-safe palette
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"  # 色盲也能分辨的配色
 
 # %% [markdown]
 # ## 前向
 #
-# 四个样本，每个三个输入；五个隐藏神经元；两个输出。每行一个样本。形状说明了大半的事，所以每行代码都注明自己的形状：
+# 四个样本，每个三个输入；五个隐藏神经元；两个输出。矩阵的每一行是一个样本。写网络代码时弄清形状就成功了一半，所以每行代码都注明形状：
 #
 # $$h = x W_1 + b_1, \qquad a = \tanh h, \qquad y = a W_2 + b_2, \qquad L = \frac{1}{8} \sum (y - t)^2$$
 #
-# $L$ 是均方误差：八个输出（四个样本，每个两个）到目标 $t$ 的距离平方的平均。
+# $L$ 是均方误差：八个输出（四个样本，每个两个）与目标 $t$ 之差的平方的平均。
 
 # %%
 rng = np.random.default_rng(0)
@@ -43,18 +43,17 @@ def forward(W1, b1, W2, b2):
     h = x @ W1 + b1  # (4, 5)
     a = np.tanh(h)  # (4, 5)
     y = a @ W2 + b2  # (4, 2)
-    loss = np.mean((y - t) ** 2)  # a number
+    loss = np.mean((y - t) ** 2)  # 标量
     return h, a, y, loss
 
 
 *_, loss = forward(**weights)
-print(f"loss {loss:.6f}")
+print(f"损失 {loss:.6f}")
 
 # %% [markdown]
 # ## 反向
 #
-# 每一步训练都要问：动一动这个权重，损失变多少？链式法则从损失往回走一遍，就为所有权重作了回答，这就是反向传播。
-# 用 $\bar z$ 记损失对 $z$ 的导数，它与 $z$ 同形。前向的每一行在这里都有对应的一行，次序相反：
+# 训练的每一步都要回答一个问题：某个权重变化一点，损失会变化多少？链式法则从损失出发往回计算一遍，就能得到损失对所有权重的导数，这就是反向传播。用 $\bar z$ 表示损失对 $z$ 的导数，它与 $z$ 形状相同。前向的每一行在反向中都有对应的一行，次序相反：
 #
 # | 前向 | 反向 |
 # | --- | --- |
@@ -63,8 +62,7 @@ print(f"loss {loss:.6f}")
 # | $a = \tanh h$ | $\bar h = \bar a \cdot (1 - a^2)$ |
 # | $h = x W_1 + b_1$ | $\bar W_1 = x^T \bar h$，$\quad \bar b_1 = \sum_{\text{行}} \bar h$ |
 #
-# 转置从哪里来？$y_{ij} = \sum_k a_{ik} W_{kj}$，所以 $W_{kj}$ 通过 $a_{ik}$ 遇到每个样本 $i$：
-# $\bar W_{kj} = \sum_i a_{ik}\, \bar y_{ij}$，这正是 $a^T \bar y$。忘了该转置哪一边时，让形状来决定：只有一种写法对得上。
+# 转置是怎么来的？由 $y_{ij} = \sum_k a_{ik} W_{kj}$ 可知，$W_{kj}$ 通过 $a_{ik}$ 影响每个样本 $i$：$\bar W_{kj} = \sum_i a_{ik}\, \bar y_{ij}$，这正是 $a^T \bar y$。如果忘了该转置哪一个，看形状就行：只有一种写法对得上。
 
 
 # %%
@@ -78,14 +76,13 @@ def backward(W1, b1, W2, b2):
 
 ours = backward(**weights)
 for name, gradient in ours.items():
-    print(f"{name}: gradient of shape {gradient.shape}, the same as the weight's {weights[name].shape}")
+    print(f"{name}：梯度的形状 {gradient.shape}，与权重的形状 {weights[name].shape} 相同")
     assert gradient.shape == weights[name].shape
 
 # %% [markdown]
-# ## 第一位裁判：有限差分
+# ## 用有限差分检验
 #
-# 把一个权重加 $\epsilon$，再减 $\epsilon$，看损失：$(L(w + \epsilon) - L(w - \epsilon)) / 2 \epsilon$。
-# 32 个权重，每个要两次前向；而反向走一遍就全有了，所以没有人这样训练。但它不需要微积分，是位好裁判。
+# 把一个权重先加 $\epsilon$、再减 $\epsilon$，看损失的变化：$(L(w + \epsilon) - L(w - \epsilon)) / 2 \epsilon$。32 个权重，每个要算两次前向；反向传播只需一遍就得到全部导数，所以没有人用有限差分训练。但它不需要推导公式，很适合用来检验。
 
 
 # %%
@@ -104,7 +101,7 @@ def finite_differences(epsilon):
 
 
 def apart(a, b):
-    """The largest difference, relative to the largest gradient."""
+    """最大差别，相对于最大的梯度。"""
     largest = max(np.abs(g).max() for g in a.values())
     return max(np.abs(a[name] - b[name]).max() for name in a) / largest
 
@@ -112,23 +109,21 @@ def apart(a, b):
 epsilons = 10.0 ** np.arange(-12, 0)
 errors = [apart(ours, finite_differences(epsilon)) for epsilon in epsilons]
 plt.loglog(epsilons, errors, color=BLUE, marker="o")
-plt.xlabel("epsilon, the change of a weight")
-plt.ylabel("largest difference from our gradient (relative)")
-plt.title("Large steps: truncation error; small steps: rounding error")
+plt.xlabel("权重的改变量 epsilon")
+plt.ylabel("与手算梯度的最大差别（相对值）")
+plt.title("步子太大有截断误差，太小有舍入误差")
 plt.grid(alpha=0.3)
 plt.show()
 best = int(np.argmin(errors))
-print(f"best at epsilon = {epsilons[best]:.0e}: {errors[best]:.0e}")
+print(f"epsilon = {epsilons[best]:.0e} 时最准：{errors[best]:.0e}")
 assert errors[best] < 1e-9
 
 # %% [markdown]
-# 曲线从右往左按 $\epsilon^2$ 下降：步子越小，斜率越准。到大约 $10^{-5}$ 以左又升上去：两个损失有太多位相同，
-# 相减之后所剩无几。float64 总共只有十六位。十位正确，是这位裁判的极限。
+# 曲线从右往左按 $\epsilon^2$ 下降：$\epsilon$ 越小，斜率越准。小于大约 $10^{-5}$ 之后误差又上升：两个损失的前面许多位都相同，相减之后剩下的有效数字就很少了。float64 总共只有十六位有效数字，有限差分最多能给出十位。
 #
-# ## 其余的裁判：自动微分
+# ## 用自动微分检验
 #
-# 框架记下前向的每个运算，并为每种运算备好上表那样的反向一行。同一个想法有三种方言：PyTorch 记在张量上，从损失往回走；
-# TensorFlow 记在一条带子上；JAX 把函数变成求它的梯度的函数。装了的框架都在这里并排运行，用 float64。
+# 框架会记录前向的每个运算，并为每种运算备好反向公式，就像上表中的一行。三个框架的做法大同小异：PyTorch 把运算记录在张量上，从损失往回计算；TensorFlow 用 `GradientTape`（梯度带）记录；JAX 把函数变换成计算其梯度的函数。下面在已安装的各框架上用 float64 计算同一个梯度。
 
 
 # %%
@@ -163,7 +158,7 @@ def by_jax():
         y = a @ w["W2"] + w["b2"]
         return jnp.mean((y - t) ** 2)
 
-    with jax.enable_x64(True):  # JAX computes in float32 by default
+    with jax.enable_x64(True):  # JAX 默认用 float32 计算
         return {k: np.asarray(g) for k, g in jax.grad(loss)(weights).items()}
 
 
@@ -171,14 +166,13 @@ def by_jax():
 referees = {"torch": by_torch, "tensorflow": by_tensorflow, "jax": by_jax}
 found = {name: referee() for name, referee in referees.items() if find_spec(name)}
 for name, gradients in found.items():
-    print(f"{name:10s} differs from our hand-derived gradient by {apart(ours, gradients):.0e}")
+    print(f"{name:10s} 与手算梯度相差 {apart(ours, gradients):.0e}")
     assert apart(ours, gradients) < 1e-14
 
 # %% [markdown]
-# 能有的位数全都一致。框架所做的，你的双手都能做；只是它们对每个运算都做，做得快，而且不出错。
+# 结果一致到 float64 的最后几位。可见框架做的事与手算完全一样，只不过对每种运算都能做，而且又快又不出错。
 #
-# 训练网络用的 float32 只有七位有效数字，同样的比较大约得到 $10^{-7}$。下面用 Keras 的层搭同一个网络，
-# 由正在运行的框架求梯度，与我们的 float64 相比。
+# 训练网络通常用 float32，它只有约七位有效数字，同样的比较会得到大约 $10^{-7}$ 的差别。下面用 Keras 的层搭建同一个网络，由当前框架求梯度，再与手算的 float64 梯度比较。
 
 # %%
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5, "tanh"), keras.layers.Dense(2)])
@@ -186,7 +180,7 @@ model.set_weights([w.astype("float32") for w in weights.values()])
 
 
 def gradients_of(model, x, t):
-    """The gradients by the names in `weights`, on the current framework."""
+    """当前框架求出的梯度，键与 `weights` 相同。"""
     x, t = (keras.ops.convert_to_tensor(z.astype("float32")) for z in (x, t))
     variables = model.trainable_variables
     if keras.backend.backend() == "torch":
@@ -211,13 +205,13 @@ def gradients_of(model, x, t):
 
 
 in_float32 = apart(ours, gradients_of(model, x, t))
-print(f"float32 on {keras.backend.backend()}: {in_float32:.0e} relative difference from float64")
+print(f"{keras.backend.backend()} 上的 float32：与 float64 相差 {in_float32:.0e}")
 assert in_float32 < 1e-5
 
 # %% [markdown]
-# ## 梯度有什么用
+# ## 梯度的用途
 #
-# 只要步子够短，逆着梯度走一步，损失就变小。训练不过如此：前向，反向，走一步。步长就是学习率。
+# 只要步子够小，沿梯度的反方向走一步，损失就会减小。训练就是重复这三件事：前向、反向、更新权重。每一步走多远由学习率决定。
 
 # %%
 losses = {}
@@ -228,10 +222,10 @@ for rate, color, style in ((0.03, BLUE, "-"), (0.3, GREEN, "--"), (1.5, RED, ":"
         slopes = backward(**w)
         w = {k: w[k] - rate * slopes[k] for k in w}
     losses[rate] = curve
-    plt.semilogy(curve, color=color, linestyle=style, label=f"learning rate {rate}")
-plt.xlabel("step")
-plt.ylabel("mean squared error")
-plt.title("Too low: slow; too high: unstable")
+    plt.semilogy(curve, color=color, linestyle=style, label=f"学习率 {rate}")
+plt.xlabel("步")
+plt.ylabel("均方误差")
+plt.title("学习率太低则慢，太高则不稳定")
 plt.legend()
 plt.grid(alpha=0.3)
 plt.show()
@@ -240,11 +234,11 @@ assert losses[0.3][-1] < losses[0.03][-1] < losses[0.03][0]
 # %% [markdown]
 # ## 练习
 #
-# **1.** 把 tanh 换成 ReLU。`backward` 的哪一行要改，改成什么？
+# **1.** 把 tanh 换成 ReLU。`backward` 中的哪一行要改，改成什么？
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
-# @title Answer
-# Only the line of the activation: h_ = a_ * (h > 0), because ReLU's derivative is 1 where h > 0, else 0.
+# @title 答案
+# 只有激活函数那一行：h_ = a_ * (h > 0)，因为 ReLU 的导数在 h > 0 时为 1，否则为 0。
 
 
 def relu_loss(W1, b1, W2, b2):
@@ -261,11 +255,11 @@ print(by_formula, by_difference)
 assert abs(by_formula - by_difference) < 1e-8
 
 # %% [markdown]
-# **2.** 损失对输入的导数 $\bar x$ 是什么？它说明哪些像素要紧，第 4 章的图就是用它画的。
+# **2.** 损失对输入的导数 $\bar x$ 是什么？它反映哪些输入重要（对图像来说就是显著图）。
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
-# @title Answer
-# h = x W1 + b1, so, as in the line for y: x_ = h_ W1^T.
+# @title 答案
+# h = x W1 + b1，与 y 那一行同理：x_ = h_ W1^T。
 h, a, y, _ = forward(**weights)
 h_ = (2 * (y - t) / y.size) @ weights["W2"].T * (1 - a**2)
 x_ = h_ @ weights["W1"].T
@@ -277,23 +271,22 @@ print(x_[0, 0], (moved - before) / 1e-6)
 assert abs(x_[0, 0] - (moved - before) / 1e-6) < 1e-5
 
 # %% [markdown]
-# **3.** 对一个样本，前向要多少次乘法，反向要多少次？只数矩阵乘积。（这就是一步训练大约是一次预测的三倍的原因。）
+# **3.** 对一个样本，前向要多少次乘法，反向要多少次？只计矩阵乘法。（这就是训练一步的计算量约为预测一次的三倍的原因。）
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
-# @title Answer
+# @title 答案
 forward_products = 3 * 5 + 5 * 2  # x W1, a W2
-backward_products = (5 * 2 + 5 * 2) + 3 * 5  # a_ and W2's gradient; W1's gradient (x_ is not needed)
+backward_products = (5 * 2 + 5 * 2) + 3 * 5  # a_ 与 W2 的梯度；W1 的梯度（不需要 x_）
 print(forward_products, backward_products, (forward_products + backward_products) / forward_products)
 assert (forward_products, backward_products) == (25, 35)
-# If an earlier layer needs x_ as well, the backward pass costs twice the forward pass: three times in all.
+# 如果前面还有一层，x_ 也要算，反向就是前向的两倍：合计三倍。
 assert backward_products + 3 * 5 == 2 * forward_products
 
 # %% [markdown]
 # ## 继续阅读
 #
-# - 下一章：[多层感知机，写四遍](03-mlp.ipynb)
-# - Michael Nielsen，[Neural Networks and Deep Learning](http://neuralnetworksanddeeplearning.com/chap2.html) 第 2 章：
-#   反向传播算法如何工作
+# - 下一章：[多层感知机的四种写法](03-mlp.ipynb)
+# - Michael Nielsen，[Neural Networks and Deep Learning](http://neuralnetworksanddeeplearning.com/chap2.html) 第 2 章：反向传播算法如何工作
 # - [《动手学深度学习》](https://zh.d2l.ai/chapter_multilayer-perceptrons/backprop.html)：前向传播、反向传播和计算图
 # - CS231n，[Backpropagation, Intuitions](https://cs231n.github.io/optimization-2/)
 # - Goodfellow、Bengio、Courville，[Deep Learning](https://www.deeplearningbook.org/contents/mlp.html) 6.5 节

@@ -1,9 +1,7 @@
 # %% [markdown]
 # # 11 数据增强
 #
-# **你会看到什么。** 一张图转了五度，显示的还是同一样东西，而且不花一分钱。你将以二十来种方式改变照片、文字和一段旋律，看到、听到结果，
-# 并用测量来核对。然后，一个网络能认居中的数字，却几乎认不出挪动过的；用同样的 200 个数字，它学会了两样都认。
-# 一切由种子决定：每个框架看到的变化逐位相同。
+# **你会看到什么。** 一张照片旋转五度，内容不变，却是一个新的样本，而且不花成本。你将用二十来种方式变换照片、文字和一段旋律，看到、听到结果，并通过测量来核对。然后，一个网络能识别居中的数字，却几乎认不出平移过的；用同样的 200 个数字加上数据增强，它学会了两样都识别。随机变换由种子决定，结果可复现：每个框架得到的图像逐位相同。
 
 # %%
 import os
@@ -20,7 +18,8 @@ import zoo
 from zoo import augment
 from zoo.spectrogram import log_mel, normalized
 
-zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
+zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # 也可以是 "tensorflow" 或 "jax"：数值相同
+zoo.show.use_fonts()  # 图中可以有中文
 
 import keras
 
@@ -29,13 +28,12 @@ BLUE, RED = "#0072B2", "#D55E00"
 # %% [markdown]
 # ## 图像
 #
-# scikit-learn 自带两张照片：一座寺庙和一朵花。一个变换是图像与随机数生成器的函数。多数变换只改一张图，标签不动；最后两种混合一对图，
-# 标签也按同样的比例混合：
+# scikit-learn 自带两张照片：一座寺庙和一朵花。变换是以图像和随机数生成器为参数的函数。多数变换只改变图像，标签不变；最后两种混合两张图，标签也按同样的比例混合：
 #
 # - **MixUp**：每个像素是 $\lambda x + (1 - \lambda) x'$，目标是 $\lambda y + (1 - \lambda) y'$；
-# - **CutMix**：一个矩形取自另一张图，目标按像素数计算。
+# - **CutMix**：把一个矩形换成另一张图的内容，目标按像素数的比例计算。
 #
-# **RandAugment** 从十四种操作里抽几种，强度都一样。
+# **RandAugment** 从十四种操作中随机选几种，强度相同。
 
 # %%
 temple, flower = (
@@ -44,7 +42,7 @@ temple, flower = (
 )
 is_temple, is_flower = np.eye(2, dtype="float32")
 
-pictures = {"temple": temple}
+pictures = {"寺庙": temple}
 for transform in (
     augment.HorizontalFlip(1.0),
     augment.VerticalFlip(1.0),
@@ -56,10 +54,10 @@ for transform in (
     augment.RandomErasing(1.0),
 ):
     pictures[type(transform).__name__] = transform(temple, np.random.default_rng(4))
-pictures["flower"] = flower
+pictures["花"] = flower
 for transform in (augment.MixUp(1.0), augment.CutMix(1.0)):
     mixed, target = transform.mix((temple, is_temple), (flower, is_flower), np.random.default_rng(4))
-    pictures[f"{type(transform).__name__}: {target[0]:.2f} temple"] = mixed
+    pictures[f"{type(transform).__name__}：寺庙 {target[0]:.2f}"] = mixed
     assert abs(target.sum() - 1) < 1e-6
 
 figure, axes = plt.subplots(2, 6, figsize=(13, 4.6), layout="constrained")
@@ -71,10 +69,9 @@ for axis, (title, picture) in zip(axes.flat, pictures.items(), strict=False):
 plt.show()
 
 # %% [markdown]
-# ## 人人相同
+# ## 可复现的数据增强
 #
-# 每个周期重新抽取的变化让数据变多，也让训练更难重复。zoo 的生成器以（种子、周期、样本在数据中的位置）为键：
-# 一个样本变成什么，与框架无关，与它所在的批次无关，也与读取数据的进程数无关。请与另一个框架的指纹比一比。
+# 每一轮都重新随机变换，相当于有更多的数据，但也使训练更难复现。zoo 的随机数以（种子、轮次、样本在数据中的序号）为键：一个样本变成什么，与框架无关，与它所在的批次无关，也与读取数据的进程数无关。可以与另一个框架的指纹比较。
 
 # %%
 digits = zoo.tasks.load("digits", (8, 8, 1))
@@ -86,17 +83,16 @@ def fingerprint(epoch):
     return zlib.crc32(np.round(images * 255).astype("uint8").tobytes())
 
 
-print(f"on {keras.backend.backend()}: epoch 0 {fingerprint(0):08x}, epoch 1 {fingerprint(1):08x}")
+print(f"{keras.backend.backend()}：第 0 轮 {fingerprint(0):08x}，第 1 轮 {fingerprint(1):08x}")
 assert fingerprint(0) == fingerprint(0) != fingerprint(1)
 there, _ = augment.batch(task, [7, 2], seed=0, epoch=0)
 back, _ = augment.batch(task, [2, 7, 30], seed=0, epoch=0)
 assert np.array_equal(there, back[1::-1])
 
 # %% [markdown]
-# ## 有用吗？
+# ## 数据增强有效吗？
 #
-# 用 200 个数字来学。scikit-learn 的数字在训练集和测试集里都整齐地居中。所以我们留出两组：一组是原样的数字，
-# 一组是同样的数字在各个方向上最多挪一个像素，就像相机没有拿稳。
+# 用 200 个数字训练。scikit-learn 的数字在训练集和测试集中都整齐地居中。因此我们准备两组留出数据：一组是原样的数字，一组是同样的数字在各个方向上最多平移一个像素，就像相机没有拿稳。
 
 # %%
 x, y = digits.train[0][:200], digits.train[1][:200]
@@ -119,10 +115,10 @@ def fit(changes):
     )  # fmt: skip
 
 
-runs = {"no augmentation": fit(None), "RandomCrop(8, 1)": fit("RandomCrop(8, 1)")}
+runs = {"不增强": fit(None), "RandomCrop(8, 1)": fit("RandomCrop(8, 1)")}
 for name, run in runs.items():
     on_centred, on_moved = (accuracy(run.model, images) for images in (centred, moved))
-    print(f"{name:16s} accuracy on centred digits {on_centred:.2f}, on shifted ones {on_moved:.2f}")
+    print(f"{name:16s} 居中数字的准确率 {on_centred:.2f}，平移数字 {on_moved:.2f}")
 plain, cropped = runs.values()
 assert accuracy(plain.model, moved) < 0.55
 assert accuracy(cropped.model, moved) > 0.7
@@ -133,22 +129,20 @@ for (name, run), color, style in zip(runs.items(), (RED, BLUE), ("--", "-"), str
     plt.plot(
         range(1, 61), [epoch["accuracy"] for epoch in run.history], color=color, linestyle=style, label=name
     )
-plt.xlabel("epoch")
-plt.ylabel("accuracy on shifted digits")
-plt.title("trained on 200 digits, without augmentation and with random crops")
+plt.xlabel("轮")
+plt.ylabel("平移数字的准确率")
+plt.title("用 200 个数字训练：不增强与随机裁剪")
 plt.ylim(0, 1)
 plt.grid(alpha=0.3)
 plt.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# 一个像素就足以打垮普通的网络：感知机不懂什么叫“旁边”。随机裁剪教会了它。在居中的数字上，那里从来没有什么挪动，它没有多大帮助，
-# 也没有多大害处。这是所有数据增强的规律：你改变什么，网络就学会忽略什么。要改变的，是在使用时无关紧要的东西，其他的都别动（练习 3）。
+# 平移一个像素就足以使没有数据增强的网络出错：多层感知机不知道哪些像素相邻。随机裁剪使它学会了应对平移。对居中的数字没有多大帮助，也没有多大害处。这是数据增强的一般规律：变换什么，网络就学会忽略什么。所以应当变换使用时无关紧要的因素，不要改变其他的（练习 3）。
 #
 # ## 文字
 #
-# 四种改动词的小变化（Wei 和 Zou 称之为“简易数据增强”），和一种大变化：翻译成另一种语言，再翻译回来。`BackTranslation`
-# 接受任意两个以文字为参数的函数，例如用两个训练好的模型调用 `zoo.translate`。这里用两张词表代替译者。
+# 四种对词的小改动（Wei 和 Zou 称之为“简易数据增强”），和一种大的改动：回译，即翻译成另一种语言，再翻译回来。`BackTranslation` 接受任意两个以文字为参数的函数，例如用两个训练好的模型调用 `zoo.translate`。这里用两张词表代替翻译模型。
 
 # %%
 text = "The quick brown fox jumps over the lazy dog."
@@ -176,17 +170,16 @@ assert set(texts[0].split()) < set(text.split())
 assert sorted(texts[1].split()) == sorted(text.split())
 
 # %% [markdown]
-# 要留心变化对标签的影响：删词可能把 “not bad” 里的 “not” 删掉。Wei 和 Zou 发现，改动十分之一的词是合适的比率。
+# 要注意改动是否影响标签：删词可能把 “not bad” 中的 “not” 删掉。Wei 和 Zou 建议改动大约十分之一的词。
 #
 # ## 声音
 #
-# 一段三个音的旋律，带泛音，每秒 8,000 个采样点。我们让它变慢而音高不变，让它变调而时长不变，再加上噪声。**SpecAugment**
-# 作用在频谱图上：它抹掉几段时间、几条频带，让语音识别器学会缺了它们也能认。
+# 一段三个音的旋律，带泛音，每秒 8,000 个采样点。我们让它变慢而音高不变，变调而时长不变，再加上噪声。**SpecAugment** 作用在频谱图上：它遮盖几段时间和几个频带，使语音识别模型在缺少这些信息时也能识别。
 
 # %%
 RATE = 8000
 t = np.arange(int(0.4 * RATE)) / RATE
-loudness = np.exp(-3 * t) * np.minimum(1, np.minimum(t, t[-1] - t) / 0.02)  # fades in, then decays
+loudness = np.exp(-3 * t) * np.minimum(1, np.minimum(t, t[-1] - t) / 0.02)  # 先渐强，再渐弱
 
 
 def note(frequency):
@@ -195,7 +188,7 @@ def note(frequency):
 
 melody = (0.5 * np.concatenate([note(440), note(554), note(659)])).astype("float32")
 
-sounds = {"melody": melody}
+sounds = {"旋律": melody}
 for transform in (augment.TimeStretch((0.7, 0.7)), augment.PitchShift(4), augment.Noise((5, 5))):
     sounds[type(transform).__name__] = transform(melody, np.random.default_rng(4))
 masked = augment.SpecAugment(time_width=30, frequency_width=12)(
@@ -205,19 +198,17 @@ masked = augment.SpecAugment(time_width=30, frequency_width=12)(
 figure, axes = plt.subplots(2, 5, figsize=(15, 4.4), layout="constrained")
 for (title, wave), (top, bottom) in zip(sounds.items(), axes.T, strict=False):
     top.plot(np.arange(len(wave)) / RATE, wave, color=BLUE, linewidth=0.5)
-    top.set(title=title, xlim=(0, 1.75), ylim=(-1, 1), xlabel="time (s)", ylabel="amplitude")
+    top.set(title=title, xlim=(0, 1.75), ylim=(-1, 1), xlabel="时间（秒）", ylabel="振幅")
     picture = log_mel(wave, RATE, mels=64).T
     bottom.imshow(picture, origin="lower", aspect="auto", extent=(0, len(wave) / RATE, 0, 64), vmin=-12)
-    bottom.set(xlim=(0, 1.75), xlabel="time (s)", ylabel="mel band")
+    bottom.set(xlim=(0, 1.75), xlabel="时间（秒）", ylabel="mel 频带")
 axes[0, 4].axis("off")
 axes[1, 4].imshow(masked.T, origin="lower", aspect="auto", extent=(0, len(melody) / RATE, 0, 64))
-axes[1, 4].set(title="SpecAugment", xlim=(0, 1.75), xlabel="time (s)", ylabel="mel band")
+axes[1, 4].set(title="SpecAugment", xlim=(0, 1.75), xlabel="时间（秒）", ylabel="mel 频带")
 plt.show()
 
 # %% [markdown]
-# 在笔记本里听一听。然后测量三者是否言行一致：长度、第一个音的频率，以及信噪比，即平均功率之比的 $10 \log_{10}$。
-# 有一样东西和原来不同：变慢的旋律里最后一个音变轻了。做伸缩的是相位声码器，它让每个频率的相位各走各的，却丢掉了相邻频率之间的关系；
-# 它们不再一致的地方就互相抵消。这叫做相位失真（phasiness），是这种方法的代价。
+# 在笔记本中可以播放。然后通过测量核对三种变换：时长、第一个音的频率，以及信噪比，即平均功率之比的 $10 \log_{10}$。有一点与预期不同：变慢的旋律中最后一个音变轻了。时间伸缩使用相位声码器，它让每个频率的相位独立变化，丢掉了相邻频率之间的相位关系；相位不再一致的地方会互相抵消。这叫做相位失真（phasiness），是这种方法的代价。
 
 # %%
 for title, wave in sounds.items():
@@ -226,21 +217,21 @@ for title, wave in sounds.items():
 
 
 def loudest(wave):
-    """The frequency, in Hz, of the strongest sine in the first 0.3 s."""
+    """前 0.3 秒中最强的正弦波的频率，单位 Hz。"""
     spectrum = np.abs(np.fft.rfft(wave[: int(0.3 * RATE)], 16 * RATE))
     return spectrum.argmax() / 16
 
 
 length = len(sounds["TimeStretch"]) / len(melody)
-semitones = np.random.default_rng(4).uniform(-4, 4)  # what PitchShift drew
+semitones = np.random.default_rng(4).uniform(-4, 4)  # PitchShift 抽到的值
 ratio = loudest(sounds["PitchShift"]) / loudest(melody)
 snr = 10 * np.log10(np.mean(melody**2) / np.mean((sounds["Noise"] - melody) ** 2))
 still = loudest(sounds["TimeStretch"])
-last = [np.std(np.array_split(sounds[title], 3)[2]) for title in ("TimeStretch", "melody")]
-print(f"stretched to {length:.3f} of the length, the first note still at {still:.0f} Hz")
-print(f"its last note has {last[0] / last[1]:.2f} of the amplitude")
-print(f"shifted by {semitones:.2f} semitones: times {ratio:.3f}, expected {2 ** (semitones / 12):.3f}")
-print(f"noise at {snr:.2f} dB, expected 5")
+last = [np.std(np.array_split(sounds[title], 3)[2]) for title in ("TimeStretch", "旋律")]
+print(f"拉长到原来的 {length:.3f} 倍，第一个音仍是 {still:.0f} Hz")
+print(f"最后一个音的振幅是原来的 {last[0] / last[1]:.2f}")
+print(f"变调 {semitones:.2f} 个半音：频率变为 {ratio:.3f} 倍，应为 {2 ** (semitones / 12):.3f}")
+print(f"信噪比 {snr:.2f} dB，应为 5")
 assert abs(length - 1 / 0.7) < 1e-3
 assert last[0] < 0.8 * last[1]
 assert abs(still - 440) < 5
@@ -253,18 +244,17 @@ assert abs(snr - 5) < 0.01
 # **1.** 十二个半音是一个八度，频率加倍。旋律的第三个音（659 Hz）比第一个音（440 Hz）高多少个半音？请用公式求出。
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
-# @title Answer
-# 2^(s / 12) = 659 / 440, so s = 12 log2(659 / 440): seven semitones, a fifth, to a hundredth.
+# @title 答案
+# 2^(s / 12) = 659 / 440，所以 s = 12 log2(659 / 440)：七个半音，即纯五度，误差不到百分之一。
 fifth = 12 * np.log2(659 / 440)
-print(f"{fifth:.2f} semitones")
+print(f"{fifth:.2f} 个半音")
 assert abs(fifth - 7) < 0.01
 
 # %% [markdown]
-# **2.** 写一个自己的变换：`augment.Transform` 的子类，`__call__` 接受图像和生成器，返回带椒盐噪声的图像，每个像素以百分之五的比率变成黑或白。
-# 用一张均匀的灰图验证比率正确，且同样的生成器给出同样的图。
+# **2.** 自己写一个变换：`augment.Transform` 的子类，`__call__` 接受图像和随机数生成器，返回带椒盐噪声的图像，每个像素以百分之五的概率变成黑或白。用一张均匀的灰色图像验证比例正确，且同样的随机数生成器给出同样的图像。
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
-# @title Answer
+# @title 答案
 noise_rate = 0.05
 
 
@@ -278,29 +268,27 @@ class SaltAndPepper(augment.Transform):
 grey = np.full((200, 200, 1), 0.5, "float32")
 first, second = (SaltAndPepper()(grey, np.random.default_rng(0)) for _ in range(2))
 share = np.mean(first != grey)
-print(f"{share:.4f} of the pixels changed")
+print(f"改变的像素占 {share:.4f}")
 assert np.array_equal(first, second)
 assert abs(share - noise_rate) < 0.005
 
 # %% [markdown]
-# **3.** 哪种变化对数字是错的？用 `"Rotation(180)"` 训练，解释你在居中的数字上看到的结果。
+# **3.** 哪种变换不适合数字？用 `"Rotation(180)"` 训练，并解释居中数字的准确率。
 
 # %% cellView="form" jupyter={"source_hidden": true} tags=["answer"]
-# @title Answer
-# A 6 rotated by 180 degrees is a 9, but its label stays 6: the network is trained with wrong labels.
+# @title 答案
+# 6 转 180 度就是 9，而标签仍是 6：网络在用错误的标签训练。
 upside_down = fit("Rotation(180)")
 with_it, without = accuracy(upside_down.model, centred), accuracy(plain.model, centred)
-print(f"accuracy {with_it:.2f}, without augmentation {without:.2f}")
+print(f"准确率 {with_it:.2f}，不增强时 {without:.2f}")
 assert with_it < without - 0.05
 
 # %% [markdown]
 # ## 继续阅读
 #
-# - 下一章：[三个框架并排看](12-side-by-side.ipynb)
+# - 下一章：[跨框架对比](12-side-by-side.ipynb)
 # - [《动手学深度学习》](https://zh.d2l.ai/chapter_computer-vision/image-augmentation.html) 13.1 节：图像增广
 # - Goodfellow、Bengio、Courville，[Deep Learning](https://www.deeplearningbook.org/contents/regularization.html) 7.4 节
-# - 图像：Zhang 等 2018，[mixup](https://arxiv.org/abs/1710.09412)；Yun 等 2019，
-#   [CutMix](https://arxiv.org/abs/1905.04899)；Cubuk 等 2020，[RandAugment](https://arxiv.org/abs/1909.13719)
-# - 文字：Wei、Zou 2019，[EDA](https://arxiv.org/abs/1901.11196)；Sennrich 等 2016，
-#   [回译](https://arxiv.org/abs/1511.06709)
+# - 图像：Zhang 等 2018，[mixup](https://arxiv.org/abs/1710.09412)；Yun 等 2019，[CutMix](https://arxiv.org/abs/1905.04899)；Cubuk 等 2020，[RandAugment](https://arxiv.org/abs/1909.13719)
+# - 文字：Wei、Zou 2019，[EDA](https://arxiv.org/abs/1901.11196)；Sennrich 等 2016，[回译](https://arxiv.org/abs/1511.06709)
 # - 声音：Park 等 2019，[SpecAugment](https://arxiv.org/abs/1904.08779)
