@@ -15,14 +15,15 @@ from zoo.layers import Input, Model
 
 HERE = backends.current()
 BOUND = 2e-6  # float32, of the largest value
-MASK = np.int32(
+MASK = np.array(
     [
         [1, 1, 1, 1, 1, 1],
         [1, 1, 1, 1, 0, 0],
         [0, 0, 0, 1, 1, 1],
         [0, 1, 0, 0, 1, 0],
         [0, 0, 0, 0, 0, 0],
-    ]
+    ],
+    np.int32,
 )
 
 

@@ -6,8 +6,9 @@ Initial weights are drawn by (seed, layer name, weight name), see `zoo.random`; 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
@@ -271,7 +272,7 @@ class Attention(Layer):
         y = ops.reshape(y, ops.shape(query))
         return y if seeing is None else ops.where(ops.expand_dims(seeing, -1), y, ops.zeros((), y.dtype))
 
-    def sees_real_keys(self, real: Tensor, cache: caching.Cache | None, count: int | None) -> Tensor:
+    def sees_real_keys(self, real: Tensor, cache: caching.Cache | None, count: Any) -> Tensor:
         """(b, m) -> (b, 1 or n): whether any of the keys that a query sees is real."""
         if not self.causal:
             return ops.any(real, axis=1, keepdims=True)
@@ -984,7 +985,9 @@ class BlankPadding(Layer):
 class TokenModel(keras.Model):
     """A model of inputs by name, `token_ids` alone if need be; tokens that it does not know are refused.
 
-    Where a function is compiled, JAX and TensorFlow would take the nearest token there is, silently.
+    A compiled function cannot check them: JAX has NaN for such a token, TensorFlow under XLA the nearest one.
+    So arrays are checked whole before Keras's `fit` and the like compile, and of a generator the first batch;
+    data sets and loaders are not, as looking at a batch may use it up.
     """
 
     def complete(self, inputs: Any) -> dict[str, Any]:
@@ -999,17 +1002,62 @@ class TokenModel(keras.Model):
 
     def __call__(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
         inputs = self.complete(inputs)
-        known = {name: backends.current().known(x) for name, x in inputs.items() if x is not None}
-        registry.check_tokens(self, {name: x for name, x in known.items() if x is not None})
+        self.check(inputs)
         return super().__call__(inputs, *arguments, **options)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         return super().call(self.complete(inputs), training=training, mask=mask)
 
+    def compute_output_spec(
+        self, inputs: dict[str, Any], training: bool | None = None, mask: Any = None
+    ) -> Any:
+        # Keras's asks for the shape of every input, of one that is left out, too.
+        own = zip(inputs, keras.tree.flatten(self._inputs_struct), strict=True)
+        return super().compute_output_spec(
+            {name: tensor if inputs[name] is None else inputs[name] for name, tensor in own}, training, mask
+        )
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Raise WrongConfiguration for tokens that the model does not know, where the numbers are at hand."""
+        known = {name: backends.current().known(x) for name, x in inputs.items() if x is not None}
+        registry.check_tokens(self, {name: x for name, x in known.items() if x is not None})
+
+    def checked(self, x: Any) -> Any:
+        """Data for `fit` and the like, its tokens checked."""
+        if isinstance(x, GeneratorType):
+            return self.first_checked(x)
+        if isinstance(x, dict) or backends.current().known(x) is not None:
+            self.check(self.complete(x))
+        return x
+
+    def first_checked(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches, (x, y) or x, the tokens of the first checked."""
+        for batch in batches:
+            self.checked(batch[0] if isinstance(batch, tuple) else batch)
+            yield batch
+            break
+        yield from batches
+
+    def fit(self, x: Any = None, *arguments: Any, **options: Any) -> Any:
+        held_out = options.get("validation_data")
+        if isinstance(held_out, tuple | list):
+            self.checked(held_out[0])
+        return super().fit(self.checked(x), *arguments, **options)
+
+    def evaluate(self, x: Any = None, *arguments: Any, **options: Any) -> Any:
+        return super().evaluate(self.checked(x), *arguments, **options)
+
     def predict(self, x: Any, *arguments: Any, **options: Any) -> Any:
-        if isinstance(x, np.ndarray | dict):
-            registry.check_tokens(self, self.complete(x))
-        return super().predict(x, *arguments, **options)
+        return super().predict(self.checked(x), *arguments, **options)
+
+    def train_on_batch(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        return super().train_on_batch(self.checked(x), *arguments, **options)
+
+    def test_on_batch(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        return super().test_on_batch(self.checked(x), *arguments, **options)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        return super().predict_on_batch(self.checked(x))
 
 
 class CachedStep(keras.Model):

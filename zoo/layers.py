@@ -39,7 +39,8 @@ def TokenModel(inputs: dict[str, Tensor], outputs: Tensor) -> keras.Model:
     """A `keras.Model` of inputs by name, which may be called on one alone, `model(token_ids)`.
 
     Called on numbers, not within a compiled function, it raises WrongConfiguration for tokens that are not
-    in its vocabulary, and for more of them than it has positions.
+    in its vocabulary, and for more of them than it has positions; so do `fit`, `evaluate` and `predict` for
+    arrays and for the first batch of a generator.
     """
     return _layers().TokenModel(inputs, outputs)
 

@@ -242,16 +242,25 @@ def example(model: keras.Model, batch: int = 2, seed: int = 0) -> np.ndarray | d
 def vocabulary(model: keras.Model, tokens: Any) -> int | None:
     """How many tokens there are, 0 among them, by the layer that reads this input of a model, if any."""
     for layer in model.layers:
-        if any(tokens is x for node in layer._inbound_nodes for x in node.input_tensors):
+        for node in layer._inbound_nodes:
+            if not any(tokens is x for x in node.input_tensors):
+                continue
             for count in ("vocabulary", "count"):
                 if hasattr(layer, count):
                     return getattr(layer, count)
+            if isinstance(layer, keras.Model):  # which reads them in its turn
+                given = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+                for own, x in zip(layer.inputs, given, strict=False):
+                    if x is tokens and (found := vocabulary(layer, own)) is not None:
+                        return found
     return None
 
 
 def longest(model: keras.Model) -> int | None:
     """The most tokens a model takes; None where it takes any number."""
-    return min((layer.limit for layer in model.layers if hasattr(layer, "limit")), default=None)
+    limits = [layer.limit for layer in model.layers if hasattr(layer, "limit")]
+    limits += [longest(layer) for layer in model.layers if isinstance(layer, keras.Model)]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def check_length(model: keras.Model, name: str, count: int, limit: int | None) -> None:

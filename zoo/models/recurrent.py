@@ -24,6 +24,7 @@ from zoo.errors import WrongConfiguration, nearest
 from zoo.layers import (
     Input,
     Model,
+    TokenModel,
     attention_decoder,
     blank_padding,
     conv,
@@ -94,7 +95,8 @@ def recurrent(
         x = intermediate(x, f"layer{i}")
     x = intermediate(last if head == "classifier" else x, "features")
     x = (dropout if head == "classifier" else drop)(x, dropout_rate, name="dropout")
-    return Model(tokens, dense(x, vocabulary if head == "language_model" else classes, name="head"))
+    logits = dense(x, vocabulary if head == "language_model" else classes, name="head")
+    return TokenModel({"token_ids": tokens}, logits)
 
 
 def join(parts: list[Tensor]) -> Tensor:
@@ -130,7 +132,7 @@ def seq2seq(
     y = attention_decoder(y, width, memory=memory, lengths=real, states=states, name="decoder")  # (b, m, 3u)
     y = dropout(intermediate(y, "features"), dropout_rate, name="dropout")
     inputs = {"token_ids": tokens, "decoder_token_ids": written}
-    return Model(inputs, dense(y, vocabulary, name="head"))  # (b, m, vocabulary)
+    return TokenModel(inputs, dense(y, vocabulary, name="head"))  # (b, m, vocabulary)
 
 
 def speech(
