@@ -467,8 +467,8 @@ def _own_moments(o: Any, beta_1: Value) -> Transform:
         del weights
         first: Any = beta_1(state.count) if callable(beta_1) else beta_1
         count = optax.safe_increment(state.count)
-        mu = [m + (g - m) * (1 - first) for m, g in zip(state.mu, gradients, strict=True)]
-        nu = [v + (g * g - v) * (1 - o.beta_2) for v, g in zip(state.nu, gradients, strict=True)]
+        mu = [first * m + (1 - first) * g for m, g in zip(state.mu, gradients, strict=True)]
+        nu = [o.beta_2 * v + (1 - o.beta_2) * g * g for v, g in zip(state.nu, gradients, strict=True)]
         largest = [jnp.maximum(x, v) for x, v in zip(state.nu_max, nu, strict=True)]
 
         def direction(m: jax.Array, v: jax.Array) -> jax.Array:

@@ -341,9 +341,18 @@ def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Op
     twin = description.fresh()
     twin.build(variables)
     kernel = KERNELS.get(type(twin).__name__)
-    if kernel and not getattr(twin, "amsgrad", False):
+    if kernel and not getattr(twin, "amsgrad", False) and _keeps_moments(twin):
         twin.update = partial(kernel, twin)
     return twin
+
+
+def _keeps_moments(o: Any) -> bool:
+    """Whether Adam's kernel is exact for these betas: it computes m + (g - m) (1 - b).
+
+    For a small b the rounding of a large m is all that would be left of it, and of g.
+    """
+    first = o.rate.base_momentum if o.cycles else getattr(o, "beta_1", 1.0)
+    return type(o).__name__ == "Momentum" or min(first, o.beta_2) >= 0.5
 
 
 def _momentum_kernel(

@@ -461,8 +461,8 @@ class LAMB(torch.optim.Optimizer):
                     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
                 state["step"] += 1
                 t, m, v = state["step"].item(), state["exp_avg"], state["exp_avg_sq"]
-                m.lerp_(weight.grad, 1 - beta_1)
-                v.lerp_(weight.grad.square(), 1 - beta_2)
+                m.mul_(beta_1).add_(weight.grad, alpha=1 - beta_1)
+                v.mul_(beta_2).addcmul_(weight.grad, weight.grad, value=1 - beta_2)
                 first, second = (1 - beta_1**t, 1 - beta_2**t) if self.bias_correction else (1.0, 1.0)
                 update = m / first / (v.sqrt() / second**0.5 + group["eps"])
                 if decay:
@@ -481,11 +481,13 @@ def _is_fused(groups: Sequence[Mapping[str, Any]]) -> bool:
     )
 
 
+# At a momentum of 0 torch.optim.SGD keeps no velocity and refuses Nesterov's: this one rounds to 0.
+NO_MOMENTUM = 5e-324
 # fused: the same arithmetic in one kernel, on CPU, CUDA and MPS
 OPTIMIZERS: dict[str, Callable[[Any, float, Any], torch.optim.Optimizer]] = {
     "SGD": lambda groups, rate, o: torch.optim.SGD(groups, rate, fused=_is_fused(groups)),
     "Momentum": lambda groups, rate, o: torch.optim.SGD(
-        groups, rate, o.momentum, nesterov=o.nesterov, fused=_is_fused(groups)
+        groups, rate, max(o.momentum, NO_MOMENTUM), nesterov=o.nesterov, fused=_is_fused(groups)
     ),
     "Adam": lambda groups, rate, o: torch.optim.Adam(
         groups, rate, (o.beta_1, o.beta_2), o.epsilon, amsgrad=o.amsgrad, fused=True
@@ -614,7 +616,7 @@ class Updater:
     def cycle(self, momentum: float) -> None:
         for group in self.optimizer.param_groups:
             if "momentum" in group:
-                group["momentum"] = momentum
+                group["momentum"] = max(momentum, NO_MOMENTUM)
             else:
                 group["betas"] = momentum, group["betas"][1]
 

@@ -312,7 +312,7 @@ class Momentum(Optimizer):
     ):
         below_one("Momentum", momentum=momentum)
         super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
-        self.momentum, self.nesterov = momentum, nesterov
+        self.momentum, self.nesterov = float(momentum), bool(nesterov)
 
     def update(
         self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
@@ -354,7 +354,8 @@ class Adam(Optimizer):
         below_one(who, beta_1=beta_1, beta_2=beta_2)
         at_least_zero(who, epsilon=epsilon)
         super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
-        self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
+        self.beta_1, self.beta_2, self.epsilon = float(beta_1), float(beta_2), float(epsilon)
+        self.amsgrad = bool(amsgrad)
         self.bias_correction = True
 
     @property
@@ -376,7 +377,9 @@ class Adam(Optimizer):
         """r of the formulas above, the moments brought up to date."""
         m, v, *largest = memory
         beta_1 = self.cycled(m.dtype)
-        first, second = m + (g - m) * (1 - beta_1), v + (ops.square(g) - v) * (1 - self.beta_2)
+        # Not m + (g - m) (1 - b1): where b1 is near 0 and m large, that leaves the rounding of m.
+        first = beta_1 * m + (1 - beta_1) * g
+        second = self.beta_2 * v + (1 - self.beta_2) * ops.square(g)
         self.assign(m, first)
         self.assign(v, second)
         for x in largest:
