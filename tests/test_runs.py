@@ -538,3 +538,34 @@ def test_a_run_is_used_on_this_framework(made: Made) -> None:
     assert facts["backend"] == backends.current().NAME
     for ours, theirs in zip(saved.model.variables, run.model.variables, strict=True):
         np.testing.assert_array_equal(numpy(ours), numpy(theirs))
+
+
+@pytest.mark.once
+def test_weights_loaded_into_a_runs_model_are_not_the_runs(made: Made, tmp_path: Path) -> None:
+    _, folder = made("folder")
+    model = zoo.load_run(folder).model
+    other = tmp_path / "other.safetensors"
+    zoo.weights.save(zoo.build("resnet18", seed=3, **small("resnet18"), classes=3), other)
+    zoo.weights.load(model, other)
+    (row,) = zoo.predict(model, given("folder", folder))
+    assert sorted(name for name, _ in row) == ["0", "1", "2"]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("number", [np.int64(3), 3])
+def test_arguments_of_numpys_are_saved_as_numbers(number: Any, tmp_path: Path) -> None:
+    x = np.zeros((4, SIZE, SIZE, 3), np.float32)
+    model = zoo.build("resnet18", **small("resnet18"), classes=number)
+    zoo.train(model, (x, np.arange(4) % 3), steps=1, out=tmp_path / "r", progress=False)
+    facts = zoo.load_run(tmp_path / "r").facts
+    assert facts["arguments"].items() >= {"classes": 3, "depths": [1, 1]}.items()
+    assert zoo.load_run(tmp_path / "r").model.output_shape == (None, 3)
+
+
+@pytest.mark.once
+def test_a_run_generates_by_its_tokenizer(made: Made) -> None:
+    run, folder = made("corpus")
+    reader = zoo.tokenizers.load(folder / "tokenizer.json")
+    tokens = zoo.generate(run.model, reader.encode("the cat"), 8, temperature=0)
+    for model in (folder, run, run.model):
+        assert zoo.generate(model, "the cat", 8, temperature=0) == reader.decode(tokens)
