@@ -338,7 +338,11 @@ class Engine(Predicts, Protocol):
     """Makes training steps on a model, and predicts with it."""
 
     weight: Callable[[np.ndarray], int]  # how many labels or examples the loss of a batch is the mean of
-    mode: str  # of `zoo.backends.MODES`, or "fit"
+
+    @property
+    def mode(self) -> str:
+        """Of `zoo.backends.MODES`, or "fit"."""
+        ...
 
     def fit(
         self,
