@@ -114,6 +114,14 @@ def test_keras_own_methods_refuse_tokens_outside_the_vocabulary(name: str, way: 
     assert all(np.array_equal(a, numpy(v)) for a, v in zip(before, model.variables, strict=True))
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("name", MODELS)
+def test_texts_without_a_token_are_refused(name: str) -> None:
+    model = small(name)
+    with pytest.raises(zoo.WrongConfiguration, match=r"of shape \(2, 0\); expected at least 1 token"):
+        model({key: x[:, :0] for key, x in required(model).items()})
+
+
 def test_a_generator_whose_first_batch_is_checked_still_begins_with_it() -> None:
     """Theirs are the same batches as arrays."""
     x = required(small("gpt-nano"))

@@ -284,6 +284,10 @@ def check_tokens(model: keras.Model, inputs: Mapping[str, Any]) -> None:
             raise WrongConfiguration(
                 f"{model.name}: {tensor.name} of shape {x.shape}; expected (batch, length)"
             )
+        if not x.shape[1]:
+            raise WrongConfiguration(
+                f"{model.name}: {tensor.name} of shape {x.shape}; expected at least 1 token"
+            )
         check_length(model, tensor.name, x.shape[1], limit)
         if count is not None and x.size and not 0 <= x.min() <= x.max() < count:
             wrong = x[(x < 0) | (x >= count)][0]
