@@ -231,3 +231,11 @@ def test_pairs_and_a_text_to_go_on_with_in_any_encoding_are_the_same(encoding: s
     assert sorted(p for x, y in found.values() for p in zip(x, y, strict=True)) == rows
     (tmp_path / "a.txt").write_bytes(ENCODINGS[encoding]("grün und grau\n"))
     assert text.read(tmp_path / "a.txt") == "grün und grau\n"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_file_of_the_names_of_classes_in_any_encoding_is_the_same(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_bytes(ENCODINGS[encoding]("Süßwasser\r\nMeer\r\n"))
+    model = zoo.build("mlp", shape=(8, 8, 3), widths=(4,), classes=2)
+    (found,) = zoo.predict(model, np.zeros((8, 8, 3), np.uint8), labels=tmp_path / "names.txt")
+    assert {name for name, _ in found} == {"Süßwasser", "Meer"}

@@ -19,7 +19,7 @@ from zoo.checks import integer
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.preprocessing import Preprocessing, plain
 from zoo.runs import SavedRun
-from zoo.tasks import sequences, speech
+from zoo.tasks import sequences, speech, tables
 from zoo.weights import hub, load, located
 
 if TYPE_CHECKING:
@@ -239,9 +239,12 @@ def _names(labels: str | Path | Sequence[str]) -> list[str]:
     if not isinstance(labels, str | Path):
         return list(labels)
     try:
-        return Path(labels).read_text(encoding="utf-8").strip().splitlines()
-    except (OSError, ValueError) as error:
-        raise DataUnavailable(f"{labels}: not a file of names, one a line ({error})") from None
+        decoded, bad = tables.lines(Path(labels))
+        tables.refuse(Path(labels), bad)
+    except DataUnavailable as error:
+        reason = str(error).removeprefix(f"{labels}: ")
+        raise DataUnavailable(f"{labels}: not a file of names, one a line ({reason})") from None
+    return "".join(decoded).strip().splitlines()
 
 
 def _names_beside(weights: str | Path | None) -> list[str] | None:
