@@ -1,11 +1,11 @@
-"""The classic deep-learning models, written once: the same numbers on PyTorch, TensorFlow and JAX.
+"""Classic deep-learning models, each written once: the same numbers on PyTorch, TensorFlow and JAX.
 
     import zoo
     zoo.use("jax")
     run = zoo.train("lenet5", task="digits")
     zoo.compare("lenet5")
 
-Nothing here imports a framework: Keras comes with the first model that is built.
+Importing this package imports no framework: Keras is imported when the first model is built.
 """
 
 from __future__ import annotations

@@ -109,21 +109,22 @@ def bench(
     show: Callable[[str], None] | None = None,
     report: Callable[[list[Record]], None] | None = None,
 ) -> list[Record]:
-    """Time models' steps, or how they are built, beside their peers, and return a row for each contestant.
+    """Measure the time of models' steps, or of building them, beside reference implementations.
 
-    Rows have "model", "backend", "device" (`device`, None for the framework's first), "what" ("train",
-    "infer", "generate" or "build"), "contestant", "step_ms"
-    (median), "step_ms_quartiles", "ratio" (to the framework's plain peer in its first mode, the median over
-    bursts that ran side by side; None without a peer), "compile_s" (first step less a later one), "peak_mb",
-    "loss" (after a burst of steps; None for inference) and "error". Of building, "build_s" and
-    "build_s_quartiles" stand in the place of the times of steps, and there is no batch. `show` is told what
-    is measured now; `report` is given the rows of one model and one "what" as soon as they are all there.
+    Returns a row for each implementation, with "model", "backend", "device" (`device`, None for the
+    framework's first), "what" ("train", "infer", "generate" or "build"), "contestant" (the implementation),
+    "step_ms" (median), "step_ms_quartiles", "ratio" (to the framework's plain implementation in its first
+    mode, the median over bursts that ran side by side; None without one), "compile_s" (first step minus a
+    later one), "peak_mb", "loss" (after a burst of steps; None for inference) and "error". For building,
+    "build_s" and "build_s_quartiles" replace the times of steps, and there is no batch. `show` is a callback
+    that receives what is being measured; `report` receives the rows of one model and one "what" as soon as
+    they are complete.
 
-    A step of generation writes `WRITTEN` tokens after a prompt, the likeliest each time.
-    Without a `batch_size`, it is the recipe's, or for a model made for photographs what two cores do in
-    about a second; its images are noise, as speed does not depend on them.
+    A generation step generates `WRITTEN` tokens after a prompt, the most likely each time. The default
+    `batch_size` is the recipe's, or for a model for natural images what two cores process in about a second;
+    its images are noise, because speed does not depend on them.
 
-    Raises ZooError's kinds for a wrong name before anything is measured.
+    Raises subclasses of ZooError for a wrong name before anything is measured.
     """
     if not models:
         raise WrongConfiguration("bench: no model given; `zoo list` shows them")

@@ -34,14 +34,14 @@ FILE = "checkpoint.safetensors"  # in the folder of a run, see zoo.runs
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds."""
+    """The content of a checkpoint file."""
 
     path: Path
     facts: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
 
     def take(self, name: str, given: Any) -> Any:
-        """The saved run's setting. Raises WrongConfiguration if another was given."""
+        """The setting of the saved run. Raises WrongConfiguration if a different one is given."""
         saved = self.facts[name]
         if given is not None and given != saved:
             raise WrongConfiguration(
@@ -162,7 +162,7 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> Checkpoint:
-    """A saved run, by its file or its folder. Raises WrongConfiguration for what is none."""
+    """Read a checkpoint, by its file or its run's folder. Raises WrongConfiguration for any other file."""
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)

@@ -1,4 +1,4 @@
-"""What can go wrong, by name. Each message says what was asked, what there is, and what to do."""
+"""The errors of the zoo. Each message states what was given, what was expected, and what to do."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from difflib import get_close_matches
 
 
 class ZooError(Exception):
-    """The base of every error the zoo raises on purpose: `except zoo.ZooError` catches them all."""
+    """The base class of all deliberate errors of the zoo: `except zoo.ZooError` catches them all."""
 
 
 class BackendError(ZooError):
-    """A framework that is unknown, not installed, or not the one that already runs in this process."""
+    """A framework that is unknown, not installed, or not the one already in use in this process."""
 
 
 class UnknownName(ZooError, LookupError):
-    """A name of no task, recipe, metric or the like."""
+    """An unknown name of a task, recipe, metric or similar."""
 
 
 class UnknownModel(UnknownName):
-    """A name that no model is registered under."""
+    """A name under which no model is registered."""
 
 
 class WrongConfiguration(ZooError, ValueError):
-    """An argument that the thing asked for does not take, or not with that value."""
+    """An argument that is not supported, or not with this value."""
 
 
 class DataUnavailable(ZooError):
-    """Data that could not be had: no network, or a file that is not what it should be."""
+    """Data that could not be obtained: no network connection, or a missing or invalid file."""
 
 
 class WeightsMismatch(ZooError, ValueError):
-    """Weights that are not the model's, name for name and shape for shape; none of them were loaded."""
+    """Weights that do not match the model by name and shape; nothing was loaded."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

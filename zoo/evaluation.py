@@ -1,6 +1,6 @@
-"""What a trained model scores on a task: on the examples that its run held out, or on others.
+"""Evaluation of a trained model on a task: on the held-out examples of its run, or on other data.
 
-zoo.evaluate("runs/resnet18-2026-11-30")                    what the run held out
+zoo.evaluate("runs/resnet18-2026-11-30")                    the held-out examples of the run
 zoo.evaluate("runs/resnet18-2026-11-30", "more-photos/")    a folder of the same classes
 zoo.evaluate("lenet5", "digits", weights="digits")
 """
@@ -37,17 +37,17 @@ def evaluate(
     tokenizer: Any = None,
     errors: str = "stop",
 ) -> dict[str, Any]:
-    """The task's metric and loss, by name; how many "examples" were measured, and of which "split".
+    """The task's metric and loss, by name, with the number of "examples" and the "split" they are from.
 
-    `model` is a run, or its path (`zoo.load_run`); a model you built; or a name, with `weights`, what
-    `zoo.weights.load` takes. `task` is what `zoo.train` takes, by default the run's own. Of a task that holds
-    examples out, and of a folder with splits of its own, those held out are measured; of arrays and of
-    another folder or file all. `split` is "held-out", "train" or "all". The classes of a folder or file are
-    matched by name with the run's, in whatever order, and may be fewer. Texts become tokens as the run's did.
-    `errors` is that of `zoo.train`.
+    `model` is a run, or its path (`zoo.load_run`); a model; or a name, with `weights` as for
+    `zoo.weights.load`. `task` is what `zoo.train` takes, by default the run's own. For a task with held-out
+    examples, and a folder with splits of its own, the held-out ones are used; for arrays and other folders or
+    files, all. `split` is "held-out", "train" or "all". The classes of a folder or file are matched by name
+    with the run's, in any order, and may be fewer. Texts are tokenized as in the run. `errors` is that of
+    `zoo.train`.
 
-    Raises UnknownName, WrongConfiguration, also for classes that the run does not know, and DataUnavailable;
-    then what `zoo.build` and `zoo.weights.load` raise.
+    Raises UnknownName, WrongConfiguration, also for classes that are not in the run, and DataUnavailable;
+    then the errors of `zoo.build` and `zoo.weights.load`.
     """
     if split not in (None, *SPLITS):
         raise UnknownName(f"split={split!r}; {nearest(str(split), SPLITS)}")

@@ -1,10 +1,10 @@
-"""What models write: token after token, each by what was written before.
+"""Text generation: sampling, greedy decoding and beam search.
 
-    zoo.generate(model, "Once upon", max_tokens=40)      # GPT goes on, T5 answers
-    zoo.translate(model, ["24 novembre 2026"])           # ["2026-11-24"], by seq2seq or T5
+    zoo.generate(model, "Once upon", max_tokens=40)      # GPT continues the text, T5 maps it to another
+    zoo.translate(model, ["24 novembre 2026"])           # ["2026-11-24"], with seq2seq or T5
 
-`generate` remembers keys and values (`zoo.caching`): a token costs one step, however long the text is. What
-it draws depends on the seed, the prompt's place and the step: every framework writes the same text.
+`generate` caches keys and values (`zoo.caching`), so each token takes one step of constant cost. Sampling
+depends on the seed, the index of the prompt and the step: every framework generates the same text.
 """
 
 from __future__ import annotations
@@ -47,19 +47,21 @@ def generate(
     tokenizer: Tokenizer | str | Path | None = None,
     watch: Callable[[int, str], None] | None = None,
 ) -> Any:
-    """What a model writes after a prompt, or after each of several, up to its end or `max_tokens`.
+    """Generate text after a prompt, or after each of several, up to its end or `max_tokens`.
 
-    Temperature 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits /
-    temperature), of the `top_k` likeliest only, or of the fewest that make up `top_p` (Holtzman et al. 2019,
-    arXiv:1904.09751). More than one of `beams` searches for the likeliest text instead, by its mean log p a
-    token. `repetition_penalty` divides the scores of tokens that are there (Keskar et al. 2019,
-    arXiv:1909.05858, section 4.1). A text ends before any of `stop`. `watch(place, piece)` is told each piece
-    of each prompt's text as it is written. All as in transformers' `generate`.
+    Temperature 0 takes the most likely token each time (greedy decoding); otherwise tokens are sampled from
+    softmax(logits / temperature), restricted to the `top_k` most likely tokens, or to the smallest set of
+    tokens with a total probability of `top_p` (Holtzman et al. 2019, arXiv:1904.09751). With `beams` above 1,
+    beam search looks for the most likely text by its mean log probability per token. `repetition_penalty`
+    divides the scores of tokens that already occur (Keskar et al. 2019, arXiv:1909.05858, section 4.1). A
+    text ends before any of the strings in `stop`. `watch(index, piece)` is a callback that receives each
+    piece of each prompt's text as it is generated. These options work as in transformers' `generate`.
 
-    `model` may also be a run of `zoo.train` or its path (`zoo.load_run`), which brings its tokenizer. Texts
-    are bytes, unless a `tokenizer` says otherwise, one of `zoo.tokenizers` or what its `load` takes. Prompts
-    that are tokens, (n,) int32, give tokens. Raises WrongConfiguration, before any work, for another kind of
-    model, a prompt that is empty, too long or not in the model's vocabulary, and numbers that cannot be.
+    `model` may also be a run of `zoo.train` or its path (`zoo.load_run`), which includes its tokenizer.
+    Tokens are bytes unless a `tokenizer` is given, one of `zoo.tokenizers` or what its `load` takes. For
+    prompts given as token ids, (n,) int32, the result is token ids. Raises WrongConfiguration, before any
+    work, for a model that does not generate text, a prompt that is empty, too long or not in the vocabulary,
+    and invalid options.
     """
     model = runs.resolved(model)
     writer = _writer(model)
@@ -437,13 +439,13 @@ def translate(
     max_tokens: int = 32,
     tokenizer: Tokenizer | str | Path | None = None,
 ) -> list[str]:
-    """What seq2seq or T5 makes of each text: the likeliest translation that a search of so many beams finds.
+    """Translate each text with a seq2seq or T5 model, by beam search.
 
-    One beam is greedy: the likeliest token at every step. T5's are those of `generate`, by their mean log p a
-    token; seq2seq's by their log p, Sutskever et al. 2014, arXiv:1409.3215, section 3.2. A translation ends
-    where the model ends it, or after `max_tokens`. Texts are bytes, unless a `tokenizer` says otherwise, or
-    the run that `model` may be as well, or its path.
-    Raises WrongConfiguration for another kind of model, no text, or numbers below 1.
+    One beam is greedy decoding. T5's translations are ranked as in `generate`, by their mean log probability
+    per token; seq2seq's by their total log probability, Sutskever et al. 2014, arXiv:1409.3215, section 3.2.
+    A translation ends with the model's end token or after `max_tokens`. Tokens are bytes unless a `tokenizer`
+    is given; `model` may also be a run of `zoo.train` or its path, which includes its tokenizer. Raises
+    WrongConfiguration for another kind of model, an empty input, or numbers below 1.
     """
     model = runs.resolved(model)
     shapes = registry.input_shapes(model)

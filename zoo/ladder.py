@@ -1,8 +1,9 @@
-"""The parity ladder: eight rungs that two frameworks climb together, and the first layer where they part.
+"""The parity ladder: compares two frameworks in eight steps (rungs), and finds the first layer where they
+differ.
 
-Each framework computes in a process of its own (`zoo.probe`) and writes arrays; here they are compared, in
-NumPy, without a framework. `parity` climbs registered models and a user's own; `Rung` says what each rung
-claims and within which bound; `GAPS` what is known not to hold, and why.
+Each framework computes in its own process (`zoo.probe`) and writes arrays; they are compared here, in NumPy,
+without a framework. `parity` runs the ladder on registered models and on a user's own; `RUNGS` defines what
+each rung claims and its bounds; `GAPS` lists known exceptions and their reasons.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ GAPS: tuple[Gap, ...] = ()
 
 
 class Parity(dict[str, Any]):
-    """What `parity` found: "rows", one for each model, float type, rung and pair; "models", "environment"."""
+    """The result of `parity`: "models", "environment", and "rows", one per model, type, rung and pair."""
 
     @property
     def rows(self) -> list[Record]:
@@ -120,20 +121,20 @@ def parity(
     out: str | Path | None = None,
     show: Callable[[str], None] | None = None,
 ) -> Parity:
-    """Climb the ladder with models of the zoo, in their small configurations.
+    """Check numerical parity across frameworks, on the models of the zoo in their small configurations.
 
-    All of them if none is named, a variant that is built small like another left out.
+    Without names, on all models, except variants with the same small configuration as another.
 
-    Or with your own: a function that builds a functional Keras model, and `inputs` for it, one array or a
-    dict by input name, as `zoo.parity(build_my_model, inputs)`: its outputs and gradients are compared, the
-    first framework's initial weights carried over to the others. With `targets` (integer labels, or numbers
-    with a `loss` as `zoo.train` takes it) it is trained too.
+    To check your own model, give a function that builds a functional Keras model, and `inputs` for it, one
+    array or a dict by input name, as in `zoo.parity(build_my_model, inputs)`: outputs and gradients are
+    compared, with the first framework's initial weights copied to the others. With `targets` (integer labels,
+    or numbers with a `loss` as `zoo.train` takes it) it is also trained.
 
-    `float64` climbs in float64 as well; `modes` are ways the native engine runs, compared with its default in
-    float32: all by default, but "compiled", which takes torch a minute a model. `device` is that of every
-    framework, as `zoo doctor` names it; the bounds are a CPU's, whose float32 has all its bits.
-    Writes parity.json and report.html into `out`. Raises ZooError's kinds for wrong names before any
-    process starts; what goes wrong in a process becomes the `error` of a row.
+    With `float64`, the ladder is run in float64 as well. `modes` are modes of the native engine, compared
+    with its default in float32: by default all but "compiled", which takes a minute per model on torch.
+    `device` is that of every framework, as `zoo doctor` names it; the bounds assume a CPU, which computes
+    float32 at full precision. Writes parity.json and report.html into `out`. Raises subclasses of ZooError
+    for wrong names before any process starts; an error in a process becomes the `error` of a row.
     """
     names = chosen_backends(backends)
     if out is not None:

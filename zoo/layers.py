@@ -1,9 +1,9 @@
-"""What the models are written in: one plain function for each part of a network.
+"""The layers that models are built from: one function for each part of a network.
 
 Images are (b, h, w, c), sequences (b, n, c): b batch, h height, w width, n length, c channels. Each function
-takes a symbolic tensor and returns one; what owns weights takes a `name`, which keys its initial weights.
-Nothing here is new to Keras but the numbers: they are the same on every framework, and torch's where Keras
-and torch differ (batch norm's statistics, epsilons).
+takes a symbolic tensor and returns one; layers with weights take a `name`, which determines their initial
+weights. The layers are those of Keras, but with the same numbers on every framework, and with torch's
+conventions where Keras and torch differ (batch norm's statistics, epsilons).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Tensor = Any
 def Input(
     shape: Sequence[int | None], *, dtype: str | None = None, name: str | None = None, optional: bool = False
 ) -> Tensor:
-    """A batch of arrays of this shape, the batch axis left out; an `optional` one may be left out as well."""
+    """A batch of arrays of this shape, without the batch axis; an `optional` input may be omitted."""
     return keras.Input(tuple(shape), dtype=dtype, name=name, optional=optional)
 
 
@@ -36,11 +36,11 @@ def Model(inputs: Tensor, outputs: Tensor) -> keras.Model:
 
 
 def TokenModel(inputs: dict[str, Tensor], outputs: Tensor) -> keras.Model:
-    """A `keras.Model` of inputs by name, which may be called on one alone, `model(token_ids)`.
+    """A `keras.Model` with named inputs that can also be called on token ids alone, `model(token_ids)`.
 
-    Called on numbers, not within a compiled function, it raises WrongConfiguration for tokens that are not
-    in its vocabulary, and for more of them than it has positions; so do `fit`, `evaluate` and `predict` for
-    arrays and for the first batch of a generator.
+    Called on concrete values, outside a compiled function, it raises WrongConfiguration for tokens that are
+    not in its vocabulary, and for more of them than it has positions; so do `fit`, `evaluate` and `predict`
+    for arrays and for the first batch of a generator.
     """
     return _layers().TokenModel(inputs, outputs)
 
@@ -86,10 +86,11 @@ def conv(
 ) -> Tensor:
     """(b, h, w, c) -> (b, h', w', filters): cross-correlation with size x size kernels.
 
-    `padding` zeros are added on every side, by default size // 2: stride 1 keeps an odd kernel's height and
-    width, as torch pads. "same" is TensorFlow's: unevenly under a stride, more below and on the right.
-    `groups` runs of filters each see their own run of channels: as many as channels is depthwise. Raises
-    WrongConfiguration when the window does not fit, or the groups do not divide channels and filters.
+    `padding` zeros are added on every side, by default size // 2: stride 1 keeps the height and width for an
+    odd kernel size, as in torch. "same" is TensorFlow's: asymmetric with a stride, more below and on the
+    right. With `groups`, filters and channels are split into that many groups; as many groups as channels is
+    a depthwise convolution. Raises WrongConfiguration when the window does not fit, or the groups do not
+    divide channels and filters.
     """
     padding = size // 2 if padding is None else padding
     if not isinstance(padding, str):
@@ -158,15 +159,15 @@ def attention(
     initializer: Initializer | Mapping[str, Initializer] = random.glorot_uniform,
     name: str,
 ) -> Tensor:
-    """(b, n, c) -> (b, n, c): every vector asks all of them, in `heads` subspaces of width / heads each.
+    """(b, n, c) -> (b, n, c): multi-head attention with `heads` heads of width / heads channels each.
 
-    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2. What is asked is `memory` (b, m, k), x
-    itself by default; without the vectors whose `padding_mask` (b, m) is 0, and if `causal` those that come
-    later. A query to which that leaves none, as in a row of padding alone or in padding before the first
-    token, gets zeros, as from torch's scaled_dot_product_attention with a boolean mask. `bias` (1 or b,
-    heads, n, m) is added to the scores, which are not `scaled` in T5. `width` is c by default. Dropout zeroes
-    what a head looks at. `initializer` is one, or each part's: "query", "key", "value", "output". Raises
-    WrongConfiguration unless heads divide the width.
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2. Keys and values come from `memory` (b, m,
+    k), by default x itself (self-attention). Positions where `padding_mask` (b, m) is 0 are masked, and with
+    `causal` all later ones. A query for which every key is masked, as in a row of padding alone or in padding
+    before the first token, gets zeros, as from torch's scaled_dot_product_attention with a boolean mask.
+    `bias` (1 or b, heads, n, m) is added to the scores, which are not `scaled` in T5. `width` is c by
+    default. Dropout applies to the attention weights. `initializer` is one for all matrices, or a dict:
+    "query", "key", "value", "output". Raises WrongConfiguration unless heads divide the width.
     """
     channels: int = x.shape[-1]
     inner = channels if width is None else width
@@ -187,12 +188,12 @@ def attention(
 def parameter(
     x: Tensor, shape: Sequence[int], *, initializer: Initializer = random.zeros, name: str
 ) -> Tensor:
-    """A trainable array of that shape, whatever the input; `x`, any tensor of the model, ties it in."""
+    """A trainable array of this shape, independent of the input; `x` is any tensor of the model."""
     return _layers().Parameter(shape, initializer=initializer, name=name)(x)
 
 
 def token(x: Tensor, *, initializer: Initializer = random.zeros, name: str) -> Tensor:
-    """(b, n, c) -> (b, n + 1, c): a trainable vector before the first of each sequence."""
+    """(b, n, c) -> (b, n + 1, c): prepends a trainable vector to each sequence, such as a class token."""
     return _layers().Token(initializer=initializer, name=name)(x)
 
 
@@ -207,29 +208,32 @@ def embedding(
     initializer: Initializer = random.standard_normal,
     name: str,
 ) -> Tensor:
-    """(b, n) int32 -> (b, n, width): a vector for each token; drawn from N(0, 1), as torch.nn.Embedding."""
+    """(b, n) int32 -> (b, n, width): a vector for each token; initialized from N(0, 1), as
+    torch.nn.Embedding.
+    """
     return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)(token_ids)
 
 
 def shared_embedding(
     vocabulary: int, width: int, *, initializer: Initializer = random.standard_normal, name: str
 ) -> Any:
-    """An embedding to be called more than once: `table(token_ids)`, and `table.logits(x)` the other way."""
+    """A tied embedding: `table(token_ids)` embeds tokens, `table.logits(x)` multiplies by its transpose."""
     return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)
 
 
 def learnt_positions(
     x: Tensor, limit: int, *, initializer: Initializer = random.standard_normal, name: str
 ) -> Tensor:
-    """(b, n, c) -> (b, n, c): adds a trainable vector for each place, of which there are `limit`."""
+    """(b, n, c) -> (b, n, c): adds learned positional embeddings for up to `limit` positions."""
     return _layers().Positions(limit, initializer=initializer, name=name)(x)
 
 
 def sinusoidal_positions(x: Tensor) -> Tensor:
-    """(b, n, c) -> (b, n, c): adds waves of c / 2 lengths, from 2 pi to 10,000 times that.
+    """(b, n, c) -> (b, n, c): adds sinusoidal positional encodings, wavelengths from 2 pi to 10,000 times
+    that.
 
-    Vaswani et al. 2017, section 3.5; sines in the first half of the channels and cosines in the second, as
-    in tensor2tensor.
+    Vaswani et al. 2017, section 3.5; sines in the first half of the channels and cosines in the second, as in
+    tensor2tensor.
     """
     return _layers().Sinusoids()(x)
 
@@ -244,9 +248,9 @@ def relative_positions(
     initializer: Initializer = random.standard_normal,
     name: str,
 ) -> Tensor:
-    """(b, n, c) -> (1, heads, n, n): a trainable bias of attention for each head and distance.
+    """(b, n, c) -> (1, heads, n, n): a trainable attention bias for each head and relative distance.
 
-    Raffel et al. 2019, arXiv:1910.10683, section 2.1: distances share `buckets`, ever wider ones up to
+    Raffel et al. 2019, arXiv:1910.10683, section 2.1: distances share `buckets`, which become wider up to
     `distance`.
     """
     layer = _layers().RelativePositions(
@@ -263,17 +267,17 @@ def segments(
     initializer: Initializer = random.standard_normal,
     name: str,
 ) -> Tensor:
-    """(b, n, c), ids (b, n) -> (b, n, c): adds a trainable vector for each segment; all are 0 by default."""
+    """(b, n, c), ids (b, n) -> (b, n, c): adds a trainable vector for each segment; ids are 0 by default."""
     return _layers().Segments(count, initializer=initializer, name=name)(x, segment_ids)
 
 
 def lengths(x: Tensor) -> Tensor:
-    """(b, n) or (b, n, c) -> (b,) int32: up to the last token that is not 0, or vector that is not all 0."""
+    """(b, n) or (b, n, c) -> (b,) int32: the position after the last nonzero token, or nonzero vector."""
     return _layers().Lengths()(x)
 
 
 def zero_padding(x: Tensor, lengths: Tensor) -> Tensor:
-    """(b, n, ...) -> the same, zero in the padding."""
+    """(b, n, ...) -> the same, with zeros in the padding."""
     return _layers().ZeroPadding()(x, lengths)
 
 
@@ -290,9 +294,9 @@ def lstm(
     """(b, n, c) -> h at every step (b, n, units), zero in the padding, and the last h and c (b, units).
 
     Hochreiter and Schmidhuber 1997, https://doi.org/10.1162/neco.1997.9.8.1735, with the forget gate of Gers
-    et al. 2000; biases and gates as torch.nn.LSTM. `states` are the first h and c, zeros by default. With
-    `reverse` it reads each sequence from its end; the outputs stand at the steps that they read. A padded
-    sequence gives the numbers of the sequence alone.
+    et al. 2000; biases and gates as in torch.nn.LSTM. `states` are the initial h and c, zeros by default.
+    With `reverse` each sequence is processed from its end; outputs are aligned with their inputs. A padded
+    sequence gives the same numbers as the sequence alone.
     """
     layer = _layers().LSTM(units, reverse=reverse, initializer=initializer, name=name)
     return layer(x, lengths, *states)
@@ -312,7 +316,7 @@ def gru(
     """(b, n, c) -> h at every step (b, n, units), zero in the padding, and the last (b, units).
 
     As torch.nn.GRU; without `reset_after` as Cho et al. 2014, arXiv:1406.1078, eq. 5 to 8, where the reset
-    gate acts on the state before the recurrent kernel does. The other arguments are those of `lstm`.
+    gate is applied to the state before the recurrent kernel. The other arguments are those of `lstm`.
     """
     layer = _layers().GRU(units, reverse=reverse, reset_after=reset_after, initializer=initializer, name=name)
     return layer(x, lengths, state)
@@ -321,10 +325,11 @@ def gru(
 def attention_decoder(
     x: Tensor, units: int, *, memory: Tensor, lengths: Tensor, states: Sequence[Tensor], name: str
 ) -> Tensor:
-    """(b, m, c), memory (b, n, k) -> (b, m, units + k): an LSTM's h, and the context it looked at.
+    """(b, m, c), memory (b, n, k) -> (b, m, units + k): an LSTM's h, and the context it attends to.
 
-    Bahdanau et al. 2014, arXiv:1409.0473, eq. 4 to 6: before every step the decoder weighs the memory by its
-    last state. `lengths` are the memory's, `states` the first h and c.
+    Bahdanau et al. 2014, arXiv:1409.0473, eq. 4 to 6: before every step the decoder computes attention
+    weights over the encoder output `memory` from its last state. `lengths` are those of `memory`, `states`
+    the initial h and c.
     """
     return _layers().AttentionDecoder(units, name=name)(x, memory, lengths, *states)
 
@@ -335,7 +340,7 @@ def flatten_steps(x: Tensor) -> Tensor:
 
 
 def blank_padding(logits: Tensor, lengths: Tensor) -> Tensor:
-    """(b, n, classes) -> the same, but in the padding class 0 for certain: CTC then needs no lengths."""
+    """(b, n, classes) -> the same, with probability 1 for class 0 in the padding, as CTC needs it."""
     return _layers().BlankPadding()(logits, lengths)
 
 
@@ -345,8 +350,9 @@ def blank_padding(logits: Tensor, lengths: Tensor) -> Tensor:
 def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
     """Zero each number with probability `rate` in training, scale the rest by 1 / (1 - rate).
 
-    Srivastava et al. 2014. The mask is bit-equal on every framework. A frozen layer drops nothing: its step
-    counter is state, which must not change. Raises WrongConfiguration for a rate outside [0, 1).
+    Srivastava et al. 2014. The mask is identical on every framework, bit for bit. A frozen layer drops
+    nothing: its step counter is state, which must not change. Raises WrongConfiguration for a rate outside
+    [0, 1).
     """
     _check_rate(rate, "dropout", name)
     return _layers().Dropout(rate, name=name)(x) if rate else x
@@ -355,8 +361,9 @@ def dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
 def variational_dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
     """(b, n, c) -> (b, n, c): dropout whose mask is the same at every step of a sequence.
 
-    Gal and Ghahramani 2016, arXiv:1512.05287, for what flows into and out of a recurrence; within it their
-    masks would cost the frameworks' own kernels. Raises WrongConfiguration for a rate outside [0, 1).
+    Gal and Ghahramani 2016, arXiv:1512.05287, for the inputs and outputs of a recurrent layer; masks inside
+    it would prevent the use of the frameworks' own kernels. Raises WrongConfiguration for a rate outside [0,
+    1).
     """
     _check_rate(rate, "dropout", name)
     return _layers().VariationalDropout(rate, name=name)(x) if rate else x
@@ -365,28 +372,28 @@ def variational_dropout(x: Tensor, rate: float, *, name: str) -> Tensor:
 def drop_path(x: Tensor, rate: float, *, name: str) -> Tensor:
     """(b, ...) -> (b, ...): zero each example with probability `rate` in training, scale the rest.
 
-    Stochastic depth (Huang et al. 2016, arXiv:1603.09382) in the form of Larsson et al. 2017: the branch of
-    a residual block is dropped, and scaled by 1 / (1 - rate) where it stays. The mask is bit-equal on every
-    framework. Raises WrongConfiguration for a rate outside [0, 1).
+    Stochastic depth (Huang et al. 2016, arXiv:1603.09382) in the form of Larsson et al. 2017: the branch of a
+    residual block is dropped, and otherwise scaled by 1 / (1 - rate). The mask is identical on every
+    framework, bit for bit. Raises WrongConfiguration for a rate outside [0, 1).
     """
     _check_rate(rate, "drop-path", name)
     return _layers().DropPath(rate, name=name)(x) if rate else x
 
 
 def max_pool(x: Tensor, size: int, stride: int | None = None, *, padding: int = 0) -> Tensor:
-    """(b, h, w, c) -> (b, h', w', c): the largest of each window, `stride` apart (by default size)."""
+    """(b, h, w, c) -> (b, h', w', c): the maximum of each window; `stride` is by default size."""
     _check_window(x, size, padding, "max_pool")
     return _layers().MaxPool(size, stride or size, padding)(x)
 
 
 def average_pool(x: Tensor, size: int, stride: int | None = None) -> Tensor:
-    """(b, h, w, c) -> (b, h', w', c): the mean of each window, `stride` apart (by default size)."""
+    """(b, h, w, c) -> (b, h', w', c): the mean of each window; `stride` is by default size."""
     _check_window(x, size, 0, "average_pool")
     return _layers().AveragePool(size, stride or size)(x)
 
 
 def adaptive_average_pool(x: Tensor, size: int) -> Tensor:
-    """(b, h, w, c) -> (b, size, size, c), whatever h and w, over windows as torch.nn.AdaptiveAvgPool2d's."""
+    """(b, h, w, c) -> (b, size, size, c) for any h and w, as torch.nn.AdaptiveAvgPool2d."""
     return x if tuple(x.shape[1:3]) == (size, size) else _layers().AdaptiveAveragePool(size)(x)
 
 
@@ -396,14 +403,14 @@ def global_average_pool(x: Tensor) -> Tensor:
 
 
 def intermediate(x: Tensor, name: str) -> Tensor:
-    """x itself, under a name by which `zoo.features` finds it."""
+    """x itself, with a name by which `zoo.features` finds it."""
     return keras.layers.Identity(name=name)(x)
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """x + y, where a residual branch joins what it left (He et al. 2015, arXiv:1512.03385, eq. 1).
+    """x + y, the sum of a residual block (He et al. 2015, arXiv:1512.03385, eq. 1).
 
-    The numbers of `x + y`; JAX trains a deep network faster for it.
+    The result is that of `x + y`; JAX trains a deep network faster with it.
     """
     return _layers().Add()([x, y])
 
@@ -462,7 +469,7 @@ ACTIVATIONS = {
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
-    """Apply an activation by its name. Raises WrongConfiguration for one there is not."""
+    """Apply an activation function by its name. Raises WrongConfiguration for an unknown one."""
     if activation not in ACTIVATIONS:
         raise WrongConfiguration(f"no activation {activation!r}; {nearest(str(activation), ACTIVATIONS)}")
     return ACTIVATIONS[activation](x)
@@ -477,7 +484,7 @@ def l1(weight: float) -> Any:
 
 
 def l2(weight: float) -> Any:
-    """weight sum w^2; with plain SGD the same as a weight decay of 2 weight, with Adam not."""
+    """weight sum w^2; with plain SGD equivalent to a weight decay of 2 weight, but not with Adam."""
     return _layers().L2(weight)
 
 

@@ -1,4 +1,6 @@
-"""Photographs in, classes out: prepared and named as the run, the card or the weights' config says."""
+"""Image classification, and prediction for texts and speech, with the preprocessing of the run, card or
+weights.
+"""
 
 from __future__ import annotations
 
@@ -40,23 +42,23 @@ def predict(
     labels: str | Path | Sequence[str] | None = None,
     **changes: Any,
 ) -> list[list[tuple[str, float]]]:
-    """The `top` classes of each image and their probabilities, the likeliest first.
+    """The `top` classes of each image with their probabilities, the most likely first.
 
-    `model` is a run of `zoo.train`, the path of one (`zoo.load_run`), a model you built, or a name, built
-    here with `changes`, arguments of its builder. `images` is one or several: paths, Pillow's images or bytes
-    (h, w, c), prepared as the run's images were or else as the card says, at the model's size, or float
-    arrays that are prepared already. A run that learned from labelled texts takes texts. One that learned
-    from speech takes sound files, or waves (n,) at its sample rate, and gives for each the text that is
-    said, with the probability of the likeliest alignment.
+    `model` is a run of `zoo.train`, the path of one (`zoo.load_run`), a model, or the name of a model, which
+    is then built with the arguments in `changes`. `images` is one image or several: paths, PIL images or
+    bytes (h, w, c), preprocessed as in the run, or as the model card says, for the model's image size; or
+    float arrays that are already preprocessed. A run trained on labelled texts takes texts. A run trained on
+    speech takes audio files, or waveforms (n,) at its sample rate, and returns the transcript of each with
+    the probability of the most likely alignment.
 
-    `weights` is what `zoo.weights.load` takes; a model built here without has random ones, which is logged.
-    `labels` names the classes: a list, or a file with one a line; by default they are the run's, or those of
-    the config.json beside the weights, where it has any, else their numbers. A model built here has as many
-    classes as names.
+    `weights` is what `zoo.weights.load` takes; a model that is built here without weights has random ones,
+    which is logged. `labels` are the class names: a list, or a file with one name per line; by default those
+    of the run, or of the config.json beside the weights, otherwise the indices. A model built here has as
+    many classes as there are names.
 
-    Raises, before a model is built, DataUnavailable for a file that is missing or no image, and
-    WrongConfiguration, also for labels that are not the run's; then what `zoo.build` and `zoo.weights.load`
-    raise.
+    Raises, before a model is built, DataUnavailable for a file that is missing or not an image, and
+    WrongConfiguration, also for labels that differ from the run's; then the errors of `zoo.build` and
+    `zoo.weights.load`.
     """
     top = integer("predict", "top", top)
     run = runs.find(model)
@@ -188,9 +190,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def preprocessing_for(name: str, shape: Sequence[int]) -> Preprocessing:
-    """What the card of this model says, at the size and channels of its input; pixels in [0, 1] without one.
+    """The preprocessing of the model's card for its input size and channels; pixels in [0, 1] if it has none.
 
-    Raises WrongConfiguration for an input that is no square image.
+    Raises WrongConfiguration for an input that is not a square image.
     """
     if len(shape) != 3 or shape[0] != shape[1] or shape[2] not in (1, 3):
         raise WrongConfiguration(
@@ -204,9 +206,9 @@ def preprocessing_for(name: str, shape: Sequence[int]) -> Preprocessing:
 
 
 def prepared(image: Photo, preprocessing: Preprocessing) -> np.ndarray:
-    """float32 (size, size, c) of an image; a float array that is prepared already stays as it is.
+    """A preprocessed image, float32 (size, size, c); a float array is assumed to be preprocessed already.
 
-    Raises DataUnavailable for a file that is missing or no image, WrongConfiguration for another array.
+    Raises DataUnavailable for a file that is missing or not an image, WrongConfiguration for other arrays.
     """
     if not isinstance(image, np.ndarray) or not np.issubdtype(image.dtype, np.floating):
         return preprocessing(image)

@@ -1,10 +1,10 @@
-"""From a photograph to what a model sees, as its weights were trained and are evaluated.
+"""Image preprocessing: the steps with which a model's weights were trained and are evaluated.
 
     pixels = zoo.card("resnet50").preprocessing("photo.jpg")    # float32 (224, 224, 3)
 
 The shorter side is scaled to `resize` by Pillow, which averages over all the pixels that a new one covers
-(antialiasing), the centre is cut out, bytes become [0, 1], and each channel is normalized. The roundings are
-torchvision's (transforms.Resize, CenterCrop, ToTensor, Normalize, on Pillow's images), so that the arrays
+(antialiasing), the centre is cropped, bytes are scaled to [0, 1], and each channel is normalized. Rounding is
+that of torchvision (transforms.Resize, CenterCrop, ToTensor, Normalize, on PIL images), so that the arrays
 are equal bit for bit.
 """
 
@@ -33,10 +33,10 @@ HALF = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resize the shorter side to `resize`, cut `size` x `size` out of the middle, scale to [0, 1], normalize.
+    """Resize the shorter side to `resize`, crop `size` x `size` from the centre, scale to [0, 1], normalize.
 
-    One mean and deviation a channel: three for colour, one for grey. Raises WrongConfiguration for what
-    cannot be.
+    One mean and standard deviation per channel: three for colour, one for grey. Raises WrongConfiguration for
+    invalid values.
     """
 
     size: int = 224
@@ -67,7 +67,7 @@ class Preprocessing:
         return len(self.mean)
 
     def at(self, size: int) -> Preprocessing:
-        """The same for images of another size: the part of the photograph that is seen stays."""
+        """The same for images of another size, with the same field of view."""
         return replace(self, size=size, resize=max(size, round(self.resize * size / self.size)))
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ class Preprocessing:
 
 
 def plain(size: int, channels: int) -> Preprocessing:
-    """The whole shorter side, pixels in [0, 1] as they are."""
+    """The whole shorter side, with pixels in [0, 1] and no normalization."""
     return Preprocessing(size, size, "bilinear", (0.0,) * channels, (1.0,) * channels)
 
 

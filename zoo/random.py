@@ -34,7 +34,7 @@ _seed: ContextVar[int] = ContextVar("seed", default=0)
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Layers made inside take this seed (0 outside): `zoo.build(..., seed=1)` builds within it."""
+    """Layers created inside use this seed (0 outside): `zoo.build(..., seed=1)` builds within it."""
     token = _seed.set(seed)
     try:
         yield
@@ -43,12 +43,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def current_seed() -> int:
-    """The seed that a layer made now would take."""
+    """The seed that a layer created now would use."""
     return _seed.get()
 
 
 def generator(*key: int | str) -> np.random.Generator:
-    """NumPy's generator for this key, e.g. `generator(seed, "conv1/kernel")`; equal keys, equal bits."""
+    """NumPy's generator for this key, e.g. `generator(seed, "conv1/kernel")`; equal keys give equal bits."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
@@ -58,7 +58,7 @@ def generator(*key: int | str) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Initializer:
-    """A distribution of initial weights: a name of `DISTRIBUTIONS` and its numbers."""
+    """A distribution of initial weights: a name in `DISTRIBUTIONS` and its parameters."""
 
     distribution: str
     scale: float = 1.0
@@ -180,7 +180,7 @@ forget_one = Initializer("forget", 1.0)  # an LSTM's bias: it starts out remembe
 
 
 def constant(value: float) -> Initializer:
-    """Every weight the same."""
+    """The same value for every weight."""
     return Initializer("constant", value)
 
 
@@ -195,7 +195,7 @@ def normal(deviation: float) -> Initializer:
 
 
 def truncated_normal(deviation: float) -> Initializer:
-    """Normal with mean 0, redrawn beyond two deviations; `deviation` is that before the cut."""
+    """Normal with mean 0, redrawn beyond two standard deviations; `deviation` is that before truncation."""
     return Initializer("truncated_normal", deviation)
 
 
@@ -208,7 +208,7 @@ def key32(*key: int | str) -> int:
 
 
 def bits(shape: Sequence[int | Tensor], key: int, step: Tensor) -> Tensor:
-    """Portable random 32-bit words: int32 of that shape, another draw for each `step` (an int32 scalar)."""
+    """Portable random 32-bit words: int32 of this shape, different for each `step` (an int32 scalar)."""
     count = prod(shape) if all(isinstance(n, int) for n in shape) else ops.prod(ops.stack(list(shape)))
     index = ops.bitwise_xor(ops.arange(count, dtype="int32"), key)
     return ops.reshape(_mix(_mix(index) + ops.cast(step, "int32")), shape)

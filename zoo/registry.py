@@ -1,7 +1,7 @@
-"""Every model by its name: what it is, how it is built, and what is known about it.
+"""The registered models: their cards, and how they are built.
 
-A model file ends with one `register` a variant. That line feeds `zoo.build`, `zoo list`, the cards, the
-tests and the tables of the documentation.
+A model file ends with one `register` call for each variant. `zoo.build`, `zoo list`, the model cards, the
+tests and the tables of the documentation are generated from these calls.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FAMILIES = (
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a model before it is built."""
+    """The facts about a model that are known before it is built."""
 
     name: str
     builder: Callable[..., keras.Model]
@@ -68,7 +68,7 @@ class Card:
 
     @property
     def input(self) -> tuple[Any, ...]:
-        """The shape of one example, with the default configuration; None where its length varies."""
+        """The shape of one example in the default configuration; None where its length varies."""
         arguments = self.arguments
         if "mels" in arguments:
             return None, arguments["mels"]
@@ -106,8 +106,8 @@ def register(
 ) -> None:
     """Add a model: `builder(**config)` builds it.
 
-    `about` is what the variants of a file share (paper, url, year, idea, task, recipe); `family` a second
-    name for it, e.g. "resnet" for resnet50. Raises ValueError for a name that is taken.
+    `about` contains what the variants in a file share (paper, url, year, idea, task, recipe); `family` is a
+    second name for the model, such as "resnet" for resnet50. Raises ValueError if the name is taken.
     """
     if name in _cards:
         raise ValueError(f"two models are named {name!r}")
@@ -133,7 +133,7 @@ def register(
 def list_models(pattern: str = "*") -> list[str]:
     """The names of the models that match a shell pattern, e.g. "vit*".
 
-    The zoo's own in the order of `FAMILIES`, whichever was imported first, then what others register.
+    The zoo's own models come first, in the order of `FAMILIES`, then those that others have registered.
     """
     place = {f"zoo.models.{family}": i for i, family in enumerate(FAMILIES)}
     cards = sorted(_all().values(), key=lambda card: place.get(card.builder.__module__, len(place)))
@@ -147,7 +147,7 @@ def families() -> dict[str, str]:
 
 
 def card(name: str) -> Card:
-    """The card of a model, by its name or its family's. Raises UnknownModel, naming the nearest."""
+    """The card of a model, by its own or its family's name. Raises UnknownModel, naming similar ones."""
     cards = _all()
     if not isinstance(name, str) or _plain(name) not in _aliases:
         near = nearest(str(name), {*cards, *_families})
@@ -156,7 +156,7 @@ def card(name: str) -> Card:
 
 
 def is_name(name: str) -> bool:
-    """Whether `card` knows a model, or a family, by this name."""
+    """Whether this is the name of a model or of a family."""
     _all()
     return _plain(name) in _aliases
 
@@ -166,12 +166,12 @@ def build(
 ) -> keras.Model:
     """Build a model: a plain `keras.Model`, on torch also a `torch.nn.Module`, that returns logits.
 
-    `changes` are arguments of its builder (`zoo info NAME` lists them), e.g. classes=10, image_size=32.
-    The same seed gives the same weights, bit for bit, on every framework. `dtype` is a policy of Keras's
-    ("float32", "bfloat16", "mixed_bfloat16" ...), by default keras.config's. `weights` names trained ones
-    that come with the zoo (`zoo.pretrained`), as "digits": the model is built as they need it. A file's are
-    loaded by `zoo.weights.load`. Raises UnknownModel, UnknownName, or WrongConfiguration naming the argument
-    and what is allowed.
+    `changes` are arguments of the model's builder (`zoo info NAME` lists them), e.g. classes=10,
+    image_size=32. The same seed gives the same initial weights, bit for bit, on every framework. `dtype` is a
+    Keras dtype policy ("float32", "bfloat16", "mixed_bfloat16" ...), by default that of keras.config.
+    `weights` names pretrained weights included with the zoo (`zoo.pretrained`), e.g. "digits": the model is
+    built with the arguments that they need. Use `zoo.weights.load` for weights in a file. Raises
+    UnknownModel, UnknownName, or WrongConfiguration, which names the argument and the values allowed.
     """
     chosen = card(name)
     if weights is not None and pretrained.find(chosen.name, weights) is None:
@@ -199,7 +199,7 @@ def build(
 
 
 def check(chosen: Card, changes: Mapping[str, Any]) -> None:
-    """Raise WrongConfiguration unless these are arguments of the model, of the right kind."""
+    """Raise WrongConfiguration unless these are valid arguments of the model, of the right type."""
     parameters = inspect.signature(chosen.builder).parameters
     for name, value in changes.items():
         if name not in chosen.arguments:
@@ -213,10 +213,10 @@ def check(chosen: Card, changes: Mapping[str, Any]) -> None:
 
 
 def example(model: keras.Model, batch: int = 2, seed: int = 0) -> np.ndarray | dict[str, np.ndarray]:
-    """Inputs that fit a model: one array, or a dict by input name.
+    """Example inputs for a model: one array, or a dict by input name.
 
-    Standard normal float32, or of a model of tokens int32, the first of `LENGTH` tokens, the others of fewer
-    with padding behind, which a padding mask tells.
+    Standard normal float32. For a model of tokens, int32: the first sequence has `LENGTH` tokens, the others
+    fewer, padded on the right, with a padding mask if the model has one.
     """
     arrays = {}
     for place, tensor in enumerate(model.inputs):
@@ -240,7 +240,7 @@ def example(model: keras.Model, batch: int = 2, seed: int = 0) -> np.ndarray | d
 
 
 def vocabulary(model: keras.Model, tokens: Any) -> int | None:
-    """How many tokens there are, 0 among them, by the layer that reads this input of a model, if any."""
+    """The vocabulary size of the layer that reads this input of a model, or None."""
     for layer in model.layers:
         for node in layer._inbound_nodes:
             if not any(tokens is x for x in node.input_tensors):
@@ -257,14 +257,14 @@ def vocabulary(model: keras.Model, tokens: Any) -> int | None:
 
 
 def longest(model: keras.Model) -> int | None:
-    """The most tokens a model takes; None where it takes any number."""
+    """The maximum number of tokens of a model; None if it is not limited."""
     limits = [layer.limit for layer in model.layers if hasattr(layer, "limit")]
     limits += [longest(layer) for layer in model.layers if isinstance(layer, keras.Model)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def check_length(model: keras.Model, name: str, count: int, limit: int | None) -> None:
-    """Raise WrongConfiguration for more tokens in an input than `longest` says that a model takes."""
+    """Raise WrongConfiguration if an input has more tokens than the model's maximum (`longest`)."""
     if limit is not None and count > limit:
         raise WrongConfiguration(
             f"{model.name}: {count} tokens in {name}; it has positions for {limit}. Cut the text, or build "
@@ -273,7 +273,7 @@ def check_length(model: keras.Model, name: str, count: int, limit: int | None) -
 
 
 def check_tokens(model: keras.Model, inputs: Mapping[str, Any]) -> None:
-    """Raise WrongConfiguration for tokens a model does not know, or more of them than it takes."""
+    """Raise WrongConfiguration for tokens outside the model's vocabulary, or for too many of them."""
     limit = longest(model)
     for tensor in model.inputs:
         x = inputs.get(tensor.name)
@@ -304,15 +304,15 @@ def input_shapes(model: keras.Model) -> Any:
 
 
 def optional_inputs(model: keras.Model) -> set[str]:
-    """The names of the inputs that may be left out."""
+    """The names of the inputs that may be omitted."""
     return {tensor.name for tensor in model.inputs if tensor._keras_history.operation.optional}
 
 
 def multiply_adds(model: keras.Model) -> int:
     """Multiply-adds of one example's forward pass in convolutions, dense layers, recurrences and attention.
 
-    As fvcore and torch.utils.flop_counter count them, without activations, norms and pooling. Of a sequence,
-    whose length varies, those of one step of everything.
+    Counted as by fvcore and torch.utils.flop_counter, without activations, normalization and pooling. For
+    sequences of variable length, the multiply-adds of one time step.
     """
     total = 0
     for layer in model.layers:
@@ -326,10 +326,10 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def features(model: keras.Model, names: str | Sequence[str] = "features") -> keras.Model:
-    """A model, of the same weights, that gives what is inside another: by default what its head sees.
+    """A model that returns intermediate outputs of another, with shared weights; by default the head's input.
 
-    `names` is one name, or several for a dict by name: the intermediates that a model file names ("stage3",
-    "block12", "features") or any layer. Raises UnknownName.
+    `names` is one name, or several for a dict by name: the intermediate outputs that a model file names
+    ("stage3", "block12", "features"), or any layer. Raises UnknownName.
     """
     known = {layer.name: layer for layer in model.layers}
     asked = [names] if isinstance(names, str) else list(names)

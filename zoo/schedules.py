@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the same rate at every step on every framework and by either engine.
+"""Learning rate schedules: the same learning rate at every step on every framework and with either engine.
 
 With T steps in all, of which the first W warm up, a peak rate a and a last rate e:
 
@@ -8,11 +8,11 @@ With T steps in all, of which the first W warm up, a peak rate a and a last rate
     inverse root    a sqrt(W / step)
     staircase       a rate^(step // T)
 
-A schedule is a formula in two number systems: `at(step)` is a Python float, computed by NumPy in float64,
-for loops that set the rate from outside; `schedule(step)` is a tensor in Keras's float type, for compiled
-code. Steps count from 0, and which phase a step belongs to is decided in integers. Each curve is measured
-from its lower end, so that float32 stays exact to rounding where a rate is a millionth of the peak: there
-1 + cos(x) would have lost every digit.
+A schedule is evaluated in two ways: `at(step)` is a Python float, computed by NumPy in float64, for loops
+that set the learning rate from outside; `schedule(step)` is a tensor in Keras's float type, for compiled
+code. Steps count from 0, and the phase of a step is determined in integers. Each curve is computed from its
+lower end, so that float32 is accurate to rounding where the rate is a millionth of the peak: there 1 + cos(x)
+would have lost every digit.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ HOST = Numbers(np, "float64")
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate for every step; a subclass writes its formula once, as `rate`."""
+    """The learning rate as a function of the step; a subclass defines its formula once, as `rate`."""
 
     def rate(self, xp: Numbers, step: Tensor) -> Tensor:
         """The formula, for integer steps of any shape."""
@@ -66,7 +66,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return self.rate(graph(), ops.cast(step, "int32"))
 
     def at(self, step: int) -> float:
-        """The rate in float64, without a tensor."""
+        """The learning rate in float64, without a tensor."""
         return float(self.rate(HOST, np.int64(step)))
 
     def get_config(self) -> dict[str, Any]:
@@ -384,7 +384,7 @@ def one_of(who: Schedule, known: Sequence[str] | dict[str, Any], **setting: Any)
 
 @dataclass(frozen=True)
 class Chart:
-    """A Vega-Lite chart, which shows itself in a notebook."""
+    """A Vega-Lite chart, which a notebook displays."""
 
     specification: dict[str, Any]
 
@@ -395,7 +395,7 @@ class Chart:
         return vl_convert.vegalite_to_svg(self.specification)
 
     def png(self) -> bytes:
-        """The chart as PNG, twice its size for sharp screens."""
+        """The chart as PNG, at twice its size for high-resolution screens."""
         import vl_convert
 
         return vl_convert.vegalite_to_png(self.specification, scale=2)
@@ -405,10 +405,11 @@ class Chart:
 
 
 def plot(*schedules: Schedule, steps: int, path: str | Path | None = None) -> Chart:
-    """Draw the rates of steps 0 to `steps` - 1, one line a schedule; to a file if `path` is given.
+    """Plot the learning rates of steps 0 to `steps` - 1, one line per schedule; to a file if `path` is given.
 
-    The returned chart shows itself in a notebook. A thousand of the steps are drawn if there are more.
-    Raises WrongConfiguration for no schedule, fewer steps than 1, or a path that is neither .svg nor .png.
+    A notebook displays the returned chart. If there are more than a thousand steps, a thousand of them are
+    drawn. Raises WrongConfiguration for no schedule, fewer steps than 1, or a path that is neither .svg nor
+    .png.
     """
     steps = whole("plot", 1, steps=steps)
     if not schedules:

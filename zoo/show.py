@@ -1,15 +1,15 @@
-"""What a model sees, in pictures: feature maps, filters, attention, and what a class was recognized by.
+"""Visualization: feature maps, filters, attention, and Grad-CAM.
 
     zoo.show.feature_maps(model, "photo.jpg", "stage1")
     zoo.show.filters(model, "stem")
     zoo.show.attention(vit, "photo.jpg", block=12)
     zoo.show.grad_cam(model, "photo.jpg").save("why.png")
 
-Each returns a `Picture`, which a notebook shows; its `values` are NumPy arrays, the same on every framework.
-An `image` is a path, an image of Pillow or bytes (h, w, c), prepared as the model's card says, or a float
-array (h, w, c) that is prepared already. A model may also be a run of `zoo.train`, or its path
-(`zoo.load_run`), whose images are prepared as they were in training. What a picture counts it counts as in
-`values`, from 0.
+Each function returns a `Picture`, which a notebook displays; its `values` are NumPy arrays, the same on every
+framework. An `image` is a path, a PIL image or bytes (h, w, c), preprocessed as the model card says, or a
+float array (h, w, c) that is already preprocessed. A model may also be a run of `zoo.train`, or its path
+(`zoo.load_run`), whose images are preprocessed as in training. Indices in a picture are those of `values`,
+from 0.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ CHINESE = (  # fonts of Linux, Windows and macOS with simplified Chinese charact
 
 
 def feature_maps(model: Model | SavedRun | Run | str | Path, image: Photo, at: str) -> Picture:
-    """What the layer of that name gives: values (h, w, c), a map a channel.
+    """The feature maps of the layer with this name: values (h, w, c), one map per channel.
 
-    `at` is a name of `zoo.features`: "stage1", "conv1", "block12" (whose tokens are laid out as the patches
-    are, without the class token). Raises UnknownName, WrongConfiguration for an output that is no map.
+    `at` is a name of `zoo.features`: "stage1", "conv1", "block12" (whose tokens are arranged as the patches
+    are, without the class token). Raises UnknownName, and WrongConfiguration for an output that is not a
+    feature map.
     """
     model = runs.resolved(model)
     layer = _layer(model, at)
@@ -92,8 +93,9 @@ def feature_maps(model: Model | SavedRun | Run | str | Path, image: Photo, at: s
 def filters(model: Model | SavedRun | Run | str | Path, at: str) -> Picture:
     """The kernels of a convolution: values (h, w, in, out).
 
-    Those that see colours are drawn in colours, grey where they are 0; of others, a row is a filter and a
-    column one of the channels it sees. Raises UnknownName, WrongConfiguration for a layer without.
+    Kernels with three input channels are drawn in colour, grey where they are 0; otherwise a row is a filter
+    and a column one of its input channels. Raises UnknownName, and WrongConfiguration for a layer without
+    kernels.
     """
     model = runs.resolved(model)
     layer = _layer(model, at)
@@ -120,10 +122,11 @@ def filters(model: Model | SavedRun | Run | str | Path, at: str) -> Picture:
 
 
 def attention(model: Model | SavedRun | Run | str | Path, image: Photo, block: int | None = None) -> Picture:
-    """How much each head of a block (by default the last) looks at each patch: values (heads, rows, columns).
+    """The attention weights of each head of a block, by default the last: values (heads, rows, columns).
 
-    Of the class token, or without one of the mean patch, as the head sees them. Raises WrongConfiguration for
-    a model that does not attend to patches, UnknownName for a block that it has not.
+    The weights of the class token for each patch; without a class token, the mean over all patches. Raises
+    WrongConfiguration for a model without attention over patches, UnknownName for a block that does not
+    exist.
     """
     model = runs.resolved(model)
     layers = _attentions(model)
@@ -141,10 +144,10 @@ def attention(model: Model | SavedRun | Run | str | Path, image: Photo, block: i
 
 
 def attention_rollout(model: Model | SavedRun | Run | str | Path, image: Photo) -> Picture:
-    """How much of each patch reaches the head through all blocks: values (rows, columns).
+    """The attention of the head to each patch through all blocks: values (rows, columns).
 
     Abnar and Zuidema 2020, "Quantifying attention flow in transformers", arXiv:2005.00928, section 3: the
-    product of each block's (A + I) / 2, A the mean of its heads. Raises what `attention` raises.
+    product of each block's (A + I) / 2, where A is the mean of its heads. Raises the errors of `attention`.
     """
     model = runs.resolved(model)
     layers = _attentions(model)
@@ -162,9 +165,9 @@ def attention_rollout(model: Model | SavedRun | Run | str | Path, image: Photo) 
 
 
 def attention_weights(model: Model | SavedRun | Run | str | Path, image: Photo) -> np.ndarray:
-    """softmax(q k^T / sqrt(d)) of every block and head: (blocks, heads, n, n), each row adding up to 1.
+    """softmax(q k^T / sqrt(d)) of every block and head: (blocks, heads, n, n), each row sums to 1.
 
-    n tokens, the class token first where there is one. Raises what `attention` raises.
+    n tokens, the class token first if there is one. Raises the errors of `attention`.
     """
     model = runs.resolved(model)
     layers = _attentions(model)
@@ -174,12 +177,13 @@ def attention_weights(model: Model | SavedRun | Run | str | Path, image: Photo) 
 def grad_cam(
     model: Model | SavedRun | Run | str | Path, image: Photo, label: int | None = None, at: str | None = None
 ) -> Picture:
-    """Where the evidence for a class is: values (h, w), relu(sum_k alpha_k A_k).
+    """Grad-CAM, the image regions that support a class: values (h, w), relu(sum_k alpha_k A_k).
 
     Selvaraju et al. 2016, "Grad-CAM: visual explanations from deep networks via gradient-based localization",
-    arXiv:1610.02391, eq. 1 and 2: A_k is channel k of the map `at`, by default the last that the model names,
-    and alpha_k the mean over the map of the gradient of the class's logit. `label` is by default the
-    likeliest class. Raises UnknownName, WrongConfiguration for a layer that gives no map (h, w, c).
+    arXiv:1610.02391, eq. 1 and 2: A_k is channel k of the feature map `at`, by default the last one that the
+    model names, and alpha_k the mean over the map of the gradient of the class's logit. `label` is by default
+    the most likely class. Raises UnknownName, and WrongConfiguration for a layer whose output is not a map
+    (h, w, c).
     """
     model = runs.resolved(model)
     at = _last_map(model) if at is None else at

@@ -27,10 +27,12 @@ HERTZ, BREAK, STEP = 200 / 3, 1000.0, log(6.4) / 27
 def log_mel(
     wave: np.ndarray, rate: int, *, mels: int = 40, window: float = 0.025, hop: float = 0.010
 ) -> np.ndarray:
-    """A wave (n,) of `rate` samples a second -> float32 (1 + n // hop's samples, mels), natural logarithms.
+    """A waveform (n,) of `rate` samples per second -> log-mel spectrogram, float32 (1 + n // hop length,
+    mels).
 
-    `window` and `hop` are seconds. The transform is over the next power of two of a window's samples, the
-    window in the middle of zeros. Raises WrongConfiguration for another shape, or less than a sample a hop.
+    Natural logarithms; `window` and `hop` are in seconds. The transform has the next power of two of a
+    window's samples, with the window centred in zeros. Raises WrongConfiguration for another shape, or a hop
+    shorter than one sample.
     """
     wave = np.asarray(wave)
     if wave.ndim != 1:
@@ -77,9 +79,9 @@ def hertz(mels: np.ndarray) -> np.ndarray:
 
 
 def normalized(features: np.ndarray) -> np.ndarray:
-    """(t, m) -> (t, m), each band with mean 0 and deviation 1 over the utterance; a constant one 0.
+    """(t, m) -> (t, m), each band with mean 0 and standard deviation 1 over the utterance; a constant one 0.
 
-    It takes away what does not change while someone speaks: loudness, microphone, room.
+    This removes what does not change within an utterance: loudness, microphone, room.
     """
     deviation = features.std(0)
     return (features - features.mean(0)) / np.where(deviation > 1e-5, deviation, 1)

@@ -1,15 +1,15 @@
-"""Text to tokens and back: bytes, characters, and pieces of words by Hugging Face's `tokenizers`.
+"""Tokenizers: bytes, characters, and subwords with Hugging Face's `tokenizers`.
 
     tokenizer = train("bpe", "book.txt", vocabulary=4096)
     tokenizer = load("hf://google-bert/bert-base-uncased")
     tokenizer.decode(tokenizer.encode("Straße 5"))
 
-`bpe`        pairs merged, the most frequent first: Sennrich et al. 2016, arXiv:1508.07909; of bytes, as GPT-2
-`wordpiece`  the longest piece that fits, then the next: Wu et al. 2016, arXiv:1609.08144; BERT
-`unigram`    the likeliest pieces together: Kudo 2018, arXiv:1804.10959; T5
+`bpe`        merges pairs, the most frequent first: Sennrich et al. 2016, arXiv:1508.07909; of bytes, as GPT-2
+`wordpiece`  the longest matching piece, then the next: Wu et al. 2016, arXiv:1609.08144; BERT
+`unigram`    the most likely segmentation: Kudo 2018, arXiv:1804.10959; T5
 
-What is trained here reads bytes: `decode(encode(text)) == text` for every text. What is loaded forgets what
-its makers chose to: BERT's uncased does case, accents and spaces, and what it has decoded decodes to itself.
+Tokenizers trained here are based on bytes: `decode(encode(text)) == text` for every text. Loaded ones may be
+lossy: BERT's uncased tokenizer drops case, accents and spacing, and is idempotent on its own output.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ ROLES = {
 
 
 class Tokenizer(ABC):
-    """What each tokenizer offers; its `encode` is one that `zoo.tasks.sequences.Sequences` takes.
+    """The interface of all tokenizers; `zoo.tasks.sequences.Sequences` uses its `encode`.
 
-    `vocabulary` is how many tokens there are; those with a role, as `end`, may be None.
+    `vocabulary` is the vocabulary size; special tokens such as `end` may be None.
     """
 
     name: str
@@ -64,23 +64,23 @@ class Tokenizer(ABC):
     unknown: int | None = None
 
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
-        """The tokens of a text (n,), int32. Raises WrongConfiguration for what is no text.
+        """The token ids of a text (n,), int32. Raises WrongConfiguration if it is not a text.
 
-        With `special`, as models are given it: with what it begins and ends with, and with special tokens
-        for those that are written in it, as in "a [MASK] hat".
+        With `special`, as models expect it: with the tokens that mark beginning and end, and with special
+        tokens that occur in the text recognized, as in "a [MASK] hat".
         """
         return np.array(self._encode(_text(text), special), np.int32)
 
     @abstractmethod
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
-        """The text of tokens (n,), special ones and numbers of none left out; no UTF-8 becomes U+FFFD."""
+        """The text of token ids (n,), without special and unknown ids; invalid UTF-8 becomes U+FFFD."""
 
     def pieces(self, text: str) -> list[str]:
-        """What each token of a text stands for."""
+        """The text of each token."""
         return [self.decode([token]) for token in self.encode(text)]
 
     def save(self, path: str | Path) -> Path:
-        """Write what `load` reads to a .json, or to tokenizer.json in a folder; the path of the file."""
+        """Save what `load` reads to a .json file, or to tokenizer.json in a folder; returns the path."""
         path = Path(path) / FILES[0] if storage.is_dir(path) else Path(path)
         if path.suffix != ".json":
             raise WrongConfiguration(f"{path}: expected a folder, or a file in one that ends in .json")
@@ -90,7 +90,7 @@ class Tokenizer(ABC):
         return path
 
     def check(self, model: keras.Model) -> None:
-        """Raise WrongConfiguration unless the model has a row for each token, and at most `SPARE` others."""
+        """Raise WrongConfiguration unless the model has a row for each token, and at most `SPARE` more."""
         inputs = [tensor for tensor in model.inputs if tensor.name.endswith("token_ids")]
         if not inputs:
             raise WrongConfiguration(f"{model.name} takes no tokens: it has no input token_ids")
@@ -104,7 +104,7 @@ class Tokenizer(ABC):
                 )
 
     def fits(self, rows: int) -> bool:
-        """Whether an embedding of so many rows is for these tokens."""
+        """Whether an embedding with this number of rows fits the vocabulary."""
         return self.vocabulary <= rows <= self.vocabulary + SPARE
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def content(self) -> str:
-        """What `save` writes."""
+        """The content of the file that `save` writes."""
 
     @abstractmethod
     def _encode(self, text: str, special: bool) -> Sequence[int] | np.ndarray: ...
@@ -133,7 +133,7 @@ def _text(value: Any) -> str:
 
 
 class ByteTokenizer(Tokenizer):
-    """The bytes of UTF-8 as `zoo.tasks.sequences` numbers them; nothing is decoded after the first `end`."""
+    """The bytes of UTF-8, numbered as in `zoo.tasks.sequences`; decoding stops at the first `end`."""
 
     name, vocabulary = "bytes", sequences.VOCABULARY
     padding, begin, end = sequences.PADDING, sequences.BEGIN, sequences.END
@@ -150,9 +150,9 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharacterTokenizer(Tokenizer):
-    """The characters of a text, sorted, from 3 on, after the three special tokens of `ByteTokenizer`.
+    """The characters of a text, sorted, numbered from 3 after the three special tokens of `ByteTokenizer`.
 
-    `encode` raises WrongConfiguration for other characters. Nothing is decoded after the first `end`.
+    `encode` raises WrongConfiguration for other characters. Decoding stops at the first `end`.
     """
 
     name = "characters"
@@ -184,7 +184,7 @@ class CharacterTokenizer(Tokenizer):
 
 
 def library() -> Any:
-    """The package `tokenizers`; raises DataUnavailable where it is not installed."""
+    """The package `tokenizers`; raises DataUnavailable if it is not installed."""
     try:
         import tokenizers
     except ImportError:
@@ -196,10 +196,10 @@ def library() -> Any:
 
 
 class SubwordTokenizer(Tokenizer):
-    """What a tokenizer.json says, given as its text; `core` is the object of `tokenizers`.
+    """A tokenizer defined by the text of a tokenizer.json; `core` is the object of `tokenizers`.
 
-    Special tokens that a unigram model has among its pieces, as T5's, are found in a text even without
-    `special`. Raises DataUnavailable without the package.
+    Special tokens that are part of a unigram model's vocabulary, as in T5, are recognized in a text even
+    without `special`. Raises DataUnavailable if the package is not installed.
     """
 
     def __init__(self, text: str, name: str):
@@ -220,7 +220,7 @@ class SubwordTokenizer(Tokenizer):
         return self.core.to_str(pretty=True)
 
     def decode(self, tokens: Sequence[int] | np.ndarray, *, special: bool = False) -> str:
-        """The text of tokens (n,), with `special` the special ones in it as they are called."""
+        """The text of token ids (n,); with `special`, including the names of special tokens."""
         known = [token for token in np.ravel(tokens).tolist() if 0 <= token < self.vocabulary]
         return self.core.decode(known, skip_special_tokens=not special)
 
@@ -249,10 +249,10 @@ BLOCK = re.compile(r"(?s:.{1,65536})[^\n]*\n?")  # whole lines; a text read in o
 
 
 def train(kind: str, texts: str | Path | Iterable[str], *, vocabulary: int = 1024) -> SubwordTokenizer:
-    """A "bpe", "wordpiece" or "unigram" tokenizer of a file of text or of texts; the same every time.
+    """Train a "bpe", "wordpiece" or "unigram" tokenizer on a text file or on texts; deterministic.
 
-    It has `vocabulary` tokens, fewer where the text has no more to learn. Raises UnknownName for another
-    kind, WrongConfiguration for too small a vocabulary, DataUnavailable for a file that is bad or empty.
+    It has `vocabulary` tokens, or fewer if the text does not contain more. Raises UnknownName for another
+    kind, WrongConfiguration for too small a vocabulary, DataUnavailable for a file that is damaged or empty.
     """
     if kind not in SPECIAL:
         raise UnknownName(f"no tokenizer {kind!r} to train; {nearest(str(kind), SPECIAL)}")
@@ -336,7 +336,7 @@ def _complete(kind: str, core: Any, name: str) -> SubwordTokenizer:
 
 @cache
 def default() -> SubwordTokenizer:
-    """Byte-level BPE of 1,024 tokens, from what `zoo.tasks.text.corpus` gives to learn from, in 0.2 s."""
+    """Byte-level BPE with 1,024 tokens, trained in 0.2 s on the training part of `zoo.tasks.text.corpus`."""
     return SubwordTokenizer(train("bpe", [corpus()["train"]]).content, "default")
 
 
@@ -353,11 +353,13 @@ NAMED: dict[str, Callable[[], Tokenizer]] = {
 
 
 def load(source: str | Path) -> Tokenizer:
-    """A tokenizer from a file, a folder, or the hub, "hf://owner/name[/file][@revision]"; or one by name.
+    """Load a tokenizer from a file, a folder, or the hub, "hf://owner/name[/file][@revision]"; or by its
+    name.
 
-    Files: a tokenizer.json, BERT's vocab.txt, which is read in lower case if it has no capital, or GPT-2's
-    vocab.json and merges.txt beside it. Names: "bytes", "characters" (those of `zoo.tasks.text.corpus`) and
-    "default". Raises WrongConfiguration for none of these, DataUnavailable for what is not there or damaged.
+    Files: a tokenizer.json, BERT's vocab.txt (lower case if it contains no capital letter), or GPT-2's
+    vocab.json with merges.txt beside it. Names: "bytes", "characters" (those of `zoo.tasks.text.corpus`) and
+    "default". Raises WrongConfiguration for anything else, DataUnavailable for a file that is missing or
+    damaged.
     """
     if source in NAMED:
         return NAMED[str(source)]()

@@ -1,12 +1,12 @@
-"""Augmentation: examples changed at random, another way in every epoch, the same on every framework.
+"""Data augmentation: random changes of examples in every epoch, the same on every framework.
 
     zoo.train("resnet18", "cifar10", augment=[RandomCrop(32), HorizontalFlip(), MixUp(0.2)])
     zoo.train("resnet18", "cifar10", augment="RandomCrop(32), HorizontalFlip, MixUp(0.2)")
     zoo.train("speech", "spoken-digits", augment="TimeStretch, Noise, SpecAugment")
 
-What an example becomes depends on the seed, the epoch and its place in the data, and on nothing else: not
-on the framework, the number of workers, or where a run was resumed. Mixtures depend on the batch as well:
-each example is mixed with the one before it, which is random, for so is their order.
+The result for an example depends on the seed, the epoch and its index in the data, and on nothing else: not
+on the framework, the number of workers, or where a run was resumed. Mixing transforms also depend on the
+batch: each example is mixed with the previous one of the batch, whose order is random.
 """
 
 from __future__ import annotations
@@ -109,9 +109,10 @@ _plain = {name.lower(): name for name in TRANSFORMS}
 
 
 def parse(augment: Wanted) -> tuple[Transform, ...]:
-    """Transforms by what is written: "HorizontalFlip, RandAugment(2, magnitude=9)", a transform, or a list.
+    """Transforms from text such as "HorizontalFlip, RandAugment(2, magnitude=9)", a transform, or a list.
 
-    Names ignore case, hyphen and underscore. Raises UnknownName, WrongConfiguration for other arguments.
+    Names are matched without case, hyphens and underscores. Raises UnknownName, and WrongConfiguration for
+    invalid arguments.
     """
     if isinstance(augment, Transform):
         return (augment,)
@@ -155,9 +156,10 @@ def _make(name: str, given: list[Any], named: dict[str, Any]) -> Transform:
 
 
 def batch(task: Task, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int) -> Pair:
-    """These training examples of a task, by their places in it, as `task.augment` makes them in this epoch.
+    """The augmented training examples of a task with these indices, in this epoch.
 
-    Mixing makes labels soft: (b, classes), float32. Raises WrongConfiguration for labels it cannot mix.
+    Mixing makes labels soft: (b, classes), float32. Raises WrongConfiguration for labels that cannot be
+    mixed.
     """
     x, y = task.train
     rngs = [random.generator(seed, "augment", epoch, int(i)) for i in chosen]

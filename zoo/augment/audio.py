@@ -1,9 +1,9 @@
-"""Sound changed at random, in ways that leave what is said.
+"""Random changes of audio that keep what is said.
 
-Waves are (n,), in floats, and come back in the same type: slower or faster, higher or lower, noisier, later
-or earlier. SpecAugment is for frames of features (t, m), after `zoo.spectrogram`: in whatever order they are
-written, waves are changed first. An empty wave stays empty.
-Axes: n samples, t frames, f frequencies, m mel bands.
+Waveforms are (n,), in floats, and keep their type: time stretching, pitch shifting, noise, time shifting.
+SpecAugment works on spectrogram frames (t, m), after `zoo.spectrogram`: waveform transforms are applied
+first, in whatever order they are listed. An empty waveform stays empty. Axes: n samples, t frames, f
+frequencies, m mel bands.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ WINDOW = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(SIZE) / SIZE)
 
 @dataclass(frozen=True)
 class WaveTransform(Transform):
-    """Changes one wave (n,) by draws from the generator it is given, and by nothing else.
+    """Changes one waveform (n,), using only the random generator it is given.
 
-    Raises WrongConfiguration when it is made with a number that cannot be.
+    Raises WrongConfiguration for invalid arguments.
     """
 
 
 @dataclass(frozen=True)
 class TimeStretch(WaveTransform):
-    """As many times as fast, at the same pitch, by a rate uniform in `rates`; see `stretch`."""
+    """Change the speed at the same pitch, by a factor uniform in `rates`; see `stretch`."""
 
     rates: tuple[float, float] = (0.8, 1.25)
 
@@ -43,7 +43,7 @@ class TimeStretch(WaveTransform):
 
 @dataclass(frozen=True)
 class PitchShift(WaveTransform):
-    """Higher or lower by up to so many semitones, drawn uniformly, in the same time; see `shift_pitch`."""
+    """Shift the pitch by up to so many semitones, drawn uniformly, at the same length; see `shift_pitch`."""
 
     semitones: float = 2.0
 
@@ -69,7 +69,7 @@ class Noise(WaveTransform):
 
 @dataclass(frozen=True)
 class TimeShift(WaveTransform):
-    """Later or earlier by up to this share of the length, drawn uniformly; zeros where nothing is left."""
+    """Shift in time by up to this fraction of the length, drawn uniformly; the gap is filled with zeros."""
 
     share: float = 0.1
 
@@ -84,11 +84,12 @@ class TimeShift(WaveTransform):
 
 @dataclass(frozen=True)
 class SpecAugment(Transform):
-    """Runs of frames and runs of bands become 0, which is the mean of normalized features.
+    """Mask time intervals and frequency bands with 0, which is the mean of normalized features.
 
     Park et al. 2019, "SpecAugment", arXiv:1904.08779, section 2, without its time warp, which the paper finds
-    to matter least. A run's width is uniform from 0 to `time_width` frames (the paper's T), at most `share`
-    of them (p), or to `frequency_width` bands (F), and its place uniform where it fits. Features are (t, m).
+    to matter least. A mask's width is uniform from 0 to `time_width` frames (the paper's T), at most a
+    fraction `share` of them (p), or to `frequency_width` bands (F), and its position is uniform. Features are
+    (t, m).
     """
 
     time_masks: int = 2

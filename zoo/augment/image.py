@@ -1,9 +1,8 @@
-"""Images changed at random, in ways that leave what they show.
+"""Random changes of images that keep their label.
 
-Flips and crops are NumPy's; whatever interpolates or changes colours is Pillow's, which works on bytes:
-float32 images go there and back, rounded to 255 levels, and must lie in [0, 1]. Grey images (c = 1) and
-colour (c = 3) go through all of it; what concerns hue and saturation leaves grey as it is.
-Axes: h height, w width, c channels.
+Flips and crops use NumPy; interpolation and colour changes use Pillow, which works on bytes: float32 images
+are converted, rounded to 255 levels, and must be in [0, 1]. Grey images (c = 1) and colour images (c = 3) are
+supported; changes of hue and saturation leave grey unchanged. Axes: h height, w width, c channels.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ BILINEAR = Image.Resampling.BILINEAR
 
 @dataclass(frozen=True)
 class HorizontalFlip(Transform):
-    """Left becomes right, at this rate."""
+    """Flip left and right with this probability."""
 
     rate: float = 0.5
 
@@ -39,7 +38,7 @@ class HorizontalFlip(Transform):
 
 @dataclass(frozen=True)
 class VerticalFlip(Transform):
-    """Top becomes bottom, at this rate."""
+    """Flip top and bottom with this probability."""
 
     rate: float = 0.5
 
@@ -49,7 +48,7 @@ class VerticalFlip(Transform):
 
 @dataclass(frozen=True)
 class Rotation(Transform):
-    """Turned about its centre by an angle uniform in [-degrees, degrees]; corners become `fill`."""
+    """Rotate about the centre by an angle uniform in [-degrees, degrees]; corners become `fill`."""
 
     degrees: float = 15.0
     fill: float = 0.0
@@ -65,7 +64,7 @@ def rotate(image: np.ndarray, degrees: float, fill: float = 0.0) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CenterCrop(Transform):
-    """size x size out of the middle. Raises WrongConfiguration for a smaller image."""
+    """Crop size x size from the centre. Raises WrongConfiguration for a smaller image."""
 
     size: int
 
@@ -76,9 +75,9 @@ class CenterCrop(Transform):
 
 @dataclass(frozen=True)
 class RandomCrop(Transform):
-    """size x size from anywhere in the image with `padding` zeros around it.
+    """Crop size x size at a random position from the image with `padding` zeros around it.
 
-    He et al. 2015, section 4.2, for CIFAR: 32 of 32 with 4. Raises WrongConfiguration for a smaller image.
+    He et al. 2015, section 4.2, for CIFAR: 32 with padding 4. Raises WrongConfiguration for a smaller image.
     """
 
     size: int
@@ -92,11 +91,11 @@ class RandomCrop(Transform):
 
 @dataclass(frozen=True)
 class RandomResizedCrop(Transform):
-    """A part of random area and aspect, scaled to size x size.
+    """Crop a random area with a random aspect ratio and resize it to size x size.
 
-    Szegedy et al. 2014, "Going deeper with convolutions", section 6, as torchvision's: `area` is a share of
-    the image, drawn uniformly; `aspect` is w / h, its logarithm drawn uniformly; after ten draws that do not
-    fit, the largest part in the middle that does. A photograph of a folder is cut before it is scaled.
+    Szegedy et al. 2014, "Going deeper with convolutions", section 6, as in torchvision: `area` is a fraction
+    of the image, drawn uniformly; `aspect` is w / h, its logarithm drawn uniformly; after ten draws that do
+    not fit, the largest centred crop that does. An image from a folder is cropped before it is resized.
     """
 
     size: int
@@ -126,10 +125,10 @@ class RandomResizedCrop(Transform):
 
 @dataclass(frozen=True)
 class ColorJitter(Transform):
-    """Brightness, contrast, saturation and hue, in random order.
+    """Change brightness, contrast, saturation and hue, in random order.
 
-    The first three are scaled by a factor uniform in [1 - x, 1 + x], never below 0, as Pillow's ImageEnhance
-    scales them; the hue turns by up to that share of the colour circle.
+    The first three are scaled by a factor uniform in [1 - x, 1 + x], never below 0, as in Pillow's
+    ImageEnhance; the hue is rotated by up to that fraction of the colour circle.
     """
 
     brightness: float = 0.4
@@ -176,10 +175,11 @@ def turn_hue(image: Image.Image, share: float) -> Image.Image:
 
 @dataclass(frozen=True)
 class RandAugment(Transform):
-    """`operations` of the fourteen, drawn uniformly with replacement, all of one magnitude out of 30.
+    """Apply `operations` out of fourteen, drawn uniformly with replacement, all with one magnitude out of 30.
 
-    Cubuk et al. 2019, arXiv:1909.13719; the ranges are AutoAugment's (arXiv:1805.09501, table 6), as
-    torchvision's. What has a direction takes either with probability 1/2; pixels from outside are `fill`.
+    Cubuk et al. 2019, arXiv:1909.13719; the ranges are AutoAugment's (arXiv:1805.09501, table 6), as in
+    torchvision. Operations with a direction take either with probability 1/2; pixels from outside the image
+    are `fill`.
     """
 
     operations: int = 2
@@ -234,9 +234,9 @@ OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class RandomErasing(Transform):
-    """At this rate, a rectangle becomes noise, uniform in every channel.
+    """With this probability, replace a rectangle by noise, uniform in every channel.
 
-    Zhong et al. 2017, arXiv:1708.04896, algorithm 1: `area` is a share of the image, `aspect` is the
+    Zhong et al. 2017, arXiv:1708.04896, algorithm 1: `area` is a fraction of the image, `aspect` is the
     rectangle's w / h, both drawn uniformly, and again until it fits (a hundred times at most).
     """
 
@@ -262,7 +262,7 @@ class RandomErasing(Transform):
 
 @dataclass(frozen=True)
 class MixUp(Mix):
-    """At this rate, l x + (1 - l) x' with targets l y + (1 - l) y', l drawn from Beta(alpha, alpha).
+    """With this probability, l x + (1 - l) x' with targets l y + (1 - l) y', l drawn from Beta(alpha, alpha).
 
     Zhang et al. 2017, arXiv:1710.09412, section 2.
     """
@@ -283,10 +283,10 @@ class MixUp(Mix):
 
 @dataclass(frozen=True)
 class CutMix(Mix):
-    """At this rate, a rectangle comes from the other image; the target is mixed by the pixels left.
+    """With this probability, paste a rectangle from another image; the targets are mixed by area.
 
-    Yun et al. 2019, arXiv:1905.04899, section 3.1: the rectangle has the image's aspect and the area 1 - l,
-    l drawn from Beta(alpha, alpha); its centre is uniform, and what lies outside of the image is cut off.
+    Yun et al. 2019, arXiv:1905.04899, section 3.1: the rectangle has the image's aspect ratio and the area 1
+    - l, l drawn from Beta(alpha, alpha); its centre is uniform, and it is clipped to the image.
     """
 
     alpha: float = 1.0

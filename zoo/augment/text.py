@@ -33,9 +33,9 @@ PUNCTUATION = string.punctuation + "‘’‚“”„‹›«»¡¿…–—、
 
 @dataclass(frozen=True)
 class TextTransform(Transform):
-    """Changes one text by draws from the generator it is given, and by nothing else.
+    """Changes one text, using only the random generator it is given.
 
-    A text with a word keeps one at least. Raises WrongConfiguration when it is made with what cannot be.
+    A text with words keeps at least one. Raises WrongConfiguration for invalid arguments.
     """
 
     def __call__(self, text: str, rng: Generator) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -45,7 +45,7 @@ class TextTransform(Transform):
 
 @dataclass(frozen=True)
 class RandomDeletion(TextTransform):
-    """Each word is left out, at this rate; if all would be, one that is drawn stays."""
+    """Delete each word with this probability; if none would be left, a random one is kept."""
 
     rate: float = 0.1
 
@@ -62,7 +62,7 @@ class RandomDeletion(TextTransform):
 
 @dataclass(frozen=True)
 class RandomSwap(TextTransform):
-    """Each place, from the first to the last, exchanges its word at this rate with another place, drawn."""
+    """Swap the word at each position, with this probability, with the word at a random position."""
 
     rate: float = 0.1
 
@@ -78,11 +78,12 @@ class RandomSwap(TextTransform):
 
 @dataclass(frozen=True)
 class SynonymReplacement(TextTransform):
-    """Each word becomes one of its synonyms at this rate, if it has any; its punctuation and capital stay.
+    """Replace each word that has synonyms by one of them with this probability; punctuation and capitals are
+    kept.
 
-    `table` lists the synonyms of each word, {"quick": ["fast", "swift"]}; a word of small letters is found in
-    capitals, too. None is WordNet, English, through nltk. Raises DataUnavailable when that or its data is not
-    installed.
+    `table` lists the synonyms of each word, {"quick": ["fast", "swift"]}; a lower-case word also matches its
+    capitalized form. None is WordNet, English, through nltk. Raises DataUnavailable when that or its data is
+    not installed.
     """
 
     rate: float = 0.1
@@ -103,10 +104,10 @@ class SynonymReplacement(TextTransform):
 
 @dataclass(frozen=True)
 class RandomInsertion(TextTransform):
-    """For each word, at this rate, a synonym of a word that is drawn is put in a place that is drawn.
+    """For each word, with this probability, insert a synonym of a random word at a random position.
 
-    Drawn among the text's words that have synonyms; without any the text stays. `table` is that of
-    `SynonymReplacement`. Raises DataUnavailable likewise.
+    The random word is drawn from those that have synonyms; without any the text is unchanged. `table` is that
+    of `SynonymReplacement`. Raises DataUnavailable likewise.
     """
 
     rate: float = 0.1
@@ -130,16 +131,16 @@ class RandomInsertion(TextTransform):
 
 @dataclass(frozen=True)
 class BackTranslation(TextTransform):
-    """Into another language and back, by any two functions of a text: `back(there(text))`.
+    """Translate into another language and back, with any two functions of a text: `back(there(text))`.
 
         french, english = (zoo.train("seq2seq", pairs).model for pairs in ("en-fr.tsv", "fr-en.tsv"))
         there = functools.cache(lambda text: zoo.translate(french, text)[0])
         back = functools.cache(lambda text: zoo.translate(english, text)[0])
         zoo.train("lstm", "reviews.csv", augment=BackTranslation(there, back))
 
-    Sennrich, Haddow, Birch 2016, arXiv:1511.06709, made training data so. It draws nothing: what is random is
-    the translators' own affair; those that always say the same may remember it, as these do. A text that
-    comes back without a word stays as it was. Raises WrongConfiguration for a translator that gives no text.
+    Sennrich, Haddow, Birch 2016, arXiv:1511.06709, generated training data in this way. It uses no random
+    numbers itself; deterministic translators can cache their results, as these do. If the result contains no
+    word, the text is unchanged. Raises WrongConfiguration for a translator that does not return a text.
     """
 
     there: Callable[[str], str]

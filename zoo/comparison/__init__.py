@@ -1,8 +1,8 @@
-"""`zoo compare`: the same training run on every framework, by both engines, side by side.
+"""`zoo compare`: the same training run on every framework, with both engines, side by side.
 
-The orchestrator here imports no framework. It starts one process for each (model, framework, engine,
-mode), trains in them one after another so that none steals another's time, then asks all of them in turn,
-round after round, for the time of a step. A run that dies becomes a row that says so.
+The main process imports no framework. It starts one process for each (model, framework, engine, mode), trains
+in them one after another so that they do not compete for the CPU, then measures the time of a step in all of
+them in turn, round after round. A run that fails becomes a row with its error.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ SECONDS = 0.4
 
 
 class Comparison(dict[str, Any]):
-    """The result as docs/result.md describes it; in a notebook it shows its report."""
+    """The result, as described in docs/result.md; a notebook displays its report."""
 
     @property
     def runs(self) -> list[Record]:
-        """One a process: losses, metrics, times."""
+        """One per process: losses, metrics, times."""
         return self["runs"]
 
     @property
     def differences(self) -> list[Record]:
-        """One a pair of runs of the same model."""
+        """One per pair of runs of the same model."""
         return self["differences"]
 
     def __repr__(self) -> str:
@@ -75,18 +75,18 @@ def compare(
     out: str | Path | None = "zoo-report",
     show: Callable[[list[Record]], None] | None = None,
 ) -> Comparison:
-    """Train models on every framework, side by side, and measure where and how much they differ.
+    """Train models on every framework, and measure where and how much their results differ.
 
-    `backends` are those installed unless named; `modes` further ways for the native engine to run
-    (`zoo.backends.MODES`), its default otherwise; `threads` the CPU threads of each process; `tokenizer` what
-    `zoo.tokenizers.load` takes, for texts, which are bytes otherwise; `errors` that of `zoo.train`. Beside
-    the runs stands what the task's baseline reaches, a method without a network (`zoo.tasks.baselines`),
-    where it has one. Where losses part beyond the bound, up to four runs more tell how far one drifts from
-    itself, its initial weights a unit in the last place off: what rounding alone does is no difference of
-    frameworks. Writes result.json and report.html into `out` (None: nowhere) and returns the result. `show`
-    is called with the rows whenever one changes.
+    `backends` are by default those installed; `modes` are additional modes of the native engine
+    (`zoo.backends.MODES`); `threads` the CPU threads of each process; `tokenizer` what `zoo.tokenizers.load`
+    takes, for texts, which are bytes otherwise; `errors` that of `zoo.train`. The result of a non-neural
+    baseline (`zoo.tasks.baselines`) is shown beside the runs, if the task has one. If losses differ by more
+    than the bound, up to four more runs measure how much one run differs from itself under 1-ulp
+    perturbations of its initial weights, because differences caused by rounding alone are not differences
+    between frameworks. Writes result.json and report.html into `out` (None: nowhere) and returns the result.
+    `show` is a callback that receives the rows whenever one changes.
 
-    Raises ZooError's kinds for a wrong name before any process is started. What goes wrong in a run becomes
+    Raises subclasses of ZooError for a wrong name before any process is started. An error in a run becomes
     its `error`.
     """
     cards = [registry.card(name) for name in models]

@@ -1,9 +1,9 @@
-"""AlexNet: deep convolutions, rectified, dropped out, on real photographs.
+"""AlexNet: a deep convolutional network with ReLU and dropout, for natural images.
 
 Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification with deep convolutional neural networks",
 https://doi.org/10.1145/3065386
 
-`alexnet` is the network as torchvision has it: one column, after Krizhevsky 2014, "One weird trick for
+`alexnet` is the network as in torchvision: one column, after Krizhevsky 2014, "One weird trick for
 parallelizing convolutional neural networks", arXiv:1404.5997, padded to take any size. `alexnet-2012` is the
 first paper's: two columns that meet in the third convolution, and responses normalized by their neighbours':
 
@@ -11,7 +11,7 @@ first paper's: two columns that meet in the third convolution, and responses nor
 
 Both pool over windows that overlap (3 wide, 2 apart). Weights start from N(0, 0.01); biases at 1 in the
 second, fourth and fifth convolution and in the hidden dense layers, where they give the rectifiers positive
-input to begin with (section 5). Axes: b batch, h height, w width, c channels.
+input at the start (section 5). Axes: b batch, h height, w width, c channels.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def classify(x: Tensor, units: int, dropout_rate: float, start: Initializer, cla
 
 
 def with_bias(start: Initializer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Where a layer's weights start, its biases at 0 and at 1."""
+    """The initializers of a layer's kernel, with biases of 0 and of 1."""
     return {"initializer": start}, {"initializer": start, "bias_initializer": ones}
 
 
@@ -138,7 +138,7 @@ register(
     small=small,
     about={
         **about,
-        "idea": "Deep convolutions, rectifiers and dropout, learnt on GPUs from real photographs.",
+        "idea": "Deep convolutions, ReLU and dropout, trained on GPUs on natural images.",
     },
 )
 register(
@@ -149,5 +149,5 @@ register(
     multiply_adds=724_406_816,
     receptive_field=195,
     small=small,
-    about={**about, "idea": "The paper's own: two columns, responses normalized by their neighbours'."},
+    about={**about, "idea": "The paper's version: two columns, local response normalization."},
 )

@@ -1,4 +1,4 @@
-"""BERT: every token looks both ways, and learns by guessing tokens that were hidden from it.
+"""BERT: a bidirectional encoder, pretrained by predicting masked tokens.
 
 Devlin et al. 2018, "BERT: Pre-training of deep bidirectional transformers for language understanding",
 arXiv:1810.04805; the smaller ones Turc et al. 2019, arXiv:1908.08962.
@@ -55,14 +55,14 @@ def bert(
     positions: int = 512,
     classes: int = 2,
 ) -> keras.Model:
-    """Build an encoder and what its `head` makes of it.
+    """Build an encoder with a `head`.
 
-    "encoder" gives {"sequence": (b, n, c), "pooled": (b, c)}, "masked_lm" every token's logits (b, n,
-    vocabulary) by the embedding's own table, "next_sentence" whether the second segment follows the first
-    (b, 2), "pretraining" the last two by name, "classifier" (b, classes), "tagger" (b, n, classes), and
-    "span" the logits of an answer's first and last token (b, n, 2). Inputs: `token_ids` (b, n), and if one
-    likes `padding_mask` (b, n), 1 or 0, and `segment_ids` (b, n), 0 or 1. Raises WrongConfiguration for
-    another head.
+    "encoder" returns {"sequence": (b, n, c), "pooled": (b, c)}, "masked_lm" the logits of every token (b, n,
+    vocabulary) from the tied embedding, "next_sentence" whether the second segment follows the first (b, 2),
+    "pretraining" the last two by name, "classifier" (b, classes), "tagger" (b, n, classes), and "span" the
+    logits of an answer's first and last token (b, n, 2). Inputs: `token_ids` (b, n), and optionally
+    `padding_mask` (b, n), 1 or 0, and `segment_ids` (b, n), 0 or 1. Raises WrongConfiguration for another
+    head.
     """
     if head not in HEADS:
         raise WrongConfiguration(f"bert: head={head!r}; {nearest(head, HEADS)}")
@@ -163,7 +163,7 @@ for name, width, depth, parameters, multiply_adds in SIZES:
             'language understanding"',
             "url": "https://arxiv.org/abs/1810.04805",
             "year": 2018,
-            "idea": "Hide a word, look both ways, guess it.",
+            "idea": "A bidirectional encoder, pretrained by predicting masked tokens.",
             "task": "topics-masked",
             "recipe": "bert",
         },

@@ -1,12 +1,12 @@
-"""EfficientNet: depth, width and resolution grow together, by one coefficient.
+"""EfficientNet: depth, width and resolution are scaled together by one coefficient.
 
 Tan and Le 2019, "EfficientNet: rethinking model scaling for convolutional neural networks", arXiv:1905.11946
 
     depth x 1.2^phi      width x 1.1^phi      resolution x 1.15^phi      1.2 x 1.1^2 x 1.15^2 = 1.92, about 2
 
 so that each step of phi about doubles the multiply-adds. The block is MobileNetV2's (Sandler et al. 2018,
-arXiv:1801.04381): expand the channels, convolve each by itself, project back; with squeeze and excitation
-(Hu et al. 2017, arXiv:1709.01507) between, and a shortcut around where the shapes allow.
+arXiv:1801.04381): expand the channels, apply a depthwise convolution, project back; with squeeze and
+excitation (Hu et al. 2017, arXiv:1709.01507) between, and a shortcut around where the shapes allow.
 Axes: b batch, h height, w width, c channels.
 """
 
@@ -71,8 +71,9 @@ def efficientnet(
 ) -> keras.Model:
     """Build an EfficientNet whose channels and blocks are those of B0 times `width` and `depth`.
 
-    `padding` is "symmetric", as torchvision's weights need, or "same", TensorFlow's, as those ported from it
-    do (timm's `tf_efficientnet`, with norm_epsilon=1e-3). Drop-path grows evenly to `drop_path_rate`.
+    `padding` is "symmetric", as torchvision's weights need, or "same" as in TensorFlow, for weights ported
+    from there (timm's `tf_efficientnet`, with norm_epsilon=1e-3). The drop-path rate increases linearly to
+    `drop_path_rate`.
     """
     if padding not in ("symmetric", "same"):
         raise WrongConfiguration(f'efficientnet: padding={padding!r}; expected "symmetric" or "same"')
@@ -167,7 +168,7 @@ for name, (width, depth, image_size, dropout_rate), resize, parameters, multiply
             'networks"',
             "url": "https://arxiv.org/abs/1905.11946",
             "year": 2019,
-            "idea": "Depth, width and resolution grow together.",
+            "idea": "Depth, width and resolution are scaled together.",
             "task": "digits",
             "recipe": "efficientnet",
         },

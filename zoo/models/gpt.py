@@ -1,10 +1,10 @@
-"""GPT: read a text, say what comes next.
+"""GPT: a decoder trained by next-token prediction.
 
 Radford et al. 2018, "Improving language understanding by generative pre-training", and 2019, "Language models
-are unsupervised multitask learners" (GPT-2), whose norms come first:
+are unsupervised multitask learners" (GPT-2), with normalization first:
 
     h_0 = U W_e + W_p
-    h' = h + attention(norm(h))      h = h' + mlp(norm(h'))      no token sees a later one
+    h' = h + attention(norm(h))      h = h' + mlp(norm(h'))      no token attends to later ones
     P(next) = softmax(norm(h) W_e^T)
 
 Axes: b batch, n tokens, c channels.
@@ -47,11 +47,11 @@ def gpt(
     vocabulary: int = 50_257,
     positions: int = 1024,
 ) -> keras.Model:
-    """Build a decoder: the logits of each token's next, (b, n, vocabulary).
+    """Build a decoder that returns the logits of the next token at every position, (b, n, vocabulary).
 
-    Inputs: `token_ids` (b, n) and, if one likes, `padding_mask` (b, n), 1 or 0: padding behind a text needs
-    none, for no token sees a later one. `positions` is the longest text. Unless `tied` the head has a kernel
-    of its own, as minGPT's; today's nanoGPT has the activation "gelu".
+    Inputs: `token_ids` (b, n) and optionally `padding_mask` (b, n), 1 or 0; padding after a text needs none,
+    because no token attends to later ones. `positions` is the maximum length. Unless `tied`, the head has its
+    own kernel, as in minGPT; current versions of nanoGPT use the activation "gelu".
     """
     tokens = Input((None,), dtype="int32", name="token_ids")  # (b, n)
     mask = Input((None,), dtype="int32", name="padding_mask", optional=True)  # (b, n)
@@ -125,7 +125,7 @@ for name, width, depth, heads, parameters, multiply_adds in SIZES:
             "url": "https://cdn.openai.com/better-language-models/"
             "language_models_are_unsupervised_multitask_learners.pdf",
             "year": 2019,
-            "idea": "Say what comes next, again and again.",
+            "idea": "A decoder trained by next-token prediction.",
             "task": "topics",
             "recipe": "gpt",
         },

@@ -1,11 +1,11 @@
-"""LeNet-5: convolutions share their weights across the image, subsampling forgets where exactly.
+"""LeNet-5: convolutions share weights across the image, and subsampling reduces the resolution.
 
 LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
 https://doi.org/10.1109/5.726791
 
-`lenet5` is the network as it is taught today: every map sees every map below, plain average pooling, a
-linear output. `lenet5-1998` is the paper's: a sparse table of connections, trainable subsampling, a scaled
-tanh, and outputs that measure the distance to a drawn bitmap of each digit.
+`lenet5` is the network as taught today: every map is connected to all maps of the layer before, with plain
+average pooling and a linear output. `lenet5-1998` is the paper's: a sparse table of connections, trainable
+subsampling, a scaled tanh, and outputs that measure the distance to a drawn bitmap of each digit.
 Axes: b batch, h height, w width, c channels.
 """
 
@@ -125,7 +125,7 @@ register(
     small={"image_size": 16, "classes": 3},
     about={
         **about,
-        "idea": "Convolution shares weights across the image, pooling forgets where exactly.",
+        "idea": "Convolutions share weights across the image, pooling reduces the resolution.",
         "recipe": "lenet5",
     },
 )
@@ -137,7 +137,7 @@ register(
     fixed_input=(32, 32, 1),
     about={
         **about,
-        "idea": "The paper's own: sparse connections, trainable subsampling, outputs as distances.",
+        "idea": "The paper's version: sparse connections, trainable subsampling, outputs as distances.",
         "recipe": "lenet5-1998",
     },
 )

@@ -1,4 +1,4 @@
-"""Recurrent networks: one cell, applied step after step, carries what it has read in its state.
+"""Recurrent networks: one cell, applied at every step, keeps a state of what it has read.
 
 Hochreiter and Schmidhuber 1997, "Long short-term memory", https://doi.org/10.1162/neco.1997.9.8.1735, with
 the forget gate of Gers, Schmidhuber and Cummins 2000:
@@ -67,10 +67,10 @@ def recurrent(
 ) -> keras.Model:
     """Build a recurrent network over tokens (b, n).
 
-    By its `head` a "classifier" of whole sequences by their last states (b, classes), a "tagger" of every
-    token (b, n, classes), or a "language_model" of what comes next (b, n, vocabulary). Dropout acts on what
-    flows into each layer and the head; `variational`, with one mask for all steps. Raises WrongConfiguration
-    for another cell or head, or a language model that would read what it is to guess.
+    The `head` is a "classifier" of whole sequences from their last states (b, classes), a "tagger" of every
+    token (b, n, classes), or a "language_model" for next-token prediction (b, n, vocabulary). Dropout is
+    applied to the inputs of each layer and the head; with `variational`, with one mask for all steps. Raises
+    WrongConfiguration for another cell or head, or a bidirectional language model.
     """
     if cell not in CELLS:
         raise WrongConfiguration(f"recurrent: cell={cell!r}; {nearest(cell, CELLS)}")
@@ -111,11 +111,11 @@ def seq2seq(
     dropout_rate: float = 0.0,
     vocabulary: int = 259,
 ) -> keras.Model:
-    """Build an encoder-decoder with attention: what comes next of the translation, (b, m, vocabulary).
+    """Build an encoder-decoder with attention that returns the logits of the next token, (b, m, vocabulary).
 
-    Bahdanau et al. 2014, arXiv:1409.0473: a bidirectional encoder, and a decoder that weighs all that was
-    read before each step. Its inputs are `token_ids` (b, n), the source, and `decoder_token_ids` (b, m), the
-    translation up to the token before (teacher forcing); `zoo.translate` feeds it what it wrote itself.
+    Bahdanau et al. 2014, arXiv:1409.0473: a bidirectional encoder, and a decoder that attends to the
+    encoder's outputs before each step. Its inputs are `token_ids` (b, n), the source, and `decoder_token_ids`
+    (b, m), the translation up to the previous token (teacher forcing); `zoo.translate` passes its own output.
     """
     tokens = Input((None,), dtype="int32", name="token_ids")  # (b, n)
     written = Input((None,), dtype="int32", name="decoder_token_ids")  # (b, m)
@@ -143,11 +143,12 @@ def speech(
     mels: int = 40,
     classes: int = 11,
 ) -> keras.Model:
-    """Build a speech recognizer: which letter each 40 ms are, or none, for CTC (b, n/4, classes).
+    """Build a speech recognizer with CTC: the logits of a letter, or blank, for each 40 ms (b, n/4, classes).
 
-    Graves et al. 2006, "Connectionist temporal classification", https://doi.org/10.1145/1143844.1143891;
-    with two strided convolutions before the recurrence, as Amodei et al. 2015, arXiv:1512.02595. Its input is
-    log-mel frames (b, n, mels), all zeros after the end. Class 0 is the blank, and certain in the padding.
+    Graves et al. 2006, "Connectionist temporal classification", https://doi.org/10.1145/1143844.1143891; with
+    two strided convolutions before the recurrent layers, as Amodei et al. 2015, arXiv:1512.02595. Its input
+    is log-mel frames (b, n, mels), all zeros after the end. Class 0 is the blank, with probability 1 in the
+    padding.
     """
     frames = Input((None, mels), name="frames")  # (b, n, 40)
     real = lengths(frames)  # (b,)
@@ -219,7 +220,7 @@ register(
         'translate"',
         "url": "https://arxiv.org/abs/1409.0473",
         "year": 2014,
-        "idea": "A decoder that looks back at all that was read before it writes each letter.",
+        "idea": "A decoder that attends to the encoder's outputs before each letter.",
         "task": "dates",
         "recipe": "seq2seq",
     },
@@ -235,7 +236,7 @@ register(
         "paper": 'Graves, Fernandez, Gomez, Schmidhuber 2006, "Connectionist temporal classification"',
         "url": "https://doi.org/10.1145/1143844.1143891",
         "year": 2006,
-        "idea": "Say a letter or nothing for every frame; all ways to say a text add up.",
+        "idea": "A letter or blank for every frame; the loss sums over all alignments (CTC).",
         "task": "spoken-digits",
         "recipe": "speech",
     },

@@ -1,14 +1,14 @@
-"""T5: every task is a text that becomes another text.
+"""T5: an encoder-decoder that treats every task as text-to-text.
 
 Raffel et al. 2019, "Exploring the limits of transfer learning with a unified text-to-text transformer",
-arXiv:1910.10683. Norms without a mean or a bias come first, scores are not scaled, and what a place is worth
-depends on how far it is (section 2.1):
+arXiv:1910.10683. Normalization without mean or bias comes first, scores are not scaled, and attention has a
+learned bias for each relative distance (section 2.1):
 
     h' = h + attention(norm(h))      h = h' + mlp(norm(h'))      scores q k^T + r[distance]
     decoder: h' = h + attention(norm(h)), then + attention(norm(h'), the encoder's), then + mlp
 
-Version 1.1 (Shazeer 2020, "GLU variants improve transformer", arXiv:2002.05202) has gates in its mlp and a
-head of its own. Axes: b batch, n tokens read, m tokens written, c channels.
+Version 1.1 (Shazeer 2020, "GLU variants improve transformer", arXiv:2002.05202) has a gated mlp and its
+own head. Axes: b batch, n tokens read, m tokens written, c channels.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def t5(
     vocabulary: int = 32_128,
     buckets: int = 32,
 ) -> keras.Model:
-    """Build an encoder and a decoder: the logits of what is written next, (b, m, vocabulary).
+    """Build an encoder and a decoder that returns the logits of the next output token, (b, m, vocabulary).
 
-    Inputs: `token_ids` (b, n), what is read, and `decoder_token_ids` (b, m), what is written up to the token
-    before, which begins with token 0; if one likes `padding_mask` and `decoder_padding_mask`, 1 or 0. With
-    `gated` the mlp is version 1.1's, unless `tied` the head has a kernel of its own.
+    Inputs: `token_ids` (b, n), the input text, and `decoder_token_ids` (b, m), the output up to the previous
+    token, starting with token 0; optionally `padding_mask` and `decoder_padding_mask`, 1 or 0. With `gated`
+    the mlp is version 1.1's; unless `tied` the head has its own kernel.
     """
     inputs = {
         name: Input((None,), dtype="int32", name=name, optional=name.endswith("mask"))
@@ -160,7 +160,7 @@ for name, width, depth, heads, mlp_width, newer, parameters, multiply_adds in SI
             'text-to-text transformer"',
             "url": "https://arxiv.org/abs/1910.10683",
             "year": 2019,
-            "idea": "Every task is a text that becomes another text.",
+            "idea": "Every task as text-to-text.",
             "task": "dates",
             "recipe": "t5",
         },

@@ -1,4 +1,4 @@
-"""VGG: nothing but 3 x 3 convolutions, deeper: three of them see as far as one of 7 x 7, with fewer weights.
+"""VGG: deep stacks of 3 x 3 convolutions; three have the receptive field of one 7 x 7, with fewer weights.
 
 Simonyan and Zisserman 2014, "Very deep convolutional networks for large-scale image recognition",
 arXiv:1409.1556
@@ -43,8 +43,8 @@ def vgg(
 ) -> keras.Model:
     """Build a VGG with so many convolutions in each stage, batch norm after each if `norm`.
 
-    Weights start as Glorot and Bengio's, which "is possible" (section 3.1) without training a shallow one
-    first.
+    Weights are initialized as by Glorot and Bengio, which "is possible" (section 3.1) without first training
+    a shallower network.
     """
     image = x = Input((image_size, image_size, channels))  # (b, 224, 224, 3)
     for stage, depth in enumerate(depths, start=1):

@@ -1,4 +1,4 @@
-"""The Vision Transformer: an image is a sentence of patches.
+"""The Vision Transformer: an image is a sequence of patches.
 
 Dosovitskiy et al. 2020, "An image is worth 16x16 words: transformers for image recognition at scale",
 arXiv:2010.11929
@@ -55,8 +55,9 @@ def vit(
 ) -> keras.Model:
     """Build a Vision Transformer.
 
-    `pooling` says what the head sees: the class "token", or the "average" of all patches, without a class
-    token. Raises WrongConfiguration for another, or an image that patches do not tile.
+    `pooling` determines the head's input: the class "token", or the "average" of all patches, without a class
+    token. Raises WrongConfiguration for another value, or an image size that is not a multiple of the patch
+    size.
     """
     if pooling not in ("token", "average"):
         raise WrongConfiguration(f'vit: pooling={pooling!r}; expected "token" or "average"')
@@ -131,7 +132,7 @@ for name, width, depth, heads, patch_size, parameters, multiply_adds, preprocess
             'recognition at scale"',
             "url": "https://arxiv.org/abs/2010.11929",
             "year": 2020,
-            "idea": "An image is a sentence of patches.",
+            "idea": "An image is a sequence of patches.",
             "task": "digits",
             "recipe": "vit",
         },

@@ -1,15 +1,15 @@
-"""Small models trained here, which come with the zoo: something real to ask, without a network.
+"""Pretrained weights of small models, included with the zoo.
 
     model = zoo.build("lenet5", weights="digits")
     zoo.predict("lenet5", "seven.png", weights="digits")
     zoo.translate(zoo.build("seq2seq", weights="dates"), "24 novembre 2026")
 
-Weights go by the name of the task they were trained on. Each is a file of 16-bit floats beside this module,
-whose header is its card: what it was made of and by, and what it scored, rounded as it is kept.
+Weights are named after the task they were trained on. Each is a file of 16-bit floats beside this module,
+whose header contains its card: the training data, the recipe, and the metrics, measured after rounding.
 
     python -m zoo.pretrained lenet5 digits
 
-makes it anew, on whichever framework: the recipe is the table below.
+trains it again, on any framework: the recipe is the table below.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Trained:
-    """How weights were made; all that is not said is the model's recipe."""
+    """How pretrained weights were trained; unspecified options are those of the model's recipe."""
 
     model: str
     name: str  # of the task
@@ -44,12 +44,12 @@ class Trained:
 
     @property
     def command(self) -> str:
-        """What makes them anew."""
+        """The command that trains them again."""
         return f"python -m zoo.pretrained {self.model} {self.name}"
 
     def card(self) -> dict[str, Any]:
-        """What, how, how well: "model", "weights", "arguments" of the builder, "data", "recipe", "command",
-        "metrics", "parameters", "limits".
+        """The card of the weights: "model", "weights", "arguments" of the builder, "data", "recipe",
+        "command", "metrics", "parameters", "limits".
         """
         from safetensors import safe_open
 
@@ -87,12 +87,12 @@ TRAINED = (
 
 
 def of(model: str) -> list[Trained]:
-    """The trained weights of a model."""
+    """The pretrained weights of a model."""
     return [trained for trained in TRAINED if trained.model == model]
 
 
 def find(model: str, weights: str | Path | None) -> Trained | None:
-    """The trained weights that are meant, or None for a file's or the hub's.
+    """The pretrained weights with this name, or None for a file or a reference to the hub.
 
     Raises UnknownName for a word that is neither.
     """
