@@ -449,8 +449,20 @@ class NativeEngine:
         return self.averages
 
 
+# The attributes that Keras's `compile` and `fit` set on a model.
+COMPILED = (
+    "compiled", "optimizer", "loss", "steps_per_execution", "stop_training", "history", "_jit_compile",
+    "_run_eagerly", "_compile_loss", "_compile_metrics", "_compile_config", "_compiled_trainable_state",
+    "_loss_tracker", "train_function", "test_function", "predict_function",
+)  # fmt: skip
+FRESH = {"compiled": False, "loss": None, "_compile_loss": None, "_compile_metrics": None}
+
+
 class KerasEngine:
-    """Keras's own `compile` and `fit`."""
+    """Keras's own `compile` and `fit`.
+
+    The model is compiled while the engine is at work, and otherwise as its owner left it.
+    """
 
     mode = "fit"
 
@@ -462,13 +474,27 @@ class KerasEngine:
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         weighs = isinstance(inner, Optimizer) and inner.gradient_accumulation_steps
         loss = objective.keras()
-        model.compile(optimizer=optimizer, loss=weighing(loss, objective, inner) if weighs else loss)
-        # Keras reports the mean loss of the epoch so far; parity needs each step's. Keras offers no way to
-        # choose that metric, and a second one would compute the loss twice, so its own is replaced.
-        object.__setattr__(model, "_loss_tracker", LastValue(name="loss"))
-        # Keras would put averaged weights in place whenever a `fit` ends; a run does so once, at its end.
-        self.finalize = model.optimizer.finalize_variable_values
-        model.optimizer.finalize_variable_values = lambda variables: None
+        self.attached, self.own = False, dict(FRESH)
+        with self.at_work():
+            model.compile(optimizer=optimizer, loss=weighing(loss, objective, inner) if weighs else loss)
+            # Keras reports the mean loss of the epoch so far; parity needs each step's. Keras offers no way
+            # to choose that metric, and a second one would compute the loss twice, so its own is replaced.
+            object.__setattr__(model, "_loss_tracker", LastValue(name="loss"))
+            self.optimizer: Any = model.optimizer
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within, the model is compiled as the engine needs it."""
+        if self.attached:
+            yield
+            return
+        theirs, self.attached = _compile_state(self.model), True
+        _set_compile_state(self.model, self.own)
+        try:
+            yield
+        finally:
+            self.own, self.attached = _compile_state(self.model), False
+            _set_compile_state(self.model, theirs)
 
     def fit(
         self,
@@ -492,11 +518,22 @@ class KerasEngine:
             self.model.stop_training = stop  # predicting resets it
 
         events = keras.callbacks.LambdaCallback(on_train_batch_end=step, on_epoch_end=epoch)
-        fit = partial(self.model.fit, shuffle=False, callbacks=[events], verbose=SILENT)
+        with self.at_work(), _without_averages(self.optimizer):
+            self._fit(batches, per_epoch, first_epoch, [events], lambda: stop)
+
+    def _fit(
+        self,
+        batches: Iterator[Pair],
+        per_epoch: int,
+        first_epoch: int,
+        callbacks: list[Any],
+        stopped: Callable[[], bool],
+    ) -> None:
+        fit = partial(self.model.fit, shuffle=False, callbacks=callbacks, verbose=SILENT)
         if first_epoch < per_epoch:
             first = list(islice(batches, first_epoch))  # from an iterator `fit` would take a batch too many
             fit(self.stream(pair for pair in first), steps_per_epoch=first_epoch)
-        if not stop:
+        if not stopped():
             fit(self.stream(batches), steps_per_epoch=per_epoch, epochs=sys.maxsize)
 
     def stream(self, batches: Iterator[Pair]) -> Any:
@@ -505,7 +542,8 @@ class KerasEngine:
         return backends.current().stream(self.model, batches) if varies else batches
 
     def predict(self, x: Any) -> np.ndarray:
-        return self.model.predict(x, batch_size=tasks.count(x), verbose=SILENT)
+        with self.at_work():
+            return self.model.predict(x, batch_size=tasks.count(x), verbose=SILENT)
 
     def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
         tensor = backends.current().tensor
@@ -529,15 +567,38 @@ class KerasEngine:
 
     def built(self) -> Any:
         """The model's optimizer, its variables made: Keras makes them at the first step."""
-        optimizer = self.model.optimizer
-        if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
-        return optimizer
+        if not self.optimizer.built:
+            self.optimizer.build(self.model.trainable_variables)
+        return self.optimizer
 
     def finish(self) -> bool:
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        self.finalize(self.model.trainable_variables)
-        return optimizer.use_ema
+        self.optimizer.finalize_variable_values(self.model.trainable_variables)
+        return getattr(self.optimizer, "inner_optimizer", self.optimizer).use_ema
+
+
+def _compile_state(model: keras.Model) -> dict[str, Any]:
+    return {name: vars(model)[name] for name in COMPILED if name in vars(model)}
+
+
+def _set_compile_state(model: keras.Model, state: Mapping[str, Any]) -> None:
+    for name in COMPILED:
+        if name in state:
+            model.__dict__[name] = state[name]  # past Keras's tracking, which sees layers and variables only
+        elif name in vars(model):
+            delattr(model, name)
+
+
+@contextmanager
+def _without_averages(optimizer: Any) -> Iterator[None]:
+    """Within, `fit` leaves the weights as they are: a run puts averages in their place once, at its end."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    vars(optimizer)["finalize_variable_values"] = lambda variables: None
+    try:
+        yield
+    finally:
+        del vars(optimizer)["finalize_variable_values"]
+        if hasattr(inner, "batch_weight"):
+            inner.batch_weight = None  # of a step that is over
 
 
 @dataclass(frozen=True)
