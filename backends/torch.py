@@ -24,6 +24,8 @@ from zoo.backends import (
 )
 from zoo.backends.torch_graph import overwrite, record, tree, use_onednn
 
+from zoo.errors import WrongConfiguration
+
 if TYPE_CHECKING:
     import keras
 
@@ -154,7 +156,7 @@ def average_pool(x: torch.Tensor, size: int, stride: int) -> torch.Tensor:
 def dense(
     x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, *, transposed: bool = False
 ) -> torch.Tensor:
-    return F.linear(x, kernel if transposed else kernel.mT, bias)
+    return F.linear(x, kernel if transposed else _turned(kernel), bias)
 
 
 def batch_norm(
@@ -176,8 +178,11 @@ def batch_norm(
         return y, (1 - momentum) * mean + momentum * batch_mean.detach(), (1 - momentum) * variance
     if training:
         mean, variance = mean.clone(), variance.clone()  # torch updates them in place; a step is pure
-    y = F.batch_norm(x.movedim(-1, 1), mean, variance, gamma, beta, training, momentum, epsilon)
-    return y.movedim(1, -1), mean, variance
+    last = x.ndim - 1  # not `movedim`, which torch's exporter to ONNX gets wrong
+    y = F.batch_norm(
+        x.permute(0, last, *range(1, last)), mean, variance, gamma, beta, training, momentum, epsilon
+    )
+    return y.permute(0, *range(2, x.ndim), 1), mean, variance
 
 
 def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *, epsilon: float) -> torch.Tensor:
@@ -187,6 +192,8 @@ def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *, epsi
 
 
 def rms_norm(x: torch.Tensor, gamma: torch.Tensor, *, epsilon: float) -> torch.Tensor:
+    if torch.onnx.is_in_onnx_export():  # torch's exporter knows no operation of that name
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * gamma
     return F.rms_norm(x, gamma.shape, gamma, epsilon)
 
 
@@ -207,7 +214,7 @@ def attention(
     if drop is None:
         y = F.scaled_dot_product_attention(query, key, value, bias, is_causal=causal, scale=scale)
     else:
-        scores = query * scale @ key.mT
+        scores = query * scale @ _turned(key)
         y = drop(F.softmax(scores if bias is None else scores + bias, -1)) @ value
     return y.transpose(1, 2)
 
@@ -226,7 +233,7 @@ def lstm(
     bias: torch.Tensor,
     recurrent_bias: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    weights = [kernel.mT, recurrent_kernel.mT, bias, recurrent_bias]
+    weights = [_turned(kernel), _turned(recurrent_kernel), bias, recurrent_bias]
     if _has_cudnn(x):
         outputs, h, c, *_ = _cudnn(LSTM, x.transpose(0, 1), h[None], c[None], weights)
     else:
@@ -243,14 +250,15 @@ def gru(
     recurrent_bias: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if recurrent_bias is not None:
-        weights = [kernel.mT, recurrent_kernel.mT, bias, recurrent_bias]
+        weights = [_turned(kernel), _turned(recurrent_kernel), bias, recurrent_bias]
         if _has_cudnn(x):
             outputs, h, *_ = _cudnn(GRU, x.transpose(0, 1), h[None], None, weights)
-        elif torch.is_grad_enabled():  # autograd has to see inside
+        elif torch.is_grad_enabled() or _is_exported():  # autograd, or another program, has to see inside
             outputs, h = torch.gru(x.transpose(0, 1), h[None], weights, *RECURRENT)
         else:
             outputs, h = _gru(x.transpose(0, 1), h[None], weights)
         return outputs.transpose(0, 1), h[0]
+    _check_unrolled("a GRU that resets before the recurrent kernel")
     two, outputs = 2 * h.shape[-1], []
     for projected in dense(x, kernel, bias).unbind(1):
         r, z = (projected[:, :two] + h @ recurrent_kernel[:, :two]).sigmoid().chunk(2, -1)
@@ -364,10 +372,20 @@ def scan(
     states: Sequence[torch.Tensor],
     x: torch.Tensor,
 ) -> Sequence[torch.Tensor]:
+    _check_unrolled("attention before every step of a decoder")
     found = []
     for now in x.unbind(0):
         found.append(states := step(states, now))
     return [torch.stack(every) for every in zip(*found, strict=True)]
+
+
+def _check_unrolled(what: str) -> None:
+    """Raise WrongConfiguration if a loop over steps is exported: ONNX would have as many as the example."""
+    if torch.onnx.is_in_onnx_export():
+        raise WrongConfiguration(
+            f"{what} is a loop in Python, of which torch's exporter to ONNX keeps as many steps as its "
+            "example has; export on TensorFlow or JAX"
+        )
 
 
 def add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -427,6 +445,14 @@ def _ctc_backward(ctx: Any, upstream: torch.Tensor, _: Any) -> tuple[None, torch
 
 
 _ctc.register_autograd(_ctc_backward, setup_context=_ctc_setup)
+
+
+def _is_exported() -> bool:
+    return torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting()
+
+
+def _turned(x: torch.Tensor) -> torch.Tensor:
+    return x.transpose(-1, -2)  # `mT`, of which torch's exporter to ONNX knows nothing
 
 
 def _channels_first(x: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo._registration import follow_keras
 from zoo.errors import (
     BackendError,
     DataUnavailable,
@@ -156,3 +157,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+follow_keras()  # keras.models.load_model finds the classes of the zoo's files

@@ -196,7 +196,8 @@ class AdaptiveAveragePool(Layer):
         self.size = size
 
     def call(self, x: Tensor) -> Tensor:
-        rows, columns = (ops.convert_to_tensor(self.means(n), dtype=x.dtype) for n in x.shape[1:3])
+        # In torch's exporter to ONNX an extent is a tensor.
+        rows, columns = (ops.convert_to_tensor(self.means(int(n)), dtype=x.dtype) for n in x.shape[1:3])
         return ops.einsum("ih,bhwc,jw->bijc", rows, x, columns)
 
     def means(self, extent: int) -> Any:
@@ -699,13 +700,14 @@ class RelativePositions(Layer):
         if cache is not None:
             queries = cache.steps(n)
             keys = ops.expand_dims(ops.arange(cache.length, dtype="int32"), 0)
-        elif n is None:
+        elif not isinstance(n, int):  # any length, or that of an example from which a program is exported
             queries = keys = _steps(x)
         else:
             xp = np  # the buckets are a constant of the program
             queries = keys = np.arange(n, dtype=np.int32)[None]
         after = xp.expand_dims(keys, 1) - xp.expand_dims(queries, 2)  # (1 or b, n, m)
-        bucket = xp.take(self.bucket, xp.clip(after, -far, far) + far, axis=0)
+        # A column: of a vector Keras's `take` on torch is by `ravel`, which its exporter to ONNX lacks.
+        bucket = xp.take(self.bucket[:, None], xp.clip(after, -far, far) + far, axis=0)[..., 0]
         bias = ops.take(ops.convert_to_tensor(self.table), bucket, axis=0)  # (1 or b, n, m, heads)
         return ops.transpose(bias, (0, 3, 1, 2))
 
