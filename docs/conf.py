@@ -58,9 +58,9 @@ def one_way(app: Any, page: str, template: str, context: dict[str, Any], doctree
 
 
 def own_language(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """The Chinese chapters say in which language they are."""
+    """The Chinese pages say in which language they are."""
     del app, template, doctree
-    if page.startswith("chapters/zh/"):
+    if page.startswith(("chapters/zh/", "zh/")):
         context["language"] = "zh-CN"
 
 

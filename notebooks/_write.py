@@ -112,9 +112,8 @@ def write(english: Path, run: bool = False) -> None:
     write_notebook(english, run)
     chinese = ROOT / "zh" / english.name
     if chinese.exists():
-        text = translated(
-            english.read_text(encoding="utf-8"), chinese.read_text(encoding="utf-8"), _strings.table(chinese)
-        )
+        words, strings = chinese.read_text(encoding="utf-8"), _strings.table(chinese)
+        text = translated(english.read_text(encoding="utf-8"), words, strings)
         chinese.write_text(text, encoding="utf-8", newline="\n")
         write_notebook(chinese, run)
 

@@ -87,6 +87,13 @@ def test_a_chapter_runs_and_its_figures_have_labelled_axes(
 
 
 @pytest.mark.once
+@chapters
+def test_both_languages_have_the_same_cells(name: str):
+    english, chinese = ([(c.cell_type, c.metadata) for c in cells(language, name)] for language in LANGUAGES)
+    assert english == chinese
+
+
+@pytest.mark.once
 @languages
 @chapters
 def test_the_notebook_is_its_plain_text(name: str, language: str, monkeypatch: pytest.MonkeyPatch):
