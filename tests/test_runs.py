@@ -506,6 +506,15 @@ def test_what_is_not_to_be_saved_is_not(here: Path) -> None:
 
 
 @pytest.mark.once
+def test_where_no_run_can_be_saved_the_command_says_what_to_do(here: Path) -> None:
+    (here / "runs").write_text("a file")
+    done = CliRunner().invoke(app, ["train", "mlp", "--steps", "1"])
+    assert isinstance(done.exception, WrongConfiguration)
+    assert re.search(r"runs is a file.*--out, or --no-save", str(done.exception))
+    command("train", "mlp", "--steps", "1", "--no-save")
+
+
+@pytest.mark.once
 def test_commands_take_a_run_in_the_place_of_a_model(made: Made, here: Path) -> None:
     folder, texts, pairs, gpt = (str(made(kind)[1]) for kind in ("folder", "texts", "pairs", "corpus"))
     measured = json.loads(command("evaluate", folder, "--json"))

@@ -263,6 +263,10 @@ def train(
         raise WrongConfiguration(f"--no-save, and {'--out' if out else '--checkpoint'}; give one of them")
     if save and out is None and checkpoint is None:
         out = runs.new_folder(card.name)
+        try:
+            runs.check_folder(out)
+        except WrongConfiguration as error:
+            raise WrongConfiguration(f"{error}; give another folder by --out, or --no-save") from None
     reader = tokenizers.found(tokenizer)
     backends.prefer(backend, device=device, threads=threads)
     from zoo.training import told, train

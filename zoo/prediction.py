@@ -164,7 +164,7 @@ def _recordings(run: SavedRun, sounds: Any, top: int, names: list[str]) -> list[
 def _writes(run: SavedRun, inputs: Any, top: int, names: list[str]) -> list[list[tuple[str, float]]]:
     del inputs, top, names
     raise WrongConfiguration(
-        f"{run} writes texts; expected a classifier. zoo.generate takes it, and `zoo generate`"
+        f"{run} writes texts; expected a classifier. Use zoo.generate, or `zoo generate`"
     )
 
 
