@@ -398,7 +398,8 @@ def test_a_folder_of_recordings_is_named_without_reading_them(
 
 
 def test_a_csv_is_a_table_of_recordings_too(folder: Path) -> None:
-    (folder / "transcripts.tsv").unlink()
+    for name in ("transcripts.tsv", "a/stereo.flac"):
+        (folder / name).unlink()
     (folder / "transcripts.csv").write_text('path,text\na/mono.wav,"one, two"\n')
     (wave,), texts = speech.recordings(folder, rate=8000)
     assert texts == ["one, two"]

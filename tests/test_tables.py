@@ -239,3 +239,21 @@ def test_a_file_of_the_names_of_classes_in_any_encoding_is_the_same(encoding: st
     model = zoo.build("mlp", shape=(8, 8, 3), widths=(4,), classes=2)
     (found,) = zoo.predict(model, np.zeros((8, 8, 3), np.uint8), labels=tmp_path / "names.txt")
     assert {name for name, _ in found} == {"Süßwasser", "Meer"}
+
+
+def test_recordings_that_the_table_does_not_list_are_left_out_with_a_word(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    for name in ("a.wav", "deep/b.FLAC", "._a.wav", "__MACOSX/a.wav", ".old/c.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, np.zeros(160), 16_000, format="WAV")
+    (tmp_path / "transcripts.csv").write_text("path,text\n./a.wav,one\n")
+    said = rf"^{tmp_path.name}: 1 recordings are not in transcripts\.csv and left out: deep/b\.FLAC$"
+    with pytest.warns(UserWarning, match=said):
+        assert len(speech.recordings(tmp_path)[0]) == 1
+
+
+def test_two_tables_of_recordings_are_refused(tmp_path: Path) -> None:
+    for name in ("transcripts.csv", "Transcripts.tsv"):
+        (tmp_path / name).write_text("path\ttext\n")
+    with pytest.raises(zoo.DataUnavailable, match=r"Transcripts\.tsv and transcripts\.csv; expected one"):
+        tasks.source(str(tmp_path))

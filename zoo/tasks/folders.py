@@ -31,7 +31,7 @@ from zoo.preprocessing import Preprocessing, depth, load, pixels, plain, reading
 from zoo.storage import is_dir, is_file
 from zoo.tasks import tables
 from zoo.tasks.images import held_out
-from zoo.tasks.tables import ordered
+from zoo.tasks.tables import hidden, ordered
 
 Shape = tuple[int, ...]
 Change = Callable[[np.ndarray, int], np.ndarray]
@@ -45,7 +45,6 @@ TRAINING = ("train", "training")
 # The first that is there is held out.
 HELD_OUT = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
 SYSTEM = {".ds_store", "desktop.ini", "ehthumbs.db", "thumbs.db"}  # what systems write into folders
-COPIES = {"__macosx", "@eadir"}  # folders of theirs, with things that look like images
 ERRORS = ("stop", "skip")
 
 
@@ -258,12 +257,12 @@ class LeftOut:
         found = []
         for each in sorted(path.iterdir()):
             if each.is_dir():
-                if _hidden(each):
+                if hidden(each):
                     self.images(each)
                 else:
                     found.append(each)
             else:
-                self.leave("hidden" if _hidden(each) else "beside the folders of classes", each)
+                self.leave("hidden" if hidden(each) else "beside the folders of classes", each)
         return found
 
     def images(self, folder: Path) -> list[Path]:
@@ -276,9 +275,9 @@ class LeftOut:
                 continue
             seen.add(real)
             below.sort()
-            hidden = any(map(_hidden, (here, *here.parents)[: len(here.relative_to(self.root).parts)]))
+            within = any(map(hidden, (here, *here.parents)[: len(here.relative_to(self.root).parts)]))
             for path in map(here.joinpath, sorted(files)):
-                if hidden or _hidden(path):
+                if within or hidden(path):
                     self.leave("hidden", path)
                 elif path.suffix.lower() in SUFFIXES:
                     found.append(path)
@@ -298,10 +297,6 @@ class LeftOut:
 
 def _stop(error: OSError) -> None:
     raise DataUnavailable(f"{error.filename}: {error.strerror}") from None
-
-
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in COPIES
 
 
 def _by_class(path: Path, folders: Sequence[Path], left: LeftOut) -> dict[str, list[Path]]:

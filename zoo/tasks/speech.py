@@ -14,6 +14,7 @@ Axes: n samples, t frames, m mel bands, f frequencies.
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Sequence
 from math import gcd
 from pathlib import Path
@@ -24,7 +25,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from zoo import random
 from zoo.errors import DataUnavailable
-from zoo.storage import is_dir
+from zoo.storage import is_dir, is_file
 from zoo.tasks import tables
 
 Generator = np.random.Generator
@@ -34,6 +35,7 @@ RATE = 8000  # samples a second of the digits, as of a telephone
 RECORDED = 16_000  # and of recordings
 # A folder's table, and what separates its columns.
 TRANSCRIPTS = {"transcripts.tsv": ("\t",), "transcripts.csv": tables.SEPARATORS}
+SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".ogg", ".opus", ".w64", ".wav"}
 FRAME, HOP = 128, 64  # samples that the filter is constant for, and from one filter to the next
 FREQUENCIES = np.fft.rfftfreq(FRAME, 1 / RATE)
 BANDWIDTHS = np.array([80.0, 110.0, 160.0])  # of the formants, Hz
@@ -161,8 +163,9 @@ def overlap_add(frames: np.ndarray) -> np.ndarray:
 def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarray], list[str]]:
     """The waves (n,), float32 at `rate` samples a second, and the texts of a folder, as its table lists them.
 
-    WAV, FLAC and whatever else libsndfile reads, at any rate, the channels averaged. Raises DataUnavailable
-    without a table or the soundfile package, or naming every line and every file that is broken.
+    WAV, FLAC and whatever else libsndfile reads, at any rate, the channels averaged. Recordings that the
+    table does not list are left out, with a warning. Raises DataUnavailable without a table or the soundfile
+    package, or naming every line and every file that is broken.
     """
     folder = Path(folder)
     soundfile = _soundfile(folder)
@@ -180,8 +183,22 @@ def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarra
         texts.append(text)
     if broken:
         told = "; ".join(broken[:20]) + (" ..." if len(broken) > 20 else "")
-        raise DataUnavailable(f"{table}: {len(broken)} broken: {told}. Mend or remove them")
+        raise DataUnavailable(f"{table}: {len(broken)} broken: {told}. Correct or remove them")
+    listed = {(folder / path).resolve() for _, path, _ in lines}
+    if unlisted := [path for path in _sounds(folder) if path.resolve() not in listed]:
+        names = ", ".join(str(path.relative_to(folder)) for path in unlisted[:5])
+        warnings.warn(
+            f"{folder.name}: {len(unlisted)} recordings are not in {table.name} and left out: {names}"
+            + (" ..." if len(unlisted) > 5 else ""),
+            stacklevel=2,
+        )
     return waves, texts
+
+
+def _sounds(folder: Path) -> list[Path]:
+    """The files in a folder and below that are named as sound, but for hidden ones."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and is_file(path))
+    return sorted(p for p in found if not any(map(tables.hidden, map(Path, p.relative_to(folder).parts))))
 
 
 def texts(folder: str | Path) -> list[str]:
@@ -243,10 +260,15 @@ def _transcripts(folder: Path) -> tuple[Path, list[tuple[int, str, str]]]:
 
 
 def transcripts(folder: Path) -> Path | None:
-    """The table of a folder of recordings, in capitals or not; None for another folder."""
+    """The table of a folder of recordings, in capitals or not; None for another folder.
+
+    Raises DataUnavailable for a folder with two.
+    """
     names = sorted(p.name for p in folder.iterdir()) if is_dir(folder) else []
-    found = (folder / name for known in TRANSCRIPTS for name in names if name.lower() == known)
-    return next((path for path in found if path.is_file()), None)
+    found = [folder / name for name in names if name.lower() in TRANSCRIPTS and is_file(folder / name)]
+    if len(found) > 1:
+        raise DataUnavailable(f"{folder}: {' and '.join(p.name for p in found)}; expected one of them")
+    return found[0] if found else None
 
 
 def resampled(wave: np.ndarray, old: int, new: int) -> np.ndarray:

@@ -23,6 +23,7 @@ MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+COPIES = {"__macosx", "@eadir"}  # folders of systems, whose files are named as those beside them
 NAMED = 5  # bad lines, before the rest is counted
 
 
@@ -73,6 +74,11 @@ def refuse(path: Path, bad: Mapping[int, str]) -> None:
     first = "; ".join(f"line {number}: {bad[number]}" for number in sorted(bad)[:NAMED])
     more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
     raise DataUnavailable(f"{path}: {first}{more}. Nothing was read: correct these lines first")
+
+
+def hidden(path: Path) -> bool:
+    """Whether a file or folder is hidden, or one of the copies that systems keep."""
+    return path.name.startswith(".") or path.name.lower() in COPIES
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
