@@ -48,7 +48,7 @@ MODULES = {
     "layers": "",
     "checkpoints": "Checkpoint read",
     "preprocessing": "Preprocessing",
-    "runs": "SavedRun load_run",
+    "runs": "find is_run",
     "show": "",
     "random": "",
     "backends": "Device LossScaling Backend installed current",
