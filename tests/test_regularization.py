@@ -369,7 +369,7 @@ def test_without_restore_best_a_run_ends_with_the_weights_of_its_last_epoch() ->
 
 
 def test_the_best_epochs_weights_are_put_back_under_an_average_too() -> None:
-    """As Keras's callback does: what was monitored are the weights, not their average."""
+    """What is put back is what was monitored: the averages, which a run ends with."""
     average = optimizers.Adam(0.02, use_ema=True)
     run = overfitting("native", average, early_stopping=zoo.EarlyStopping(3), epochs=60)
     assert run.metrics == pytest.approx(run.history[best(run)], rel=1e-6)

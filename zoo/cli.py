@@ -517,8 +517,8 @@ def _print_generated(model: Any, prompt: str, max_tokens: int, how: dict[str, An
     how["temperature"] = 1.0 if how["temperature"] is None else how["temperature"]
     if "decoder_token_ids" not in registry.input_shapes(model):
         print(prompt, end="")
-    if how["beams"] > 1:
-        print(generate(model, prompt, max_tokens, **how))
+    if how["beams"] > 1:  # the seed is that of random weights: a search draws nothing
+        print(generate(model, prompt, max_tokens, **{**how, "seed": 0}))
         return
     generate(model, prompt, max_tokens, **how, watch=lambda _, piece: print(piece, end="", flush=True))
     print()

@@ -52,10 +52,11 @@ def generate(
     Temperature 0 takes the most likely token each time (greedy decoding); otherwise tokens are sampled from
     softmax(logits / temperature), restricted to the `top_k` most likely tokens, or to the smallest set of
     tokens with a total probability of `top_p` (Holtzman et al. 2019, arXiv:1904.09751). With `beams` above 1,
-    beam search looks for the most likely text by its mean log probability per token. `repetition_penalty`
-    divides the scores of tokens that already occur (Keskar et al. 2019, arXiv:1909.05858, section 4.1). A
-    text ends before any of the strings in `stop`. `watch(index, piece)` is a callback that receives each
-    piece of each prompt's text as it is generated. These options work as in transformers' `generate`.
+    beam search looks for the most likely text by its mean log probability per token, and takes no
+    `temperature`, `top_k`, `top_p` or `seed`. `repetition_penalty` divides the scores of tokens that already
+    occur (Keskar et al. 2019, arXiv:1909.05858, section 4.1). A text ends before any of the strings in
+    `stop`. `watch(index, piece)` is a callback that receives each piece of each prompt's text as it is
+    generated. These options work as in transformers' `generate`.
 
     `model` may also be a run of `zoo.train` or its path (`zoo.load_run`), which includes its tokenizer.
     Tokens are bytes unless a `tokenizer` is given, one of `zoo.tokenizers` or what its `load` takes. For
@@ -154,8 +155,15 @@ class Rules:
             raise WrongConfiguration(f"generate: top_p={top_p!r}; expected 0 < top_p <= 1")
         if not repetition_penalty > 0:
             raise WrongConfiguration(f"generate: repetition_penalty={repetition_penalty!r}; expected above 0")
-        if beams > 1 and (top_k is not None or top_p is not None):
-            raise WrongConfiguration("generate: top_k and top_p draw, beams search; give one or the other")
+        # The defaults, and a temperature of 0, which draws nothing either.
+        drawing = {"temperature": temperature not in (0, 1), "seed": seed != 0}
+        drawing |= {"top_k": top_k is not None, "top_p": top_p is not None}
+        if beams > 1 and any(drawing.values()):
+            given = " and ".join(name for name, said in drawing.items() if said)
+            raise WrongConfiguration(
+                f"generate: {given} is for drawing tokens, and beams={beams} searches for the likeliest "
+                "text; give one or the other"
+            )
         self.temperature, self.top_k, self.top_p, self.beams = temperature, top_k, top_p, beams
         self.penalty, self.seed, self.max_tokens = repetition_penalty, seed, max_tokens
 

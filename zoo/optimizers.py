@@ -453,6 +453,7 @@ class LAMB(Adam):
         name: str = "lamb",
         **kwargs: Any,
     ):
+        _check_common("LAMB", kwargs)  # Adam would take its own amsgrad
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, name=name, **kwargs
         )
@@ -540,6 +541,10 @@ def _check_common(who: str, settings: dict[str, Any]) -> None:
         if not _number(settings[name]) or not 0 < settings[name] < inf:
             raise WrongConfiguration(f"{who}: {name}={settings[name]!r}; expected a number above 0")
     below_one(who, ema_momentum=settings.get("ema_momentum", 0.99))
+    averages = {"ema_momentum": settings.get("ema_momentum", 0.99) != 0.99}
+    averages["ema_overwrite_frequency"] = settings.get("ema_overwrite_frequency") is not None
+    for name in (name for name, said in averages.items() if said and not settings.get("use_ema")):
+        raise WrongConfiguration(f"{who}: {name}={settings[name]!r} goes with use_ema=True")
     for name, least in {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1}.items():
         if (value := settings.get(name)) is not None:
             settings[name] = integer(who, name, value, least)

@@ -62,12 +62,25 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         raise NotImplementedError
 
     def __call__(self, step: Any) -> Tensor:
-        """The rate in `keras.config.floatx()`; `step` is an integer or integers of any shape, of any kind."""
-        return self.rate(graph(), ops.cast(step, "int32"))
+        """The rate in `keras.config.floatx()`; `step` is an integer or integers of any shape, of any kind.
+
+        Raises WrongConfiguration for a step of Python's or NumPy's below 0; of a tensor's, unread, 0 counts.
+        """
+        return self.rate(graph(), self._steps(step))
 
     def at(self, step: int) -> float:
-        """The learning rate in float64, without a tensor."""
-        return float(self.rate(HOST, np.int64(step)))
+        """The learning rate in float64, without a tensor. Raises WrongConfiguration for a step below 0."""
+        return float(self.rate(HOST, np.int64(integer(type(self).__name__, "step", step, 0))))
+
+    def _steps(self, step: Any) -> Tensor:
+        """Steps as int32. A schedule begins at 0: before that it has no rate."""
+        if isinstance(step, int | float | np.generic | np.ndarray | list | tuple):
+            given = np.asarray(step)
+            if given.dtype.kind not in "iu" or (given.size and not 0 <= given.min() <= given.max() <= STEPS):
+                raise WrongConfiguration(
+                    f"{type(self).__name__}: step={step!r}; expected integers from 0 to {STEPS}"
+                )
+        return ops.maximum(ops.cast(step, "int32"), 0)
 
     def get_config(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in signature(type(self)).parameters}
@@ -286,11 +299,11 @@ class OneCycle(Schedule):
 
     def momentum(self, step: Any) -> Tensor:
         """The momentum (Adam's beta_1) of a step, as `schedule(step)` is its rate."""
-        return self._cycle(graph(), ops.cast(step, "int32"), self._momentums())
+        return self._cycle(graph(), self._steps(step), self._momentums())
 
     def momentum_at(self, step: int) -> float:
         """The momentum (Adam's beta_1) of a step, as `at(step)` is its rate."""
-        return float(self._cycle(HOST, np.int64(step), self._momentums()))
+        return float(self._cycle(HOST, np.int64(integer("OneCycle", "step", step, 0)), self._momentums()))
 
     def _momentums(self) -> tuple[float, ...]:
         valley = (self.max_momentum,) if self.three_phase else ()

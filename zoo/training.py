@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, count, islice, repeat
@@ -232,8 +232,10 @@ def train(
             nonlocal paused, epoch_start
             number(losses[-1])  # wait for the steps under way
             before = time.perf_counter()
-            run.history.append(evaluate(runner, data))
-            run.metrics = run.history[-1]
+            with nullcontext() if patience is None else patience.averages():
+                run.history.append(evaluate(runner, data))
+                run.metrics = run.history[-1]
+                ended = patience is not None and patience.ends(run.metrics)
             if checkpoint is not None:
                 run.losses = [number(value) for value in losses]
                 run.interrupted = stop.is_set()
@@ -242,7 +244,7 @@ def train(
                 _epoch_line(run, losses, per_epoch, total, before - epoch_start)
             epoch_start = time.perf_counter()
             paused += epoch_start - before
-            return patience is not None and patience.ends(run.metrics)
+            return ended
 
         runner.fit(batches, per_epoch, per_epoch - position, on_step, on_epoch)
         run.train_s = time.perf_counter() - start - paused
@@ -271,7 +273,8 @@ class EarlyStopping:
     """Stop once the held-out `monitor` has not improved for `patience` epochs, as keras.callbacks does.
 
     An improvement is more than `min_delta`; losses and error rates are better when lower, other metrics when
-    higher. `restore_best` ends with the weights of the best epoch. Prechelt 1998, "Early stopping - but
+    higher. `restore_best` ends with the weights of the best epoch. Of an optimizer with `use_ema` it is the
+    averages that are judged after each epoch, and put back. Prechelt 1998, "Early stopping - but
     when?".
     """
 
@@ -307,16 +310,38 @@ class Patience:
         if value < self.best - self.rule.min_delta:
             self.best, self.waited = value, 0
             if self.rule.restore_best:
-                self.weights = [np.array(ops.convert_to_numpy(v)) for v in self.run.model.variables]
+                self.weights = _numbers(self.run.model)
         else:
             self.waited += 1
         return self.waited >= max(1, self.rule.patience)
 
+    @contextmanager
+    def averages(self) -> Iterator[None]:
+        """Within, the model has the averages of its weights, where they are kept: as the run would end."""
+        if not self.run.stepper.averages:
+            yield
+            return
+        own = _numbers(self.run.model)
+        self.run.stepper.finish()
+        try:
+            yield
+        finally:
+            _assign(self.run.model, own)
+
     def restore(self) -> bool:
         """Put the best weights back; whether there were any."""
-        for variable, value in zip(self.run.model.variables, self.weights, strict=False):
-            variable.assign(value)
+        if self.weights:
+            _assign(self.run.model, self.weights)
         return bool(self.weights)
+
+
+def _numbers(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(ops.convert_to_numpy(v)) for v in model.variables]
+
+
+def _assign(model: keras.Model, values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
 
 
 # The two engines
@@ -337,6 +362,7 @@ class Predicts(Protocol):
 class Engine(Predicts, Protocol):
     """Makes training steps on a model, and predicts with it."""
 
+    averages: bool  # whether the optimizer keeps averages of the weights
     weight: Callable[[np.ndarray], int]  # how many labels or examples the loss of a batch is the mean of
 
     @property
@@ -481,6 +507,7 @@ class KerasEngine:
             # to choose that metric, and a second one would compute the loss twice, so its own is replaced.
             object.__setattr__(model, "_loss_tracker", LastValue(name="loss"))
             self.optimizer: Any = model.optimizer
+        self.averages = getattr(self.optimizer, "inner_optimizer", self.optimizer).use_ema
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -572,8 +599,12 @@ class KerasEngine:
         return self.optimizer
 
     def finish(self) -> bool:
-        self.optimizer.finalize_variable_values(self.model.trainable_variables)
-        return getattr(self.optimizer, "inner_optimizer", self.optimizer).use_ema
+        finalize = type(self.optimizer).finalize_variable_values  # not what stands in for it within `fit`
+        finalize(self.optimizer, self.model.trainable_variables)
+        if self.averages:  # else on JAX weights and averages are one array, and the next step frees it
+            for variable in self.model.trainable_variables:
+                variable.assign(ops.copy(variable.value))
+        return self.averages
 
 
 def _compile_state(model: keras.Model) -> dict[str, Any]:
@@ -796,12 +827,15 @@ def _load(
     tokenizer: Code | None,
     errors: str,
 ) -> Task:
-    if isinstance(task, Task):
-        return task
-    if isinstance(task, str):
+    if isinstance(task, Task | str):
         if validation is not None:
-            raise WrongConfiguration("validation= goes with a pair of arrays; a named task holds out its own")
-        return tasks.load(task, shape, preprocessing, tokenizer, errors=errors)
+            raise WrongConfiguration("validation= goes with a pair of arrays; a task holds out its own")
+        known = (
+            task
+            if isinstance(task, Task)
+            else tasks.load(task, shape, preprocessing, tokenizer, errors=errors)
+        )
+        return replace(known, loss=loss) if isinstance(loss, str) else known
     return tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None, validation=validation)
 
 
