@@ -257,7 +257,7 @@ class Attention(Layer):
         ]
         cache, causal, drop, seeing = caching.current() if self.causal else None, self.causal, None, None
         if padding_mask is not None:
-            real = ops.not_equal(padding_mask, 0)
+            real = ops.not_equal(_of_length(key, padding_mask), 0)
             seeing = self.sees_real_keys(real, cache, query.shape[1])
             padding = caching.hidden_unless(ops.expand_dims(real, (1, 2)), query.dtype)
             bias = padding if bias is None else bias + padding
@@ -607,6 +607,8 @@ class Positions(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         table, cache = ops.convert_to_tensor(self.table), caching.current()
+        if cache is None and _is_symbolic(x):
+            return x + ops.take(table, _steps(x), axis=0)
         if cache is None:
             return x + table[: ops.shape(x)[1]]
         return x + ops.take(table, ops.minimum(cache.steps(x.shape[1]), self.limit - 1), axis=0)
@@ -649,7 +651,7 @@ class Segments(Layer):
 
     def call(self, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         table = ops.convert_to_tensor(self.table)
-        return x + (table[0] if segment_ids is None else ops.take(table, segment_ids, axis=0))
+        return x + (table[0] if segment_ids is None else ops.take(table, _of_length(x, segment_ids), axis=0))
 
     def compute_output_spec(self, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         del segment_ids
@@ -740,6 +742,17 @@ class ZeroPadding(Layer):
     def compute_output_spec(self, x: Tensor, lengths: Tensor) -> Tensor:
         del lengths
         return keras.KerasTensor(x.shape, x.dtype)
+
+
+def _is_symbolic(x: Tensor) -> bool:
+    """Whether the length of x (b, n, ...) is a name, as in a program of any length that JAX exports."""
+    n = x.shape[1]
+    return not (n is None or isinstance(n, int) or ops.is_tensor(n))  # a tensor in torch's exporter to ONNX
+
+
+def _of_length(x: Tensor, y: Tensor) -> Tensor:
+    """y (b, n), whose n is that of x (b, n, ...): as a name each input of a model has its own."""
+    return ops.take(y, _steps(x)[0], axis=1) if _is_symbolic(x) else y
 
 
 def _steps(x: Tensor) -> Tensor:
