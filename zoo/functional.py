@@ -65,7 +65,8 @@ def input_shapes(model: keras.Model) -> Any:
     if isinstance(known, list):
         known = {tensor.name: tensor for tensor in known}
     if isinstance(known, dict):
-        return {name: tuple(tensor.shape[1:]) for name, tensor in known.items()}
+        shapes = {name: tuple(tensor.shape[1:]) for name, tensor in known.items()}
+        return shapes if len(shapes) > 1 else next(iter(shapes.values()))  # as registry.input_shapes
     return tuple(known.shape[1:])
 
 
