@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ TEXTS = {
         "figure": "图",
     },
 }
+# A figure so much wider than high is scrolled on a phone, not shrunk.
+WIDE = 2
 OTHER = {"en": "zh", "zh": "en"}
 
 
@@ -126,6 +129,13 @@ def fenced(language: str, text: str, *options: str) -> list[str]:
     ]
 
 
+def aspect(image: bytes) -> float:
+    """The width of an SVG or a PNG over its height."""
+    box = re.search(rb'viewBox="0 0 ([\d.]+) ([\d.]+)"', image)
+    width, height = map(float, box.groups()) if box else struct.unpack(">II", image[16:24])
+    return width / height
+
+
 def output_of(output: dict[str, Any], name: str, figure: str) -> tuple[list[str], dict[str, str | bytes]]:
     """What a page shows of an output, and the files that it needs."""
     if output["output_type"] == "stream":
@@ -133,10 +143,12 @@ def output_of(output: dict[str, Any], name: str, figure: str) -> tuple[list[str]
     data = output["data"]
     for kind, ending in (("image/svg+xml", "svg"), ("image/png", "png")):
         if kind in data:
-            content = source(data, kind)
+            text = source(data, kind)
+            content = text.encode() if ending == "svg" else base64.b64decode(text)
             alt = output["metadata"].get(kind, {}).get("alt") or figure
-            lines = [f"```{{image}} {name}.{ending}", f":alt: {alt}", ":class: figure", "```"]
-            return lines, {f"{name}.{ending}": content if ending == "svg" else base64.b64decode(content)}
+            style = "figure wide" if aspect(content) > WIDE else "figure"
+            lines = [f"```{{image}} {name}.{ending}", f":alt: {alt}", f":class: {style}", "```"]
+            return lines, {f"{name}.{ending}": content}
     if "text/html" in data:
         return ["```{raw} html", *source(data, "text/html").strip().split("\n"), "```"], {}
     return fenced("text", source(data, "text/plain"), ":class: output"), {}

@@ -27,6 +27,8 @@ sys.path.append(str(ROOT))  # Python leaves it out where PYTHONSAFEPATH is set
 import _strings  # noqa: E402
 from _header import headed, repository  # noqa: E402
 
+from zoo import show  # noqa: E402
+
 CELL = re.compile(r"^# %%", re.MULTILINE)
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
@@ -122,5 +124,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the notebooks from their sources.")
     parser.add_argument("--run", nargs="*", type=int, metavar="CHAPTER", help="run them; without numbers all")
     chosen = parser.parse_args().run
+    if chosen is not None and len(show.use_fonts()) < 2:
+        parser.error("no font has Chinese characters, for the figures: apt-get install fonts-noto-cjk")
     for path in sorted((ROOT / "en").glob("[0-9]*.py")):
         write(path, run=chosen is not None and (not chosen or int(path.name[:2]) in chosen))
