@@ -278,7 +278,8 @@ class Attention(Layer):
         if not self.causal:
             return ops.any(real, axis=1, keepdims=True)
         steps = _steps(real)
-        first = ops.min(ops.where(real, steps, ops.shape(real)[1]), axis=1, keepdims=True)
+        none = steps[:, -1:] + 1  # a tensor: an exporter would take a number for that of its example
+        first = ops.min(ops.where(real, steps, none), axis=1, keepdims=True)
         return (steps if cache is None else cache.steps(count)) >= first
 
     @property
