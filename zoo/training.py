@@ -830,12 +830,9 @@ def _load(
     if isinstance(task, Task | str):
         if validation is not None:
             raise WrongConfiguration("validation= goes with a pair of arrays; a task holds out its own")
-        known = (
-            task
-            if isinstance(task, Task)
-            else tasks.load(task, shape, preprocessing, tokenizer, errors=errors)
-        )
-        return replace(known, loss=loss) if isinstance(loss, str) else known
+        if isinstance(task, str):
+            task = tasks.load(task, shape, preprocessing, tokenizer, errors=errors)
+        return replace(task, loss=loss) if isinstance(loss, str) else task
     return tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None, validation=validation)
 
 
