@@ -52,7 +52,7 @@ def test_a_query_that_sees_padding_alone_gives_zeros_and_has_no_gradient(
     heads, out = data.astype(np.float64).reshape(5, 6, 2, 4).transpose(0, 2, 1, 3), upstream
     seen = np.broadcast_to(MASK[:, None, None, :] == 1, (5, 2, 6, 6))
     seen = np.tril(seen) if causal else seen
-    sees = seen.any(-1, keepdims=True)
+    sees = np.asarray(seen.any(-1, keepdims=True))
     scores = np.where(seen | ~sees, heads @ heads.transpose(0, 1, 3, 2) / 2, -np.inf)
     p, keep = softmax(scores, -1) * sees, np.ones(1)
     if dropout_rate:
