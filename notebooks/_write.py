@@ -105,7 +105,10 @@ def write_notebook(source: Path, run: bool) -> None:
         execute(book, source.stem)
         print(path.relative_to(ROOT), f"{len(nbformat.writes(book)):,} bytes", flush=True)
     elif path.exists():
-        keep_outputs(book, nbformat.read(path, as_version=4))
+        try:
+            keep_outputs(book, nbformat.read(path, as_version=4))
+        except nbformat.reader.NotJSONError:  # conflicts of a merge
+            print(f"{path.relative_to(ROOT)} is no notebook: written without outputs, --run makes them")
     path.write_text(nbformat.writes(book) + "\n", encoding="utf-8", newline="\n")
 
 
