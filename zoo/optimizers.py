@@ -453,7 +453,8 @@ class LAMB(Adam):
         name: str = "lamb",
         **kwargs: Any,
     ):
-        _check_common("LAMB", kwargs)  # Adam would take its own amsgrad
+        if "amsgrad" in kwargs:  # an argument of Adam's, which LAMB is built on
+            raise WrongConfiguration("LAMB takes no argument 'amsgrad'; Adam and AdamW do")
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, name=name, **kwargs
         )
