@@ -259,8 +259,10 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         excluded = getattr(self, "_exclude_from_weight_decay_pattern", None)
+        with backends.without_tensorflow():  # of a schedule
+            config = super().get_config()
         return {
-            **super().get_config(),
+            **config,
             "groups": {pattern: dict(own) for pattern, own in self._groups},
             "undecayed": excluded and excluded.pattern,
         }
