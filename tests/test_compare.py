@@ -112,7 +112,7 @@ def test_a_worker_that_the_system_kills_says_so(tmp_path: Path) -> None:
         ({"models": []}, "no model given"),
         ({"models": ["lenet6"]}, "nearest: lenet"),
         ({"task": "digitz"}, "nearest: digits"),
-        ({"backends": ["pytorch"]}, "nearest: torch"),
+        ({"backends": ["torhc"]}, "nearest: torch"),
         ({"engines": ["kears"]}, "nearest: keras"),
         ({"modes": ["warp"]}, "no mode 'warp'"),
     ],
@@ -220,7 +220,7 @@ def test_where_losses_part_one_run_is_asked_how_far_it_drifts_from_itself(
     run = {"model": "mlp", "engine": "native", "mode": "jit", "error": None, "losses": [1.0, 0.5]}
     rows = [{**run, "backend": name, "train_s": s} for name, s in (("torch", 9.0), ("jax", 2.0))]
     settings = dict.fromkeys(
-        ("threads", "device", "task", "tokenizer", "seed", "epochs", "steps", "batch_size")
+        ("threads", "device", "task", "tokenizer", "seed", "epochs", "steps", "batch_size", "errors")
     )
     pairs = [{"losses": apart}, {"losses": float("nan")}]
     found = comparison._drift(rows, pairs, tmp_path, settings, lambda: None)

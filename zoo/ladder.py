@@ -136,9 +136,9 @@ def parity(
     float32 at full precision. Writes parity.json and report.html into `out`. Raises subclasses of ZooError
     for wrong names before any process starts; an error in a process becomes the `error` of a row.
     """
-    names = chosen_backends(backends)
     if out is not None:
         storage.check_folder("out", out)
+    names = chosen_backends(backends)
     for rung in rungs:
         if rung not in NUMBERS:
             raise UnknownName(f"no rung {rung!r}; there are {NUMBERS[0]} to {NUMBERS[-1]}")
