@@ -31,3 +31,12 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"a {type(found).__name__}, not tensors by name")
     return found
+
+
+def free_shapes(model: Any) -> list[Any]:
+    """The axes of a Keras model's inputs that are of any length, as `dynamic_shapes` of torch.export."""
+    free = {
+        tensor.name: {axis: torch.export.Dim.AUTO for axis, n in enumerate(tensor.shape) if n is None}
+        for tensor in model.inputs
+    }
+    return [(free if isinstance(model.input, dict) else next(iter(free.values())),)]

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 REFERENCE = {
     "models": ("Models", "build list_models card Card example features register"),
     "training": ("Training", "train Run EarlyStopping load_run SavedRun evaluate"),
-    "writing": ("Predicting and generating", "predict generate translate"),
+    "writing": ("Predicting, generating and exporting", "predict generate translate export"),
     "comparing": ("Comparing", "compare parity bench"),
     "errors": (
         "Errors",

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         tokenizers,
         weights,
     )
+    from zoo.artifacts import export
     from zoo.backends import use
     from zoo.benchmarks import bench
     from zoo.comparison import compare
@@ -70,6 +71,7 @@ _HOMES = {
     "EarlyStopping": "training",
     "evaluate": "evaluation",
     "example": "registry",
+    "export": "artifacts",
     "features": "registry",
     "generate": "generation",
     "list_models": "registry",
@@ -121,6 +123,7 @@ __all__ = [
     "compare",
     "evaluate",
     "example",
+    "export",
     "features",
     "generate",
     "layers",

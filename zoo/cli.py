@@ -769,7 +769,19 @@ def augment(
 @app.command()
 def export(
     model: ModelOrRun = None,
-    out: Annotated[Path | None, option("The file: .safetensors, .npz or .weights.h5.", "PATH")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PATH",
+            help="The file: .onnx, .pt2, .keras, a new folder for a SavedModel; .safetensors, .npz or "
+            ".weights.h5 for weights alone.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path | None, option("The file, by name.", "PATH")] = None,
+    format: Annotated[
+        str | None, option("onnx, pt2, keras or saved_model; by the ending without.", "NAME")
+    ] = None,
     layout: Annotated[
         str,
         option("torchvision, timm, transformers or zoo: whose names.", "NAME", complete=completion.layouts),
@@ -785,38 +797,49 @@ def export(
     backend: BackendOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Write weights to a file, named as torchvision, timm ... do."""
-    from zoo import backends, pretrained, registry
-    from zoo.training import check_weights, fitting
-    from zoo.weights import check_layout, files, load, save
+    """Export a model or run to ONNX, torch.export, SavedModel, .keras; or its weights."""
+    from zoo import artifacts, backends
+    from zoo.weights import check_layout, files, save
 
-    subject, words = _subject(
-        model, [], run, "zoo export MODEL --out FILE, or zoo export --run PATH --out FILE"
-    )
-    if words:
-        raise WrongConfiguration(f"{words[0]} and --run {run}; give one of them")
-    if out is None:
-        raise WrongConfiguration("no --out; expected a file that ends in .safetensors, .npz or .weights.h5")
-    files.check(out)
-    check_layout(layout)
-    if isinstance(subject, str):
-        card = registry.card(subject)
-        if weights is not None:
-            check_weights(card.name, weights)
-        changes = {**pretrained.needed(card.name, weights), **(fitting(card, task) if task else {})}
-        backends.prefer(backend)
-        built = registry.build(card.name, seed=seed, **changes)
-        if weights is not None:
-            print(load(built, weights, head="require"))
-    elif weights or task:
-        raise WrongConfiguration(
-            f"{subject} brings its weights; leave --{'weights' if weights else 'task'} out"
-        )
-    else:
-        backends.prefer(backend)
-        built = subject.model
-    save(built, out, layout)
-    print(f"{out}: {built.name} by {layout}'s names, {out.stat().st_size / 1e6:,.1f} MB")
+    usage = "zoo export MODEL PATH, or zoo export --run RUN PATH"
+    subject, words = _subject(model, [str(each) for each in (file, out) if each is not None], run, usage)
+    if len(words) != 1:
+        raise WrongConfiguration(f"{len(words)} files to write; {usage}")
+    out = Path(words[0])
+    backends.prefer(backend)
+    if (form := artifacts.format_of(out, format)) is None:
+        files.check(out)
+        check_layout(layout)
+        built = _to_export(subject, weights, task, seed)
+        save(built, out, layout)
+        print(f"{out}: {built.name} by {layout}'s names, {out.stat().st_size / 1e6:,.1f} MB")
+        return
+    artifacts.check(out, form)
+    with terminal.aside(quiet=True):
+        found = artifacts.export(_to_export(subject, weights, task, seed), out, form)
+    print(found)
+
+
+def _to_export(subject: Any, weights: str | None, task: str | None, seed: int) -> Any:
+    """The model of a run, or one built by its name, with its weights."""
+    from zoo import pretrained, registry
+    from zoo.training import check_weights, fitting
+    from zoo.weights import load
+
+    if not isinstance(subject, str):
+        if weights or task:
+            raise WrongConfiguration(
+                f"{subject} brings its weights; leave --{'weights' if weights else 'task'} out"
+            )
+        return subject.model
+    card = registry.card(subject)
+    if weights is not None:
+        check_weights(card.name, weights)
+    changes = {**pretrained.needed(card.name, weights), **(fitting(card, task) if task else {})}
+    built = registry.build(card.name, seed=seed, **changes)
+    if weights is not None:
+        print(load(built, weights, head="require"))
+    return built
 
 
 @app.command()
