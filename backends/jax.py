@@ -722,7 +722,7 @@ class JaxStep:
             return updater.scale(value, memory), (value, other)
 
         def step(
-            state: tuple, x: jax.Array, y: jax.Array, weight: jax.Array | None
+            state: tuple, x: jax.Array, y: jax.Array, weight: jax.Array | None = None
         ) -> tuple[tuple, jax.Array]:
             weights, other, memory = state
             (_, (value, other)), gradients = jax.value_and_grad(scaled, has_aux=True)(

@@ -208,11 +208,16 @@ class Optimizer(keras.optimizers.Optimizer):
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         del variables  # each update has it in its formula
 
+    def apply(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> Any:
+        # TensorFlow's gradient of an embedding lists the rows that were read, one twice if it was read twice:
+        # Keras would take the norm of the list, and cannot divide it by a loss scale.
+        dense = [g if g is None else backends.current().tensor(g) for g in grads]
+        return super().apply(dense, trainable_variables)
+
     def _backend_apply_gradients(self, grads: Sequence[Tensor], variables: Sequence[keras.Variable]) -> None:
         every = self.gradient_accumulation_steps
-        # TensorFlow's gradient of an embedding lists the rows that were read, one twice if it was read twice:
-        # Keras would take the norm of the list.
-        grads = [backends.current().tensor(g) for g in grads]
         if not every:
             self._apply(grads, variables)
             return
