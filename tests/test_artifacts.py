@@ -84,7 +84,7 @@ def test_what_computes_something_else_is_not_kept(tmp_path: Path, monkeypatch: p
 
     write = artifacts.WRITERS[format]
     monkeypatch.setitem(artifacts.WRITERS, format, corrupted)
-    with pytest.raises(ZooError, match=rf"what {format} of mlp computes is .* off, more than 1e-05"):
+    with pytest.raises(ZooError, match=rf"what {format} of mlp computes is .* off, .* more than 1e-05"):
         zoo.export(small("mlp"), tmp_path / f"model{artifacts.FORMATS[format].ending}")
     assert not list(tmp_path.iterdir())
 
@@ -119,6 +119,23 @@ def test_what_torch_cannot_export_of_any_length_is_refused_and_names_what_can(tm
 def test_bad_requests_are_refused(path: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(WrongConfiguration, match=message):
         zoo.export(small("mlp"), tmp_path / path, **options)
+
+
+@pytest.mark.once
+def test_a_loop_that_onnx_would_cut_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        WrongConfiguration, match=r"^export: attention before every step .* TensorFlow or JAX$"
+    ):
+        zoo.export(small("seq2seq"), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.once
+def test_differences_are_relative_to_each_vector() -> None:
+    """A vector of huge scores, as of speech's padding, hides no other's difference."""
+    theirs = np.array([[1.0, 2.0], [3e4, 0.0]])
+    assert artifacts.relative(theirs + np.array([[0.0, 0.02], [0.0, 0.0]]), theirs) == pytest.approx(0.01)
+    assert artifacts.relative(theirs * 0, theirs * 0) == 0.0
 
 
 @pytest.mark.once

@@ -14,6 +14,7 @@ JSON: "zoo" of ONNX's metadata_props, `extra/zoo.json` in .pt2, `assets.extra/zo
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tempfile
 import zipfile
@@ -111,7 +112,7 @@ class Artifact:
 
     path: Path
     format: str  # a name of `FORMATS`, or "weights"
-    difference: float | None = None  # the largest, of the largest output; None of weights
+    difference: float | None = None  # see `relative`; None of weights
 
     def __str__(self) -> str:
         if self.difference is None:
@@ -146,7 +147,11 @@ def export(
     inputs = _examples(built)
     expected = [[ops.convert_to_numpy(x) for x in keras.tree.flatten(built(each))] for each in inputs]
     with _writing(path, name) as part:
-        WRITERS[name](built, part)
+        try:
+            WRITERS[name](built, part)
+        except ZooError as error:  # of a layer's: Keras frames it with the layer's arguments
+            framed = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
+            raise WrongConfiguration(f"export: {framed[1] if framed else error}") from None
         _annotate(part, name, facts(built))
         difference = _difference(part, name, built, inputs, expected)
     return Artifact(path, name, difference)
@@ -273,10 +278,20 @@ def _annotate(path: Path, format: str, facts: dict[str, Any]) -> None:
             archive.writestr(f"{top}zoo.json", text)
 
 
+def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference of two outputs (..., c), relative to the largest value of its vector of c.
+
+    Of each vector, as the blank's score in the padding of speech is far larger than any other; values below
+    0.01 count as 0.01.
+    """
+    scale = np.maximum(np.abs(theirs).max(-1, keepdims=True), 1e-2)
+    return float((np.abs(ours - theirs) / scale).max())
+
+
 def _difference(
     path: Path, format: str, model: keras.Model, inputs: list[Any], expected: list[list[np.ndarray]]
 ) -> float:
-    """How far the outputs are from the model's, of the largest.
+    """How far the outputs are from the model's, see `relative`.
 
     Raises ZooError for what does not run on every batch, or differs by more than `BOUND`.
     """
@@ -304,11 +319,10 @@ def _difference(
     for i, outputs in enumerate(expected):
         for k, theirs in enumerate(outputs):
             ours = np.float64(arrays[f"{i}/{k}"])
-            apart = np.abs(ours - theirs).max() if ours.shape == theirs.shape else np.inf
-            differences.append(float(apart / max(np.abs(theirs).max(), 1e-30)))
+            differences.append(relative(ours, theirs) if ours.shape == theirs.shape else np.inf)
     if not (worst := max(differences)) <= BOUND:
         raise ZooError(
-            f"export: what {format} of {model.name} computes is {worst:.1e} of the largest output off, more "
-            f"than {BOUND:.0e}; nothing was written"
+            f"export: what {format} of {model.name} computes is {worst:.1e} off, relative to its largest "
+            f"output, more than {BOUND:.0e}; nothing was written"
         )
     return worst
