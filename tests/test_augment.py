@@ -846,7 +846,7 @@ def test_soft_labels_of_your_own_are_learnt(engine: str) -> None:
         (
             (np.zeros((4, 8, 8, 1)), np.full((4, 3), 1 / 3)),
             {"loss": "cross_entropy"},
-            "soft labels of 3 classes, mlp tells 5 apart; build it with classes=3",
+            "soft labels of 3 classes, mlp has 5; build it with classes=3",
         ),
         (
             (np.zeros((4, 8, 8, 1)), np.ones((4, 5))),

@@ -225,7 +225,7 @@ def test_a_model_that_takes_no_square_images_says_what_it_takes() -> None:
 
 def test_names_that_are_not_as_many_as_classes_are_refused() -> None:
     model = zoo.build("resnet18", **SMALL)
-    with pytest.raises(zoo.WrongConfiguration, match="labels: 2 names; resnet18 tells 3 classes apart"):
+    with pytest.raises(zoo.WrongConfiguration, match="labels: 2 names; resnet18 has 3 classes"):
         zoo.predict(model, CHINA, labels=["a", "b"])
     with pytest.raises(zoo.WrongConfiguration, match="resnet18 is built already; classes cannot change"):
         zoo.predict(model, CHINA, classes=2)

@@ -23,8 +23,8 @@ from zoo.errors import UnknownModel, UnknownName, WrongConfiguration, ZooError, 
 FINDING, TROUBLE, INTERRUPTED = 1, 2, 130
 STATUS = """\b
 Exit status:
-  0    done, and nothing amiss
-  1    done, and something amiss: a rung of the ladder fails, a run died
+  0    success
+  1    finished, but a check failed or a process crashed
   2    not done: wrong usage, a wrong name, missing data; the last line says why
   130  interrupted by Ctrl-C
 
@@ -244,9 +244,7 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        option(
-            "Run to go on from, a folder or checkpoint of any framework.", "PATH", complete=completion.runs
-        ),
+        option("Run to resume: a folder or checkpoint, of any framework.", "PATH", complete=completion.runs),
     ] = None,
     weights: WeightsOption = None,
     quiet: QuietOption = False,
@@ -438,16 +436,19 @@ def generate(
     max_tokens: Annotated[int, count("Maximum of new tokens.")] = 100,
     temperature: Annotated[
         float | None,
-        typer.Option(
-            metavar="FLOAT", min=0.0, help="0 takes the likeliest token; 1 by default, 0 for translation."
-        ),
+        typer.Option(metavar="FLOAT", min=0.0, help="0 is greedy decoding; 1 by default, 0 for translation."),
     ] = None,
     top_k: Annotated[int | None, count("Draw from so many tokens only.")] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(metavar="FLOAT", min=0.0, max=1.0, help="Draw from the likeliest tokens of this share."),
+        typer.Option(
+            metavar="FLOAT",
+            min=0.0,
+            max=1.0,
+            help="Sample from the smallest set of tokens with this probability.",
+        ),
     ] = None,
-    beams: Annotated[int, count("Search for the likeliest text, this wide.")] = 1,
+    beams: Annotated[int, count("Beam width; 1 is no beam search.")] = 1,
     repetition_penalty: Annotated[
         float, typer.Option(metavar="FLOAT", help="Divides the scores of tokens seen.")
     ] = 1.0,
@@ -542,7 +543,7 @@ def show(
     ] = "grad-cam",
     at: Annotated[str | None, option("Layer, e.g. stage1; `zoo info` lists them.", "NAME", "--at")] = None,
     label: Annotated[
-        str | None, option("Class of grad-cam, a name or a number; the likeliest by default.", "CLASS")
+        str | None, option("Class of grad-cam, a name or a number; the predicted one by default.", "CLASS")
     ] = None,
     weights: WeightsOption = None,
     out: Annotated[Path, option("The picture, a PNG.", "PATH")] = Path("zoo-show.png"),
@@ -696,7 +697,7 @@ def parity(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Climb the parity ladder: who differs, where, how much."""
+    """Check numerical parity across frameworks: what differs, where, how much."""
     from zoo.comparison import ladder_report
 
     names = _split(backends)

@@ -104,7 +104,7 @@ def _by_card(
             )
     classes = model.output_shape[-1]
     if labels is not None and names is not None and len(names) != classes:
-        raise WrongConfiguration(f"labels: {len(names)} names; {name} tells {classes} classes apart")
+        raise WrongConfiguration(f"labels: {len(names)} names; {name} has {classes} classes")
     if file is not None:
         load(model, file, head="require")
     return _likeliest(model, x, top, names)
@@ -180,7 +180,7 @@ READERS = {
 def _check_labels(run: SavedRun, names: list[str]) -> None:
     classes = run.model.output_shape[-1]
     if names and len(names) != classes:
-        raise WrongConfiguration(f"labels: {len(names)} names; {run} tells {classes} classes apart")
+        raise WrongConfiguration(f"labels: {len(names)} names; {run} has {classes} classes")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

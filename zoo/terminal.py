@@ -158,14 +158,13 @@ def model_page(card: Card, inside: Sequence[Record]) -> None:
     if (p := card.preprocessing) is not None:
         facts.append(
             f"photographs: shorter side to {p.resize} ({p.interpolation}), centre {p.size} x {p.size}, "
-            f"mean {p.mean}, deviation {p.std}"
+            f"mean {p.mean}, standard deviation {p.std}"
         )
     for trained in pretrained.of(card.name):
         told = trained.card()
         scores = ", ".join(f"{name} {value:.4g}" for name, value in told["metrics"].items())
-        facts.append(
-            f"trained weights {trained.name!r}: {scores}, {told['parameters']:,} parameters. {trained.limits}"
-        )
+        size = f"{told['parameters']:,} parameters"
+        facts.append(f"pretrained weights {trained.name!r}: {scores}, {size}. {trained.limits}")
     for line in facts:
         out.print(line, highlight=False, markup=False)
     out.print()
@@ -291,7 +290,7 @@ def bench(rows: Sequence[Record]) -> None:
     out.print(f"\n[bold]{model}, {kind}[/]{batch}, {rows[0]['threads']} threads")
     out.print(shown)
     if losses := [row["loss"] for row in rows if row.get("loss") is not None]:
-        what = "Sum of the tokens written" if kind == "generate" else "Loss after the same steps"
+        what = "Sum of the generated tokens" if kind == "generate" else "Loss after the same steps"
         apart = max(losses) - min(losses)
         out.print(f"{what}: {losses[0]:.5f}, all within {apart:.0e}", highlight=False)
     for row in rows:

@@ -883,14 +883,14 @@ def _check_fit(model: keras.Model, task: Task) -> None:
     if task.loss == "cross_entropy" and not np.issubdtype(y.dtype, np.integer):
         if y.shape[1] != model.output_shape[-1]:
             raise WrongConfiguration(
-                f"{task.name} has soft labels of {y.shape[1]} classes, {model.name} tells "
-                f"{model.output_shape[-1]} apart; build it with classes={y.shape[1]}"
+                f"{task.name} has soft labels of {y.shape[1]} classes, {model.name} has "
+                f"{model.output_shape[-1]}; build it with classes={y.shape[1]}"
             )
     elif task.loss in ("cross_entropy", "ctc"):
         if (most := tasks.largest(y)) >= model.output_shape[-1]:
             raise WrongConfiguration(
-                f"{task.name} has labels up to {most}, {model.name} tells {model.output_shape[-1]} "
-                f"classes apart; build it with classes={most + 1}"
+                f"{task.name} has labels up to {most}, {model.name} has {model.output_shape[-1]} classes; "
+                f"build it with classes={most + 1}"
             )
         steps = len(y.shape) == 2
         if task.loss == "cross_entropy" and steps != (len(model.output_shape) == 3):

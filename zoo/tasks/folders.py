@@ -336,7 +336,7 @@ def _listing(
 ) -> Listing:
     """With a fifth of each class held out, the same ones every time."""
     if len(classes) < 2:
-        raise DataUnavailable(f"{path}: one class, {', '.join(classes)}; expected two or more to tell apart")
+        raise DataUnavailable(f"{path}: one class, {', '.join(classes)}; expected two or more")
     paths, labels = _flat(found, classes)
     apart = held_out(labels, "folder")
     train, test = ((tuple(np.array(paths, object)[part]), labels[part]) for part in (~apart, apart))

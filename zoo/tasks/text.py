@@ -213,7 +213,7 @@ def table(path: str | Path, *, text: str = "text", label: str = "label") -> Tabl
     if len(classes) < 2:
         raise DataUnavailable(
             f"{path}: {len(rows)} texts of {len(classes)} labels ({', '.join(classes)}); expected two labels "
-            "or more to tell apart"
+            "or more"
         )
     labels = np.array([classes.index(called) for _, called in rows], np.int32)
     apart = held_out(labels, "table")
