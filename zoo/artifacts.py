@@ -318,7 +318,7 @@ def _difference(
     differences = []
     for i, outputs in enumerate(expected):
         for k, theirs in enumerate(outputs):
-            ours = np.float64(arrays[f"{i}/{k}"])
+            ours = arrays[f"{i}/{k}"].astype(np.float64)
             differences.append(relative(ours, theirs) if ours.shape == theirs.shape else np.inf)
     if not (worst := max(differences)) <= BOUND:
         raise ZooError(
