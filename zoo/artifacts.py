@@ -17,6 +17,7 @@ import json
 import re
 import subprocess
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -148,7 +149,9 @@ def export(
     expected = [[ops.convert_to_numpy(x) for x in keras.tree.flatten(built(each))] for each in inputs]
     with _writing(path, name) as part:
         try:
-            WRITERS[name](built, part)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of tracing: what was written is compared
+                WRITERS[name](built, part)
         except ZooError as error:  # of a layer's: Keras frames it with the layer's arguments
             framed = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
             raise WrongConfiguration(f"export: {framed[1] if framed else error}") from None
