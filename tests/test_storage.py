@@ -46,6 +46,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "resume": lambda path: train(resume=path),
     "weights": lambda path: zoo.weights.load(model(), path.with_suffix(".npz")),
     "weights by name": lambda path: zoo.build("mlp", weights=path),
+    "weights to train from": lambda path: zoo.train("mlp", weights=path.with_suffix(".npz"), steps=1),
     "tokenizer": lambda path: zoo.tokenizers.load(path.with_suffix(".json")),
     "task": lambda path: zoo.train("mlp", path.with_suffix(".csv"), steps=1),
     "texts": lambda path: zoo.train("lstm", path.with_suffix(".txt"), steps=1),

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zoo import backends, checkpoints, functional, pretrained, registry, runs, tasks, tokenizers
+from zoo import backends, checkpoints, functional, pretrained, registry, runs, storage, tasks, tokenizers
 from zoo._lazy import keras, ops
 from zoo.augment import Wanted, parse, written
 from zoo.checks import integer
@@ -259,7 +259,10 @@ def train(
 
 def check_weights(model: str, weights: str | Path) -> None:
     """Raise what `zoo.weights.load` raises for weights that are not there, before a model is built."""
-    if not str(weights).startswith("hf:") and not (path := located(model, weights)).exists():
+    if str(weights).startswith("hf:"):
+        return
+    path = located(model, weights)
+    if not (storage.is_file(path) or storage.is_dir(path)):
         raise DataUnavailable(f"{path}: no such file of weights")
 
 
