@@ -16,24 +16,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import numpy
+from test_weights import network
 
 import zoo
-from zoo import checkpoints, layers
+from zoo import checkpoints
 
 pytestmark = pytest.mark.once
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch's own tensors")
 LAST = "classifier.6.bias"  # every other array is read before it
-
-
-def network() -> keras.Model:
-    """A convolution, and two dense layers over its map of 6 x 6, by AlexNet's names."""
-    image = x = layers.Input((6, 6, 2))
-    x = layers.conv(x, 3, 3, name="conv1")
-    x = layers.dense(layers.flatten(x), 4, name="dense1")
-    model = layers.Model(image, layers.dense(x, 5, name="head"))
-    model.name = "alexnet"
-    return model
 
 
 def counted(*shape: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import backends, pretrained, registry, runs, tasks, tokenizers, training
-from zoo._lazy import keras, ops
+from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Task, folders, sequences
@@ -73,26 +73,10 @@ def evaluate(
     split = split or _usual(chosen, run)
     parts = _parts(data, split)
     batches = (pair for part in parts for pair in replace(data, test=part).held_out(batch_size))
-    measured = training.measure(Predictor(built, data.loss), data, batches)
+    mode = backends.MODES[backends.current().NAME][0]
+    predictor = training.Predictor(built, training.Objective(data.loss), mode)
+    measured = training.measure(predictor, data, batches)
     return {**measured, "examples": sum(sequences.count(x) for x, _ in parts), "split": split}
-
-
-class Predictor:
-    """A model in inference mode, and a loss: what `zoo.training.measure` asks of an engine."""
-
-    def __init__(self, model: keras.Model, loss: str):
-        backend = backends.current()
-        self.predictor = backend.predictor(model, backends.MODES[backend.NAME][0])
-        self.objective = training.Objective(loss).native()
-
-    def predict(self, x: Any) -> np.ndarray:
-        """The logits of a batch."""
-        return ops.convert_to_numpy(self.predictor(backends.tensors(x)))
-
-    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
-        """The mean loss of a batch."""
-        tensor = backends.current().tensor
-        return training.number(self.objective(tensor(y), tensor(logits)))
 
 
 def aligned(task: Task, run: SavedRun) -> Task:

@@ -420,7 +420,21 @@ def make_engine(name: str, model: keras.Model, objective: Objective, optimizer: 
     return NativeEngine(model, objective, optimizer, mode, scaling)
 
 
-class NativeEngine:
+class Predictor:
+    """A model in inference mode, and its loss, by the framework's own compiled function."""
+
+    def __init__(self, model: keras.Model, objective: Objective, mode: str):
+        self.backend, self.objective = backends.current(), objective.native()
+        self.predictor = self.backend.predictor(model, mode)
+
+    def predict(self, x: Any) -> np.ndarray:
+        return ops.convert_to_numpy(self.predictor(backends.tensors(x)))
+
+    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
+        return number(self.objective(self.backend.tensor(y), self.backend.tensor(logits)))
+
+
+class NativeEngine(Predictor):
     """The framework's own training step, see `zoo.backends`."""
 
     def __init__(
@@ -431,11 +445,10 @@ class NativeEngine:
         mode: str,
         scaling: backends.LossScaling | None,
     ):
-        self.backend, self.objective = backends.current(), objective.native()
+        super().__init__(model, objective, mode)
         self.averages = optimizer.use_ema
         self.weight, self.accumulates = objective.weight, bool(optimizer.gradient_accumulation_steps)
         self.step = self.backend.step(model, self.objective, optimizer, mode, scaling)
-        self.predictor = self.backend.predictor(model, mode)
 
     def fit(
         self,
@@ -455,12 +468,6 @@ class NativeEngine:
             finally:
                 self.step.sync()
             stop, length = on_epoch() or stop, per_epoch
-
-    def predict(self, x: Any) -> np.ndarray:
-        return ops.convert_to_numpy(self.predictor(backends.tensors(x)))
-
-    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
-        return number(self.objective(self.backend.tensor(y), self.backend.tensor(logits)))
 
     @property
     def mode(self) -> str:
