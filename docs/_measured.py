@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from zoo import benchmarks, ladder, machine, terminal
-from zoo.comparison import ladder_report
+from zoo import benchmarks, ladder
+from zoo.cli import terminal
+from zoo.processes import machine
+from zoo.report import ladder as ladder_report
 
 Record = dict[str, Any]
 FOLDER = Path(__file__).parent / "measured"

@@ -21,7 +21,8 @@ from _figures import figures
 from _measured import row
 
 import zoo
-from zoo import cli, ladder, recipes, registry, weights
+from zoo import cli, ladder, registry, weights
+from zoo.training import recipes
 
 ROOT = Path(__file__).parents[1]
 

@@ -73,7 +73,7 @@ def prepare(name: str) -> None:
     for kind in ("image/svg+xml", "image/png"):
         formatters[kind].for_type(Figure, lambda figure, kind=kind: drawn(figure).get(kind))
         formatters[kind].for_type_by_name(
-            "zoo.figures", "Picture", lambda picture, kind=kind: drawn(picture.figure).get(kind)
+            "zoo.show.figures", "Picture", lambda picture, kind=kind: drawn(picture.figure).get(kind)
         )
     formatters["text/plain"].for_type(Figure, lambda figure, p, cycle: p.text(alternative(figure)))
 

@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before anything imports Te
 import zoo
 from zoo import backends, registry
 from zoo._lazy import keras
-from zoo.workers import Worker, WorkerDied
+from zoo.processes.workers import Worker, WorkerDied
 
 # XLA compiles a program once, here and in every process started from here: tests build the same models again.
 COMPILED = tempfile.mkdtemp(prefix="zoo-")
@@ -71,8 +71,8 @@ def frozen() -> None:
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Models of float64, as `zoo.probe` makes them; JAX needs JAX_ENABLE_X64=1 for that."""
-    from zoo.probe import use_float64
+    """Models of float64, as `zoo.ladder.probe` makes them; JAX needs JAX_ENABLE_X64=1 for that."""
+    from zoo.ladder.probe import use_float64
 
     use_float64()
     yield

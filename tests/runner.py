@@ -4,7 +4,7 @@ import contextlib
 import io
 from pathlib import Path
 
-from zoo.workers import Tell, serve
+from zoo.processes.workers import Tell, serve
 
 
 class Runner:

@@ -18,9 +18,10 @@ from numpy import ndarray
 from scipy.special import expit, logsumexp, ndtr
 
 import zoo
-from zoo import backends, layers, machine, random
+from zoo import backends, layers, random
 from zoo._lazy import keras
 from zoo.layers import Input, Model
+from zoo.processes import machine
 
 Tensor = Any
 MODES, NAMES = backends.MODES, backends.NAMES

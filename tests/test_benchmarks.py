@@ -13,8 +13,9 @@ import pytest
 from conftest import numpy
 
 import zoo
-from zoo import backends, benchmarks, peers, registry, tasks
+from zoo import backends, benchmarks, registry, tasks
 from zoo.benchmarks import Contestant
+from zoo.benchmarks import references as peers
 
 HERE = backends.current()
 PEER = {"torch": "torchvision", "jax": "flax"}  # what the peers of vision models need
@@ -38,7 +39,7 @@ def test_a_batch_of_photographs_costs_about_the_same_whatever_the_model() -> Non
 @pytest.mark.parametrize("name", ["mlp", "lenet5"])
 def test_a_quick_model_is_measured_on_the_batch_of_its_recipe_in_bursts_of_ten(name: str) -> None:
     card = zoo.card(name)
-    assert benchmarks.batch_for(card) == zoo.recipes.recipe(card.recipe).batch_size
+    assert benchmarks.batch_for(card) == zoo.training.recipes.recipe(card.recipe).batch_size
     assert benchmarks.rounds_and_burst(card, benchmarks.batch_for(card)) == (22, 10)
 
 
@@ -95,7 +96,7 @@ def test_sequences_are_those_of_a_models_task_by_the_names_of_its_inputs(name: s
     ],
 )
 def test_a_peer_is_named_after_its_model_or_shared(model: str, framework: str, file: str | None) -> None:
-    assert peers.find(model, framework) == (file and f"zoo.peers.{file}")
+    assert peers.find(model, framework) == (file and f"zoo.benchmarks.references.{file}")
 
 
 @pytest.mark.parametrize("backend", benchmarks.PEERS)
@@ -103,7 +104,7 @@ def test_the_transformers_that_torch_takes_from_hugging_face_are_written_by_hand
     backend: str,
 ) -> None:
     for model in ("bert-base", "gpt2", "t5-small"):
-        assert benchmarks.find_peer(model, backend) == f"zoo.peers.transformers_{backend}"
+        assert benchmarks.find_peer(model, backend) == f"zoo.benchmarks.references.transformers_{backend}"
     for model in ("t5-v1.1-small", "seq2seq"):
         assert benchmarks.find_peer(model, backend) is None
 

@@ -17,7 +17,8 @@ import safetensors.numpy
 from conftest import numpy, python
 
 import zoo
-from zoo import checkpoints, optimizers, schedules, training
+from zoo import optimizers, schedules, training
+from zoo.training import checkpoints
 
 SMALL = {**zoo.card("mlp").small, "widths": (8,)}  # with dropout; one hidden layer compiles sooner
 EPOCH_END, MID_EPOCH, TOTAL = 8, 11, 14  # steps; an epoch has four
@@ -240,7 +241,7 @@ def test_the_saved_optimizer_has_every_setting_of_the_original(optimizer: str, t
 def test_a_process_that_has_used_no_optimizer_yet_reads_the_zoos(saved: Saved) -> None:
     """Keras has an AdamW too, and takes it as long as nothing of the zoo's is imported."""
     path = saved("native", "AdamW", EPOCH_END)
-    code = f"import zoo; print(type(zoo.checkpoints.read({str(path)!r}).optimizer()).__module__)"
+    code = f"import zoo; print(type(zoo.training.checkpoints.read({str(path)!r}).optimizer()).__module__)"
     assert python(code) == "zoo.optimizers"
 
 

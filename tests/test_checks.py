@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import checks, ctc, optimizers, schedules, tokenizers
+from zoo import checks, optimizers, schedules, tokenizers
 from zoo.augment import RandomCrop, SpecAugment, parse, written
 from zoo.generation import Rules
+from zoo.tasks import ctc
 from zoo.training import EarlyStopping
 
 pytestmark = pytest.mark.once

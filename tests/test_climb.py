@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zoo import backends, faults, ladder
-from zoo.workers import Worker
+from zoo import backends, ladder
+from zoo.ladder import faults
+from zoo.processes.workers import Worker
 
 pytestmark = pytest.mark.parity
 

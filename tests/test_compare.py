@@ -17,9 +17,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends, benchmarks, comparison, ladder, registry, taps, training, workers
+from zoo import backends, benchmarks, comparison, ladder, registry, training
 from zoo.cli import app
-from zoo.comparison import terminal
+from zoo.ladder import taps
+from zoo.processes import workers
+from zoo.report import terminal
 
 KEYS = {
     "model", "backend", "engine", "mode", "losses", "metrics", "step_ms", "compile_s", "first_step_s",

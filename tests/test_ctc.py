@@ -17,9 +17,10 @@ from numpy import ndarray
 from scipy.special import log_softmax, logsumexp
 
 import zoo
-from zoo import backends, ctc, layers, random
+from zoo import backends, layers, random
 from zoo.errors import WrongConfiguration
 from zoo.layers import Input, Model
+from zoo.tasks import ctc
 
 HERE = backends.current()
 NAME = HERE.NAME

@@ -38,7 +38,7 @@ NEW_PROCESS = "% new process"
 # Before the first program of a page: what the network would bring is made here instead.
 BEFORE = {
     "weights": """
-import zoo.peers.vision_torch  # declares the operators of torchvision that a CPU's torch lacks
+import zoo.benchmarks.references.vision_torch  # declares operators of torchvision that a CPU's torch lacks
 from pathlib import Path
 import zoo
 

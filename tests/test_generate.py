@@ -242,7 +242,7 @@ class Ends:
 def test_a_text_is_the_one_transformers_writes(family: str, penalty: float, beams: int) -> None:
     """Greedy and beam search on the same weights, prompts of different lengths one by one, with an end."""
     torch = import_module("torch")
-    import_module("zoo.peers.vision_torch")  # before torchvision, which transformers loads
+    import_module("zoo.benchmarks.references.vision_torch")  # before torchvision, which transformers loads
     hf = import_module("transformers")
     torch.manual_seed(0)
     size = {"vocab_size": 41, "bos_token_id": 0, "pad_token_id": 0}

@@ -11,8 +11,9 @@ import pytest
 from conftest import numpy
 
 import zoo
-from zoo import backends, faults, ladder, probe, taps
-from zoo.workers import WorkerDied
+from zoo import backends, ladder
+from zoo.ladder import faults, probe, taps
+from zoo.processes.workers import WorkerDied
 
 FACTS = {
     "order": ["conv", "relu", "head"],

@@ -501,7 +501,7 @@ def test_an_unknown_activation_names_the_nearest() -> None:
 
 
 def everything(image: Tensor) -> Tensor:
-    """Each layer of `zoo.keras_parts` once."""
+    """Each layer of `zoo.layers.base` once."""
     x = layers.conv(image, 4, 3, 2, regularizer=layers.l2(0.1), initializer=random.lecun_1998, name="conv")
     x = layers.gelu(layers.batch_norm(x, momentum=0.2, epsilon=1e-3, name="batch_norm"))
     x = layers.average_pool(layers.max_pool(x, 3, 1, padding=1), 2)

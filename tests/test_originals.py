@@ -78,7 +78,7 @@ VARIANTS = {
 
 @pytest.fixture(scope="session")
 def originals() -> Any:
-    return import_module("zoo.peers.originals")
+    return import_module("zoo.benchmarks.references.originals")
 
 
 def build(name: str, seed: int = 0) -> keras.Model:

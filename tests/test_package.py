@@ -25,7 +25,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 def use_it(python: Path, folder: Path) -> None:
     """What a stranger does first, in a folder that is not the repository."""
     script = (
-        "import zoo, zoo.peers.lenet5_torch; model = zoo.build('lenet5', weights='digits'); "
+        "import zoo, zoo.benchmarks.references.lenet5_torch; model = zoo.build('lenet5', weights='digits'); "
         "print(model.count_params(), zoo.backends.current().__name__)"
     )
     assert run(python, "-c", script, cwd=folder).split() == ["61706", "zoo.backends.torch"]
@@ -51,7 +51,7 @@ def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None
     shipped = {
         "zoo/backends/jax.py",
         "zoo/peers/lenet5_flax.py",
-        "zoo/comparison/report.html",
+        "zoo/report/report.html",
         "zoo/pretrained/lenet5-digits.safetensors",
         "zoo/py.typed",
     }
@@ -64,9 +64,9 @@ def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None
     use_it(python, tmp_path)
     # Started in the source tree Python imports that one, and whole.
     use_it(python, source)
-    script = "import zoo.backends, zoo.peers; print(*(m.__file__ for m in (zoo, zoo.backends, zoo.peers)))"
+    script = "import zoo.backends; print(*(m.__file__ for m in (zoo, zoo.backends)))"
     found = [Path(name) for name in run(python, "-c", script, cwd=source).split()]
-    assert found == [source / part / "__init__.py" for part in ("zoo", "backends", "tests/peers")]
+    assert found == [source / part / "__init__.py" for part in ("zoo", "backends")]
 
 
 def test_the_editable_install_works_in_another_folder(python: Path, tmp_path: Path) -> None:

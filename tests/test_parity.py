@@ -9,7 +9,7 @@ import pytest
 from conftest import everywhere, python
 
 from zoo import backends, ladder, registry
-from zoo.workers import Worker
+from zoo.processes.workers import Worker
 
 pytestmark = pytest.mark.parity
 

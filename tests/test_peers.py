@@ -18,10 +18,10 @@ import pytest
 from conftest import numpy
 from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
-from zoo.peers import transformers_sizes
 
 import zoo
 from zoo import backends, optimizers, training
+from zoo.benchmarks.references import transformers_sizes
 
 NEEDS = {"torch": ["torch"], "flax": ["jax", "optax", "flax"], "tensorflow": ["tensorflow"]}
 MODES = {"torch": ["eager", "compiled"], "flax": ["jit"], "tensorflow": ["graph", "xla"]}
@@ -162,7 +162,7 @@ def load(network: str, framework: str) -> ModuleType:
     for package in NEEDS[framework]:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed in this environment")
-    return importlib.import_module(f"zoo.peers.{network}_{framework}")
+    return importlib.import_module(f"zoo.benchmarks.references.{network}_{framework}")
 
 
 Pair = tuple[ModuleType, Network]
@@ -312,7 +312,7 @@ class Transformer:
 def transformer(request: pytest.FixtureRequest) -> Transformer:
     if HERE.NAME == "torch":
         pytest.skip("torch's are Hugging Face's own: tests/test_weights_transformers.py")
-    peer, name = importlib.import_module(f"zoo.peers.transformers_{HERE.NAME}"), request.param
+    peer, name = importlib.import_module(f"zoo.benchmarks.references.transformers_{HERE.NAME}"), request.param
     theirs = zoo.build(name, **{**zoo.card(name).small, "dropout_rate": 0.0})
     rng = np.random.default_rng(3)
     for v in theirs.variables:  # a bias of 0 could be lost, a scale of 1 too
@@ -347,7 +347,7 @@ def test_a_transformer_by_hand_has_weights_of_the_zoos_names_and_shapes(model: s
     wanted = {v.path: tuple(v.shape) for v in theirs.variables}
     assert transformers_sizes.shapes(model) == wanted
     if HERE.NAME != "torch":
-        peer = importlib.import_module(f"zoo.peers.transformers_{HERE.NAME}").peer(model)
+        peer = importlib.import_module(f"zoo.benchmarks.references.transformers_{HERE.NAME}").peer(model)
         assert {name: tuple(array.shape) for name, array in peer.build().items()} == wanted
 
 

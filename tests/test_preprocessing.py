@@ -196,7 +196,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def torchvision() -> ModuleType:
-    return import_module("zoo.peers.originals").torchvision
+    return import_module("zoo.benchmarks.references.originals").torchvision
 
 
 def theirs(torchvision: ModuleType, photo: ndarray, p: Preprocessing) -> ndarray:
@@ -264,7 +264,7 @@ def test_a_card_prepares_photographs_as_the_weights_of_torchvision_ask(
     ("name", "theirs"), [("vit-ti16", "vit_tiny_patch16_224"), ("vit-s16", "vit_small_patch16_224")]
 )
 def test_a_card_prepares_photographs_as_the_weights_of_timm_ask(name: str, theirs: str) -> None:
-    timm = import_module("zoo.peers.originals").timm
+    timm = import_module("zoo.benchmarks.references.originals").timm
     published = timm.get_pretrained_cfg(f"{theirs}.augreg_in21k_ft_in1k").to_dict()
     config = timm.data.resolve_data_config(pretrained_cfg=published)
     transforms = timm.data.create_transform(**config)

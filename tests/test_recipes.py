@@ -12,8 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 import zoo
-from zoo import optimizers, pretrained, recipes, schedules
+from zoo import optimizers, pretrained, schedules
 from zoo.cli import app
+from zoo.training import recipes
 
 pytestmark = pytest.mark.once
 
@@ -120,7 +121,7 @@ def test_redirected_training_says_its_recipe_and_a_line_for_each_epoch(
 def test_a_run_without_held_out_examples_has_no_metrics_to_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoo import terminal
+    from zoo.cli import terminal
 
     monkeypatch.chdir(tmp_path)
     x, y = np.zeros((8, 8, 8, 1), np.float32), np.arange(8, dtype=np.int32)

@@ -21,8 +21,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, FloatRect, Page
 from rich.console import Console
 
-from zoo.comparison import ladder_report
-from zoo.comparison.report import iframe, render, save
+from zoo.report import ladder as ladder_report
+from zoo.report.page import iframe, render, save
 
 pytestmark = pytest.mark.once
 

@@ -19,11 +19,12 @@ from scipy.special import log_softmax, softmax
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends, runs, training
+from zoo import backends, training
 from zoo._lazy import keras
 from zoo.cli import app
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration
-from zoo.runs import SavedRun
+from zoo.training import runs
+from zoo.training.runs import SavedRun
 
 CLASSES = ("ant", "bee", "cat")
 SIZE = 32

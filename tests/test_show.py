@@ -19,9 +19,10 @@ from scipy.special import softmax
 from sklearn.datasets import load_sample_image
 
 import zoo
-from zoo import backends, figures, layers, random, show
+from zoo import backends, layers, random, show
 from zoo._lazy import keras
 from zoo.layers import Input, Model
+from zoo.show import figures
 
 pytestmark = pytest.mark.once  # every picture is compared on all three below
 
@@ -202,7 +203,8 @@ def test_grad_cam_explains_the_likeliest_class_on_the_last_map() -> None:
 FINITE_DIFFERENCES = """
 import numpy as np
 import zoo
-from zoo import probe, show
+from zoo import show
+from zoo.ladder import probe
 from zoo._lazy import keras
 probe.use_float64()
 model = zoo.build("resnet18", seed=1, **zoo.card("resnet18").small)

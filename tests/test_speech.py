@@ -20,9 +20,9 @@ from zoo import augment, backends, random, tasks, training
 from zoo.augment import Noise, PitchShift, SpecAugment, TimeStretch
 from zoo.augment.audio import stretch
 from zoo.errors import DataUnavailable, WrongConfiguration
-from zoo.spectrogram import hertz, log_mel, mel, normalized
 from zoo.tasks import sequences, speech
 from zoo.tasks.sequences import Sequences, Waves
+from zoo.tasks.spectrogram import hertz, log_mel, mel, normalized
 
 
 def rng(*key: int | str) -> np.random.Generator:

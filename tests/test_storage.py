@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import checkpoints, comparison, ladder, storage, training
+from zoo import comparison, ladder, storage, training
+from zoo.training import checkpoints
 
 pytestmark = pytest.mark.once
 SMALL = zoo.card("mlp").small

@@ -25,7 +25,8 @@ import safetensors.numpy
 from conftest import numpy, python, run
 
 import zoo
-from zoo import backends, checkpoints, layers
+from zoo import backends, layers
+from zoo.training import checkpoints
 from zoo.weights import SCHEMES, Layout, Row, hub
 from zoo.weights.layouts import CONV, DENSE, resample, resample_centres, resample_corners
 

@@ -19,7 +19,7 @@ from conftest import numpy
 from test_weights import network
 
 import zoo
-from zoo import checkpoints
+from zoo.training import checkpoints
 
 pytestmark = pytest.mark.once
 

@@ -417,7 +417,7 @@ def test_a_kind_may_have_arrays_that_are_theirs_alone(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def transformers() -> Any:
-    import_module("zoo.peers.vision_torch")  # before torchvision, which transformers loads
+    import_module("zoo.benchmarks.references.vision_torch")  # before torchvision, which transformers loads
     return import_module("transformers")
 
 

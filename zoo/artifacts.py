@@ -29,13 +29,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, machine, registry, runs, storage, weights
+from zoo import backends, registry, storage, weights
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration, ZooError, nearest
+from zoo.processes import machine
+from zoo.training import runs
 
 if TYPE_CHECKING:
-    from zoo.runs import SavedRun
     from zoo.training import Run
+    from zoo.training.runs import SavedRun
 
 BOUND = 1e-5  # of the largest output, in float32
 

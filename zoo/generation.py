@@ -3,8 +3,8 @@
     zoo.generate(model, "Once upon", max_tokens=40)      # GPT continues the text, T5 maps it to another
     zoo.translate(model, ["24 novembre 2026"])           # ["2026-11-24"], with seq2seq or T5
 
-`generate` caches keys and values (`zoo.caching`), so each token takes one step of constant cost. Sampling
-depends on the seed, the index of the prompt and the step: every framework generates the same text.
+`generate` caches keys and values (`zoo.layers.cache`), so each token takes one step of constant cost.
+Sampling depends on the seed, the index of the prompt and the step: every framework generates the same text.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, caching, random, registry, runs, tokenizers
+from zoo import backends, random, registry, tokenizers
 from zoo._lazy import keras, ops
 from zoo.checks import integer
 from zoo.errors import WrongConfiguration
 from zoo.layers import TokenModel
+from zoo.layers import cache as caching
 from zoo.tasks.sequences import BYTE_CODE, PADDING, Code, Sequences, begin_of, end_of
+from zoo.training import runs
 
 if TYPE_CHECKING:
-    from zoo.runs import SavedRun
     from zoo.tokenizers import Tokenizer
     from zoo.training import Run
+    from zoo.training.runs import SavedRun
 
     Tensor = Any
 
@@ -200,7 +202,7 @@ class Steps:
     """Runs a decoder token by token, its cache an argument: the same compiled step for every token."""
 
     def __init__(self, decoder: keras.Model, tokens: str):
-        from zoo.keras_parts import CachedStep
+        from zoo.layers.base import CachedStep
 
         self.step = CachedStep(decoder, tokens)
         self.run = _predictor(self.step)
@@ -346,7 +348,7 @@ def _kept(model: keras.Model, name: str, make: Callable[[keras.Model], Any]) -> 
 
 
 def _attentions(model: keras.Model) -> list[Any]:
-    from zoo.keras_parts import Attention
+    from zoo.layers.base import Attention
 
     return [layer for layer in model.layers if isinstance(layer, Attention)]
 

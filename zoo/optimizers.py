@@ -111,7 +111,7 @@ class Optimizer(keras.optimizers.Optimizer):
             twin._exclude_from_weight_decay = excluded
         return twin
 
-    # The memory, by names that every engine and framework shares (`zoo.checkpoints`)
+    # The memory, by names that every engine and framework shares (`zoo.training.checkpoints`)
 
     def memory(self) -> dict[str, np.ndarray]:
         """What is remembered: "batches" seen, and "momentum/dense/kernel" and the like."""

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from zoo import ctc, pretrained, registry, runs
+from zoo import pretrained, registry
 from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.preprocessing import Preprocessing, plain
-from zoo.runs import SavedRun
-from zoo.tasks import sequences, speech, tables
+from zoo.tasks import ctc, sequences, speech, tables
+from zoo.training import runs
+from zoo.training.runs import SavedRun
 from zoo.weights import hub, load, located
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ class Card:
     year: int
     idea: str
     task: str  # the default of zoo.train
-    recipe: str  # a name of zoo.recipes
+    recipe: str  # a name of zoo.training.recipes
     small: Mapping[str, Any] = field(default_factory=dict)  # changes that make it quick to test
     config: Mapping[str, Any] = field(default_factory=dict)  # how this variant differs from its builder
     fixed_input: tuple[int | None, ...] | None = None  # where no argument of the builder says it
@@ -192,7 +192,7 @@ def build(
     finally:
         keras.config.set_dtype_policy(before)
     model.name = chosen.name
-    object.__setattr__(model, "_zoo_arguments", dict(changes))  # zoo.runs saves them
+    object.__setattr__(model, "_zoo_arguments", dict(changes))  # zoo.training.runs saves them
     if weights is not None:
         import_module("zoo.weights").load(model, weights, head="require")
     return model

@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import zoo
-from zoo import ctc, layers, spectrogram
-from zoo.tasks import speech
+from zoo import layers
+from zoo.tasks import ctc, spectrogram, speech
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
 zoo.show.use_fonts()  # labels may be in Chinese

@@ -20,7 +20,7 @@ from sklearn.datasets import load_sample_image
 
 import zoo
 from zoo import augment
-from zoo.spectrogram import log_mel, normalized
+from zoo.tasks.spectrogram import log_mel, normalized
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
 zoo.show.use_fonts()  # labels may be in Chinese

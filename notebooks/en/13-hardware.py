@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 import zoo
-from zoo import machine
+from zoo.processes import machine
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
 zoo.show.use_fonts()  # labels may be in Chinese

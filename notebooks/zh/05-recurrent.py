@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import zoo
-from zoo import ctc, layers, spectrogram
-from zoo.tasks import speech
+from zoo import layers
+from zoo.tasks import ctc, spectrogram, speech
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # 也可以是 "tensorflow" 或 "jax"：数值相同
 zoo.show.use_fonts()  # 图中可以有中文

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_image
 
 import zoo
 from zoo import augment
-from zoo.spectrogram import log_mel, normalized
+from zoo.tasks.spectrogram import log_mel, normalized
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # 也可以是 "tensorflow" 或 "jax"：数值相同
 zoo.show.use_fonts()  # 图中可以有中文

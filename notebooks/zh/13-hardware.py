@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 import zoo
-from zoo import machine
+from zoo.processes import machine
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # 也可以是 "tensorflow" 或 "jax"：数值相同
 zoo.show.use_fonts()  # 图中可以有中文

@@ -1,7 +1,7 @@
 """Random changes of audio that keep what is said.
 
 Waveforms are (n,), in floats, and keep their type: time stretching, pitch shifting, noise, time shifting.
-SpecAugment works on spectrogram frames (t, m), after `zoo.spectrogram`: waveform transforms are applied
+SpecAugment works on spectrogram frames (t, m), after `zoo.tasks.spectrogram`: waveform transforms are applied
 first, in whatever order they are listed. An empty waveform stays empty. Axes: n samples, t frames, f
 frequencies, m mel bands.
 """

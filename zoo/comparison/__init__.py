@@ -21,12 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, ladder, machine, registry, storage, tasks, tokenizers
+from zoo import backends, ladder, registry, storage, tasks, tokenizers
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
-from zoo.recipes import recipe
+from zoo.processes import machine
+from zoo.processes.workers import Worker, WorkerDied
 from zoo.tasks import baselines
-from zoo.workers import Worker, WorkerDied
+from zoo.training.recipes import recipe
 
 Record = dict[str, Any]  # a JSON object: docs/result.md describes them
 ENGINES = ("keras", "native")
@@ -53,7 +54,7 @@ class Comparison(dict[str, Any]):
         return f"<Comparison of {names}: {len(self.runs)} runs, {failed} failed>"
 
     def _repr_html_(self) -> str:
-        from zoo.comparison.report import iframe
+        from zoo.report.page import iframe
 
         return iframe(self)
 
@@ -128,7 +129,7 @@ def compare(
         "threads": settings["threads"],
         "devices": {row["backend"]: row["device"] for row in rows if row.get("device")},
     }
-    from zoo import __version__
+    from zoo._version import __version__
 
     result = Comparison(
         zoo=__version__,
@@ -139,7 +140,7 @@ def compare(
         environment=environment,
     )
     if out is not None:
-        from zoo.comparison.report import save
+        from zoo.report.page import save
 
         save(result, Path(out))
     return result

@@ -1,6 +1,6 @@
 """One run of a comparison, in a process of its own: `python -m zoo.comparison.worker FOLDER`.
 
-It imports one framework; the orchestrator none. Commands, see `zoo.workers`:
+It imports one framework; the orchestrator none. Commands, see `zoo.processes.workers`:
 
     train   trains; answers {"step", "loss"} now and then, and at the end the facts of the run
     time    n more steps on one batch: {"ms": a step}
@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from zoo import backends, probe, registry, taps, tasks, tokenizers, training
+from zoo import backends, registry, tasks, tokenizers, training
 from zoo._lazy import keras, ops
-from zoo.workers import Tell, serve
+from zoo.ladder import probe, taps
+from zoo.processes.workers import Tell, serve
 
 
 class Worker:

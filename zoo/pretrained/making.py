@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from zoo import registry, storage, tasks, training, weights
 from zoo.pretrained import HERE, Trained
-from zoo.recipes import recipe
+from zoo.training.recipes import recipe
 
 
 def arguments(trained: Trained) -> dict[str, Any]:

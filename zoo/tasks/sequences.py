@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from zoo.errors import WrongConfiguration
-from zoo.spectrogram import log_mel, normalized
 from zoo.tasks import speech
 from zoo.tasks.images import held_out
+from zoo.tasks.spectrogram import log_mel, normalized
 
 PADDING, END, BEGIN = 0, 1, 2
 BYTES = 3  # byte v is token v + BYTES

@@ -258,7 +258,7 @@ def _fill(
             wide = "float64" if variable.dtype == "float64" else "float32"
             variable.assign(np.array(value, wide))  # in the order it has: torch keeps kernels in theirs
             backends.current().synchronize(variable.value)  # JAX copies in its own time, and holds the array
-    # The weights are not those of the run that the model may be of (zoo.runs) any more.
+    # The weights are not those of the run that the model may be of (zoo.training.runs) any more.
     object.__setattr__(model, "_zoo_run", None)
     notes = [*given.notes, *([f"{prefix!r} was removed in front of every name"] if prefix else [])]
     notes += [

@@ -1,0 +1,108 @@
+"""Recurrent classifiers the PyTorch way: nn.Embedding, nn.LSTM or nn.GRU, nn.Linear on the last state.
+
+Texts (b, n) are padded behind. One way, the fast way is to read the padding too and to take the state at
+each text's end. Both ways, the reader from the end must not start in the padding: torch's answer is a packed
+sequence.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from zoo.benchmarks.references import Peer, choose
+
+MODES = {"eager": lambda function: function, "compiled": torch.compile}
+CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "birnn": nn.LSTM}
+VOCABULARY, EMBEDDING, WIDTH, CLASSES = 259, 64, 128, 20
+
+Texts = tuple[Tensor, Tensor]  # tokens (b, n), lengths (b,)
+Arrays = Mapping[str, np.ndarray]
+
+
+class Classifier(nn.Module):
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.ways = ("forward", "backward") if model == "birnn" else ("forward",)
+        self.embedding = nn.Embedding(VOCABULARY, EMBEDDING)
+        self.rnn = CELLS[model](EMBEDDING, WIDTH, batch_first=True, bidirectional=len(self.ways) > 1)
+        self.head = nn.Linear(WIDTH * len(self.ways), CLASSES)
+
+    def forward(self, texts: Texts) -> Tensor:
+        tokens, lengths = texts
+        x = self.embedding(tokens)  # (b, n, c)
+        if len(self.ways) > 1:
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            _, (last, _) = self.rnn(packed)  # (2, b, u)
+            return self.head(torch.cat([last[0], last[1]], -1))
+        outputs, _ = self.rnn(x)  # (b, n, u)
+        return self.head(outputs[torch.arange(len(tokens)), lengths - 1])  # (b, classes)
+
+
+def peer(model: str) -> Peer:
+    make = partial(Classifier, model)
+    return Peer(prepare, partial(trainer, make), partial(predictor, make), make, layout="zoo")
+
+
+def prepare(x: np.ndarray, y: np.ndarray) -> tuple[Texts, Tensor]:
+    return (torch.tensor(x), torch.tensor((x > 0).sum(1))), torch.tensor(y, dtype=torch.int64)
+
+
+def trainer(
+    make: Callable[[], Classifier],
+    weights: Arrays,
+    *,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.01,
+    mode: str = "eager",
+) -> tuple[Callable[[Texts, Tensor], Tensor], Callable[[], dict[str, np.ndarray]]]:
+    model = load(make(), weights)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    cross_entropy = choose(mode, MODES)(lambda x, y: F.cross_entropy(model(x), y))
+
+    def step(x: Texts, y: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = cross_entropy(x, y)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()  # .item() would wait for the device
+
+    return step, lambda: read(model)
+
+
+def predictor(
+    make: Callable[[], Classifier], weights: Arrays, *, mode: str = "eager"
+) -> Callable[[Texts], Tensor]:
+    model = choose(mode, MODES)(load(make(), weights).eval())
+
+    @torch.inference_mode()
+    def predict(x: Texts) -> Tensor:
+        return model(x)
+
+    return predict
+
+
+def names(model: Classifier) -> dict[str, Tensor]:
+    """The zoo's names of the module's parameters, whose matrices lie transposed there but for the table."""
+    found = {"embedding/table": model.embedding.weight}
+    ours = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
+    for way, theirs in zip(model.ways, model.rnn.all_weights, strict=True):
+        found |= {f"layer1_{way}/{name}": weight for name, weight in zip(ours, theirs, strict=True)}
+    return found | {"head/kernel": model.head.weight, "head/bias": model.head.bias}
+
+
+@torch.no_grad()
+def load(model: Classifier, weights: Arrays) -> Classifier:
+    for name, parameter in names(model).items():
+        array = weights[name] if name.endswith("table") else weights[name].T
+        parameter.copy_(torch.tensor(np.array(array)))
+    return model
+
+
+def read(model: Classifier) -> dict[str, np.ndarray]:
+    arrays = {name: parameter.numpy(force=True) for name, parameter in names(model).items()}
+    return {name: np.array(x if name.endswith("table") else x.T) for name, x in arrays.items()}

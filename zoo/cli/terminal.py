@@ -1,0 +1,344 @@
+"""What the command line prints: results on standard output, all else on standard error.
+
+A result is a table or, with --json, one JSON document. Colours are rich's, which honours NO_COLOR and
+FORCE_COLOR. What `compare` and `parity` found is printed by `zoo.report.terminal` and `.ladder_report`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import keras
+    from rich.console import Console
+    from rich.table import Table
+
+    from zoo.registry import Card
+    from zoo.training import Run
+
+Record = dict[str, Any]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where results go, or with `stderr` progress and notes."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def table(*headings: str) -> Table:
+    """A table; a heading that ends in > is of numbers, set to the right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        numbers = heading.endswith(">")
+        made.add_column(heading.rstrip(">"), justify="right" if numbers else "left", no_wrap=numbers)
+    return made
+
+
+def print_json(result: Any) -> None:
+    """One JSON document; null stands for a number that is not finite, a function is told by its name."""
+    from zoo.report.page import finite
+
+    named = lambda value: getattr(value, "__name__", str(value))  # noqa: E731
+    print(json.dumps(finite(result), indent=1, ensure_ascii=False, allow_nan=False, default=named))
+
+
+def note(text: str, *, quiet: bool = False) -> None:
+    """A line that is not the result."""
+    if text and not quiet:
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def status(*, quiet: bool) -> Iterator[Callable[[str], None] | None]:
+    """Shows what is done now, on a terminal; None where nothing is to be shown."""
+    if quiet:
+        yield None
+        return
+    with console(stderr=True).status("starting") as shown:
+        yield shown.update
+
+
+@contextmanager
+def aside(*, quiet: bool) -> Iterator[None]:
+    """What libraries print of their own accord, as Keras of a download, is progress, not the result."""
+    if not quiet:
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123
+        yield
+
+
+# zoo list, zoo info
+
+
+def model_facts(card: Card) -> Record:
+    """What --json says of a model before it is built."""
+    from zoo import pretrained, registry
+
+    names = ("name", "parameters", "multiply_adds", "input", "year", "idea", "paper", "url", "task", "recipe")
+    families = [family for family, name in registry.families().items() if name == card.name]
+    trained = [trained.name for trained in pretrained.of(card.name)]
+    return {**{name: getattr(card, name) for name in names}, "families": families, "weights": trained}
+
+
+def models(cards: Sequence[Card]) -> None:
+    """A row for each model under its family's idea, and the names that stand for one of them.
+
+    Every name is whole, however narrow the terminal.
+    """
+    from rich.markup import escape
+
+    from zoo import registry
+
+    out = console()
+    width = max(len(name) for name in ["model", *(card.name for card in cards)])
+    digits = max(len(number) for number in ["parameters", *(f"{card.parameters:,}" for card in cards)])
+    out.print(f"[dim]  {'model':{width}}  {'parameters':>{digits}}  input[/]", soft_wrap=True)
+    for (family, idea, year), variants in groupby(cards, key=lambda c: (c.file.stem, c.idea, c.year)):
+        out.print(f"[bold]{family}[/] ({year}): {escape(idea)}", highlight=False)
+        for card in variants:
+            shape = " x ".join("n" if size is None else str(size) for size in card.input)
+            row = f"  {card.name:{width}}  {card.parameters:>{digits},}  {shape}"
+            out.print(row, highlight=False, soft_wrap=True)
+    shown = {card.name for card in cards}
+    # Hard spaces keep each pair in a line.
+    pairs = [f"{family}\xa0=\xa0{name}" for family, name in registry.families().items() if name in shown]
+    if pairs:
+        for line in textwrap.wrap(
+            f"Names of families: {', '.join(pairs)}", max(20, out.width), break_on_hyphens=False
+        ):
+            out.print(line.replace("\xa0", " "), highlight=False, soft_wrap=True)
+
+
+def layers(model: keras.Model) -> list[Record]:
+    """The layers as data flows, with the shapes of their outputs and their parameters."""
+    found = []
+    for layer in model.operations:
+        outputs = layer.output if isinstance(layer.output, tuple | list) else [layer.output]
+        found.append(
+            {
+                "name": layer.name,
+                "kind": type(layer).__name__,
+                "outputs": [list(tensor.shape) for tensor in outputs],
+                "parameters": layer.count_params() if hasattr(layer, "count_params") else 0,
+            }
+        )
+    return found
+
+
+def model_page(card: Card, inside: Sequence[Record]) -> None:
+    """A model's card, its arguments, and its layers."""
+    from zoo import pretrained
+
+    out = console()
+    out.print(f"[bold]{card.name}[/]  {card.idea}\n{card.paper}\n{card.url}\n")
+    arguments = ", ".join(f"{name}={value!r}" for name, value in card.arguments.items()) or "none"
+    facts = [
+        f"arguments: {arguments}",
+        f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds "
+        f"{'a step' if None in card.input else 'an example'}; task {card.task}, recipe {card.recipe}",
+    ]
+    if card.receptive_field is not None:
+        facts.append(f"receptive field {card.receptive_field} pixels")
+    if card.tokens is not None:
+        facts.append(f"{card.tokens} tokens")
+    if (p := card.preprocessing) is not None:
+        facts.append(
+            f"photographs: shorter side to {p.resize} ({p.interpolation}), centre {p.size} x {p.size}, "
+            f"mean {p.mean}, standard deviation {p.std}"
+        )
+    for trained in pretrained.of(card.name):
+        told = trained.card()
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in told["metrics"].items())
+        size = f"{told['parameters']:,} parameters"
+        facts.append(f"pretrained weights {trained.name!r}: {scores}, {size}. {trained.limits}")
+    for line in facts:
+        out.print(line, highlight=False, markup=False)
+    out.print()
+    rows = table("layer", "kind", "output", "parameters>")
+    for layer in inside:
+        shapes = ", ".join(f"({_axes(shape)})" for shape in layer["outputs"])
+        count = f"{layer['parameters']:,}" if layer["parameters"] else ""
+        rows.add_row(layer["name"], layer["kind"], shapes, count)
+    out.print(rows)
+
+
+def _axes(shape: Sequence[int | None]) -> str:
+    """A shape in words: b examples, and n steps where their number varies."""
+    batch, *rest = ("n" if size is None else str(size) for size in shape)
+    return ", ".join(["b" if batch == "n" else batch, *rest])
+
+
+# zoo train, zoo evaluate
+
+
+def run_facts(run: Run) -> Record:
+    """A training run as --json says it, by the names of result.json."""
+    names = ("backend", "engine", "mode", "batch_size", "seed", "recipe", "losses", "metrics", "history")
+    times = ("first_step_s", "train_s", "interrupted")
+    return {
+        "model": run.model.name,
+        "task": run.task.name,
+        "steps": len(run.losses),
+        **{name: getattr(run, name) for name in (*names, *times)},
+        "saved": run.saved and str(run.saved),
+    }
+
+
+def run_line(run: Run) -> str:
+    """A training run in a line."""
+    held_out = f" · held out: {_metrics(run.metrics)}" if run.metrics else ""
+    return (
+        f"{run.model.name} on {run.task.name}, {run.backend} {run.engine} ({run.mode}): "
+        f"{len(run.losses)} steps in {run.train_s:.1f} s, train loss {run.losses[-1]:.4f}{held_out}"
+        + (" (interrupted)" if run.interrupted else "")
+    )
+
+
+# What a run learned from -> what `zoo predict` is given.
+INPUTS = {"images": "photo", "texts": "text", "recordings": "recording"}
+
+
+def next_line(run: Run) -> str:
+    """Where a training run is saved, and the command that uses it."""
+    from zoo.training import runs
+
+    if run.saved is None:
+        return "Not saved."
+    saved, kind = runs.known(run.model), "arrays"
+    if saved is not None:
+        kind = saved.kind
+    path = shlex.quote(str(run.saved))
+    uses = {
+        "images": f"zoo predict {path} PHOTO",
+        "texts": f'zoo predict {path} "TEXT"',
+        "recordings": f"zoo predict {path} RECORDING.wav",
+        "corpus": f'zoo generate {path} "PROMPT"',
+        "pairs": f'zoo generate {path} "TEXT"',
+    }
+    return f"Saved in {run.saved}; next: {uses.get(kind, f'zoo evaluate {path}')}"
+
+
+def evaluation_line(model: str, task: str | None, found: Record) -> str:
+    """What `zoo evaluate` measured, in a line."""
+    metrics = {name: value for name, value in found.items() if name not in ("examples", "split")}
+    on = f" on {task}" if task else ""
+    return f"{model}{on}: {_metrics(metrics)} ({found['split']}: {found['examples']:,} examples)"
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+
+
+# zoo predict
+
+
+def classes(kind: str, given: Sequence[Any], found: Sequence[Sequence[tuple[str, float]]]) -> None:
+    """The likeliest classes of each photograph, text or recording."""
+    from rich.markup import escape
+
+    rows = table(kind, "class" if kind != "recording" else "text", "probability>")
+    for each, likeliest in zip(given, found, strict=True):
+        for i, (label, probability) in enumerate(likeliest):
+            rows.add_row("" if i else escape(str(each)), escape(label), f"{100 * probability:.2f} %")
+        rows.add_section()
+    console().print(rows)
+
+
+# zoo bench
+
+
+@contextmanager
+def bench_progress(
+    *, quiet: bool
+) -> Iterator[tuple[Callable[[str], None] | None, Callable[[Sequence[Record]], None]]]:
+    """Shows what is measured now, and each table as soon as it is whole."""
+    if quiet:
+        yield None, bench
+        return
+    with console(stderr=True).status("starting") as shown:
+
+        def report(rows: Sequence[Record]) -> None:
+            shown.stop()  # while it is shown, rich sends standard output where the progress goes
+            bench(rows)
+            shown.start()
+
+        yield shown.update, report
+
+
+def bench(rows: Sequence[Record]) -> None:
+    """The table of one model and kind of work, and what failed."""
+    out, (model, kind) = console(), (rows[0]["model"], rows[0]["what"])
+    times = ["build>", "quartiles>"] if kind == "build" else ["step>", "quartiles>", "compile>"]
+    shown = table("contestant", *times, "peak>", "ratio>")
+    for row in rows:
+        shown.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
+    batch = "" if kind == "build" else f", batch {rows[0]['batch_size']}"
+    out.print(f"\n[bold]{model}, {kind}[/]{batch}, {rows[0]['threads']} threads")
+    out.print(shown)
+    if losses := [row["loss"] for row in rows if row.get("loss") is not None]:
+        what = "Sum of the generated tokens" if kind == "generate" else "Loss after the same steps"
+        apart = max(losses) - min(losses)
+        out.print(f"{what}: {losses[0]:.5f}, all within {apart:.0e}", highlight=False)
+    for row in rows:
+        if row["error"]:
+            out.print(
+                f"{row['backend']} {row['contestant']} failed: {row['error']}", highlight=False, markup=False
+            )
+
+
+def _bench_figures(row: Record) -> list[str]:
+    if row["error"]:
+        return ["failed"]
+    if row["what"] == "build":
+        low, high = row["build_s_quartiles"]
+        times = [f"{row['build_s']:.2f} s", f"{low:.2f}-{high:.2f}"]
+    else:
+        low, high = row["step_ms_quartiles"]
+        times = [f"{row['step_ms']:.2f} ms", f"{low:.2f}-{high:.2f}", f"{row['compile_s']:.1f} s"]
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    return [*times, f"{row['peak_mb']:,.0f} MB", ratio]
+
+
+# zoo doctor
+
+
+def machine(here: Record, frameworks: Record) -> None:
+    """The machine, and what each framework finds there."""
+    from rich.markup import escape
+
+    out = console()
+    out.print(
+        f"{here['platform']}, Python {here['python']}\n{here['processor']}, {here['cores']} cores, "
+        f"{here['memory_gb']} GB",
+        highlight=False,
+    )
+    rows = table("framework", "version", "device", "kind", "memory>", "threads>", "native modes")
+    for name, facts in frameworks.items():
+        if "error" in facts:
+            rows.add_row(name, escape(facts["error"]))
+            continue
+        for i, device in enumerate(facts["devices"]):
+            memory = device["memory_bytes"]
+            rows.add_row(
+                *((name, facts["version"]) if i == 0 else ("", "")),
+                device["name"],
+                device["kind"],
+                f"{memory / 2**30:.1f} GB" if memory else "host",
+                str(facts["threads"]) if i == 0 else "",
+                ", ".join(facts["modes"]) if i == 0 else "",
+            )
+    out.print(rows)

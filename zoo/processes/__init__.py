@@ -1,0 +1,1 @@
+"""Processes: one framework each, and what the machine has."""

@@ -1,0 +1,1 @@
+"""Reports: results as dicts in, pages and text out. No process is started here."""

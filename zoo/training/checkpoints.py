@@ -1,0 +1,201 @@
+"""A training run in a file: saved on any framework by either engine, resumed on any other.
+
+One safetensors file holds the model's variables by path ("model/head/kernel"), what the optimizer remembers
+("optimizer/momentum/head/kernel", see `zoo.optimizers.Optimizer.memory`), the losses so far, and in its
+header the model's name, the seed, the batch size and the optimizer's description. Layer names are the zoo's
+and not a counter's, so the paths are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo import backends, storage
+from zoo._lazy import keras, ops
+from zoo.augment import written
+from zoo.errors import WrongConfiguration, ZooError
+from zoo.weights import files
+
+if TYPE_CHECKING:
+    from zoo.tasks import Task
+    from zoo.training import Run
+
+VERSION = "2"
+SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs
+FILE = "checkpoint.safetensors"  # in the folder of a run, see zoo.training.runs
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a checkpoint file."""
+
+    path: Path
+    facts: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+    def take(self, name: str, given: Any) -> Any:
+        """The setting of the saved run. Raises WrongConfiguration if a different one is given."""
+        saved = self.facts[name]
+        if given is not None and given != saved:
+            raise WrongConfiguration(
+                f"resume: {self.path} was trained with {name}={saved}, not {given}; leave it out, or give "
+                "the same"
+            )
+        return saved
+
+    def optimizer(self) -> Any:
+        """The optimizer it was trained by, without its memory."""
+        for module in ("zoo.optimizers", "zoo.schedules"):
+            import_module(module)  # Keras finds the classes that are loaded, else its own of that name
+        return keras.optimizers.deserialize(self.facts["optimizer"])
+
+    def part(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays below a name: "model" or "optimizer"."""
+        return {key[len(name) + 1 :]: x for key, x in self.arrays.items() if key.startswith(f"{name}/")}
+
+    def _weighed(self, memory: dict[str, np.ndarray], run: Run) -> dict[str, np.ndarray]:
+        """The optimizer's memory; an older file has sums of gradients, in which all batches count alike."""
+        if "weight_sum" in memory or "batches" not in memory:
+            return memory
+        every = self.facts["optimizer"]["config"].get("gradient_accumulation_steps") or 1
+        batches = int(memory["batches"]) % every
+        _, y = next(run.task.batches(run.batch_size, run.seed, 0))
+        weight = np.array(batches * run.stepper.weight(y), np.int32)
+        means = {k: x / max(1, batches) for k, x in memory.items() if k.startswith("gradients/")}
+        return {**memory, **means, "weight_sum": weight}
+
+    def restore(self, run: Run, total: int) -> None:
+        """Put a new run where the saved one was. Raises WrongConfiguration, and leaves the run as it is, for
+        another model, optimizer or length."""
+        model, losses = self.part("model"), self.arrays["losses"]
+        if total <= len(losses):
+            raise WrongConfiguration(
+                f"resume: {self.path} has {len(losses)} steps already; steps={total} (or as many epochs) "
+                "counts from the beginning, so ask for more"
+            )
+        kept = run.stepper.memory()
+        memory = (
+            self._weighed(self.part("optimizer"), run) if "weight_sum" in kept else self.part("optimizer")
+        )
+        shapes = {v.path: tuple(v.shape) for v in run.model.variables}
+        _same(f"resume: {self.path}: variables", shapes, {k: x.shape for k, x in model.items()})
+        _same(f"resume: {self.path}: the optimizer's memory", _shapes(kept), _shapes(memory))
+        for variable in run.model.variables:
+            variable.assign(model[variable.path])
+        run.stepper.restore(memory)
+        run.losses = [float(x) for x in losses]
+        run.history = [dict(metrics) for metrics in self.facts["history"]]
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {name: np.shape(x) for name, x in arrays.items()}
+
+
+def _same(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raise WrongConfiguration unless these names have these shapes."""
+    if missing := [name for name in ours if name not in theirs]:
+        raise WrongConfiguration(f"{what}: {', '.join(missing[:3])} not in the file; {len(missing)} missing")
+    if unknown := [name for name in theirs if name not in ours]:
+        raise WrongConfiguration(f"{what}: no place for {', '.join(unknown[:3])}; {len(unknown)} too many")
+    for name, shape in ours.items():
+        if tuple(theirs[name]) != tuple(shape):
+            raise WrongConfiguration(f"{what}: {name} is {theirs[name]}, the model needs {shape}")
+
+
+def write(path: str | Path, run: Run, optimizer: Any) -> None:
+    """Save a run, whole or not at all: the file is replaced once the new one is complete."""
+    from safetensors.numpy import save_file
+
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
+    arrays |= {f"optimizer/{name}": x for name, x in run.stepper.memory().items()}
+    arrays["losses"] = np.array(run.losses, np.float64)
+    facts = {
+        "version": VERSION,
+        "model": run.model.name,
+        "task": run.task.name,
+        "backend": run.backend,
+        "engine": run.engine,
+        "seed": run.seed,
+        "batch_size": run.batch_size,
+        "history": run.history,
+        "augment": written(run.task.augment),
+        "tokenizer": tokenizer(run.task),
+        "run": import_module("zoo.training.runs").facts_of(run),
+    }
+    with backends.without_tensorflow():
+        facts["optimizer"] = keras.optimizers.serialize(optimizer)
+    with storage.replacing(path) as part:
+        save_file(
+            {name: np.array(x, order="C") for name, x in arrays.items()}, part, {"zoo": json.dumps(facts)}
+        )
+
+
+def tokenizer(task: Task) -> str:
+    """What a task's texts are made tokens by: bytes, where nothing is said."""
+    return "bytes" if task.tokenizer is None else f"{task.tokenizer.name}, {task.tokenizer.vocabulary} tokens"
+
+
+def writable(path: str | Path) -> None:
+    """Raise WrongConfiguration, before any work, unless a checkpoint can be written there."""
+    storage.check_file("checkpoint", path)
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint's header says. Raises WrongConfiguration for a file that is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return json.loads((file.metadata() or {})["zoo"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WrongConfiguration(
+            f"{path}: not a checkpoint of zoo.train ({error}); weights alone go with weights="
+        ) from None
+
+
+def read(path: str | Path) -> Checkpoint:
+    """Read a checkpoint, by its file or its run's folder. Raises WrongConfiguration for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    path = path / FILE if storage.is_dir(path) else path
+    if not storage.is_file(path):
+        raise WrongConfiguration(f"resume={str(path)!r}: no such file")
+    try:
+        with safe_open(path, "numpy") as file:
+            facts = {"tokenizer": "bytes", **json.loads((file.metadata() or {})["zoo"])}  # once not told
+            stored = {name: files.entry(file, name) for name in file.keys()}  # noqa: SIM118
+            _check_parts(path, facts, stored)
+            arrays = {name: files.read(name, x, f"resume={str(path)!r}: ") for name, x in stored.items()}
+    except ZooError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise WrongConfiguration(
+            f"resume={str(path)!r}: not a checkpoint of zoo.train ({error}); weights alone go by zoo.weights"
+        ) from None
+    return Checkpoint(path, facts, arrays)
+
+
+def _check_parts(path: Path, facts: Mapping[str, Any], stored: Mapping[str, files.Stored]) -> None:
+    """Raise WrongConfiguration for another version, for a part that is missing, or arrays of other types."""
+    if facts.get("version", VERSION) != VERSION:
+        raise WrongConfiguration(
+            f"resume={str(path)!r}: a checkpoint of format {facts.get('version')}; this zoo reads {VERSION}"
+        )
+    gone = [name for name in SETTINGS if name not in facts] + ["losses"] * ("losses" not in stored)
+    if gone:
+        raise WrongConfiguration(f"resume={str(path)!r}: not a whole checkpoint: no {', '.join(gone)}")
+    for name, x in stored.items():
+        if not (x.floating or x.integer):
+            raise WrongConfiguration(
+                f"resume={str(path)!r}: {name} is of type {x.dtype}; expected floats of 16, 32 or 64 bits, "
+                "or integers"
+            )

@@ -1,0 +1,164 @@
+"""Evaluation of a trained model on a task: on the held-out examples of its run, or on other data.
+
+zoo.evaluate("runs/resnet18-2026-11-30")                    the held-out examples of the run
+zoo.evaluate("runs/resnet18-2026-11-30", "more-photos/")    a folder of the same classes
+zoo.evaluate("lenet5", "digits", weights="digits")
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo import backends, pretrained, registry, tasks, tokenizers, training
+from zoo._lazy import keras
+from zoo.checks import integer
+from zoo.errors import UnknownName, WrongConfiguration, nearest
+from zoo.tasks import Task, folders, sequences
+from zoo.training import runs
+from zoo.weights import load
+
+if TYPE_CHECKING:
+    from zoo.training import Run
+    from zoo.training.runs import SavedRun
+
+SPLITS = ("held-out", "train", "all")
+
+
+def evaluate(
+    model: str | Path | keras.Model | SavedRun | Run,
+    task: str | Path | Task | tuple[Any, Any] | None = None,
+    *,
+    weights: str | Path | None = None,
+    split: str | None = None,
+    batch_size: int = 64,
+    tokenizer: Any = None,
+    errors: str = "stop",
+) -> dict[str, Any]:
+    """The task's metric and loss, by name, with the number of "examples" and the "split" they are from.
+
+    `model` is a run, or its path (`zoo.load_run`); a model; or a name, with `weights` as for
+    `zoo.weights.load`. `task` is what `zoo.train` takes, by default the run's own. For a task with held-out
+    examples, and a folder with splits of its own, the held-out ones are used; for arrays and other folders or
+    files, all. `split` is "held-out", "train" or "all". The classes of a folder or file are matched by name
+    with the run's, in any order, and may be fewer. Texts are tokenized as in the run. `errors` is that of
+    `zoo.train`.
+
+    Raises UnknownName, WrongConfiguration, also for classes that are not in the run, and DataUnavailable;
+    then the errors of `zoo.build` and `zoo.weights.load`.
+    """
+    if split not in (None, *SPLITS):
+        raise UnknownName(f"split={split!r}; {nearest(str(split), SPLITS)}")
+    batch_size = integer("evaluate", "batch_size", batch_size)
+    run, reader = runs.find(model), tokenizers.found(tokenizer)
+    if run is not None and weights is not None and not hasattr(model, "layers"):
+        raise WrongConfiguration(f"{run} has its own weights; leave weights out")
+    chosen = str(task) if isinstance(task, Path) else task
+    if run is not None:
+        reader = reader or run.tokenizer
+        chosen = chosen or run.facts["source"]
+        if not chosen:
+            raise WrongConfiguration(f"{run} was trained on {run.facts['task']} in memory; give a task")
+    if isinstance(chosen, str):
+        tasks.source(chosen, reader)  # there is such a task
+    tasks.check_errors(chosen, errors)
+    built, chosen = _built(model, run, chosen, weights, reader)
+    preprocessing = _preprocessing(built, run)
+    data = _data(chosen, registry.input_shapes(built), preprocessing, reader, errors)
+    if run is not None:
+        data = aligned(data, run)
+    training._check_fit(built, data)
+    split = split or _usual(chosen, run)
+    parts = _parts(data, split)
+    batches = (pair for part in parts for pair in replace(data, test=part).held_out(batch_size))
+    mode = backends.MODES[backends.current().NAME][0]
+    predictor = training.Predictor(built, training.Objective(data.loss), mode)
+    measured = training.measure(predictor, data, batches)
+    return {**measured, "examples": sum(sequences.count(x) for x, _ in parts), "split": split}
+
+
+def aligned(task: Task, run: SavedRun) -> Task:
+    """The task with the run's numbers for its labels.
+
+    Raises WrongConfiguration for classes that the run does not know.
+    """
+    if not task.names or not run.classes or task.names == run.classes:
+        return task
+    if unknown := [name for name in task.names if name not in run.classes]:
+        raise WrongConfiguration(
+            f"{task.name} has classes that {run} does not know: {', '.join(unknown[:8])}; it knows "
+            f"{', '.join(run.classes[:8])}{', ...' if len(run.classes) > 8 else ''}"
+        )
+    first = int(task.loss == "ctc")  # class 0 is the blank
+    numbers = np.array([*range(first), *(first + run.classes.index(name) for name in task.names)], np.int32)
+
+    def renumbered(pair: Any) -> Any:
+        if pair is None:
+            return None
+        x, y = pair
+        if isinstance(y, sequences.Sequences):
+            return x, sequences.Sequences([numbers[y.array(item)] for item in y.items], fill=y.fill)
+        return x, numbers[y]
+
+    return replace(
+        task, train=renumbered(task.train), test=renumbered(task.test), names=run.classes,
+        classes=len(run.classes) + first,
+    )  # fmt: skip
+
+
+def _built(
+    model: Any, run: SavedRun | None, task: Any, source: str | Path | None, reader: Any
+) -> tuple[keras.Model, Any]:
+    """The model with its weights, and the task."""
+    if run is not None and source is None:
+        return run.model, task
+    if not isinstance(model, str):
+        if source is not None:
+            load(model, source, head="require")
+        if task is None:
+            raise WrongConfiguration(f"{model.name}: a model, not a run; give the task to measure it on")
+        return model, task
+    card = registry.card(model)
+    if source is None:
+        raise WrongConfiguration(
+            f"{card.name} has random weights; give weights, or a run instead of the name"
+        )
+    training.check_weights(card.name, source)
+    task = card.task if task is None else task
+    changes = training.fitting(card, task, tokenizer=reader)
+    built = registry.build(card.name, **{**changes, **pretrained.needed(card.name, source)})
+    load(built, source, head="require")
+    return built, task
+
+
+def _preprocessing(model: keras.Model, run: SavedRun | None) -> Any:
+    if run is not None:
+        return run.preprocessing
+    return registry.card(model.name).preprocessing if registry.is_name(model.name) else None
+
+
+def _data(task: Any, shape: Any, preprocessing: Any, reader: Any, errors: str) -> Task:
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, str):
+        return tasks.load(task, shape, preprocessing, reader, errors=errors)
+    return tasks.from_arrays(task, loss=None)
+
+
+def _usual(task: Any, run: SavedRun | None) -> str:
+    """Which split is measured where none is named."""
+    if not isinstance(task, str):
+        return "held-out" if isinstance(task, Task) and task.test is not None else "all"
+    path = Path(task)
+    own = task in tasks.TASKS or (run is not None and run.facts["source"] == str(path.resolve()))
+    return "held-out" if own or not path.exists() or folders.has_splits(path) else "all"
+
+
+def _parts(task: Task, split: str) -> list[Any]:
+    wanted = {"held-out": [task.test], "train": [task.train], "all": [task.train, task.test]}[split]
+    if split == "held-out" and task.test is None:
+        raise WrongConfiguration(f"{task.name} holds no examples out; give split='all'")
+    return [part for part in wanted if part is not None]
