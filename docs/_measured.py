@@ -18,6 +18,7 @@ from typing import Any
 
 from zoo import benchmarks, ladder
 from zoo.cli import terminal
+from zoo.ladder import bounds
 from zoo.processes import machine
 from zoo.report import ladder as ladder_report
 
@@ -100,7 +101,7 @@ def _parity(found: Record) -> list[str]:
         "pair of frameworks, or one framework on rung 7; each number is the largest difference. "
         f"{_when(found)} The columns are the rungs:",
         "",
-        *(f"- **{rung.number} {rung.name}**: {rung.claim}" for rung in ladder.RUNGS),
+        *(f"- **{rung.number} {rung.name}**: {rung.claim}" for rung in bounds.RUNGS),
         "",
         "*Equal* means no difference in any bit; in column 6, that no predictions differ. In float32 the "
         "bound of columns 5, 7 and 8 is five times the chaos floor: how far torch differs from itself when "
@@ -109,15 +110,15 @@ def _parity(found: Record) -> list[str]:
     pairs = ladder_report.grid({"models": [found["model"]], "rows": found["rows"]})
     for dtype, group in itertools.groupby(pairs, key=lambda pair: pair[1]):
         own = list(group)
-        lines += ["", row([dtype, *map(str, ladder.NUMBERS)])]
-        lines.append(row(["---", *("---:" for _ in ladder.NUMBERS)]))
+        lines += ["", row([dtype, *map(str, bounds.NUMBERS)])]
+        lines.append(row(["---", *("---:" for _ in bounds.NUMBERS)]))
         for _, _, pair, rows in own:
             lines.append(
-                row([pair, *(ladder_report.cell(rows[n]) if n in rows else "" for n in ladder.NUMBERS)])
+                row([pair, *(ladder_report.cell(rows[n]) if n in rows else "" for n in bounds.NUMBERS)])
             )
         limits = {n: rows[n]["bound"] for _, _, _, rows in own for n in rows}
-        bounds = (ladder_report.scientific(limits[n]) if limits[n] else "equal" for n in ladder.NUMBERS)
-        lines.append(row(["*bound*", *bounds]))
+        written = (ladder_report.scientific(limits[n]) if limits[n] else "equal" for n in bounds.NUMBERS)
+        lines.append(row(["*bound*", *written]))
     return lines
 
 

@@ -21,7 +21,8 @@ from _figures import figures
 from _measured import row
 
 import zoo
-from zoo import cli, ladder, registry, weights
+from zoo import cli, registry, weights
+from zoo.ladder import bounds
 from zoo.training import recipes
 
 ROOT = Path(__file__).parents[1]
@@ -293,14 +294,14 @@ def command_line() -> str:
 def rungs() -> str:
     """The table of bounds, and what is known not to hold."""
     lines = ["| rung | claim | float32 | float64 |", "| --- | --- | --- | --- |"]
-    for rung in ladder.RUNGS:
-        bounds = [
+    for rung in bounds.RUNGS:
+        limits = [
             "the\N{NO-BREAK SPACE}floor" if b is None else f"{b:.0e}".replace("e-0", "e-") if b else "equal"
             for b in (rung.float32, rung.float64)
         ]
-        lines.append(row([f"{rung.number} {rung.name}", rung.claim, *bounds]))
-    lines += ["", "Known gaps:" if ladder.GAPS else "There are no known gaps.", ""]
+        lines.append(row([f"{rung.number} {rung.name}", rung.claim, *limits]))
+    lines += ["", "Known gaps:" if bounds.GAPS else "There are no known gaps.", ""]
     lines += [
-        f"- `{g.model}`, rung {g.rung}, {g.dtype}: {g.reason} ([upstream]({g.upstream}))" for g in ladder.GAPS
+        f"- `{g.model}`, rung {g.rung}, {g.dtype}: {g.reason} ([upstream]({g.upstream}))" for g in bounds.GAPS
     ]
     return "\n".join(lines)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import zoo
 from zoo import backends, benchmarks, comparison, ladder, registry, training
 from zoo.cli import app
-from zoo.ladder import taps
+from zoo.ladder import bounds, taps
 from zoo.processes import workers
 from zoo.report import terminal
 
@@ -147,10 +147,10 @@ def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
     model = zoo.build("mlp", **zoo.card("mlp").small)
     inputs = zoo.example(model)
     good = taps.layer_outputs(model, inputs)
-    assert ladder.first_difference(good, taps.layer_outputs(model, inputs)) is None
+    assert bounds.first_difference(good, taps.layer_outputs(model, inputs)) is None
     layer = model.get_layer("hidden2")
     layer.kernel.assign(layer.kernel * 1.001)
-    found = ladder.first_difference(good, taps.layer_outputs(model, inputs))
+    found = bounds.first_difference(good, taps.layer_outputs(model, inputs))
     assert found is not None
     assert found["layer"] == "hidden2"
     assert found["difference"] == pytest.approx(1e-3, rel=0.01)
@@ -167,7 +167,7 @@ def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) ->
     x = zoo.tasks.load(task, registry.input_shapes(built)).first(3)
     found = taps.layer_outputs(built, x)
     logits = built.predict_on_batch(x)
-    assert ladder.difference(next(reversed(found.values())), logits) < 1e-6
+    assert bounds.difference(next(reversed(found.values())), logits) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) ->
 def test_a_difference_is_relative_to_the_largest_value(
     a: list[float], b: list[float], expected: float
 ) -> None:
-    assert ladder.difference(np.array(a), np.array(b)) == pytest.approx(expected)
+    assert bounds.difference(np.array(a), np.array(b)) == pytest.approx(expected)
 
 
 class Drifting:
@@ -236,7 +236,7 @@ def test_where_losses_part_one_run_is_asked_how_far_it_drifts_from_itself(
 
 @pytest.mark.parity
 def test_a_drift_is_that_of_weights_a_unit_in_the_last_place_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ladder.BOUNDS, "losses", 0.0)  # ask, however little was found
+    monkeypatch.setitem(bounds.BOUNDS, "losses", 0.0)  # ask, however little was found
     monkeypatch.setattr(ladder, "LAST_PLACE", 0.0)
     result = zoo.compare("mlp", steps=30, backends=["jax", "torch"], engines=["native"], out=None)
     (model,) = result["models"]

@@ -12,7 +12,7 @@ from conftest import numpy
 
 import zoo
 from zoo import backends, ladder
-from zoo.ladder import faults, probe, taps
+from zoo.ladder import bounds, faults, probe, rungs, taps
 from zoo.processes.workers import WorkerDied
 
 FACTS = {
@@ -23,13 +23,13 @@ FACTS = {
 }
 
 
-def pair(a: dict[str, Any], b: dict[str, Any], bound: float = 1e-5, dtype: str = "float32") -> ladder.Pair:
+def pair(a: dict[str, Any], b: dict[str, Any], bound: float = 1e-5, dtype: str = "float32") -> rungs.Pair:
     sides = [{name: np.asarray(x) for name, x in side.items()} for side in (a, b)]
-    return ladder.Pair("torch", "jax", *sides, bound, FACTS, dtype)
+    return rungs.Pair("torch", "jax", *sides, bound, FACTS, dtype)
 
 
-def compare(rung: int, a: dict[str, Any], b: dict[str, Any], **more: Any) -> ladder.Measured:
-    found = ladder.COMPARE[rung](pair(a, b, **more))
+def compare(rung: int, a: dict[str, Any], b: dict[str, Any], **more: Any) -> rungs.Measured:
+    found = rungs.COMPARE[rung](pair(a, b, **more))
     assert found is not None
     return found
 
@@ -95,9 +95,9 @@ def test_an_update_is_measured_against_itself_beyond_the_rounding_of_its_weight(
     w, update, scale = np.float32(1000.0), np.float32(0.01), np.array([0.01])
     path = np.array([[w], [w + update]], np.float32)
     off = np.array([[w], [np.nextafter(w + update, np.float32(0))]], np.float32)
-    assert ladder.update_difference(path, off, scale, "float32") == 0  # a unit in the last place of 1000
+    assert rungs.update_difference(path, off, scale, "float32") == 0  # a unit in the last place of 1000
     small = np.array([[0.0], [update]], np.float32)
-    by = ladder.update_difference(small, small * np.float32(1.001), scale, "float32")
+    by = rungs.update_difference(small, small * np.float32(1.001), scale, "float32")
     assert by == pytest.approx(1e-3, rel=0.01)
 
 
@@ -125,13 +125,13 @@ def test_predictions_are_counted() -> None:
 
 def test_engines_are_compared_within_a_framework() -> None:
     arrays = {"training/native": np.ones(4), "training/keras": np.ones(4), "modes/eager": np.ones(2)}
-    assert ladder.engines(arrays).value == 0
-    assert ladder.engines({**arrays, "modes/eager": np.array([1, 1.25])}).value == 0.25
+    assert rungs.engines(arrays).value == 0
+    assert rungs.engines({**arrays, "modes/eager": np.array([1, 1.25])}).value == 0.25
 
 
 def test_losses_are_held_to_a_few_times_the_chaos_floor_or_the_last_place() -> None:
-    assert ladder.floor(1e-3) == 5e-3
-    assert ladder.floor(0.0) == 5 * np.spacing(np.float32(2.3))
+    assert bounds.floor(1e-3) == 5e-3
+    assert bounds.floor(0.0) == 5 * np.spacing(np.float32(2.3))
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_losses_are_held_to_a_few_times_the_chaos_floor_or_the_last_place() -> N
 def test_a_known_gap_is_shown_and_fails_once_it_holds(
     monkeypatch: pytest.MonkeyPatch, measured: float, known: bool, verdict: str
 ) -> None:
-    gap = ladder.Gap("m", 2, "float64", ("torch", "jax"), "float32 inside", "https://example.org/1")
+    gap = bounds.Gap("m", 2, "float64", ("torch", "jax"), "float32 inside", "https://example.org/1")
     monkeypatch.setattr(ladder, "GAPS", (gap,) if known else ())
-    row = ladder.row("m", "float64", ladder.RUNGS[1], "torch", "jax", ladder.Measured(measured), 1e-12, 0.0)
+    row = rungs.row("m", "float64", bounds.RUNGS[1], "torch", "jax", rungs.Measured(measured), 1e-12, 0.0)
     assert row["verdict"] == verdict
     result = ladder.Parity(rows=[row])
     assert bool(result.failed) == (verdict in ("fails", "closed"))
@@ -151,7 +151,7 @@ def test_a_known_gap_is_shown_and_fails_once_it_holds(
 
 def test_there_are_25_faults_or_more_across_every_rung() -> None:
     assert len(faults.FAULTS) >= 25
-    assert {fault.rung for fault in faults.FAULTS} == set(ladder.NUMBERS)
+    assert {fault.rung for fault in faults.FAULTS} == set(bounds.NUMBERS)
     assert len({fault.name for fault in faults.FAULTS}) == len(faults.FAULTS)
 
 
@@ -236,7 +236,7 @@ def test_a_process_computes_on_the_device_it_is_told(tmp_path: Path, monkeypatch
 
 
 def test_every_rung_says_its_claim_and_bounds() -> None:
-    assert [rung.number for rung in ladder.RUNGS] == list(range(1, 9))
-    for rung in ladder.RUNGS:
+    assert [rung.number for rung in bounds.RUNGS] == list(range(1, 9))
+    for rung in bounds.RUNGS:
         assert set(dataclasses.asdict(rung)) == {"number", "name", "claim", "float32", "float64"}
         assert rung.float64 <= 1e-9

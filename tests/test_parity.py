@@ -9,6 +9,7 @@ import pytest
 from conftest import everywhere, python
 
 from zoo import backends, ladder, registry
+from zoo.ladder import bounds
 from zoo.processes.workers import Worker
 
 pytestmark = pytest.mark.parity
@@ -18,7 +19,7 @@ WHOLE = ("lenet5",)
 VISION = ("mlp", "lenet5-1998", "alexnet-2012", "vgg11-bn", "resnet18", "efficientnet-b0", "vit-ti16")
 SEQUENCES = ("gru", "birnn", "seq2seq", "speech")
 TRANSFORMERS = ("bert-tiny", "gpt-nano", "t5-tiny")
-RUNGS = [rung.name for rung in ladder.RUNGS]
+RUNGS = [rung.name for rung in bounds.RUNGS]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def climbed() -> ladder.Parity:
 
 @pytest.mark.long
 @pytest.mark.parametrize("rung", RUNGS)
-@pytest.mark.parametrize("dtype", ladder.DTYPES)
+@pytest.mark.parametrize("dtype", bounds.DTYPES)
 @pytest.mark.parametrize("model", WHOLE)
 def test_every_pair_of_frameworks_holds(climbed: ladder.Parity, model: str, dtype: str, rung: str) -> None:
     check(climbed, model, dtype, rung)
@@ -50,7 +51,7 @@ def computed() -> ladder.Parity:
 
 @pytest.mark.long
 @pytest.mark.parametrize("rung", ["initial", "forward", "gradients"])
-@pytest.mark.parametrize("dtype", ladder.DTYPES)
+@pytest.mark.parametrize("dtype", bounds.DTYPES)
 @pytest.mark.parametrize("model", [*VISION, *SEQUENCES, *TRANSFORMERS])
 def test_every_pair_computes_alike(computed: ladder.Parity, model: str, dtype: str, rung: str) -> None:
     check(computed, model, dtype, rung)

@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import zoo
-from zoo import ladder, layers
+from zoo import layers
+from zoo.ladder import bounds
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # or "tensorflow", "jax": the numbers stay the same
 zoo.show.use_fonts()  # labels may be in Chinese
@@ -152,7 +153,7 @@ assert all(pair["initial_weights"] == 0 and pair["losses"] < 1e-5 for pair in re
 # frameworks from above.
 
 # %%
-assert [rung.float32 for rung in ladder.RUNGS] == [
+assert [rung.float32 for rung in bounds.RUNGS] == [
     0,
     1e-5,
     1e-5,
@@ -162,7 +163,7 @@ assert [rung.float32 for rung in ladder.RUNGS] == [
     None,
     None,
 ]  # None: the chaos floor
-assert [rung.float64 for rung in ladder.RUNGS] == [0, 1e-12, 1e-12, 1e-12, 1e-9, 0, 1e-9, 1e-9]
+assert [rung.float64 for rung in bounds.RUNGS] == [0, 1e-12, 1e-12, 1e-12, 1e-9, 0, 1e-9, 1e-9]
 
 
 def trained(nudge):
@@ -195,7 +196,7 @@ plt.grid(alpha=0.3)
 plt.show()
 again = so_far(plain, losses[keras.backend.backend()])[-1]
 print(f"the same framework in its own process, without perturbation: {again:.0e}")
-floor = ladder.floor(max(curve[-1] for curve in ours.values()))
+floor = bounds.floor(max(curve[-1] for curve in ours.values()))
 print(f"the chaos floor of rung 5: {floor:.1e}")
 assert again < 1e-6
 assert all(curve[-1] <= floor < 0.1 for curve in theirs.values())

@@ -12,7 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import zoo
-from zoo import ladder, layers
+from zoo import layers
+from zoo.ladder import bounds
 
 zoo.use(os.environ.get("KERAS_BACKEND", "torch"))  # 也可以是 "tensorflow" 或 "jax"：数值相同
 zoo.show.use_fonts()  # 图中可以有中文
@@ -135,7 +136,7 @@ assert all(pair["initial_weights"] == 0 and pair["losses"] < 1e-5 for pair in re
 # 为什么第 5 级的上限需要测量？因为训练会放大自身的舍入误差。我们训练一次多层感知机，再训练一次，第二次把每个初始权重随机地增大或减小最后一位的一个单位（1 ulp 的扰动），这是最小的改变；框架和批次都相同。图中同时画出前面各框架之间的差别，作为对照。
 
 # %%
-assert [rung.float32 for rung in ladder.RUNGS] == [
+assert [rung.float32 for rung in bounds.RUNGS] == [
     0,
     1e-5,
     1e-5,
@@ -145,7 +146,7 @@ assert [rung.float32 for rung in ladder.RUNGS] == [
     None,
     None,
 ]  # None：混沌底线
-assert [rung.float64 for rung in ladder.RUNGS] == [0, 1e-12, 1e-12, 1e-12, 1e-9, 0, 1e-9, 1e-9]
+assert [rung.float64 for rung in bounds.RUNGS] == [0, 1e-12, 1e-12, 1e-12, 1e-9, 0, 1e-9, 1e-9]
 
 
 def trained(nudge):
@@ -178,7 +179,7 @@ plt.grid(alpha=0.3)
 plt.show()
 again = so_far(plain, losses[keras.backend.backend()])[-1]
 print(f"同一框架，另一个进程，没有扰动：{again:.0e}")
-floor = ladder.floor(max(curve[-1] for curve in ours.values()))
+floor = bounds.floor(max(curve[-1] for curve in ours.values()))
 print(f"第 5 级的混沌底线：{floor:.1e}")
 assert again < 1e-6
 assert all(curve[-1] <= floor < 0.1 for curve in theirs.values())

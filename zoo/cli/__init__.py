@@ -717,7 +717,8 @@ def parity(
         else:
             ladder_report.faults(rows, terminal.console())
         raise typer.Exit(FINDING if any(row["caught"] != row["rung"] for row in rows) else 0)
-    from zoo.ladder import NUMBERS, QUICK_MODES, parity
+    from zoo.ladder import QUICK_MODES, parity
+    from zoo.ladder.bounds import NUMBERS
 
     with terminal.status(quiet=quiet) as show:
         result = parity(

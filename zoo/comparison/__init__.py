@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, ladder, registry, storage, tasks, tokenizers
+from zoo import backends, registry, storage, tasks, tokenizers
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
+from zoo.ladder import bounds
 from zoo.processes import machine
 from zoo.processes.workers import Worker, WorkerDied
 from zoo.tasks import baselines
@@ -241,21 +242,21 @@ def _drift(
     to explain what was found: what one framework does to itself is no difference of two.
     """
     apart = max((pair["losses"] for pair in pairs if math.isfinite(pair["losses"])), default=0.0)
-    if apart <= ladder.BOUNDS["losses"]:
+    if apart <= bounds.BOUNDS["losses"]:
         return {}
     row = min((row for row in rows if not row["error"]), key=lambda row: row["train_s"])
     found, runs = 0.0, 0
     with closing(Worker("zoo.comparison.worker", folder, row["backend"])) as worker, suppress(WorkerDied):
-        while runs < ladder.NUDGES and ladder.floor(found) < apart:
-            row["status"] = f"drift from itself, {runs + 1} of up to {ladder.NUDGES}"
+        while runs < bounds.NUDGES and bounds.floor(found) < apart:
+            row["status"] = f"drift from itself, {runs + 1} of up to {bounds.NUDGES}"
             changed()
             *_, answer = worker.ask("drift", **_training(row, settings), nudge=runs)
-            found = max(found, ladder.gap(np.array(row["losses"]), np.array(answer["losses"])))
+            found = max(found, bounds.gap(np.array(row["losses"]), np.array(answer["losses"])))
             runs += 1
     row["status"] = "done"
     return {
         "drift": {"run": _name(row), "runs": runs, "losses": found},
-        "bounds": {"losses": max(ladder.BOUNDS["losses"], ladder.floor(found))},
+        "bounds": {"losses": max(bounds.BOUNDS["losses"], bounds.floor(found))},
     }
 
 
@@ -285,11 +286,11 @@ def _difference(a: Record, folder_a: Path, b: Record, folder_b: Path) -> Record:
         "a": _name(a),
         "b": _name(b),
         "initial_weights": _largest(folder_a, folder_b, "initial_weights"),
-        "outputs": ladder.difference(outputs_a[last], outputs_b[last]),
+        "outputs": bounds.difference(outputs_a[last], outputs_b[last]),
         "losses": float(np.max(np.abs(np.subtract(a["losses"], b["losses"])))),
         "final_weights": _largest(folder_a, folder_b, "final_weights"),
         "predictions": int((predictions[0] != predictions[1]).sum()),
-        "first_layer": ladder.first_difference(outputs_a, outputs_b),
+        "first_layer": bounds.first_difference(outputs_a, outputs_b),
     }
 
 

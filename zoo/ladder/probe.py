@@ -18,7 +18,7 @@ import numpy as np
 
 from zoo import backends, random, registry, tasks, training
 from zoo._lazy import keras, ops
-from zoo.ladder import NUDGES
+from zoo.ladder.bounds import NUDGES
 from zoo.processes.workers import Tell, serve
 from zoo.training.recipes import recipe
 

@@ -24,7 +24,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from zoo import storage
-from zoo.ladder import BOUNDS, FLOORS
+from zoo.ladder.bounds import BOUNDS, FLOORS
 from zoo.report import ladder as ladder_report
 from zoo.report.ladder import scientific
 from zoo.tasks.baselines import Baseline

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
 
-from zoo.ladder import BOUNDS
+from zoo.ladder.bounds import BOUNDS
 from zoo.tasks.baselines import Baseline
 
 if TYPE_CHECKING:

@@ -1,0 +1,97 @@
+"""What each rung claims, its bounds, and how far two arrays are apart.
+
+NumPy only: the report reads the same bounds as the ladder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+Arrays = Mapping[str, np.ndarray]
+
+# The largest difference that counts as equal in `zoo compare`, in float32.
+BOUNDS = {"initial_weights": 0.0, "outputs": 1e-5, "losses": 1e-5}
+DTYPES = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A claim and its bounds; None is the chaos floor, which is measured (see `floor`)."""
+
+    number: int
+    name: str
+    claim: str
+    float32: float | None
+    float64: float
+
+
+RUNGS = (
+    Rung(1, "initial", "initial weights, batches and dropout masks, bit for bit", 0.0, 0.0),
+    Rung(2, "forward", "the output of every layer, relative to its largest value", 1e-5, 1e-12),
+    Rung(3, "gradients", "the gradient of every output and weight, relative to the largest", 1e-5, 1e-12),
+    Rung(
+        4, "update", "the updates of every optimizer along a schedule, relative to the largest", 1e-6, 1e-12
+    ),
+    Rung(5, "training", "the losses of 100 training steps", None, 1e-9),
+    Rung(6, "evaluation", "the number of predictions after training that differ", 0.0, 0.0),
+    Rung(7, "engines", "the losses of one framework's engines and modes", None, 1e-9),
+    Rung(8, "resume", "the losses after resuming from another framework's checkpoint", None, 1e-9),
+)
+NUMBERS = tuple(rung.number for rung in RUNGS)
+FLOORS = 5  # times the chaos floor
+NUDGES = 4  # runs that measure it
+LAST_PLACE = 2.0**-22  # of a loss between 2 and 4 in float32: no floor is less
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What is known not to hold. One that closes fails the ladder, so that it leaves this list."""
+
+    model: str
+    rung: int
+    dtype: str
+    pair: tuple[str, str]
+    reason: str
+    upstream: str  # the issue's address
+
+
+GAPS: tuple[Gap, ...] = ()
+
+
+def floor(chaos: float) -> float:
+    """The bound that a training run's losses are held to in float32."""
+    return FLOORS * max(chaos, LAST_PLACE)
+
+
+# The comparison of each rung
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference, relative to the largest value of either; inf where shapes or NaNs differ."""
+    if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
+        return inf
+    scale = max(np.abs(np.nan_to_num(a)).max(initial=0), np.abs(np.nan_to_num(b)).max(initial=0))
+    return gap(a, b) / float(scale) if gap(a, b) else 0.0
+
+
+def gap(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest absolute difference; inf where shapes or NaNs differ."""
+    if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
+        return inf
+    wide = np.nan_to_num(a.astype(np.float64)) - np.nan_to_num(b.astype(np.float64))
+    return float(np.abs(wide).max(initial=0))
+
+
+def first_difference(a: Arrays, b: Arrays, bound: float = BOUNDS["outputs"]) -> Record | None:
+    """The first layer, in the order of `a`, that differs by more than the bound; None if none does."""
+    for layer, value in a.items():
+        apart = difference(value, b[layer]) if layer in b else inf
+        if apart > bound:
+            return {"layer": layer, "difference": apart}
+    return None
