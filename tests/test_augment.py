@@ -40,6 +40,7 @@ from zoo.augment.image import (
 )
 from zoo.cli import app
 from zoo.tasks import Task
+from zoo.training import metrics, objectives
 
 PHOTO = load_sample_images().images[0][:200, 100:340]  # bytes (200, 240, 3)
 GREY = np.asarray(Image.fromarray(PHOTO).convert("L"))[..., None]
@@ -727,7 +728,7 @@ def soft(n: int = 6, classes: int = 4) -> tuple[ndarray, ndarray]:
 @pytest.mark.parametrize("native", [True, False], ids=["native", "keras"])
 def test_the_loss_of_soft_labels_is_minus_sum_y_log_p(native: bool, smoothing: float) -> None:
     logits, y = soft()
-    objective = training.Objective("cross_entropy", smoothing)
+    objective = objectives.Objective("cross_entropy", smoothing)
     loss = objective.native() if native else keras.losses.get(objective.keras())
     ours = np.mean(numpy(loss(ops.convert_to_tensor(y), ops.convert_to_tensor(logits))))
     targets = (1 - smoothing) * np.float64(y) + smoothing / 4
@@ -741,7 +742,7 @@ def test_the_loss_of_soft_labels_is_torchs(smoothing: float) -> None:
     theirs = torch.nn.functional.cross_entropy(
         torch.tensor(logits), torch.tensor(y), label_smoothing=smoothing
     ).item()
-    loss = training.Objective("cross_entropy", smoothing).native()
+    loss = objectives.Objective("cross_entropy", smoothing).native()
     ours = float(numpy(loss(ops.convert_to_tensor(y), ops.convert_to_tensor(logits))))
     assert ours == pytest.approx(theirs, rel=1e-6)
 
@@ -753,7 +754,7 @@ def test_the_gradient_of_soft_labels_is_softmax_less_targets(smoothing: float) -
     task = replace(toy(), augment=(MixUp(1.0),))
     x, y = next(task.batches(12, 0, 0))
     backend = backends.current()
-    loss = training.Objective("cross_entropy", smoothing).native()
+    loss = objectives.Objective("cross_entropy", smoothing).native()
     _, gradients, _ = backend.gradients(model, loss)(backend.tensor(x), backend.tensor(y))
     logits = np.float64(numpy(model(x)))
     theirs = (np.exp(log_softmax(logits)) - ((1 - smoothing) * y + smoothing / 5)).mean(0)
@@ -764,7 +765,7 @@ def test_the_gradient_of_soft_labels_is_softmax_less_targets(smoothing: float) -
 def test_one_hot_labels_give_the_loss_of_hard_ones() -> None:
     logits, y = soft()
     hard = y.argmax(1).astype(np.int32)
-    loss = training.Objective("cross_entropy").native()
+    loss = objectives.Objective("cross_entropy").native()
     ours, theirs = (
         float(numpy(loss(ops.convert_to_tensor(t), ops.convert_to_tensor(logits))))
         for t in (np.eye(4, dtype=np.float32)[hard], hard)
@@ -775,7 +776,7 @@ def test_one_hot_labels_give_the_loss_of_hard_ones() -> None:
 def test_accuracy_takes_the_largest_share() -> None:
     logits, y = soft(200)
     theirs = np.mean([row.argmax() == own.argmax() for row, own in zip(logits, y, strict=True)])
-    hits, of = training.accuracy(y, logits)
+    hits, of = metrics.accuracy(y, logits)
     assert hits / of == theirs
 
 

@@ -17,8 +17,8 @@ from allpairspy import AllPairs
 from conftest import QUICK_MODES, numpy
 
 import zoo
-from zoo import registry
 from zoo._lazy import keras
+from zoo.layers import signature
 
 STEPS, BATCH, EXAMPLES = 7, 8, 28  # an epoch is 4 batches, the last one shorter; 7 steps end in the second
 
@@ -65,7 +65,7 @@ def build(row: dict[str, Any]) -> keras.Model:
 
 def data(model: keras.Model) -> tuple[Any, np.ndarray]:
     """Noise and labels; half of the texts are shorter, and a language model's labels are each next token."""
-    rng, shape = np.random.default_rng(0), registry.input_shapes(model)
+    rng, shape = np.random.default_rng(0), signature.input_shapes(model)
     y = rng.integers(0, model.output_shape[-1], EXAMPLES).astype(np.int32)
     if not (isinstance(shape, dict) or shape == (None,)):
         return rng.normal(size=(EXAMPLES, *shape)).astype(np.float32), y

@@ -17,11 +17,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends, benchmarks, comparison, ladder, registry, training
+from zoo import backends, benchmarks, comparison, ladder
 from zoo.cli import app
 from zoo.ladder import bounds, taps
+from zoo.layers import signature
 from zoo.processes import workers
 from zoo.report import terminal
+from zoo.training import plan
 
 KEYS = {
     "model", "backend", "engine", "mode", "losses", "metrics", "step_ms", "compile_s", "first_step_s",
@@ -162,9 +164,9 @@ def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
 )
 def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) -> None:
     """Every operation is looked at, those of masks too; the last gives the model's own logits."""
-    small = {**zoo.card(model).small, **training.fitting(zoo.card(model), task), "positions": 160}
+    small = {**zoo.card(model).small, **plan.task_arguments(zoo.card(model), task), "positions": 160}
     built = zoo.build(model, **{k: v for k, v in small.items() if k in zoo.card(model).arguments})
-    x = zoo.tasks.load(task, registry.input_shapes(built)).first(3)
+    x = zoo.tasks.load(task, signature.input_shapes(built)).first(3)
     found = taps.layer_outputs(built, x)
     logits = built.predict_on_batch(x)
     assert bounds.difference(next(reversed(found.values())), logits) < 1e-6

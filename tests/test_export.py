@@ -14,7 +14,8 @@ import pytest
 from conftest import NAME, numpy
 
 import zoo
-from zoo import WrongConfiguration, registry
+from zoo import WrongConfiguration
+from zoo.layers import signature
 
 MODELS = (
     "mlp", "lenet5", "alexnet", "vgg11-bn", "resnet18", "efficientnet-b0", "lstm", "gru", "birnn", "speech",
@@ -40,14 +41,14 @@ def quiet() -> Iterator[None]:
 
 def small(name: str) -> keras.Model:
     model = zoo.build(name, **{**zoo.card(name).small, **SMALLER.get(name, {})})
-    model(registry.example(model))  # Keras exports to ONNX what has been called
+    model(signature.example(model))  # Keras exports to ONNX what has been called
     return model
 
 
 def examples(model: keras.Model) -> Iterator[Any]:
     """Batches of other sizes than an exporter's example; where lengths are free, of other lengths too."""
     for batch, length in ((3, 12), (5, 7)):
-        x = registry.example(model, batch, seed=length)
+        x = signature.example(model, batch, seed=length)
         until = length if None in model.inputs[0].shape[1:] else None
         yield {name: part[:, :until] for name, part in x.items()} if isinstance(x, dict) else x[:, :until]
 

@@ -11,6 +11,7 @@ from conftest import numpy
 
 import zoo
 from zoo import layers, optimizers, training
+from zoo.training import engines
 
 
 def toy() -> tuple[np.ndarray, np.ndarray]:
@@ -25,7 +26,7 @@ def build() -> keras.Model:
 
 def state(model: keras.Model) -> dict[str, Any]:
     """What `compile` and `fit` set."""
-    return {name: vars(model)[name] for name in training.COMPILED if name in vars(model)}
+    return {name: vars(model)[name] for name in engines.COMPILED if name in vars(model)}
 
 
 def train(model: keras.Model, optimizer: Any = None, **arguments: Any) -> zoo.Run:
@@ -101,7 +102,7 @@ def test_a_run_predicts_and_goes_on_after_the_model_was_given_back() -> None:
     taken: list[float] = []
 
     def on_step(loss: Any) -> bool:
-        taken.append(training.number(loss))
+        taken.append(engines.number(loss))
         return len(taken) == 2
 
     # From where the run stopped, the second batch of its second epoch and the first of its third.

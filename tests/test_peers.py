@@ -20,8 +20,9 @@ from numpy import ndarray
 from numpy.lib.stride_tricks import sliding_window_view
 
 import zoo
-from zoo import backends, optimizers, training
+from zoo import backends, optimizers
 from zoo.benchmarks.references import transformers_sizes
+from zoo.training import engines, objectives
 
 NEEDS = {"torch": ["torch"], "flax": ["jax", "optax", "flax"], "tensorflow": ["tensorflow"]}
 MODES = {"torch": ["eager", "compiled"], "flax": ["jit"], "tensorflow": ["graph", "xla"]}
@@ -364,8 +365,8 @@ def test_a_transformer_by_hand_learns_as_the_zoos(transformer: Transformer) -> N
     t, settings = transformer, {"learning_rate": 1e-3, "weight_decay": 0.5}
     weights, batch = t.weights(), t.peer.prepare(t.x, t.y)
     optimizer, way = optimizers.AdamW(**settings), backends.MODES[HERE.NAME][0]
-    engine: Any = training.make_engine(
-        "native", t.theirs, training.Objective("cross_entropy"), optimizer, way
+    engine: Any = engines.make_engine(
+        "native", t.theirs, objectives.Objective("cross_entropy"), optimizer, way
     )
     inputs, labels = backends.tensors(t.x), HERE.tensor(t.y)
     theirs = [float(numpy(engine.step(inputs, labels))) for _ in range(5)]

@@ -10,7 +10,7 @@ import pytest
 from conftest import NAME, QUICK_MODES, numpy
 
 import zoo
-from zoo import registry
+from zoo.layers import signature
 
 # One of each family, and of the recurrent ones each kind of input and loss; as small as may be.
 MODELS: dict[str, dict[str, Any]] = {
@@ -40,7 +40,7 @@ RATE, STEPS = 0.02, 2
 
 
 def batch(model: keras.Model) -> tuple[Any, np.ndarray]:
-    x, classes, rng = registry.example(model, 4), model.output_shape[-1], np.random.default_rng(0)
+    x, classes, rng = signature.example(model, 4), model.output_shape[-1], np.random.default_rng(0)
     if len(model.output_shape) == 2:
         return x, rng.integers(0, classes, 4, dtype=np.int32)
     if model.name == "speech":

@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from zoo import random, registry, tasks, tokenizers, training
+from zoo import random, tasks, tokenizers
+from zoo.layers import signature
 from zoo.tasks import baselines, sequences
 from zoo.tasks.pretraining import SENTINELS, masked, spans
 from zoo.tasks.sequences import BEGIN, END, VOCABULARY
+from zoo.training import plan
 
 pytestmark = pytest.mark.once  # the ladder shows the same losses on the others
 
@@ -69,7 +71,7 @@ def test_t5_cuts_out_15_of_100_in_spans_of_three() -> None:
 @pytest.mark.parametrize("name", ["topics-masked", "topics-spans"])
 def test_every_epoch_hides_other_tokens_and_a_seed_the_same(name: str) -> None:
     model = {"topics-masked": "bert-tiny", "topics-spans": "t5-tiny"}[name]
-    task = tasks.load(name, registry.input_shapes(zoo.build(model, **zoo.card(model).small)))
+    task = tasks.load(name, signature.input_shapes(zoo.build(model, **zoo.card(model).small)))
 
     def first(seed: int, epoch: int, start: int = 0) -> bytes:
         return b"".join(y.tobytes() for _, y in [next(task.batches(8, seed, epoch, start))])
@@ -113,11 +115,11 @@ def text_of(length: int) -> str:
 def test_a_task_of_texts_takes_a_tokenizer(model: str, task: str, rows: int) -> None:
     """The model is built for its tokens, and what it reads is what the tokenizer says."""
     code = tokenizers.default()
-    built = zoo.build(model, **training.fitting(zoo.card(model), task, tokenizer=code))
+    built = zoo.build(model, **plan.task_arguments(zoo.card(model), task, tokenizer=code))
     tokens = next(tensor for tensor in built.inputs if tensor.name == "token_ids")
-    assert registry.vocabulary(built, tokens) == rows
+    assert signature.vocabulary(built, tokens) == rows
     code.check(built)
-    data = tasks.load(task, registry.input_shapes(built), tokenizer=code)
+    data = tasks.load(task, signature.input_shapes(built), tokenizer=code)
     x, y = next(data.batches(4, 0, 0))
     first = x["token_ids"] if isinstance(x, dict) else x
     assert first.max() > 259

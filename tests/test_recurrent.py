@@ -11,9 +11,10 @@ from numpy import ndarray
 from scipy.special import expit, log_softmax, softmax
 
 import zoo
-from zoo import backends, layers, optimizers, random, registry, tasks, training
+from zoo import backends, layers, optimizers, random, tasks
 from zoo._lazy import keras, ops
-from zoo.layers import Input, Model
+from zoo.layers import Input, Model, signature
+from zoo.training import checks, metrics, objectives, plan
 
 Tensor = Any
 BOUND = 2e-6  # float32, of the largest value, after a dozen steps
@@ -288,7 +289,7 @@ def test_steps_labelled_minus_one_do_not_count(engine: str, smoothing: float) ->
     logits, labels = noise(3, 4, 6), np.array([[1, 5, -1, -1], [0, 2, 3, 4], [-1, -1, -1, 2]], np.int32)
     targets = np.eye(6)[labels] * (1 - smoothing) + smoothing / 6
     theirs = -(targets * log_softmax(logits.astype(np.float64), -1)).sum(-1)[labels >= 0].mean()
-    objective = training.Objective("cross_entropy", smoothing)
+    objective = objectives.Objective("cross_entropy", smoothing)
     loss = objective.native() if engine == "native" else objective.keras()
     y = labels.astype(np.float32) if engine == "keras" else labels  # as Keras hands them on
     assert off(loss(ops.convert_to_tensor(y), ops.convert_to_tensor(logits)), theirs) <= 1e-6
@@ -298,8 +299,8 @@ def test_accuracy_and_exact_match_count_what_is_labelled() -> None:
     best = np.array([[1, 2, 3], [1, 0, 2], [3, 3, 3]])
     labels = np.array([[1, 2, -1], [1, 1, 2], [3, -1, -1]])
     logits = np.eye(4)[best]
-    assert training.accuracy(labels, logits) == (5, 6)
-    assert training.exact_match(labels, logits) == (2, 3)
+    assert metrics.accuracy(labels, logits) == (5, 6)
+    assert metrics.exact_match(labels, logits) == (2, 3)
 
 
 # --- training ---
@@ -367,18 +368,18 @@ def test_a_batch_of_a_task_fits_its_model_which_has_learnt_nothing_yet(name: str
     """The loss of guessing: ln of the classes; of CTC, for each letter and frame something near it."""
     if name in ("languages", "dates"):
         pytest.importorskip("babel")
-    built = zoo.build(model, **training.fitting(zoo.card(model), name))
-    task = tasks.load(name, registry.input_shapes(built))
-    training._check_fit(built, task)
+    built = zoo.build(model, **plan.task_arguments(zoo.card(model), name))
+    task = tasks.load(name, signature.input_shapes(built))
+    checks.check_fit(built, task)
     x, y = next(task.batches(8, 0, 0))
     logits = built(backends.tensors(x))
-    loss = float(numpy(training.Objective(task.loss).native()(backends.tensors(y), logits)))
+    loss = float(numpy(objectives.Objective(task.loss).native()(backends.tensors(y), logits)))
     classes = logits.shape[-1]
     if task.loss == "ctc":
         assert (y > 0).sum(1).mean() < loss < logits.shape[1] * np.log(classes)
     else:
         assert loss == pytest.approx(np.log(classes), rel=0.1)
-    _, of = training.METRICS[str(task.metric)](y, numpy(logits))
+    _, of = metrics.METRICS[str(task.metric)](y, numpy(logits))
     assert (
         of
         == {"accuracy": (y >= 0).sum(), "exact_match": 8, "character_error_rate": (y > 0).sum()}[task.metric]

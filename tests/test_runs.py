@@ -23,7 +23,7 @@ from zoo import backends, training
 from zoo._lazy import keras
 from zoo.cli import app
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration
-from zoo.training import runs
+from zoo.training import plan, runs
 from zoo.training.runs import SavedRun
 
 CLASSES = ("ant", "bee", "cat")
@@ -77,7 +77,7 @@ def trained(name: str, task: Any, *, out: Path, **changes: Any) -> zoo.Run:
     """A run of two steps of a small model of this task."""
     reader = changes.pop("tokenizer", None)
     found = zoo.tokenizers.load(reader) if reader else None
-    arguments = training.fitting(zoo.card(name), str(task), tokenizer=found)
+    arguments = plan.task_arguments(zoo.card(name), str(task), tokenizer=found)
     model = zoo.build(name, **{**arguments, **SMALL.get(name, {}), **changes})
     return zoo.train(model, task, steps=2, batch_size=4, out=out, tokenizer=found, progress=False)
 

@@ -12,7 +12,8 @@ import pytest
 from conftest import NAME, everywhere, numpy, python
 
 import zoo
-from zoo import backends, optimizers, registry, schedules
+from zoo import backends, optimizers, schedules
+from zoo.layers import signature
 
 MODELS = (
     "mlp", "lenet5", "lenet5-1998", "alexnet", "vgg11-bn", "resnet18", "resnet50", "efficientnet-b0", "lstm",
@@ -40,7 +41,7 @@ import numpy as np
 for file in sorted(Path({folder!r}).glob("*.keras")):
     model = keras.models.load_model(file)
     from zoo import registry
-    arrays = {{"logits": keras.ops.convert_to_numpy(model(registry.example(model, 3)))}}
+    arrays = {{"logits": keras.ops.convert_to_numpy(model(signature.example(model, 3)))}}
     if model.compiled:
         state = {{v.path: keras.ops.convert_to_numpy(v) for v in model.optimizer.variables}}
         arrays |= {{"optimizer/" + path: value for path, value in state.items()}}
@@ -64,7 +65,7 @@ def of_pairs(folder: Path) -> dict[str, keras.Model]:
 
 
 def logits(model: keras.Model) -> np.ndarray:
-    return numpy(model(registry.example(model, 3)))
+    return numpy(model(signature.example(model, 3)))
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.tasks import sequences, speech
 from zoo.tasks.sequences import Sequences, Waves
 from zoo.tasks.spectrogram import hertz, log_mel, mel, normalized
+from zoo.training import objectives
 
 
 def rng(*key: int | str) -> np.random.Generator:
@@ -332,7 +333,7 @@ def test_speech_trains_on_augmented_sound(engine: str) -> None:
     )
     x, y = augmented(policy)
     logits = zoo.build("speech", seed=1, **small)(backends.tensors(x))
-    theirs = training.Objective("ctc").native()(backends.tensors(y), logits)
+    theirs = objectives.Objective("ctc").native()(backends.tensors(y), logits)
     assert run.losses[0] == pytest.approx(float(numpy(theirs)), rel=1e-5)
 
 

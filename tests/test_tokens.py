@@ -9,8 +9,9 @@ from conftest import numpy
 from numpy import ndarray
 
 import zoo
-from zoo import backends, registry
+from zoo import backends
 from zoo._lazy import keras
+from zoo.layers import signature
 
 SILENT: Any = 0  # Keras annotates `verbose` as a string
 MODELS = ("bert-tiny", "gpt-nano", "t5-tiny", "lstm", "seq2seq")
@@ -22,7 +23,7 @@ def small(name: str) -> keras.Model:
 
 def required(model: keras.Model) -> dict[str, ndarray]:
     """(2, 7) tokens for each input that may not be left out."""
-    names = {tensor.name for tensor in model.inputs} - registry.optional_inputs(model)
+    names = {tensor.name for tensor in model.inputs} - signature.optional_inputs(model)
     return {
         name: zoo.random.generator("test", name).integers(1, 11, (2, 7), dtype=np.int32)
         for name in sorted(names)
@@ -72,8 +73,8 @@ def test_a_model_of_ones_own_knows_the_vocabulary_and_the_positions_within() -> 
     model = small("bert-tiny")
     whole = outer(model, None)
     (tokens,) = whole.inputs
-    assert registry.vocabulary(whole, tokens) == zoo.card("bert-tiny").small["vocabulary"]
-    assert registry.longest(whole) == zoo.card("bert-tiny").small["positions"]
+    assert signature.vocabulary(whole, tokens) == zoo.card("bert-tiny").small["vocabulary"]
+    assert signature.longest(whole) == zoo.card("bert-tiny").small["positions"]
     with pytest.raises(zoo.WrongConfiguration, match="token_ids has 13; expected 0 to 12"):
         zoo.train(whole, (np.full((2, 7), 13), np.zeros((2, 7), np.int32)), steps=1, progress=False)
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from zoo import backends, optimizers, training
+from zoo import backends, optimizers
+from zoo.training import objectives
 
 if backends.current().NAME != "torch":
     pytest.skip("about torch's graphs", allow_module_level=True)
@@ -167,7 +168,7 @@ def test_mkl_keeps_its_products_at_home_and_in_training(
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     model = zoo.build("mlp")
     x, y = torch.ones(64, 28, 28, 1), torch.zeros(64, dtype=torch.int64)
-    loss = training.Objective("cross_entropy").native()
+    loss = objectives.Objective("cross_entropy").native()
     step = backends.current().step(model, loss, optimizers.SGD(0.1), "traced")
     predict = backends.current().predictor(model, "traced")
     runs: list[tuple[Callable[[], Any], int]] = [(lambda: predict(x), expected), (lambda: step(x, y), 0)]
@@ -210,7 +211,7 @@ def test_a_prediction_copies_neither_images_nor_kernels(model: Any) -> None:
 @pytest.mark.parametrize("optimizer", ["AdamW", "Momentum"])
 def test_a_step_copies_neither_images_nor_kernels_nor_gradients(model: Any, optimizer: str) -> None:
     x, y = torch.tensor(zoo.example(model)), torch.zeros(2, dtype=torch.int64)
-    loss = training.Objective("cross_entropy").native()
+    loss = objectives.Objective("cross_entropy").native()
     step = backends.current().step(model, loss, getattr(optimizers, optimizer)(1e-3), "traced")
     assert max(copies(lambda: step(x, y))) <= CHANNELS
 

@@ -15,6 +15,7 @@ from conftest import LEAN
 
 import zoo
 from zoo import backends, layers, tasks, training
+from zoo.training import engines, metrics, objectives
 
 SMALL = zoo.card("mlp").small  # with dropout
 NATIVE = [m for m in backends.MODES[backends.current().NAME] if m != "compiled"]
@@ -103,7 +104,7 @@ def test_a_new_batch_shape_is_a_new_graph_not_an_old_one(mode: str) -> None:
     predict = backend.predictor(model, mode)
     for n in (4, 7, 4, 1):
         x, y = toy(n)
-        loss = training.number(step(backend.tensor(x), backend.tensor(y)))
+        loss = engines.number(step(backend.tensor(x), backend.tensor(y)))
         step.sync()
         logits = np.float64(keras.ops.convert_to_numpy(predict(backend.tensor(x))))
         chosen = logits[np.arange(n), y]
@@ -204,7 +205,7 @@ def test_a_model_is_built_to_fit_the_data() -> None:
 
 def test_watch_sees_every_step_in_order() -> None:
     seen = []
-    run = train(watch=lambda step, loss: seen.append((step, training.number(loss))))
+    run = train(watch=lambda step, loss: seen.append((step, engines.number(loss))))
     assert seen == list(enumerate(run.losses))
 
 
@@ -279,5 +280,5 @@ def test_a_run_off_a_terminal_prints_nothing(tmp_path: Path) -> None:
 
 def test_tasks_and_training_agree_on_the_names_of_losses_and_metrics() -> None:
     task = tasks.load("digits", (8, 8, 1))
-    assert task.loss in training.LOSSES
-    assert task.metric in training.METRICS
+    assert task.loss in objectives.LOSSES
+    assert task.metric in metrics.METRICS

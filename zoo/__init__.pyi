@@ -12,7 +12,6 @@ from . import show as show
 from . import tasks as tasks
 from . import tokenizers as tokenizers
 from . import weights as weights
-from ._version import __version__ as __version__
 from .artifacts import export as export
 from .backends import use as use
 from .benchmarks import bench as bench
@@ -27,12 +26,12 @@ from .errors import ZooError as ZooError
 from .generation import generate as generate
 from .generation import translate as translate
 from .ladder import parity as parity
+from .layers.signature import example as example
+from .layers.signature import features as features
 from .prediction import predict as predict
 from .registry import Card as Card
 from .registry import build as build
 from .registry import card as card
-from .registry import example as example
-from .registry import features as features
 from .registry import list_models as list_models
 from .registry import register as register
 from .training import EarlyStopping as EarlyStopping
@@ -41,3 +40,5 @@ from .training import train as train
 from .training.evaluation import evaluate as evaluate
 from .training.runs import SavedRun as SavedRun
 from .training.runs import load_run as load_run
+
+__version__: str

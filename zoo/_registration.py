@@ -16,7 +16,7 @@ from typing import Any
 
 from zoo.errors import BackendError
 
-MODULES = ("zoo.layers.base", "zoo.optimizers", "zoo.schedules")  # none of them imports another
+MODULES = ("zoo.layers.classes", "zoo.optimizers", "zoo.schedules")  # none of them imports another
 
 
 class _AfterKeras(MetaPathFinder):

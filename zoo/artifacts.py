@@ -32,11 +32,12 @@ import numpy as np
 from zoo import backends, registry, storage, weights
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration, ZooError, nearest
+from zoo.layers import signature
 from zoo.processes import machine
 from zoo.training import runs
 
 if TYPE_CHECKING:
-    from zoo.training import Run
+    from zoo.training.run import Run
     from zoo.training.runs import SavedRun
 
 BOUND = 1e-5  # of the largest output, in float32
@@ -217,8 +218,8 @@ def format_of(path: Path, format: str | None = None) -> str | None:
 def _examples(model: keras.Model) -> list[Any]:
     """Two batches, as `model` takes them: of other sizes and, where they are free, of other lengths."""
     found = []
-    for batch, length in ((2, registry.LENGTH), (3, registry.LENGTH // 2)):
-        x = registry.example(model, batch, seed=length)
+    for batch, length in ((2, signature.LENGTH), (3, signature.LENGTH // 2)):
+        x = signature.example(model, batch, seed=length)
         parts = x if isinstance(x, dict) else {model.inputs[0].name: x}
         for tensor in model.inputs:
             if None in tensor.shape[1:]:

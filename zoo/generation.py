@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, random, registry, tokenizers
+from zoo import backends, random, tokenizers
 from zoo._lazy import keras, ops
 from zoo.checks import integer
 from zoo.errors import WrongConfiguration
-from zoo.layers import TokenModel
+from zoo.layers import TokenModel, signature
 from zoo.layers import cache as caching
 from zoo.tasks.sequences import BYTE_CODE, PADDING, Code, Sequences, begin_of, end_of
 from zoo.training import runs
 
 if TYPE_CHECKING:
     from zoo.tokenizers import Tokenizer
-    from zoo.training import Run
+    from zoo.training.run import Run
     from zoo.training.runs import SavedRun
 
     Tensor = Any
@@ -111,7 +111,7 @@ def _usual_tokenizer(model: keras.Model) -> Tokenizer:
     if run is not None and run.tokenizer is not None:
         return run.tokenizer
     found = tokenizers.load("bytes")
-    rows = registry.vocabulary(model, next(x for x in model.inputs if x.name == "token_ids"))
+    rows = signature.vocabulary(model, next(x for x in model.inputs if x.name == "token_ids"))
     if rows is not None and not found.fits(rows):
         raise WrongConfiguration(
             f"{model.name} has a vocabulary of {rows}, and bytes are {found.vocabulary}; give the "
@@ -202,7 +202,7 @@ class Steps:
     """Runs a decoder token by token, its cache an argument: the same compiled step for every token."""
 
     def __init__(self, decoder: keras.Model, tokens: str):
-        from zoo.layers.base import CachedStep
+        from zoo.layers.classes import CachedStep
 
         self.step = CachedStep(decoder, tokens)
         self.run = _predictor(self.step)
@@ -268,7 +268,7 @@ class Writer:
 
     def check(self, prompts: Sequence[np.ndarray], max_tokens: int) -> None:
         """Raise WrongConfiguration for prompts that the model cannot read, or go on from so far."""
-        limit = registry.longest(self.model)
+        limit = signature.longest(self.model)
         if not prompts:
             raise WrongConfiguration("generate: no prompt; expected at least 1")
         for place, tokens in enumerate(prompts):
@@ -284,7 +284,7 @@ class Writer:
                     f"generate: prompt {place} has {len(tokens)} tokens and max_tokens={max_tokens}; "
                     f"{self.model.name} has positions for {limit}. Cut the prompt, or ask for fewer"
                 )
-            registry.check_tokens(self.model, {"token_ids": tokens[None]})
+            signature.check_tokens(self.model, {"token_ids": tokens[None]})
 
     def write(
         self,
@@ -348,7 +348,7 @@ def _kept(model: keras.Model, name: str, make: Callable[[keras.Model], Any]) -> 
 
 
 def _attentions(model: keras.Model) -> list[Any]:
-    from zoo.layers.base import Attention
+    from zoo.layers.classes import Attention
 
     return [layer for layer in model.layers if isinstance(layer, Attention)]
 
@@ -458,7 +458,7 @@ def translate(
     WrongConfiguration for another kind of model, an empty input, or numbers below 1.
     """
     model = runs.resolved(model)
-    shapes = registry.input_shapes(model)
+    shapes = signature.input_shapes(model)
     if not (isinstance(shapes, dict) and "decoder_token_ids" in shapes):
         raise WrongConfiguration(
             f"translate: {model.name} takes {shapes}; expected an encoder-decoder, seq2seq or T5, which "

@@ -19,6 +19,7 @@ from zoo import pretrained, registry
 from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.layers import signature
 from zoo.preprocessing import Preprocessing, plain
 from zoo.tasks import ctc, sequences, speech, tables
 from zoo.training import runs
@@ -26,7 +27,7 @@ from zoo.training.runs import SavedRun
 from zoo.weights import hub, load, located
 
 if TYPE_CHECKING:
-    from zoo.training import Run
+    from zoo.training.run import Run
 
 Photo = str | Path | Image.Image | np.ndarray
 BATCH: Any = {"batch_size": 32, "verbose": 0}  # Keras annotates `verbose` as a string
@@ -141,8 +142,8 @@ def _texts(run: SavedRun, texts: Any, top: int, names: list[str]) -> list[list[t
         raise WrongConfiguration(f"{run} learned from labelled texts; expected a text, or several")
     tokens = sequences.Sequences(several, (run.tokenizer or sequences.BYTE_CODE).encode)
     _check_labels(run, names)
-    x = sequences.take(sequences.inputs(tokens, registry.input_shapes(run.model)), slice(None))
-    registry.check_tokens(run.model, x if isinstance(x, dict) else {"token_ids": x})
+    x = sequences.take(sequences.inputs(tokens, signature.input_shapes(run.model)), slice(None))
+    signature.check_tokens(run.model, x if isinstance(x, dict) else {"token_ids": x})
     return _likeliest(run.model, x, top, names)
 
 

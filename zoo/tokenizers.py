@@ -27,10 +27,11 @@ from typing import Any
 
 import numpy as np
 
-from zoo import registry, storage
+from zoo import storage
 from zoo._lazy import keras
 from zoo.checks import is_integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, ZooError, nearest
+from zoo.layers import signature
 from zoo.tasks import sequences
 from zoo.tasks.tables import lines, refuse
 from zoo.tasks.text import corpus
@@ -95,7 +96,7 @@ class Tokenizer(ABC):
         if not inputs:
             raise WrongConfiguration(f"{model.name} takes no tokens: it has no input token_ids")
         for tensor in inputs:
-            rows = registry.vocabulary(model, tensor)
+            rows = signature.vocabulary(model, tensor)
             if rows is None or not self.fits(rows):
                 raise WrongConfiguration(
                     f"{self} does not match {model.name}, which has {rows} for {tensor.name}; allowed are "

@@ -29,8 +29,10 @@ from zoo import _lazy, backends, random, registry
 from zoo.benchmarks import references as peers
 from zoo.checks import integer
 from zoo.errors import BackendError, WrongConfiguration, ZooError
+from zoo.layers import signature
 from zoo.processes import machine
 from zoo.registry import Card
+from zoo.training import engines, objectives
 from zoo.training.recipes import recipe
 
 Record = dict[str, Any]
@@ -246,7 +248,7 @@ Burst = Callable[[int], float]  # runs so many steps and returns the last loss
 
 def make(contestant: Contestant, job: Record) -> Burst:
     """A contestant ready to run."""
-    from zoo import optimizers, training
+    from zoo import optimizers
 
     backend, card = backends.current(), registry.card(job["model"])
     settings = {name: recipe(card.recipe).settings[name] for name in SETTINGS}
@@ -270,8 +272,8 @@ def make(contestant: Contestant, job: Record) -> Burst:
         predict, tx = backend.predictor(model, contestant.mode), backends.tensors(x)
         return _inference(backend, lambda: predict(tx))
     mode = "fit" if engine == "keras" else contestant.mode
-    stepper = training.make_engine(
-        engine, model, training.Objective(loss), optimizers.AdamW(**settings), mode
+    stepper = engines.make_engine(
+        engine, model, objectives.Objective(loss), optimizers.AdamW(**settings), mode
     )
     if engine == "native":
         tx, ty = backends.tensors(x), backend.tensor(y)
@@ -297,7 +299,7 @@ def batch(card: Card, size: int) -> tuple[Any, Any, str]:
 
     if card.preprocessing is None:
         # Of sequences a model says the names, too.
-        shape = registry.input_shapes(_build(card)) if None in card.input else card.input
+        shape = signature.input_shapes(_build(card)) if None in card.input else card.input
         task = tasks.load(card.task, shape)
         return *next(task.batches(size, 0, 0)), task.loss
     rng = random.generator(0, "bench")

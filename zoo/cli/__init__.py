@@ -19,6 +19,7 @@ import typer
 from zoo import _lazy
 from zoo.cli import completion, terminal
 from zoo.errors import UnknownModel, UnknownName, WrongConfiguration, ZooError, nearest
+from zoo.layers import signature
 
 # As diff and grep have it.
 FINDING, TROUBLE, INTERRUPTED = 1, 2, 130
@@ -269,9 +270,10 @@ def train(
             raise WrongConfiguration(f"{error}; give another folder by --out, or --no-save") from None
     reader = tokenizers.found(tokenizer)
     backends.prefer(backend, device=device, threads=threads)
-    from zoo.training import told, train
+    from zoo.training import train
+    from zoo.training.plan import task_summary
 
-    terminal.note(told(card, task or card.task, reader), quiet=quiet)
+    terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
     with terminal.aside(quiet=quiet):
         run = train(
             model,
@@ -489,11 +491,11 @@ def generate(
 def _writer(model: str, weights: str | None, task: str | None, reader: Any, seed: int) -> Any:
     """A model of texts by its name, with its weights, built for its task's or its tokenizer's tokens."""
     from zoo import pretrained, registry
-    from zoo.training import check_weights, fitting
+    from zoo.training.plan import check_weights, task_arguments
     from zoo.weights import load
 
     card = registry.card(model)
-    changes = fitting(card, task or card.task, tokenizer=reader)
+    changes = task_arguments(card, task or card.task, tokenizer=reader)
     if reader is not None and task is None and reader.fits(usual := card.arguments["vocabulary"]):
         changes["vocabulary"] = usual  # as the published weights are
     if weights is not None:
@@ -508,7 +510,6 @@ def _writer(model: str, weights: str | None, task: str | None, reader: Any, seed
 
 def _print_generated(model: Any, prompt: str, max_tokens: int, how: dict[str, Any], pairs: bool) -> None:
     """Print a text as it is generated; a translation, or what a beam search finds, at its end."""
-    from zoo import registry
     from zoo.generation import generate, translate
 
     sampled = any(how[name] for name in ("temperature", "top_k", "top_p", "stop"))
@@ -518,7 +519,7 @@ def _print_generated(model: Any, prompt: str, max_tokens: int, how: dict[str, An
         )
         return
     how["temperature"] = 1.0 if how["temperature"] is None else how["temperature"]
-    if "decoder_token_ids" not in registry.input_shapes(model):
+    if "decoder_token_ids" not in signature.input_shapes(model):
         print(prompt, end="")
     if how["beams"] > 1:  # the seed is that of random weights: a search draws nothing
         print(generate(model, prompt, max_tokens, **{**how, "seed": 0}))
@@ -571,7 +572,7 @@ def _picture(
 ) -> Any:
     """What `zoo show` draws."""
     from zoo import preprocessing, pretrained, registry, show
-    from zoo.training import check_weights
+    from zoo.training.plan import check_weights
     from zoo.weights import load
 
     for photo in photos:
@@ -638,11 +639,11 @@ def compare(
     from zoo import registry, tokenizers
     from zoo.comparison import compare
     from zoo.report.terminal import live, summary
-    from zoo.training import told
+    from zoo.training.plan import task_summary
 
     reader = tokenizers.found(tokenizer)
     for card in map(registry.card, models):
-        terminal.note(told(card, task or card.task, reader), quiet=quiet)
+        terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
     with nullcontext() if quiet else live(terminal.console(stderr=True)) as show:
         result = compare(
             *models,
@@ -827,7 +828,7 @@ def export(
 def _to_export(subject: Any, weights: str | None, task: str | None, seed: int) -> Any:
     """The model of a run, or one built by its name, with its weights."""
     from zoo import pretrained, registry
-    from zoo.training import check_weights, fitting
+    from zoo.training.plan import check_weights, task_arguments
     from zoo.weights import load
 
     if not isinstance(subject, str):
@@ -839,7 +840,7 @@ def _to_export(subject: Any, weights: str | None, task: str | None, seed: int) -
     card = registry.card(subject)
     if weights is not None:
         check_weights(card.name, weights)
-    changes = {**pretrained.needed(card.name, weights), **(fitting(card, task) if task else {})}
+    changes = {**pretrained.needed(card.name, weights), **(task_arguments(card, task) if task else {})}
     built = registry.build(card.name, seed=seed, **changes)
     if weights is not None:
         print(load(built, weights, head="require"))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from zoo.registry import Card
-    from zoo.training import Run
+    from zoo.training.run import Run
 
 Record = dict[str, Any]
 

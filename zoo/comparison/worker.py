@@ -21,7 +21,9 @@ from safetensors.numpy import save_file
 from zoo import backends, registry, tasks, tokenizers, training
 from zoo._lazy import keras, ops
 from zoo.ladder import probe, taps
+from zoo.layers import signature
 from zoo.processes.workers import Tell, serve
+from zoo.training import engines, plan
 
 
 class Worker:
@@ -42,7 +44,7 @@ class Worker:
             nonlocal last
             if time.perf_counter() - last > 0.2:
                 last = time.perf_counter()
-                self.tell(step=step + 1, loss=training.number(loss))
+                self.tell(step=step + 1, loss=engines.number(loss))
 
         run = training.train(built, data, progress=False, watch=watch, **how)
         peak = current.peak_memory()
@@ -72,7 +74,7 @@ class Worker:
             nonlocal done
             done += 1
             if done == steps:
-                training.number(value)
+                engines.number(value)
             return done >= steps
 
         start = time.perf_counter()
@@ -100,8 +102,8 @@ def prepare(
     backends.use(backend, threads=threads, device=device)
     card, code = registry.card(model), tokenizers.found(tokenizer)
     named = task or card.task
-    built = registry.build(model, seed=seed, **training.fitting(card, named, tokenizer=code))
-    return built, tasks.load(named, registry.input_shapes(built), card.preprocessing, code, errors=errors)
+    built = registry.build(model, seed=seed, **plan.task_arguments(card, named, tokenizer=code))
+    return built, tasks.load(named, signature.input_shapes(built), card.preprocessing, code, errors=errors)
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:

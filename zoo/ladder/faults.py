@@ -158,12 +158,12 @@ def _reset_before(
 
 def _fading() -> Patches:
     """In the padding the forget gate is left to what it learnt."""
-    return [patch.object(import_module("zoo.layers.base").LSTM, "KEEP", (-200.0, 0.0, 0.0, -200.0))]
+    return [patch.object(import_module("zoo.layers.recurrent").LSTM, "KEEP", (-200.0, 0.0, 0.0, -200.0))]
 
 
 def _padding_first() -> Patches:
     """A padded sequence is turned as a whole."""
-    return [wrap(import_module("zoo.layers.base"), "_reversed", lambda f, x, lengths: f(x, None))]
+    return [wrap(import_module("zoo.layers.recurrent"), "_reversed", lambda f, x, lengths: f(x, None))]
 
 
 def _missing_gradient(original: Any, x: Any, kernel: Any, bias: Any) -> Any:
@@ -231,7 +231,7 @@ def _dropped_batch(original: Any, self: Any, batch_size: int, seed: int, epoch: 
 
 
 def _no_penalty() -> Patches:
-    return [patch.object(import_module("zoo.layers.base").L2, "__call__", lambda self, x: 0 * ops.sum(x))]
+    return [patch.object(import_module("zoo.layers.common").L2, "__call__", lambda self, x: 0 * ops.sum(x))]
 
 
 def _constructed(module: str, owner: str, name: str, value: Any) -> Callable[[], Patches]:
@@ -258,7 +258,7 @@ def _native(around: Callable[..., Any]) -> Callable[[], Patches]:
 
 
 def _engine(name: str, around: Callable[..., Any]) -> Callable[[], Patches]:
-    return method("training", "NativeEngine", name, around)
+    return method("training.engines", "NativeEngine", name, around)
 
 
 def _lost_memory(original: Any, self: Any, memory: Any) -> Any:
@@ -331,7 +331,7 @@ FAULTS = (
     Fault(
         "a GRU that speaks in the padding",
         2,
-        method("keras_parts", "GRU", "trimmed", lambda f, self, outputs, lengths: outputs),
+        method("layers.recurrent", "GRU", "trimmed", lambda f, self, outputs, lengths: outputs),
     ),
     Fault("a sequence read backwards from its padding", 2, _padding_first),
     # 3 gradients
@@ -340,7 +340,7 @@ FAULTS = (
     Fault("the gradient of GELU scaled by 0.999", 3, operation("gelu", backward(0.999))),
     Fault("softmax twice", 3, operation("cross_entropy", _doubled_softmax)),
     Fault("the loss summed, not averaged", 3, operation("cross_entropy", _summed_loss)),
-    Fault("dropout without its scale", 3, _constructed("keras_parts", "Dropout", "scale", 1.0)),
+    Fault("dropout without its scale", 3, _constructed("layers.common", "Dropout", "scale", 1.0)),
     Fault("no penalty in the loss", 3, _no_penalty),
     # 4 update
     Fault("Adam's epsilon 1e-7", 4, _constructed("optimizers", "Adam", "epsilon", 1e-7)),
@@ -354,7 +354,7 @@ FAULTS = (
     Fault("Nesterov's momentum plain", 4, _constructed("optimizers", "Momentum", "nesterov", False)),
     Fault("LAMB always corrects its bias", 4, _constructed("optimizers", "LAMB", "bias_correction", True)),
     # 5 training
-    Fault("one batch of each epoch seen twice", 5, method("training", "NativeEngine", "fit", _twice)),
+    Fault("one batch of each epoch seen twice", 5, method("training.engines", "NativeEngine", "fit", _twice)),
     Fault("an update too many at each epoch's end", 5, _native(_once_more)),
     # 6 evaluation
     Fault("predictions of the neighbouring class", 6, _engine("predict", _half_prediction)),

@@ -19,6 +19,7 @@ import numpy as np
 from zoo import backends, random, registry, tasks, training
 from zoo._lazy import keras, ops
 from zoo.ladder.bounds import NUDGES
+from zoo.layers import signature
 from zoo.processes.workers import Tell, serve
 from zoo.training.recipes import recipe
 
@@ -93,7 +94,7 @@ def toy_data(card: registry.Card) -> tuple[Any, Array]:
 
 def toy_sequences(model: keras.Model) -> tuple[Any, Array]:
     """100 sequences, padded, with labels drawn for each, or for each step but for the padding (-1)."""
-    x, rng = registry.example(model, 100, SEED), random.generator(SEED, "labels")
+    x, rng = signature.example(model, 100, SEED), random.generator(SEED, "labels")
     *steps, classes = model.output_shape[1:]
     if not steps:
         return x, rng.integers(classes, size=100, dtype=np.int32)

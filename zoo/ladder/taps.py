@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, random, registry
+from zoo import backends, random
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
+from zoo.layers import signature
 
 Array = np.ndarray
 TAP = "tap_"
@@ -128,7 +129,7 @@ def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, Array]:
 
 def _filled(model: keras.Model, inputs: Any) -> Any:
     """With the inputs that were left out, since every operation runs: masks that hide nothing, segment 0."""
-    if not (optional := registry.optional_inputs(model)):
+    if not (optional := signature.optional_inputs(model)):
         return inputs
     given = dict(inputs) if isinstance(inputs, Mapping) else {"token_ids": inputs}
     for name in sorted(optional - given.keys()):
@@ -149,7 +150,7 @@ def _numpy(tensor: Any) -> Array:
 
 
 def _objective(targets: Array, loss: Any) -> Any:
-    from zoo.training import Objective
+    from zoo.training.objectives import Objective
 
     named = "cross_entropy" if np.issubdtype(targets.dtype, np.integer) else "mean_squared_error"
     return Objective(loss or named).native()
@@ -164,6 +165,6 @@ def _distance(_: Any, outputs: Any) -> Any:
 
 
 def _tap_layer() -> Any:
-    from zoo.layers.base import Tap
+    from zoo.layers.classes import Tap
 
     return Tap

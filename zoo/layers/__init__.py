@@ -489,8 +489,8 @@ def l2(weight: float) -> Any:
 
 
 def _layers() -> Any:
-    """`zoo.layers.base`, whose classes need Keras: imported with the first layer."""
-    return import_module("zoo.layers.base")
+    """`zoo.layers.classes`, which needs Keras: imported with the first layer."""
+    return import_module("zoo.layers.classes")
 
 
 def _check_rate(rate: float, of: str, name: str) -> None:

@@ -10,22 +10,24 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from zoo import registry, storage, tasks, training, weights
+from zoo.layers import signature
 from zoo.pretrained import HERE, Trained
+from zoo.training import engines, metrics, objectives, plan
 from zoo.training.recipes import recipe
 
 
 def arguments(trained: Trained) -> dict[str, Any]:
     """What the builder is given: what the task decides, and the changes."""
-    return {**training.fitting(registry.card(trained.model), trained.name), **trained.changes}
+    return {**plan.task_arguments(registry.card(trained.model), trained.name), **trained.changes}
 
 
 def measure(trained: Trained, path: Path | None = None) -> dict[str, float]:
     """What the weights score on the task's held-out examples, on the framework that runs."""
     model = registry.build(trained.model, **arguments(trained))
     weights.load(model, path or trained.path, head="require")
-    task = tasks.load(trained.name, registry.input_shapes(model))
+    task = tasks.load(trained.name, signature.input_shapes(model))
     optimizer = recipe(registry.card(trained.model).recipe).make_optimizer()  # compile asks for one
-    return training.evaluate(training.KerasEngine(model, training.Objective(task.loss), optimizer), task)
+    return metrics.evaluate(engines.KerasEngine(model, objectives.Objective(task.loss), optimizer), task)
 
 
 def make(trained: Trained, folder: Path = HERE) -> dict[str, Any]:

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from zoo.training import Run
+    from zoo.training.run import Run
     from zoo.training.runs import SavedRun
 
     Model = keras.Model
@@ -296,7 +296,7 @@ def _numpy(tensor: Any) -> np.ndarray:
 
 def _gradient(model: Model, layer: Any, x: np.ndarray, label: int) -> np.ndarray:
     """Of one logit with respect to what this layer gives, in inference mode: of zeros added to that."""
-    from zoo.layers.base import Tap
+    from zoo.layers.classes import Tap
 
     tap = Tap()
 

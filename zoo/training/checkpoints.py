@@ -25,7 +25,7 @@ from zoo.weights import files
 
 if TYPE_CHECKING:
     from zoo.tasks import Task
-    from zoo.training import Run
+    from zoo.training.run import Run
 
 VERSION = "2"
 SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs

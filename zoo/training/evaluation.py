@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, pretrained, registry, tasks, tokenizers, training
+from zoo import backends, pretrained, registry, tasks, tokenizers
 from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
+from zoo.layers import signature
 from zoo.tasks import Task, folders, sequences
-from zoo.training import runs
+from zoo.training import checks, engines, metrics, objectives, plan, runs
 from zoo.weights import load
 
 if TYPE_CHECKING:
-    from zoo.training import Run
+    from zoo.training.run import Run
     from zoo.training.runs import SavedRun
 
 SPLITS = ("held-out", "train", "all")
@@ -67,16 +68,16 @@ def evaluate(
     tasks.check_errors(chosen, errors)
     built, chosen = _built(model, run, chosen, weights, reader)
     preprocessing = _preprocessing(built, run)
-    data = _data(chosen, registry.input_shapes(built), preprocessing, reader, errors)
+    data = _data(chosen, signature.input_shapes(built), preprocessing, reader, errors)
     if run is not None:
         data = aligned(data, run)
-    training._check_fit(built, data)
+    checks.check_fit(built, data)
     split = split or _usual(chosen, run)
     parts = _parts(data, split)
     batches = (pair for part in parts for pair in replace(data, test=part).held_out(batch_size))
     mode = backends.MODES[backends.current().NAME][0]
-    predictor = training.Predictor(built, training.Objective(data.loss), mode)
-    measured = training.measure(predictor, data, batches)
+    predictor = engines.Predictor(built, objectives.Objective(data.loss), mode)
+    measured = metrics.measure(predictor, data, batches)
     return {**measured, "examples": sum(sequences.count(x) for x, _ in parts), "split": split}
 
 
@@ -126,9 +127,9 @@ def _built(
         raise WrongConfiguration(
             f"{card.name} has random weights; give weights, or a run instead of the name"
         )
-    training.check_weights(card.name, source)
+    plan.check_weights(card.name, source)
     task = card.task if task is None else task
-    changes = training.fitting(card, task, tokenizer=reader)
+    changes = plan.task_arguments(card, task, tokenizer=reader)
     built = registry.build(card.name, **{**changes, **pretrained.needed(card.name, source)})
     load(built, source, head="require")
     return built, task

@@ -66,7 +66,7 @@ def input_shapes(model: keras.Model) -> Any:
         known = {tensor.name: tensor for tensor in known}
     if isinstance(known, dict):
         shapes = {name: tuple(tensor.shape[1:]) for name, tensor in known.items()}
-        return shapes if len(shapes) > 1 else next(iter(shapes.values()))  # as registry.input_shapes
+        return shapes if len(shapes) > 1 else next(iter(shapes.values()))  # as signature.input_shapes
     return tuple(known.shape[1:])
 
 

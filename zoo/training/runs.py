@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import keras
 
     from zoo.tokenizers import Tokenizer
-    from zoo.training import Run
+    from zoo.training.run import Run
 
 CHECKPOINT = checkpoints.FILE
 FACTS, FINAL, TOKENIZER = "run.json", "model.safetensors", "tokenizer.json"

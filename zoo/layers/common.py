@@ -1,0 +1,285 @@
+"""Keras layers of every network: dense layers, norms, dropout, single weights, regularizers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from zoo import backends, random
+from zoo._lazy import keras, ops
+from zoo.layers.base import Layer, Shape, Tensor, _initializer
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Dense(Layer):
+    """y = x kernel + bias over the last axis."""
+
+    ARGUMENTS = ("units", "use_bias", "initializer", "bias_initializer", "regularizer")
+
+    def __init__(
+        self,
+        units: int,
+        *,
+        use_bias: bool = True,
+        initializer: Any = random.glorot_uniform,
+        bias_initializer: Any = random.zeros,
+        regularizer: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.units, self.use_bias = units, use_bias
+        self.initializer, self.bias_initializer = _initializer(initializer), _initializer(bias_initializer)
+        self.regularizer = keras.regularizers.get(regularizer)
+
+    def build(self, input_shape: Shape) -> None:
+        self.kernel = self.weight(
+            "kernel",
+            (input_shape[-1], self.units),
+            self.initializer,
+            regularizer=self.regularizer,
+            kernel=True,
+        )
+        self.bias = self.weight("bias", (self.units,), self.bias_initializer) if self.use_bias else None
+
+    def call(self, x: Tensor) -> Tensor:
+        tensor = ops.convert_to_tensor
+        bias = None if self.bias is None else tensor(self.bias)
+        return backends.current().dense(x, tensor(self.kernel), bias)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return *shape[:-1], self.units
+
+
+@keras.saving.register_keras_serializable("zoo")
+class BatchNorm(Layer):
+    """y = (x - mean) / sqrt(variance + epsilon) gamma + beta, the statistics of the batch in training.
+
+    As torch.nn.BatchNorm2d: `momentum` is the weight of the new batch in the running statistics, and the
+    running variance is the unbiased one (Keras keeps the biased one, and writes 1 - momentum). A frozen layer
+    is in inference mode, as Keras's.
+    """
+
+    ARGUMENTS = ("momentum", "epsilon")
+
+    def __init__(self, *, momentum: float = 0.1, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.momentum, self.epsilon = momentum, epsilon
+
+    def build(self, input_shape: Shape) -> None:
+        channels = input_shape[-1:]
+        self.gamma = self.weight("gamma", channels, random.ones, autocast=False)
+        self.beta = self.weight("beta", channels, random.zeros, autocast=False)
+        # With autocast torch's `assign` would write into a 16-bit copy: the statistics would never move.
+        self.mean = self.weight("moving_mean", channels, random.zeros, trainable=False, autocast=False)
+        self.variance = self.weight("moving_variance", channels, random.ones, trainable=False, autocast=False)
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        tensor, dtype = ops.convert_to_tensor, x.dtype
+        training = training and self.trainable
+        x = ops.cast(x, self.variable_dtype)  # statistics of 16-bit numbers need more than 16 bits
+        y, mean, variance = backends.current().batch_norm(
+            x,
+            *map(tensor, (self.gamma, self.beta, self.mean, self.variance)),
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            training=training,
+        )
+        if training:
+            self.mean.assign(mean)
+            self.variance.assign(variance)
+        return ops.cast(y, dtype)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class LayerNorm(Layer):
+    """y = (x - mean) / sqrt(variance + epsilon) gamma + beta over the last axis (Ba et al. 2016, eq. 4)."""
+
+    ARGUMENTS = ("epsilon",)
+
+    def __init__(self, *, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Shape) -> None:
+        self.gamma = self.weight("gamma", input_shape[-1:], random.ones, autocast=False)
+        self.beta = self.weight("beta", input_shape[-1:], random.zeros, autocast=False)
+
+    def call(self, x: Tensor) -> Tensor:
+        tensor, dtype = ops.convert_to_tensor, x.dtype
+        x = ops.cast(x, self.variable_dtype)
+        y = backends.current().layer_norm(x, tensor(self.gamma), tensor(self.beta), epsilon=self.epsilon)
+        return ops.cast(y, dtype)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class RMSNorm(Layer):
+    """y = x / sqrt(mean(x^2) + epsilon) gamma over the last axis (Zhang and Sennrich 2019, eq. 4)."""
+
+    ARGUMENTS = ("epsilon",)
+
+    def __init__(self, *, epsilon: float = 1e-6, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Shape) -> None:
+        self.gamma = self.weight("gamma", input_shape[-1:], random.ones, autocast=False)
+
+    def call(self, x: Tensor) -> Tensor:
+        dtype = x.dtype
+        x = ops.cast(x, self.variable_dtype)
+        y = backends.current().rms_norm(x, ops.convert_to_tensor(self.gamma), epsilon=self.epsilon)
+        return ops.cast(y, dtype)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Dropout(Layer):
+    """Zero each number with probability `rate` and scale the rest by 1 / (1 - rate), in training.
+
+    The mask is a function of (seed, layer name, step, element), the same on every framework; `step` counts
+    the training calls and is saved with the weights, so that a resumed run goes on with the next mask. A
+    frozen layer is in inference mode, as its state must not change.
+    """
+
+    ARGUMENTS = ("rate",)
+
+    def __init__(self, rate: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.scale = 1 / (1 - rate)  # a constant: XLA would turn a division into a multiplication, torch not
+        self.key = random.key32(self.seed, self.name, "dropout")
+
+    def build(self, input_shape: Shape) -> None:
+        del input_shape
+        self.step = self.add_weight(
+            name="step", shape=(), dtype="int32", initializer="zeros", trainable=False
+        )
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        if not (training and self.trainable and self.rate):
+            return x
+        keep = random.keep(self.mask_shape(ops.shape(x)), self.rate, self.key, self.step.value)
+        self.step.assign_add(1)
+        return ops.where(keep, x * self.scale, ops.zeros((), x.dtype))
+
+    def mask_shape(self, shape: Shape) -> Shape:
+        """One draw for each number."""
+        return shape
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class DropPath(Dropout):
+    """Dropout of whole examples: the branch of a residual block is left out for some of the batch."""
+
+    def mask_shape(self, shape: Shape) -> Shape:
+        """One draw for each example."""
+        return (shape[0], *(1 for _ in shape[1:]))
+
+
+@keras.saving.register_keras_serializable("zoo")
+class VariationalDropout(Dropout):
+    """Dropout of features (b, n, c), with the same mask at every step (Gal and Ghahramani 2016)."""
+
+    def mask_shape(self, shape: Shape) -> Shape:
+        """One draw for each feature of each example."""
+        return shape[0], 1, shape[2]
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Add(Layer):
+    """x + y."""
+
+    def call(self, inputs: Sequence[Tensor]) -> Tensor:
+        return backends.current().add(*inputs)
+
+    def compute_output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        return shapes[0]
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Gelu(Layer):
+    """x Phi(x) (Hendrycks and Gimpel 2016), exact or by their tanh."""
+
+    ARGUMENTS = ("approximate",)
+
+    def __init__(self, *, approximate: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.approximate = approximate
+
+    def call(self, x: Tensor) -> Tensor:
+        return backends.current().gelu(x, approximate=self.approximate)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Parameter(Layer):
+    """A weight that stands in the graph by itself, whatever the input: a scale, a token, a table."""
+
+    ARGUMENTS = ("shape", "initializer")
+
+    def __init__(self, shape: Sequence[int], *, initializer: Any = random.zeros, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.shape, self.initializer = tuple(shape), _initializer(initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        del input_shape  # the input only ties the weight into the graph
+        self.value = self.weight("value", self.shape, self.initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        del x
+        return ops.convert_to_tensor(self.value)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        del shape
+        return self.shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Token(Layer):
+    """(b, n, c) -> (b, n + 1, c): a trainable vector before the first of each sequence."""
+
+    ARGUMENTS = ("initializer",)
+
+    def __init__(self, *, initializer: Any = random.zeros, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.initializer = _initializer(initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        self.value = self.weight("value", (1, 1, input_shape[-1]), self.initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        token = ops.broadcast_to(ops.convert_to_tensor(self.value), (ops.shape(x)[0], 1, x.shape[-1]))
+        return ops.concatenate([token, x], axis=1)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        b, n, c = shape
+        return b, n + 1, c
+
+
+@keras.saving.register_keras_serializable("zoo")
+class L1(keras.regularizers.L1):
+    """weight sum |w|, whose gradient at 0 is 0 everywhere; that of Keras's is +weight on JAX."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.l1 * ops.sum(x * ops.stop_gradient(ops.sign(x)))
+
+
+@keras.saving.register_keras_serializable("zoo")
+class L2(keras.regularizers.L2):
+    """weight sum w^2. Keras's casts the weight, which TensorFlow does by way of float32."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.l2 * ops.sum(ops.square(x))

@@ -1,0 +1,366 @@
+"""Keras layers of transformers: attention, embeddings, positions, and the model of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+
+from zoo import backends, random
+from zoo._lazy import keras, ops
+from zoo.errors import WrongConfiguration
+from zoo.layers import cache as caching
+from zoo.layers import signature
+from zoo.layers.base import Layer, Shape, Tensor, _initializer
+from zoo.layers.common import Dropout
+from zoo.layers.recurrent import _is_symbolic, _of_length, _steps
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Attention(Layer):
+    """softmax(scale q k^T) v for each head: (b, n, c), (b, m, c) twice -> (b, n, c), c = heads d.
+
+    `padding_mask` (b, m) is 0 where a key is padding, `bias` (1 or b, heads, n, m) is added to the scores.
+    If `causal`, no query sees a later key; a `zoo.layers.cache` under way then keeps the keys and values. A
+    query that sees padding alone gives zeros.
+    """
+
+    ARGUMENTS = ("heads", "causal", "scaled", "dropout_rate")
+
+    def __init__(
+        self,
+        heads: int,
+        *,
+        causal: bool = False,
+        scaled: bool = True,
+        dropout_rate: float = 0.0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.heads, self.causal, self.scaled, self.dropout_rate = heads, causal, scaled, dropout_rate
+        self.dropout = (
+            Dropout(dropout_rate, seed=self.seed, name=f"{self.name}_dropout") if dropout_rate else None
+        )
+
+    def build(self, query_shape: Shape, **more: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del query_shape, more
+        if self.dropout is not None:
+            self.dropout.build(())
+
+    def call(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        padding_mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+    ) -> Tensor:
+        split = [
+            ops.reshape(x, (*ops.shape(x)[:2], self.heads, x.shape[2] // self.heads))
+            for x in (query, key, value)
+        ]
+        cache, causal, drop, seeing = caching.current() if self.causal else None, self.causal, None, None
+        if padding_mask is not None:
+            real = ops.not_equal(_of_length(key, padding_mask), 0)
+            seeing = self.sees_real_keys(real, cache, query.shape[1])
+            padding = caching.hidden_unless(ops.expand_dims(real, (1, 2)), query.dtype)
+            bias = padding if bias is None else bias + padding
+        if cache is not None:
+            split[1:] = cache.extend(self.name, *split[1:])
+            later = cache.bias(split[0].shape[1], query.dtype)
+            bias, causal = later if bias is None else bias + later, False
+        if training and self.trainable and self.dropout is not None:
+            dropout = self.dropout
+            drop = lambda weights: dropout(weights, training=True)  # noqa: E731
+        scale = split[0].shape[-1] ** -0.5 if self.scaled else 1.0
+        y = backends.current().attention(*split, bias, causal=causal, scale=scale, drop=drop)
+        y = ops.reshape(y, ops.shape(query))
+        return y if seeing is None else ops.where(ops.expand_dims(seeing, -1), y, ops.zeros((), y.dtype))
+
+    def sees_real_keys(self, real: Tensor, cache: caching.Cache | None, count: Any) -> Tensor:
+        """(b, m) -> (b, 1 or n): whether any of the keys that a query sees is real."""
+        if not self.causal:
+            return ops.any(real, axis=1, keepdims=True)
+        steps = _steps(real)
+        none = steps[:, -1:] + 1  # a tensor: an exporter would take a number for that of its example
+        first = ops.min(ops.where(real, steps, none), axis=1, keepdims=True)
+        return (steps if cache is None else cache.steps(count)) >= first
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of one example: q k^T, and the weights times v."""
+        query, key, *_ = self.input
+        return 2 * (query.shape[1] or 1) * (key.shape[1] or 1) * query.shape[2]
+
+    def compute_output_spec(self, query: Tensor, *rest: Any, **more: Any) -> Tensor:
+        del rest, more
+        return keras.KerasTensor(query.shape, self.compute_dtype)
+
+
+# Sequences: (b, n, c), of which the first `lengths` (b,) steps are real and the rest is padding
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Embedding(Layer):
+    """(...) int32 -> (..., units): a row of the table for each token; `logits` go the other way."""
+
+    ARGUMENTS = ("vocabulary", "units", "initializer")
+
+    def __init__(
+        self, vocabulary: int, units: int, *, initializer: Any = random.standard_normal, **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.vocabulary, self.units, self.initializer = vocabulary, units, _initializer(initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        del input_shape
+        self.table = self.weight("table", (self.vocabulary, self.units), self.initializer)
+
+    def call(self, x: Tensor, reverse: bool = False, bias: Tensor | None = None) -> Tensor:
+        table = ops.convert_to_tensor(self.table)
+        if reverse:
+            return backends.current().dense(x, table, bias, transposed=True)
+        return ops.take(table, x, axis=0)
+
+    def logits(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(..., units) -> (..., vocabulary): x times the table (Press and Wolf 2016, arXiv:1608.05859)."""
+        return self(x, reverse=True, bias=bias)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of the logits, where it is asked for any."""
+        reverse = [node for node in self._inbound_nodes if node.arguments.kwargs.get("reverse")]
+        return sum(self.vocabulary * self.units * (node.input_tensors[0].shape[1] or 1) for node in reverse)
+
+    def compute_output_spec(self, x: Tensor, reverse: bool = False, bias: Tensor | None = None) -> Tensor:
+        del bias
+        shape = (*x.shape[:-1], self.vocabulary) if reverse else (*x.shape, self.units)
+        return keras.KerasTensor(shape, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Positions(Layer):
+    """(b, n, c) -> (b, n, c): adds a trainable vector for each of the first `limit` places."""
+
+    ARGUMENTS = ("limit", "initializer")
+
+    def __init__(self, limit: int, *, initializer: Any = random.standard_normal, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.limit, self.initializer = limit, _initializer(initializer)
+
+    def build(self, input_shape: Shape) -> None:
+        self.table = self.weight("table", (self.limit, input_shape[-1]), self.initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        table, cache = ops.convert_to_tensor(self.table), caching.current()
+        if cache is None and _is_symbolic(x):
+            return x + ops.take(table, _steps(x), axis=0)
+        if cache is None:
+            return x + table[: ops.shape(x)[1]]
+        return x + ops.take(table, ops.minimum(cache.steps(x.shape[1]), self.limit - 1), axis=0)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Sinusoids(Layer):
+    """(b, n, c) -> (b, n, c): adds [sin(t w), cos(t w)], t a place, w of c / 2 frequencies from 1 to 1e-4."""
+
+    def call(self, x: Tensor) -> Tensor:
+        n, half = x.shape[1], x.shape[-1] // 2
+        cache = caching.current()
+        places = _steps(x) if cache is None else cache.steps(n)  # (1 or b, n)
+        frequencies = 1e-4 ** (np.arange(half) / max(1, half - 1))
+        angles = ops.expand_dims(ops.cast(places, x.dtype), -1) * ops.convert_to_tensor(
+            frequencies, dtype=x.dtype
+        )
+        return x + ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
+
+    def compute_output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Segments(Layer):
+    """(b, n, c) -> (b, n, c): adds a trainable vector for each token's segment, (b, n), by default 0."""
+
+    ARGUMENTS = ("count", "initializer")
+
+    def __init__(self, count: int = 2, *, initializer: Any = random.standard_normal, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.count, self.initializer = count, _initializer(initializer)
+
+    def build(self, input_shape: Shape, **more: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del more
+        self.table = self.weight("table", (self.count, input_shape[-1]), self.initializer)
+
+    def call(self, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        table = ops.convert_to_tensor(self.table)
+        return x + (table[0] if segment_ids is None else ops.take(table, _of_length(x, segment_ids), axis=0))
+
+    def compute_output_spec(self, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
+        del segment_ids
+        return keras.KerasTensor(x.shape, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class RelativePositions(Layer):
+    """(b, n, c) -> (1 or b, heads, n, n): what is added to the scores of a key so far from its query.
+
+    Distances fall into buckets, half of them a step wide, the others ever wider up to `distance`; without
+    `causal` half of all are for keys that come later (Raffel et al. 2019, section 2.1; the buckets are those
+    of its code, github.com/tensorflow/mesh, `_relative_position_bucket`).
+    """
+
+    ARGUMENTS = ("heads", "causal", "buckets", "distance", "initializer")
+
+    def __init__(
+        self,
+        heads: int,
+        *,
+        causal: bool = False,
+        buckets: int = 32,
+        distance: int = 128,
+        initializer: Any = random.standard_normal,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.heads, self.causal, self.buckets, self.distance = heads, causal, buckets, distance
+        self.initializer = _initializer(initializer)
+        # A table, from -distance to distance: no framework's logarithm decides where a bucket ends.
+        count = buckets if causal else buckets // 2
+        exact, steps = count // 2, np.arange(distance + 1, dtype=np.float32)
+        far = np.log(np.maximum(steps, 1) / np.float32(exact)) / np.float32(np.log(distance / exact))
+        wide = exact + (far * np.float32(count - exact)).astype(np.int32)
+        before = np.where(steps < exact, steps, np.minimum(wide, count - 1)).astype(np.int32)
+        after = np.zeros_like(before) if causal else count + before
+        self.bucket = np.concatenate([before[::-1], after[1:]])
+
+    def build(self, input_shape: Shape) -> None:
+        del input_shape
+        self.table = self.weight("table", (self.buckets, self.heads), self.initializer)
+
+    def call(self, x: Tensor) -> Tensor:
+        cache = caching.current() if self.causal else None
+        n, far = x.shape[1], self.distance
+        xp: Any = ops
+        if cache is not None:
+            queries = cache.steps(n)
+            keys = ops.expand_dims(ops.arange(cache.length, dtype="int32"), 0)
+        elif not isinstance(n, int):  # any length, or that of an example from which a program is exported
+            queries = keys = _steps(x)
+        else:
+            xp = np  # the buckets are a constant of the program
+            queries = keys = np.arange(n, dtype=np.int32)[None]
+        after = xp.expand_dims(keys, 1) - xp.expand_dims(queries, 2)  # (1 or b, n, m)
+        # A column: of a vector Keras's `take` on torch is by `ravel`, which its exporter to ONNX lacks.
+        bucket = xp.take(self.bucket[:, None], xp.clip(after, -far, far) + far, axis=0)[..., 0]
+        bias = ops.take(ops.convert_to_tensor(self.table), bucket, axis=0)  # (1 or b, n, m, heads)
+        return ops.transpose(bias, (0, 3, 1, 2))
+
+    def compute_output_spec(self, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        return keras.KerasTensor((None, self.heads, n, n), self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class TokenModel(keras.Model):
+    """A model of inputs by name, `token_ids` alone if need be; tokens that it does not know are refused.
+
+    A compiled function cannot check them: JAX has NaN for such a token, TensorFlow under XLA the nearest one.
+    So arrays are checked whole before Keras's `fit` and the like compile, and of a generator the first batch;
+    data sets and loaders are not, as looking at a batch may use it up.
+    """
+
+    def complete(self, inputs: Any) -> dict[str, Any]:
+        """Each input by its name; None for one that is left out."""
+        names = list(self._inputs_struct)
+        given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
+        if unknown := sorted(given.keys() - set(names)):
+            raise WrongConfiguration(
+                f"{self.name} has no input {', '.join(unknown)}; it takes {', '.join(names)}"
+            )
+        return {name: given.get(name) for name in names}
+
+    def __call__(self, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        inputs = self.complete(inputs)
+        self.check(inputs)
+        return super().__call__(inputs, *arguments, **options)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        return super().call(self.complete(inputs), training=training, mask=mask)
+
+    def compute_output_spec(
+        self, inputs: dict[str, Any], training: bool | None = None, mask: Any = None
+    ) -> Any:
+        # Keras's asks for the shape of every input, of one that is left out, too.
+        own = zip(inputs, keras.tree.flatten(self._inputs_struct), strict=True)
+        return super().compute_output_spec(
+            {name: tensor if inputs[name] is None else inputs[name] for name, tensor in own}, training, mask
+        )
+
+    def check(self, inputs: Mapping[str, Any]) -> None:
+        """Raise WrongConfiguration for tokens that the model does not know, where the numbers are at hand."""
+        known = {name: backends.current().known(x) for name, x in inputs.items() if x is not None}
+        signature.check_tokens(self, {name: x for name, x in known.items() if x is not None})
+
+    def checked(self, x: Any) -> Any:
+        """Data for `fit` and the like, its tokens checked."""
+        if isinstance(x, GeneratorType):
+            return self.first_checked(x)
+        if isinstance(x, dict) or backends.current().known(x) is not None:
+            self.check(self.complete(x))
+        return x
+
+    def first_checked(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches, (x, y) or x, the tokens of the first checked."""
+        for batch in batches:
+            self.checked(batch[0] if isinstance(batch, tuple) else batch)
+            yield batch
+            break
+        yield from batches
+
+    def fit(self, x: Any = None, *arguments: Any, **options: Any) -> Any:
+        held_out = options.get("validation_data")
+        if isinstance(held_out, tuple | list):
+            self.checked(held_out[0])
+        return super().fit(self.checked(x), *arguments, **options)
+
+    def evaluate(self, x: Any = None, *arguments: Any, **options: Any) -> Any:
+        return super().evaluate(self.checked(x), *arguments, **options)
+
+    def predict(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        return super().predict(self.checked(x), *arguments, **options)
+
+    def train_on_batch(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        return super().train_on_batch(self.checked(x), *arguments, **options)
+
+    def test_on_batch(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        return super().test_on_batch(self.checked(x), *arguments, **options)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        return super().predict_on_batch(self.checked(x))
+
+
+class CachedStep(keras.Model):
+    """One call of a decoder that goes on from a cache, see `zoo.generation.Steps`."""
+
+    def __init__(self, decoder: keras.Model, tokens: str):
+        super().__init__(name=decoder.name, dtype=decoder.dtype_policy)
+        self.decoder, self.tokens, self.built = decoder, tokens, True
+
+    def call(self, inputs: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        arrays = inputs["cache"]
+        if (parents := inputs.get("parents")) is not None:
+            arrays = {
+                name: tuple(ops.take(x, parents, axis=0) for x in pair) for name, pair in arrays.items()
+            }
+        with caching.remembering(arrays, inputs["positions"]) as cache:
+            logits = self.decoder({self.tokens: inputs["token_ids"], **inputs["given"]}, training=training)
+        if logits.shape[1] > 1:
+            logits = ops.take_along_axis(logits, ops.expand_dims(inputs["last"], (1, 2)), axis=1)
+        return {"logits": logits[:, 0], "cache": cache.arrays}

@@ -1,0 +1,336 @@
+"""The two engines: Keras's `fit`, and the framework's own training step."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+
+from zoo import backends, tasks
+from zoo._lazy import keras, ops
+from zoo.errors import WrongConfiguration
+from zoo.tasks import Pair
+from zoo.training.objectives import Objective, weighing
+
+Tensor = Any
+ENGINES = ("native", "keras")
+SILENT: Any = 0  # Keras annotates `verbose` as a string
+
+
+def number(value: Tensor) -> float:
+    """A scalar as a Python number, once it has been computed."""
+    return float(ops.convert_to_numpy(value))
+
+
+class Predicts(Protocol):
+    """Predicts with a model, and knows its loss."""
+
+    def predict(self, x: Any) -> np.ndarray:
+        """The logits of these examples."""
+        ...
+
+    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
+        """The mean loss of these logits."""
+        ...
+
+
+class Engine(Predicts, Protocol):
+    """Makes training steps on a model, and predicts with it."""
+
+    averages: bool  # whether the optimizer keeps averages of the weights
+    weight: Callable[[np.ndarray], int]  # how many labels or examples the loss of a batch is the mean of
+
+    @property
+    def mode(self) -> str:
+        """Of `zoo.backends.MODES`, or "fit"."""
+        ...
+
+    def fit(
+        self,
+        batches: Iterator[Pair],
+        per_epoch: int,
+        first_epoch: int,
+        on_step: Callable[[Tensor], bool],
+        on_epoch: Callable[[], bool],
+    ) -> None:
+        """Step until `on_step(loss)` says stop, or `on_epoch()` does, after each epoch and at the end.
+
+        The first epoch has `first_epoch` steps, the others `per_epoch`.
+        """
+        ...
+
+    def memory(self) -> dict[str, np.ndarray]:
+        """What the optimizer remembers, see `zoo.optimizers.Optimizer.memory`."""
+        ...
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        """Go on from such a memory."""
+        ...
+
+    def finish(self) -> bool:
+        """Put averaged weights in their place; whether there are any."""
+        ...
+
+
+def make_engine(name: str, model: keras.Model, objective: Objective, optimizer: Any, mode: str) -> Engine:
+    """The engine of that name."""
+    from zoo.optimizers import Optimizer
+
+    if name == "keras":
+        return KerasEngine(model, objective, optimizer)
+    scaling = None
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        scaling = backends.LossScaling(optimizer.initial_scale, optimizer.dynamic_growth_steps)
+        optimizer = optimizer.inner_optimizer
+    elif model.dtype_policy.name == "mixed_float16":  # as `compile` decides
+        scaling = backends.LossScaling()
+    if not isinstance(optimizer, Optimizer):
+        raise WrongConfiguration(
+            f"optimizer={type(optimizer).__name__}: the native engine takes those of zoo.optimizers, for "
+            "which the framework has its own; engine='keras' takes any Keras optimizer"
+        )
+    return NativeEngine(model, objective, optimizer, mode, scaling)
+
+
+class Predictor:
+    """A model in inference mode, and its loss, by the framework's own compiled function."""
+
+    def __init__(self, model: keras.Model, objective: Objective, mode: str):
+        self.backend, self.objective = backends.current(), objective.native()
+        self.predictor = self.backend.predictor(model, mode)
+
+    def predict(self, x: Any) -> np.ndarray:
+        return ops.convert_to_numpy(self.predictor(backends.tensors(x)))
+
+    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
+        return number(self.objective(self.backend.tensor(y), self.backend.tensor(logits)))
+
+
+class NativeEngine(Predictor):
+    """The framework's own training step, see `zoo.backends`."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        objective: Objective,
+        optimizer: Any,
+        mode: str,
+        scaling: backends.LossScaling | None,
+    ):
+        super().__init__(model, objective, mode)
+        self.averages = optimizer.use_ema
+        self.weight, self.accumulates = objective.weight, bool(optimizer.gradient_accumulation_steps)
+        self.step = self.backend.step(model, self.objective, optimizer, mode, scaling)
+
+    def fit(
+        self,
+        batches: Iterator[Pair],
+        per_epoch: int,
+        first_epoch: int,
+        on_step: Callable[[Tensor], bool],
+        on_epoch: Callable[[], bool],
+    ) -> None:
+        tensors, stop, length = backends.tensors, False, first_epoch
+        while not stop:
+            try:
+                for x, y in islice(batches, length):
+                    weight = self.weight(y) if self.accumulates else None
+                    if stop := on_step(self.step(tensors(x), tensors(y), weight)):
+                        break
+            finally:
+                self.step.sync()
+            stop, length = on_epoch() or stop, per_epoch
+
+    @property
+    def mode(self) -> str:
+        """The step's."""
+        return self.step.mode
+
+    def memory(self) -> dict[str, np.ndarray]:
+        return self.step.updater.memory()
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        self.step.updater.restore(memory)
+
+    def finish(self) -> bool:
+        self.step.updater.finish()
+        return self.averages
+
+
+# The attributes that Keras's `compile` and `fit` set on a model.
+COMPILED = (
+    "compiled", "optimizer", "loss", "steps_per_execution", "stop_training", "history", "_jit_compile",
+    "_run_eagerly", "_compile_loss", "_compile_metrics", "_compile_config", "_compiled_trainable_state",
+    "_loss_tracker", "train_function", "test_function", "predict_function",
+)  # fmt: skip
+FRESH = {"compiled": False, "loss": None, "_compile_loss": None, "_compile_metrics": None}
+
+
+class KerasEngine:
+    """Keras's own `compile` and `fit`.
+
+    The model is compiled while the engine is at work, and otherwise as its owner left it.
+    """
+
+    mode = "fit"
+
+    def __init__(self, model: keras.Model, objective: Objective, optimizer: Any):
+        from zoo.optimizers import Optimizer
+
+        self.model, self.objective, self.weight = model, objective.native(), objective.weight
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        weighs = isinstance(inner, Optimizer) and inner.gradient_accumulation_steps
+        loss = objective.keras()
+        self.attached, self.own = False, dict(FRESH)
+        with self.at_work():
+            model.compile(optimizer=optimizer, loss=weighing(loss, objective, inner) if weighs else loss)
+            # Keras reports the mean loss of the epoch so far; parity needs each step's. Keras offers no way
+            # to choose that metric, and a second one would compute the loss twice, so its own is replaced.
+            object.__setattr__(model, "_loss_tracker", last_value("loss"))
+            self.optimizer: Any = model.optimizer
+        self.averages = getattr(self.optimizer, "inner_optimizer", self.optimizer).use_ema
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Within, the model is compiled as the engine needs it."""
+        if self.attached:
+            yield
+            return
+        theirs, self.attached = _compile_state(self.model), True
+        _set_compile_state(self.model, self.own)
+        try:
+            yield
+        finally:
+            self.own, self.attached = _compile_state(self.model), False
+            _set_compile_state(self.model, theirs)
+
+    def fit(
+        self,
+        batches: Iterator[Pair],
+        per_epoch: int,
+        first_epoch: int,
+        on_step: Callable[[Tensor], bool],
+        on_epoch: Callable[[], bool],
+    ) -> None:
+        stop = False
+
+        def step(_: int, logs: dict[str, Tensor]) -> None:
+            nonlocal stop
+            stop = on_step(logs["loss"])
+            self.model.stop_training = stop
+
+        def epoch(_: int, logs: dict[str, Tensor]) -> None:
+            nonlocal stop
+            del logs
+            stop = on_epoch() or stop
+            self.model.stop_training = stop  # predicting resets it
+
+        events = keras.callbacks.LambdaCallback(on_train_batch_end=step, on_epoch_end=epoch)
+        with self.at_work(), _without_averages(self.optimizer):
+            self._fit(batches, per_epoch, first_epoch, [events], lambda: stop)
+
+    def _fit(
+        self,
+        batches: Iterator[Pair],
+        per_epoch: int,
+        first_epoch: int,
+        callbacks: list[Any],
+        stopped: Callable[[], bool],
+    ) -> None:
+        fit = partial(self.model.fit, shuffle=False, callbacks=callbacks, verbose=SILENT)
+        if first_epoch < per_epoch:
+            first = list(islice(batches, first_epoch))  # from an iterator `fit` would take a batch too many
+            fit(self.stream(pair for pair in first), steps_per_epoch=first_epoch)
+        if not stopped():
+            fit(self.stream(batches), steps_per_epoch=per_epoch, epochs=sys.maxsize)
+
+    def stream(self, batches: Iterator[Pair]) -> Any:
+        """Batches as `fit` takes them, also of lengths that differ."""
+        varies = any(None in tensor.shape[1:] for tensor in self.model.inputs)
+        return backends.current().stream(self.model, batches) if varies else batches
+
+    def predict(self, x: Any) -> np.ndarray:
+        with self.at_work():
+            return self.model.predict(x, batch_size=tasks.count(x), verbose=SILENT)
+
+    def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
+        tensor = backends.current().tensor
+        return number(self.objective(tensor(y), tensor(logits)))
+
+    def memory(self) -> dict[str, np.ndarray]:
+        from zoo.optimizers import Optimizer, memory_of
+
+        optimizer = self.built()
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        if not isinstance(inner, Optimizer):
+            raise WrongConfiguration(
+                f"optimizer={type(inner).__name__}: a checkpoint keeps those of zoo.optimizers"
+            )
+        return memory_of(optimizer)
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        from zoo.optimizers import restore_into
+
+        restore_into(self.built(), memory)
+
+    def built(self) -> Any:
+        """The model's optimizer, its variables made: Keras makes them at the first step."""
+        if not self.optimizer.built:
+            self.optimizer.build(self.model.trainable_variables)
+        return self.optimizer
+
+    def finish(self) -> bool:
+        finalize = type(self.optimizer).finalize_variable_values  # not what stands in for it within `fit`
+        finalize(self.optimizer, self.model.trainable_variables)
+        if self.averages:  # else on JAX weights and averages are one array, and the next step frees it
+            for variable in self.model.trainable_variables:
+                variable.assign(ops.copy(variable.value))
+        return self.averages
+
+
+def last_value(name: str) -> Any:
+    """A Keras metric that is the last value it was given, not the mean: each step's loss."""
+
+    class LastValue(keras.metrics.Metric):
+        def __init__(self) -> None:
+            super().__init__(name=name)
+            self.value = self.add_variable(shape=(), initializer="zeros", name="value")
+
+        def update_state(self, value: Tensor, sample_weight: Any = None) -> None:
+            del sample_weight
+            self.value.assign(ops.cast(value, self.value.dtype))
+
+        def result(self) -> Tensor:
+            return self.value + 0  # a copy: the variable itself will hold the next step's
+
+    return LastValue()
+
+
+def _compile_state(model: keras.Model) -> dict[str, Any]:
+    return {name: vars(model)[name] for name in COMPILED if name in vars(model)}
+
+
+def _set_compile_state(model: keras.Model, state: Mapping[str, Any]) -> None:
+    for name in COMPILED:
+        if name in state:
+            model.__dict__[name] = state[name]  # past Keras's tracking, which sees layers and variables only
+        elif name in vars(model):
+            delattr(model, name)
+
+
+@contextmanager
+def _without_averages(optimizer: Any) -> Iterator[None]:
+    """Within, `fit` leaves the weights as they are: a run puts averages in their place once, at its end."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    vars(optimizer)["finalize_variable_values"] = lambda variables: None
+    try:
+        yield
+    finally:
+        del vars(optimizer)["finalize_variable_values"]
+        if hasattr(inner, "batch_weight"):
+            inner.batch_weight = None  # of a step that is over

@@ -1,0 +1,64 @@
+"""Metrics, and what a model measures on the examples of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import exp, log
+
+import numpy as np
+
+from zoo.tasks import Pair, Task
+from zoo.tasks.ctc import character_error_rate
+from zoo.training.engines import Predicts
+from zoo.training.objectives import Objective
+
+
+def accuracy(y: np.ndarray, logits: np.ndarray) -> tuple[int, int]:
+    """How many labels have the largest logit, and how many there are: of examples, or of steps but for -1.
+
+    Of soft labels it is the largest one's.
+    """
+    labels = y.argmax(-1) if y.ndim == logits.ndim else y
+    counted = labels >= 0
+    return int(((logits.argmax(-1) == labels) & counted).sum()), int(counted.sum())
+
+
+def exact_match(y: np.ndarray, logits: np.ndarray) -> tuple[int, int]:
+    """How many sequences have the largest logit at every label, and how many there are.
+
+    Where each step has seen the labels before it, that is how many a greedy decoder would write.
+    """
+    return int(((logits.argmax(-1) == y) | (y < 0)).all(-1).sum()), len(y)
+
+
+# name -> of a batch's labels and logits, two counts; the metric is the ratio of their sums
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[int, int]]] = {
+    "accuracy": accuracy,
+    "exact_match": exact_match,
+    "character_error_rate": character_error_rate,
+}
+LOWER = {"loss", "character_error_rate", "bits_per_character", "perplexity"}  # is better
+
+
+def evaluate(engine: Predicts, task: Task, batch_size: int = 512) -> dict[str, float]:
+    """The task's metric and the loss on its held-out examples; empty where it has none."""
+    return {} if task.test is None else measure(engine, task, task.held_out(batch_size))
+
+
+def measure(engine: Predicts, task: Task, batches: Iterable[Pair]) -> dict[str, float]:
+    """The task's metric and the loss on these batches."""
+    hits, of, losses, weights = 0, 0, [], []
+    y: np.ndarray
+    for x, y in batches:
+        logits = engine.predict(x)
+        if task.metric is not None:
+            found = METRICS[task.metric](y, logits)
+            hits, of = hits + found[0], of + found[1]
+        losses.append(engine.loss(y, logits))
+        weights.append(Objective(task.loss).weight(y))
+    metric = {} if task.metric is None else {task.metric: hits / max(1, of)}
+    loss = float(np.average(losses, weights=weights))
+    if task.tokens_per_character is not None:
+        bits = loss / log(2) * task.tokens_per_character
+        metric = {"bits_per_character": bits, "perplexity": exp(loss), **metric}
+    return {**metric, "loss": loss}

@@ -1,0 +1,94 @@
+"""What a run shows while it trains, and Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from zoo.training.engines import number
+from zoo.training.run import Run
+
+logger = logging.getLogger(__name__)
+
+Tensor = Any
+
+
+# The terminal
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that no step is cut in the middle; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: Any) -> None:
+        del number, frame
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
+    """Say how a run trains: where progress is shown, else in the log if the recipe is not the usual one."""
+    text = f"{run.model.name}: {run.recipe}"
+    if shown:
+        print(text, file=sys.stderr, flush=True)
+    elif fine_tuned:
+        logger.warning("%s", text)
+
+
+def _epoch_line(run: Run, losses: list[Tensor], per_epoch: int, total: int, seconds: float) -> None:
+    """What there is to say of an epoch, for a log."""
+    held_out = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
+    text = [f"epoch {-(-len(losses) // per_epoch)}/{-(-total // per_epoch)}", f"step {len(losses)}"]
+    text += [f"train loss {number(losses[-1]):.4f}", *([f"held out: {held_out}"] if held_out else [])]
+    print(" · ".join([*text, f"{seconds:.1f} s"]), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(run: Run, total: int, shown: bool) -> Iterator[Callable[[int, Tensor], None]]:
+    """A progress bar: loss (read off the device twice a second), metric, steps a second, time left."""
+    if not shown:
+        yield lambda step, loss: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+        TimeRemainingColumn(),
+    ]
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(f"{run.model.name} · {run.backend} {run.engine}", total=total, facts="")
+        start = last = time.perf_counter()
+
+        def show(step: int, loss: Tensor) -> None:
+            nonlocal last
+            now = time.perf_counter()
+            if now - last < 0.5 and step < total:
+                return
+            last = now
+            facts = [f"loss {number(loss):.4f}"]
+            facts += [f"{name} {value:.3f}" for name, value in run.metrics.items()]
+            facts += [f"{step / (now - start):.0f} steps/s"]
+            progress.update(bar, completed=step, facts=" · ".join(facts))
+
+        yield show

@@ -1,0 +1,39 @@
+"""A training run, as `zoo.train` returns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from zoo._lazy import keras
+from zoo.tasks import Task
+from zoo.training.engines import Engine
+
+
+@dataclass
+class Run:
+    """What a training run did and left."""
+
+    model: keras.Model
+    backend: str
+    engine: str
+    mode: str
+    task: Task
+    batch_size: int
+    seed: int
+    recipe: str  # the optimizer, batch size and length, in words
+    stepper: Engine = field(repr=False)  # goes on from here: more steps, predictions
+    losses: list[float] = field(default_factory=list)  # one a step, before its update
+    metrics: dict[str, float] = field(default_factory=dict)  # on held-out examples, after the last step
+    history: list[dict[str, float]] = field(default_factory=list)  # the same after each epoch
+    first_step_s: float = 0.0  # compiling included
+    train_s: float = 0.0  # all steps, evaluation left out
+    interrupted: bool = False
+    saved: Path | None = None  # the folder or the checkpoint it was saved in
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        return (
+            f"<Run of {self.model.name} on {self.task.name}: {self.backend}, {self.engine} {self.mode}, "
+            f"{len(self.losses)} steps in {self.train_s:.1f} s; {metrics}>"
+        )
