@@ -241,7 +241,7 @@ def test_the_saved_optimizer_has_every_setting_of_the_original(optimizer: str, t
 def test_a_process_that_has_used_no_optimizer_yet_reads_the_zoos(saved: Saved) -> None:
     """Keras has an AdamW too, and takes it as long as nothing of the zoo's is imported."""
     path = saved("native", "AdamW", EPOCH_END)
-    code = f"import zoo; print(type(zoo.training.checkpoints.read({str(path)!r}).optimizer()).__module__)"
+    code = f"import zoo; print(type(zoo.checkpoints.read({str(path)!r}).optimizer()).__module__)"
     assert python(code) == "zoo.optimizers"
 
 

@@ -60,7 +60,7 @@ def test_a_compiled_model_keeps_its_own_loss_metrics_and_optimizer(*, raises: bo
     model, (x, y) = build(), toy()
     own = keras.optimizers.SGD(0.0)
     model.compile(own, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
-    history = model.fit(x, y, verbose=training.SILENT)
+    history = model.fit(x, y, verbose=engines.SILENT)
     tracker, function = model._loss_tracker, model.train_function
     if raises:
         with pytest.raises(RuntimeError, match="on purpose"):
@@ -71,7 +71,7 @@ def test_a_compiled_model_keeps_its_own_loss_metrics_and_optimizer(*, raises: bo
     assert (model.train_function, model.history) == (function, history)
     assert model.stop_training is False
     assert [metric.name for metric in model.metrics] == ["loss", "compile_metrics"]
-    logs = model.evaluate(x, y, return_dict=True, verbose=training.SILENT)
+    logs = model.evaluate(x, y, return_dict=True, verbose=engines.SILENT)
     logits = np.float64(numpy(model(x)))
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     np.testing.assert_allclose(logs["loss"], -log_p[np.arange(8), y].mean(), rtol=1e-5)

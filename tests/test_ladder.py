@@ -142,7 +142,7 @@ def test_a_known_gap_is_shown_and_fails_once_it_holds(
     monkeypatch: pytest.MonkeyPatch, measured: float, known: bool, verdict: str
 ) -> None:
     gap = bounds.Gap("m", 2, "float64", ("torch", "jax"), "float32 inside", "https://example.org/1")
-    monkeypatch.setattr(ladder, "GAPS", (gap,) if known else ())
+    monkeypatch.setattr(rungs, "GAPS", (gap,) if known else ())
     row = rungs.row("m", "float64", bounds.RUNGS[1], "torch", "jax", rungs.Measured(measured), 1e-12, 0.0)
     assert row["verdict"] == verdict
     result = ladder.Parity(rows=[row])

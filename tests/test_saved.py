@@ -41,7 +41,7 @@ import numpy as np
 for file in sorted(Path({folder!r}).glob("*.keras")):
     model = keras.models.load_model(file)
     from zoo import registry
-    arrays = {{"logits": keras.ops.convert_to_numpy(model(signature.example(model, 3)))}}
+    arrays = {{"logits": keras.ops.convert_to_numpy(model(zoo.example(model, 3)))}}
     if model.compiled:
         state = {{v.path: keras.ops.convert_to_numpy(v) for v in model.optimizer.variables}}
         arrays |= {{"optimizer/" + path: value for path, value in state.items()}}
