@@ -824,7 +824,7 @@ def test_soft_labels_of_your_own_are_learnt(engine: str) -> None:
     batch = random.generator(0, "order", 0).permutation(12)[:4]
     theirs = -(y[batch] * log_softmax(np.float64(numpy(small()(x[batch]))))).sum(1).mean()
     assert run.losses[0] == pytest.approx(theirs, rel=1e-6)
-    assert run.metrics["accuracy"] == np.mean(run.stepper.predict(x).argmax(1) == hard)
+    assert run.metrics["accuracy"] == np.mean(run.trainer.predict(x).argmax(1) == hard)
     built = train("mlp", (x, y), loss="cross_entropy", steps=1)
     assert built.model.output_shape == (None, 5)
 

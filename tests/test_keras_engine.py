@@ -10,7 +10,7 @@ import pytest
 from conftest import numpy
 
 import zoo
-from zoo import layers, optimizers, training
+from zoo import layers, optimizers
 from zoo.training import engines
 
 
@@ -97,15 +97,33 @@ def test_a_run_predicts_and_goes_on_after_the_model_was_given_back() -> None:
     model = build()
     run = train(model)
     x, _ = toy()
-    np.testing.assert_allclose(run.stepper.predict(x), numpy(model(x)), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(run.trainer.predict(x), numpy(model(x)), rtol=0, atol=1e-6)
     longer = train(build(), steps=5)
-    taken: list[float] = []
 
-    def on_step(loss: Any) -> bool:
-        taken.append(engines.number(loss))
-        return len(taken) == 2
+    class FromTheFourthStep:
+        """Two steps: the second of an epoch of two, and the first of the next."""
+
+        per_epoch = 2
+
+        def __init__(self) -> None:
+            self.losses: list[float] = []
+
+        @property
+        def remaining(self) -> int:
+            return 2 - (3 + len(self.losses)) % 2
+
+        @property
+        def stopped(self) -> bool:
+            return len(self.losses) == 2
+
+        def on_step(self, loss: Any) -> None:
+            self.losses.append(engines.number(loss))
+
+        def on_epoch(self) -> None:
+            pass
 
     # From where the run stopped, the second batch of its second epoch and the first of its third.
     batches = [b for epoch in (1, 2) for b in run.task.batches(4, 0, epoch)][1:]
-    run.stepper.fit((batch for batch in batches), 2, 1, on_step, lambda: False)
-    np.testing.assert_allclose(taken, longer.losses[3:], rtol=1e-5)
+    steps = FromTheFourthStep()
+    run.trainer.fit(iter(batches), steps)
+    np.testing.assert_allclose(steps.losses, longer.losses[3:], rtol=1e-5)

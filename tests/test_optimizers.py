@@ -821,7 +821,7 @@ def test_a_loss_scale_optimizer_is_taken_by_both_engines(engine: str) -> None:
         optimizers.Momentum(0.1), initial_scale=8.0, dynamic_growth_steps=2
     )
     run = trained(engine, wrapped, steps=6)
-    assert float(run.stepper.memory()["scale"]) == 64
+    assert float(run.trainer.memory()["scale"]) == 64
     np.testing.assert_allclose(
         run.losses, trained(engine, optimizers.Momentum(0.1), steps=6).losses, rtol=1e-5
     )
@@ -846,7 +846,7 @@ def test_a_mixed_policy_trains_alike_by_both_engines(policy: str) -> None:
     for run in runs:
         assert run.model.get_layer("conv").compute_dtype == policy.removeprefix("mixed_")
         assert all(keras.backend.standardize_dtype(v.dtype) == "float32" for v in run.model.variables)
-        assert ("scale" in run.stepper.memory()) == (policy == "mixed_float16")
+        assert ("scale" in run.trainer.memory()) == (policy == "mixed_float16")
 
 
 # Both engines

@@ -284,12 +284,12 @@ def by_keras(rule: zoo.EarlyStopping, values: Sequence[float]) -> tuple[int, flo
 
 
 def by_us(rule: zoo.EarlyStopping, values: Sequence[float]) -> tuple[int, float]:
-    """The same by `stopping.Patience`, as `zoo.train` calls it."""
+    """The same by `stopping.EarlyStopper`, as `zoo.train` calls it."""
     x = layers.Input((1,))
     model = layers.Model(x, layers.dense(x, 1, use_bias=False, name="epoch"))
     task = tasks.Task("made up", (None, None), None, "cross_entropy", "accuracy")
     run: Any = SimpleNamespace(model=model, task=task)
-    patience = stopping.Patience(rule, run)
+    patience = stopping.EarlyStopper(rule, run)
     epoch = -1
     for epoch, value in enumerate(values):
         model.set_weights([np.full((1, 1), epoch, np.float32)])

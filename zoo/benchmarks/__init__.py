@@ -19,7 +19,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from itertools import count, product
+from itertools import product, repeat
 from math import log2
 from pathlib import Path
 from statistics import median, quantiles
@@ -272,23 +272,19 @@ def make(contestant: Contestant, job: Record) -> Burst:
         predict, tx = backend.predictor(model, contestant.mode), backends.tensors(x)
         return _inference(backend, lambda: predict(tx))
     mode = "fit" if engine == "keras" else contestant.mode
-    stepper = engines.make_engine(
+    trainer = engines.make_engine(
         engine, model, objectives.Objective(loss), optimizers.AdamW(**settings), mode
     )
     if engine == "native":
         tx, ty = backends.tensors(x), backend.tensor(y)
-        return _training(lambda: stepper.step(tx, ty))
+        return _training(lambda: trainer.step(tx, ty))
 
     def fit(steps: int) -> float:
-        losses: list[Any] = []
-        stepper.fit(
-            ((x, y) for _ in count()),
-            steps,
-            steps,
-            lambda loss: (losses.append(loss), len(losses) >= steps)[1],
-            lambda: False,
+        losses: list[float] = []
+        trainer.fit(
+            repeat((x, y)), engines.Countdown(steps, lambda loss: losses.append(engines.number(loss)))
         )
-        return float(losses[-1])
+        return losses[-1]
 
     return fit
 

@@ -19,7 +19,6 @@ import typer
 from zoo import _lazy
 from zoo.cli import completion, terminal
 from zoo.errors import UnknownModel, UnknownName, WrongConfiguration, ZooError, nearest
-from zoo.layers import signature
 
 # As diff and grep have it.
 FINDING, TROUBLE, INTERRUPTED = 1, 2, 130
@@ -511,6 +510,7 @@ def _writer(model: str, weights: str | None, task: str | None, reader: Any, seed
 def _print_generated(model: Any, prompt: str, max_tokens: int, how: dict[str, Any], pairs: bool) -> None:
     """Print a text as it is generated; a translation, or what a beam search finds, at its end."""
     from zoo.generation import generate, translate
+    from zoo.layers import signature
 
     sampled = any(how[name] for name in ("temperature", "top_k", "top_p", "stop"))
     if pairs and not sampled and how["repetition_penalty"] == 1:

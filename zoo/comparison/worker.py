@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from itertools import count
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Worker:
         run = training.train(built, data, progress=False, watch=watch, **how)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
-        best = [run.stepper.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
+        best = [run.trainer.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
         np.savez(self.folder / "predictions.npz", predictions=np.concatenate(best))
         self.run, self.batch = run, next(run.task.batches(run.batch_size, run.seed, 0))
         self.tell(
@@ -64,21 +64,12 @@ class Worker:
             peak_mb=peak / 2**20,
             version=current.version(),
             device=subject["device"] or current.devices()[0].name,
-            code=inspect.getsource(type(getattr(run.stepper, "step", run.stepper))),
+            code=inspect.getsource(type(getattr(run.trainer, "step", run.trainer))),
         )
 
     def time(self, *, steps: int) -> None:
-        engine, batch, done = self.run.stepper, self.batch, 0
-
-        def on_step(value: Any) -> bool:
-            nonlocal done
-            done += 1
-            if done == steps:
-                engines.number(value)
-            return done >= steps
-
         start = time.perf_counter()
-        engine.fit((batch for _ in count()), steps, steps, on_step, lambda: False)
+        self.run.trainer.fit(repeat(self.batch), engines.Countdown(steps))
         self.tell(last=True, ms=(time.perf_counter() - start) * 1e3 / steps)
 
     def drift(self, *, subject: dict[str, Any], how: dict[str, Any], nudge: int) -> None:
@@ -100,10 +91,10 @@ def prepare(
 ) -> tuple[keras.Model, tasks.Task]:
     """The model with its initial weights, and the data."""
     backends.use(backend, threads=threads, device=device)
-    card, code = registry.card(model), tokenizers.found(tokenizer)
+    card, reader = registry.card(model), tokenizers.found(tokenizer)
     named = task or card.task
-    built = registry.build(model, seed=seed, **plan.task_arguments(card, named, tokenizer=code))
-    return built, tasks.load(named, signature.input_shapes(built), card.preprocessing, code, errors=errors)
+    built = plan.plan_model(model, named, tokenizer=reader).build(seed)
+    return built, tasks.load(named, signature.input_shapes(built), card.preprocessing, reader, errors=errors)
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:

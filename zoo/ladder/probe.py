@@ -181,7 +181,7 @@ class Probe:
             run = train(subject, engine, mode, **(save if engine == "native" else {}))
             yield f"training/{engine}", np.array(run.losses)
             if 6 in rungs:
-                yield f"evaluation/{engine}", run.stepper.predict(run.task.train[0]).argmax(-1)
+                yield f"evaluation/{engine}", run.trainer.predict(run.task.train[0]).argmax(-1)
         if 7 in rungs:
             for mode in (m for m in backends.MODES[self.backend.NAME][1:] if m in modes):
                 yield f"modes/{mode}", np.array(train(subject, "native", mode, steps=OTHER_STEPS).losses)

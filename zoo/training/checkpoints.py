@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,11 +21,10 @@ from zoo import backends, storage
 from zoo._lazy import keras, ops
 from zoo.augment import written
 from zoo.errors import WrongConfiguration, ZooError
-from zoo.weights import files
-
-if TYPE_CHECKING:
-    from zoo.tasks import Task
-    from zoo.training.run import Run
+from zoo.tasks import Task
+from zoo.training.run import Run
+from zoo.weights.files import Stored, entry
+from zoo.weights.files import read as read_array
 
 VERSION = "2"
 SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs
@@ -67,7 +66,7 @@ class Checkpoint:
         every = self.facts["optimizer"]["config"].get("gradient_accumulation_steps") or 1
         batches = int(memory["batches"]) % every
         _, y = next(run.task.batches(run.batch_size, run.seed, 0))
-        weight = np.array(batches * run.stepper.weight(y), np.int32)
+        weight = np.array(batches * run.trainer.weight(y), np.int32)
         means = {k: x / max(1, batches) for k, x in memory.items() if k.startswith("gradients/")}
         return {**memory, **means, "weight_sum": weight}
 
@@ -80,7 +79,7 @@ class Checkpoint:
                 f"resume: {self.path} has {len(losses)} steps already; steps={total} (or as many epochs) "
                 "counts from the beginning, so ask for more"
             )
-        kept = run.stepper.memory()
+        kept = run.trainer.memory()
         memory = (
             self._weighed(self.part("optimizer"), run) if "weight_sum" in kept else self.part("optimizer")
         )
@@ -89,7 +88,7 @@ class Checkpoint:
         _same(f"resume: {self.path}: the optimizer's memory", _shapes(kept), _shapes(memory))
         for variable in run.model.variables:
             variable.assign(model[variable.path])
-        run.stepper.restore(memory)
+        run.trainer.restore(memory)
         run.losses = [float(x) for x in losses]
         run.history = [dict(metrics) for metrics in self.facts["history"]]
 
@@ -109,15 +108,15 @@ def _same(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None
             raise WrongConfiguration(f"{what}: {name} is {theirs[name]}, the model needs {shape}")
 
 
-def write(path: str | Path, run: Run, optimizer: Any) -> None:
-    """Save a run, whole or not at all: the file is replaced once the new one is complete."""
+def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] | None = None) -> None:
+    """Save a run and facts about it (`zoo.runs`), whole or not at all: an older file is replaced last."""
     from safetensors.numpy import save_file
 
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
-    arrays |= {f"optimizer/{name}": x for name, x in run.stepper.memory().items()}
+    arrays |= {f"optimizer/{name}": x for name, x in run.trainer.memory().items()}
     arrays["losses"] = np.array(run.losses, np.float64)
-    facts = {
+    header: dict[str, Any] = {
         "version": VERSION,
         "model": run.model.name,
         "task": run.task.name,
@@ -128,13 +127,13 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         "history": run.history,
         "augment": written(run.task.augment),
         "tokenizer": tokenizer(run.task),
-        "run": import_module("zoo.training.runs").facts_of(run),
+        **({} if facts is None else {"run": facts}),
     }
     with backends.without_tensorflow():
-        facts["optimizer"] = keras.optimizers.serialize(optimizer)
+        header["optimizer"] = keras.optimizers.serialize(optimizer)
     with storage.replacing(path) as part:
         save_file(
-            {name: np.array(x, order="C") for name, x in arrays.items()}, part, {"zoo": json.dumps(facts)}
+            {name: np.array(x, order="C") for name, x in arrays.items()}, part, {"zoo": json.dumps(header)}
         )
 
 
@@ -172,9 +171,9 @@ def read(path: str | Path) -> Checkpoint:
     try:
         with safe_open(path, "numpy") as file:
             facts = {"tokenizer": "bytes", **json.loads((file.metadata() or {})["zoo"])}  # once not told
-            stored = {name: files.entry(file, name) for name in file.keys()}  # noqa: SIM118
+            stored = {name: entry(file, name) for name in file.keys()}  # noqa: SIM118
             _check_parts(path, facts, stored)
-            arrays = {name: files.read(name, x, f"resume={str(path)!r}: ") for name, x in stored.items()}
+            arrays = {name: read_array(name, x, f"resume={str(path)!r}: ") for name, x in stored.items()}
     except ZooError:
         raise
     except (SafetensorError, OSError, KeyError, ValueError) as error:
@@ -184,7 +183,7 @@ def read(path: str | Path) -> Checkpoint:
     return Checkpoint(path, facts, arrays)
 
 
-def _check_parts(path: Path, facts: Mapping[str, Any], stored: Mapping[str, files.Stored]) -> None:
+def _check_parts(path: Path, facts: Mapping[str, Any], stored: Mapping[str, Stored]) -> None:
     """Raise WrongConfiguration for another version, for a part that is missing, or arrays of other types."""
     if facts.get("version", VERSION) != VERSION:
         raise WrongConfiguration(

@@ -39,6 +39,33 @@ class Predicts(Protocol):
         ...
 
 
+class Steps(Protocol):
+    """What an engine reports to: a run (`zoo.training.loop.Loop`), or so many steps to be timed."""
+
+    @property
+    def remaining(self) -> int:
+        """The steps until the end of the epoch."""
+        ...
+
+    @property
+    def per_epoch(self) -> int:
+        """The steps of an epoch."""
+        ...
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no more steps are to be made."""
+        ...
+
+    def on_step(self, loss: Tensor) -> None:
+        """After a step."""
+        ...
+
+    def on_epoch(self) -> None:
+        """After an epoch, and when stopped within one."""
+        ...
+
+
 class Engine(Predicts, Protocol):
     """Makes training steps on a model, and predicts with it."""
 
@@ -50,18 +77,8 @@ class Engine(Predicts, Protocol):
         """Of `zoo.backends.MODES`, or "fit"."""
         ...
 
-    def fit(
-        self,
-        batches: Iterator[Pair],
-        per_epoch: int,
-        first_epoch: int,
-        on_step: Callable[[Tensor], bool],
-        on_epoch: Callable[[], bool],
-    ) -> None:
-        """Step until `on_step(loss)` says stop, or `on_epoch()` does, after each epoch and at the end.
-
-        The first epoch has `first_epoch` steps, the others `per_epoch`.
-        """
+    def fit(self, batches: Iterator[Pair], steps: Steps) -> None:
+        """Make steps on these batches until `steps.stopped`; the last epoch may be cut."""
         ...
 
     def memory(self) -> dict[str, np.ndarray]:
@@ -97,6 +114,26 @@ def make_engine(name: str, model: keras.Model, objective: Objective, optimizer: 
     return NativeEngine(model, objective, optimizer, mode, scaling)
 
 
+class Countdown:
+    """So many steps, and no more; `on_last(loss)` is called with the last one's loss."""
+
+    def __init__(self, count: int, on_last: Callable[[Tensor], Any] = number):
+        self.per_epoch = self.remaining = count
+        self.on_last = on_last
+
+    @property
+    def stopped(self) -> bool:
+        return not self.remaining
+
+    def on_step(self, loss: Tensor) -> None:
+        self.remaining -= 1
+        if self.stopped:
+            self.on_last(loss)
+
+    def on_epoch(self) -> None:
+        pass
+
+
 class Predictor:
     """A model in inference mode, and its loss, by the framework's own compiled function."""
 
@@ -127,24 +164,18 @@ class NativeEngine(Predictor):
         self.weight, self.accumulates = objective.weight, bool(optimizer.gradient_accumulation_steps)
         self.step = self.backend.step(model, self.objective, optimizer, mode, scaling)
 
-    def fit(
-        self,
-        batches: Iterator[Pair],
-        per_epoch: int,
-        first_epoch: int,
-        on_step: Callable[[Tensor], bool],
-        on_epoch: Callable[[], bool],
-    ) -> None:
-        tensors, stop, length = backends.tensors, False, first_epoch
-        while not stop:
+    def fit(self, batches: Iterator[Pair], steps: Steps) -> None:
+        tensors = backends.tensors
+        while not steps.stopped:
             try:
-                for x, y in islice(batches, length):
+                for x, y in islice(batches, steps.remaining):
                     weight = self.weight(y) if self.accumulates else None
-                    if stop := on_step(self.step(tensors(x), tensors(y), weight)):
+                    steps.on_step(self.step(tensors(x), tensors(y), weight))
+                    if steps.stopped:
                         break
             finally:
                 self.step.sync()
-            stop, length = on_epoch() or stop, per_epoch
+            steps.on_epoch()
 
     @property
     def mode(self) -> str:
@@ -209,45 +240,24 @@ class KerasEngine:
             self.own, self.attached = _compile_state(self.model), False
             _set_compile_state(self.model, theirs)
 
-    def fit(
-        self,
-        batches: Iterator[Pair],
-        per_epoch: int,
-        first_epoch: int,
-        on_step: Callable[[Tensor], bool],
-        on_epoch: Callable[[], bool],
-    ) -> None:
-        stop = False
-
+    def fit(self, batches: Iterator[Pair], steps: Steps) -> None:
         def step(_: int, logs: dict[str, Tensor]) -> None:
-            nonlocal stop
-            stop = on_step(logs["loss"])
-            self.model.stop_training = stop
+            steps.on_step(logs["loss"])
+            self.model.stop_training = steps.stopped
 
-        def epoch(_: int, logs: dict[str, Tensor]) -> None:
-            nonlocal stop
-            del logs
-            stop = on_epoch() or stop
-            self.model.stop_training = stop  # predicting resets it
+        def epoch(*_: Any) -> None:
+            steps.on_epoch()
+            self.model.stop_training = steps.stopped  # predicting resets it
 
         events = keras.callbacks.LambdaCallback(on_train_batch_end=step, on_epoch_end=epoch)
         with self.at_work(), _without_averages(self.optimizer):
-            self._fit(batches, per_epoch, first_epoch, [events], lambda: stop)
-
-    def _fit(
-        self,
-        batches: Iterator[Pair],
-        per_epoch: int,
-        first_epoch: int,
-        callbacks: list[Any],
-        stopped: Callable[[], bool],
-    ) -> None:
-        fit = partial(self.model.fit, shuffle=False, callbacks=callbacks, verbose=SILENT)
-        if first_epoch < per_epoch:
-            first = list(islice(batches, first_epoch))  # from an iterator `fit` would take a batch too many
-            fit(self.stream(pair for pair in first), steps_per_epoch=first_epoch)
-        if not stopped():
-            fit(self.stream(batches), steps_per_epoch=per_epoch, epochs=sys.maxsize)
+            batches = (batch for batch in batches)  # `fit` takes no other iterators
+            fit = partial(self.model.fit, shuffle=False, callbacks=[events], verbose=SILENT)
+            if steps.remaining < steps.per_epoch:
+                first = list(islice(batches, steps.remaining))  # an iterator would lose a batch to `fit`
+                fit(self.stream(batch for batch in first), steps_per_epoch=len(first))
+            if not steps.stopped:
+                fit(self.stream(batches), steps_per_epoch=steps.per_epoch, epochs=sys.maxsize)
 
     def stream(self, batches: Iterator[Pair]) -> Any:
         """Batches as `fit` takes them, also of lengths that differ."""

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from zoo import backends, pretrained, registry, tasks, tokenizers
+from zoo import backends, registry, tasks, tokenizers
 from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.layers import signature
 from zoo.tasks import Task, folders, sequences
-from zoo.training import checks, engines, metrics, objectives, plan, runs
+from zoo.training.checks import check_fit
+from zoo.training.engines import Predictor
+from zoo.training.metrics import measure
+from zoo.training.objectives import Objective
+from zoo.training.plan import plan_model
+from zoo.training.run import Run
+from zoo.training.runs import SavedRun, find
 from zoo.weights import load
-
-if TYPE_CHECKING:
-    from zoo.training.run import Run
-    from zoo.training.runs import SavedRun
 
 SPLITS = ("held-out", "train", "all")
 
@@ -54,7 +56,7 @@ def evaluate(
     if split not in (None, *SPLITS):
         raise UnknownName(f"split={split!r}; {nearest(str(split), SPLITS)}")
     batch_size = integer("evaluate", "batch_size", batch_size)
-    run, reader = runs.find(model), tokenizers.found(tokenizer)
+    run, reader = find(model), tokenizers.found(tokenizer)
     if run is not None and weights is not None and not hasattr(model, "layers"):
         raise WrongConfiguration(f"{run} has its own weights; leave weights out")
     chosen = str(task) if isinstance(task, Path) else task
@@ -71,13 +73,13 @@ def evaluate(
     data = _data(chosen, signature.input_shapes(built), preprocessing, reader, errors)
     if run is not None:
         data = aligned(data, run)
-    checks.check_fit(built, data)
+    check_fit(built, data)
     split = split or _usual(chosen, run)
     parts = _parts(data, split)
     batches = (pair for part in parts for pair in replace(data, test=part).held_out(batch_size))
     mode = backends.MODES[backends.current().NAME][0]
-    predictor = engines.Predictor(built, objectives.Objective(data.loss), mode)
-    measured = metrics.measure(predictor, data, batches)
+    predictor = Predictor(built, Objective(data.loss), mode)
+    measured = measure(predictor, data, batches)
     return {**measured, "examples": sum(sequences.count(x) for x, _ in parts), "split": split}
 
 
@@ -127,12 +129,8 @@ def _built(
         raise WrongConfiguration(
             f"{card.name} has random weights; give weights, or a run instead of the name"
         )
-    plan.check_weights(card.name, source)
     task = card.task if task is None else task
-    changes = plan.task_arguments(card, task, tokenizer=reader)
-    built = registry.build(card.name, **{**changes, **pretrained.needed(card.name, source)})
-    load(built, source, head="require")
-    return built, task
+    return plan_model(card.name, task, source, tokenizer=reader).load(), task
 
 
 def _preprocessing(model: keras.Model, run: SavedRun | None) -> Any:

@@ -18,7 +18,7 @@ from zoo.errors import WrongConfiguration
 OWN_STEPS = ("train_step", "compute_loss")  # of a subclass: what neither engine would call
 
 
-def of(model: keras.Model, x: Any = None, *, own_steps: bool = False) -> keras.Model:
+def as_functional(model: keras.Model, x: Any = None, *, own_steps: bool = False) -> keras.Model:
     """The model itself if it is functional with one tensor or named inputs, else one around it.
 
     `x` are examples, or a dict of them by input name: a model that was not built yet takes its input's shape

@@ -1,15 +1,76 @@
-"""What is checked, and decided, before any work is done."""
+"""The plan of a run: names, card, recipe and settings, resolved and checked before any work is done.
+
+Nothing here builds a model or needs a framework. `zoo.train`, `zoo.evaluate`, `zoo compare` and the commands
+make the same plans.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from zoo import backends, registry, storage, tasks
-from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo import backends, pretrained, registry, storage, tasks, tokenizers
+from zoo._lazy import keras
+from zoo.augment import Wanted, parse
+from zoo.checks import integer
+from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Code, Task
-from zoo.weights import located
+from zoo.training.checkpoints import FILE, Checkpoint, read, writable
+from zoo.training.engines import ENGINES
+from zoo.training.recipes import Recipe, fine_tuning, recipe
+from zoo.training.runs import check_folder
+from zoo.training.stopping import EarlyStopping
+from zoo.weights import load, located
+
+Tensor = Any
+
+
+# The model
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A model by its name: the arguments it is built with, and the weights it gets."""
+
+    card: registry.Card
+    arguments: Mapping[str, Any]
+    weights: str | Path | None = None
+
+    def build(self, seed: int = 0) -> keras.Model:
+        """The model with initial weights. Raises what `zoo.build` raises."""
+        return registry.build(self.card.name, seed=seed, **self.arguments)
+
+    def load(self, seed: int = 0) -> keras.Model:
+        """The model with its weights, the head's included. Raises what `zoo.weights.load` raises."""
+        model = self.build(seed)
+        if self.weights is not None:
+            load(model, self.weights, head="require")
+        return model
+
+
+def plan_model(
+    name: str,
+    task: Any = None,
+    weights: str | Path | None = None,
+    *,
+    tokenizer: Code | None = None,
+    loss: Any = None,
+    fine_tune: bool = False,
+) -> ModelPlan:
+    """The plan of a model for a task, with weights, both optional.
+
+    Where weights and task need different arguments, the weights' are taken, except for `fine_tune`, which
+    adapts the model to the task. Raises UnknownModel, UnknownName, and DataUnavailable for missing weights.
+    """
+    card = registry.card(name)
+    if weights is not None:
+        check_weights(card.name, weights)
+    by_task = {} if task is None else task_arguments(card, task, loss, tokenizer)
+    by_weights = pretrained.needed(card.name, weights)
+    arguments = {**by_weights, **by_task} if fine_tune else {**by_task, **by_weights}
+    return ModelPlan(card, arguments, weights)
 
 
 def check_weights(model: str, weights: str | Path) -> None:
@@ -19,15 +80,6 @@ def check_weights(model: str, weights: str | Path) -> None:
     path = located(model, weights)
     if not (storage.is_file(path) or storage.is_dir(path)):
         raise DataUnavailable(f"{path}: no such file of weights")
-
-
-# What must hold before any work is done
-
-
-def _fit_only(mode: str | None) -> str:
-    if mode not in (None, "fit"):
-        raise backends.BackendError(f"the keras engine has no mode {mode!r}; modes are the native engine's")
-    return "fit"
 
 
 def task_arguments(
@@ -40,46 +92,161 @@ def task_arguments(
     """
     if isinstance(task, str):
         _, source = tasks.source(task, tokenizer)
-        wanted = source.wanted(tokenizer)
+        arguments = source.wanted(tokenizer)
         if source.side is not None and card.preprocessing is not None:
             least = {"image_size": max(32, card.small["image_size"])}
-            wanted = {**(card.small if source.side < 28 else least), **wanted}
+            arguments = {**(card.small if source.side < 28 else least), **arguments}
     else:
-        data = (
-            task
-            if isinstance(task, Task)
-            else tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None)
-        )
+        names = loss if isinstance(loss, str) else None
+        data = task if isinstance(task, Task) else tasks.from_arrays(task, loss=names)
         shape = tasks.shapes(data.train[0])
-        wanted = {"classes": data.classes, "shape": shape}
+        arguments = {"classes": data.classes, "shape": shape}
         if len(shape) == 3 and shape[0] == shape[1]:
-            wanted |= {"image_size": shape[0], "channels": shape[2]}
-    return {name: value for name, value in wanted.items() if name in card.arguments and value is not None}
+            arguments |= {"image_size": shape[0], "channels": shape[2]}
+    return {name: x for name, x in arguments.items() if name in card.arguments and x is not None}
 
 
 def task_summary(card: registry.Card, task: str, tokenizer: Code | None = None) -> str:
     """What a task changes of a model, in a line; nothing if only its classes and channels."""
     usual = {**card.arguments, "classes": None, "channels": None}
-    changes = {
-        k: v for k, v in task_arguments(card, task, tokenizer=tokenizer).items() if usual[k] not in (None, v)
-    }
+    arguments = task_arguments(card, task, tokenizer=tokenizer)
+    changes = {k: v for k, v in arguments.items() if usual[k] not in (None, v)}
     listed = ", ".join(f"{k}={getattr(v, '__name__', v)}" for k, v in changes.items())
     return f"{card.name} for {task}: {listed}" if changes else ""
 
 
-def _load(
-    task: Any,
-    shape: Any,
-    loss: Any,
-    validation: Any,
-    preprocessing: Any,
-    tokenizer: Code | None,
-    errors: str,
-) -> Task:
-    if isinstance(task, Task | str):
-        if validation is not None:
-            raise WrongConfiguration("validation= goes with a pair of arrays; a task holds out its own")
-        if isinstance(task, str):
-            task = tasks.load(task, shape, preprocessing, tokenizer, errors=errors)
-        return replace(task, loss=loss) if isinstance(loss, str) else task
-    return tasks.from_arrays(task, loss=loss if isinstance(loss, str) else None, validation=validation)
+# The run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The keyword arguments of `zoo.train`. Raises UnknownName or WrongConfiguration for a wrong value."""
+
+    engine: str = "native"
+    mode: str | None = None
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    optimizer: Any = None
+    schedule: Any = None
+    loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
+    label_smoothing: float | None = None
+    validation: tuple[Any, Any] | None = None
+    augment: Wanted | None = None
+    tokenizer: Code | str | Path | None = None
+    errors: str = "stop"
+    early_stopping: EarlyStopping | None = None
+    seed: int | None = None
+    checkpoint: str | Path | None = None
+    out: str | Path | None = None
+    resume: str | Path | None = None
+    weights: str | Path | None = None
+    progress: bool | str | None = None
+    watch: Callable[[int, Tensor], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise UnknownName(f"no engine {self.engine!r}; {nearest(str(self.engine), ENGINES)}")
+        for name, least in (("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, integer("train", name, value, least))
+        if self.augment is not None:
+            object.__setattr__(self, "augment", parse(self.augment))
+        object.__setattr__(self, "tokenizer", tokenizers.found(self.tokenizer))
+        if self.progress not in (None, True, False, "lines"):
+            raise WrongConfiguration(f"progress={self.progress!r}; expected True, False, None or 'lines'")
+        if self.optimizer is not None and self.schedule is not None:
+            raise WrongConfiguration(
+                "schedule= replaces the recipe's learning rate; give it to your optimizer instead"
+            )
+        if self.out is not None and self.checkpoint is not None:
+            raise WrongConfiguration("out= is a folder with a checkpoint in it; leave checkpoint= out")
+        if self.weights is not None and self.resume is not None:
+            raise WrongConfiguration("resume= brings the weights of the saved run; leave weights= out")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The arguments' names."""
+        return tuple(field.name for field in fields(cls))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training run before its start."""
+
+    model: ModelPlan | keras.Model
+    name: str
+    task: str | Task | tuple[Any, Any]
+    recipe: Recipe
+    mode: str
+    seed: int
+    options: Options
+    saved: Checkpoint | None = None  # the run to resume
+    folder: Path | None = None  # to save the run in
+    checkpoint: Path | None = None  # the file, in the folder if there is one
+
+    @property
+    def card(self) -> registry.Card | None:
+        """The model's card; None for a model that is not the zoo's."""
+        return registry.card(self.name) if self.name in registry.list_models() else None
+
+    def length(self, per_epoch: int) -> int:
+        """The steps of the run, of so many an epoch; a resumed run counts from its beginning."""
+        return self.options.steps or (self.options.epochs or self.recipe.epochs) * per_epoch
+
+    def make_optimizer(self, steps: int) -> Any:
+        """The optimizer of a run of so many steps: the one given, the saved run's, or the recipe's."""
+        if self.options.optimizer is not None:
+            return self.options.optimizer
+        if self.saved is not None and self.options.schedule is None:
+            return self.saved.optimizer()
+        return self.recipe.make_optimizer(self.options.schedule, steps)
+
+
+def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
+    """The plan of a run. Raises ZooError's kinds for whatever can be refused before work."""
+    name = registry.card(model).name if isinstance(model, str) else model.name
+    card = registry.card(name) if name in registry.list_models() else None
+    task = str(task) if isinstance(task, Path) else task if task is not None else card and card.task
+    if task is None:
+        raise WrongConfiguration(f"{name}: not a model of the zoo, so it has no task of its own; give task=")
+    if options.tokenizer is not None and not isinstance(task, str):
+        raise WrongConfiguration("tokenizer= goes with a task by name, or a file of texts")
+    if options.validation is not None and isinstance(task, Task | str):
+        raise WrongConfiguration("validation= goes with a pair of arrays; a task holds out its own")
+    tasks.check_errors(task, options.errors)
+    folder = None if options.out is None else check_folder(options.out, options.resume)
+    if options.checkpoint is not None:
+        writable(options.checkpoint)
+    checkpoint = folder / FILE if folder else options.checkpoint and Path(options.checkpoint)
+    mode = _mode(options)
+    if options.weights is not None:
+        check_weights(name, options.weights)
+    saved = None if options.resume is None else read(options.resume)
+    seed, batch_size = options.seed, options.batch_size
+    if saved is not None:
+        seed, batch_size = saved.take("seed", seed), saved.take("batch_size", batch_size)
+    options = replace(options, batch_size=batch_size)
+    if isinstance(model, str):
+        model = plan_model(
+            name, task, options.weights, tokenizer=options.tokenizer, loss=options.loss, fine_tune=True
+        )
+    plan = _recipe(card, fine_tuned=options.weights is not None)
+    return Plan(model, name, task, plan, mode, seed or 0, options, saved, folder, checkpoint)
+
+
+def _mode(options: Options) -> str:
+    """The engine's mode. Raises BackendError for one that it does not have."""
+    if options.engine == "native":
+        return backends.allowed(backends.settle(), options.mode)
+    if options.mode not in (None, "fit"):
+        raise backends.BackendError(
+            f"the keras engine has no mode {options.mode!r}; modes are the native engine's"
+        )
+    return "fit"
+
+
+def _recipe(card: registry.Card | None, *, fine_tuned: bool) -> Recipe:
+    if fine_tuned:
+        return fine_tuning(card and card.recipe)
+    return recipe(card.recipe) if card else Recipe("AdamW")

@@ -19,31 +19,27 @@ logger = logging.getLogger(__name__)
 Tensor = Any
 
 
-# The terminal
-
-
 @contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that no step is cut in the middle; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
+def interruptible(event: threading.Event) -> Iterator[None]:
+    """Within, Ctrl-C sets the event, so that no step is interrupted; a second one interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
     before = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: Any) -> None:
         del number, frame
-        stop.set()
+        event.set()
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, handle)
     try:
-        yield stop
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
+def announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
     """Say how a run trains: where progress is shown, else in the log if the recipe is not the usual one."""
     text = f"{run.model.name}: {run.recipe}"
     if shown:
@@ -52,7 +48,7 @@ def _announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
         logger.warning("%s", text)
 
 
-def _epoch_line(run: Run, losses: list[Tensor], per_epoch: int, total: int, seconds: float) -> None:
+def epoch_line(run: Run, losses: list[Tensor], per_epoch: int, total: int, seconds: float) -> None:
     """What there is to say of an epoch, for a log."""
     held_out = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
     text = [f"epoch {-(-len(losses) // per_epoch)}/{-(-total // per_epoch)}", f"step {len(losses)}"]
@@ -61,7 +57,7 @@ def _epoch_line(run: Run, losses: list[Tensor], per_epoch: int, total: int, seco
 
 
 @contextmanager
-def _bar(run: Run, total: int, shown: bool) -> Iterator[Callable[[int, Tensor], None]]:
+def bar(run: Run, total: int, shown: bool) -> Iterator[Callable[[int, Tensor], None]]:
     """A progress bar: loss (read off the device twice a second), metric, steps a second, time left."""
     if not shown:
         yield lambda step, loss: None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class Run:
     batch_size: int
     seed: int
     recipe: str  # the optimizer, batch size and length, in words
-    stepper: Engine = field(repr=False)  # goes on from here: more steps, predictions
+    trainer: Engine = field(repr=False)  # the engine, for more steps and predictions
     losses: list[float] = field(default_factory=list)  # one a step, before its update
     metrics: dict[str, float] = field(default_factory=dict)  # on held-out examples, after the last step
     history: list[dict[str, float]] = field(default_factory=list)  # the same after each epoch
@@ -30,6 +31,12 @@ class Run:
     train_s: float = 0.0  # all steps, evaluation left out
     interrupted: bool = False
     saved: Path | None = None  # the folder or the checkpoint it was saved in
+
+    @property
+    def stepper(self) -> Engine:
+        """The former name of `trainer`, until the next release."""
+        warnings.warn("Run.stepper is called Run.trainer now", DeprecationWarning, stacklevel=2)
+        return self.trainer
 
     def __repr__(self) -> str:
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())

@@ -23,24 +23,23 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from zoo import registry, storage, tokenizers, weights
+from zoo._lazy import keras
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.preprocessing import Preprocessing, plain
 from zoo.random import Initializer
 from zoo.tasks import TASKS, Task, folders, sequences
-from zoo.training import checkpoints
+from zoo.tokenizers import Tokenizer
+from zoo.training.checkpoints import FILE as CHECKPOINT
+from zoo.training.checkpoints import Checkpoint
+from zoo.training.checkpoints import facts as read_facts
+from zoo.training.checkpoints import write as write_checkpoint
+from zoo.training.run import Run
 
-if TYPE_CHECKING:
-    import keras
-
-    from zoo.tokenizers import Tokenizer
-    from zoo.training.run import Run
-
-CHECKPOINT = checkpoints.FILE
 FACTS, FINAL, TOKENIZER = "run.json", "model.safetensors", "tokenizer.json"
 
 # What a run learned from, which decides what can be done with it.
@@ -139,7 +138,7 @@ def load_run(path: str | Path, model: keras.Model | None = None) -> SavedRun:
     if not storage.is_file(file):
         inside = f"no {CHECKPOINT} in it" if storage.is_dir(path) else "no such file or folder"
         raise DataUnavailable(f"{path}: no run there, {inside}; `zoo train` saves runs in runs/")
-    facts = checkpoints.facts(file)
+    facts = read_facts(file)
     if "run" not in facts:
         raise WrongConfiguration(
             f"{path}: a checkpoint of an earlier zoo, without the facts of its run; build the model, and "
@@ -162,7 +161,7 @@ def find(model: Any) -> SavedRun | None:
         return model
     if isinstance(model, str | Path):
         return load_run(model) if is_run(model) else None
-    if hasattr(model, "stepper"):
+    if hasattr(model, "trainer"):
         return known(model.model)
     return known(model)
 
@@ -176,7 +175,7 @@ def is_run(name: str | Path) -> bool:
 
 def resolved(model: Any) -> Any:
     """The model itself, for a run in any of the forms that `find` takes; anything else as it is."""
-    if hasattr(model, "stepper"):
+    if hasattr(model, "trainer"):
         return model.model
     run = find(model) if isinstance(model, SavedRun | str | Path) else None
     return model if run is None else run.model
@@ -271,7 +270,7 @@ def save(checkpoint: str | Path, folder: Path | None, run: Run, optimizer: Any) 
     """Write a run's checkpoint, and in a run's folder what is to be read beside it."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(checkpoint, run, optimizer)
+    write_checkpoint(checkpoint, run, optimizer, facts_of(run))
     if folder is not None:
         (folder / FINAL).unlink(missing_ok=True)  # of the run that is resumed
         write(folder, run)
@@ -317,7 +316,7 @@ def check_folder(folder: str | Path, resume: str | Path | None = None) -> Path:
     return folder
 
 
-def check_classes(saved: checkpoints.Checkpoint, task: Task) -> None:
+def check_classes(saved: Checkpoint, task: Task) -> None:
     """Raise WrongConfiguration where a resumed run's classes are not the task's, name by name."""
     names = saved.facts.get("run", {}).get("classes", [])
     if names and task.names and tuple(names) != task.names:

@@ -38,7 +38,7 @@ class EarlyStopping:
             raise WrongConfiguration(f"EarlyStopping: min_delta={self.min_delta!r}; expected 0 or more")
 
 
-class Patience:
+class EarlyStopper:
     """Early stopping under way."""
 
     def __init__(self, rule: EarlyStopping, run: Run):
@@ -66,11 +66,11 @@ class Patience:
     @contextmanager
     def averages(self) -> Iterator[None]:
         """Within, the model has the averages of its weights, where they are kept: as the run would end."""
-        if not self.run.stepper.averages:
+        if not self.run.trainer.averages:
             yield
             return
         own = _numbers(self.run.model)
-        self.run.stepper.finish()
+        self.run.trainer.finish()
         try:
             yield
         finally:

@@ -1,0 +1,100 @@
+"""The loop of a run: what happens after a step, after an epoch, and at the end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import chain, count, repeat
+from typing import Any
+
+from zoo.tasks import Pair
+from zoo.training.engines import number
+from zoo.training.metrics import evaluate
+from zoo.training.progress import announce, bar, epoch_line, interruptible
+from zoo.training.run import Run
+from zoo.training.runs import remember_training, save
+from zoo.training.start import Start
+from zoo.training.stopping import EarlyStopper
+
+Tensor = Any
+
+
+class Loop:
+    """A run under way: an engine calls `on_step` and `on_epoch` until it is `stopped`."""
+
+    def __init__(self, start: Start):
+        self.run, self.plan, self.optimizer, self.steps = start.run, start.plan, start.optimizer, start.steps
+        self.per_epoch = self.run.task.steps(self.run.batch_size)
+        self.resumed = len(self.run.losses)  # steps of the run that is resumed
+        self.losses: list[Tensor] = list(self.run.losses)
+        self.interrupt = threading.Event()
+        options = self.plan.options
+        self.progress = sys.stderr.isatty() if options.progress is None else options.progress
+        self.stopper = options.early_stopping and EarlyStopper(options.early_stopping, self.run)
+        self.stopped = False
+        self.paused = 0.0  # seconds between epochs
+
+    @property
+    def remaining(self) -> int:
+        """The steps until the end of the epoch."""
+        return self.per_epoch - len(self.losses) % self.per_epoch
+
+    def batches(self) -> Iterator[Pair]:
+        """All batches from here on."""
+        run, (epoch, position) = self.run, divmod(len(self.losses), self.per_epoch)
+        firsts = chain([position], repeat(0))
+        return (
+            batch
+            for number, first in zip(count(epoch), firsts)
+            for batch in run.task.batches(run.batch_size, run.seed, number, first)
+        )
+
+    def finish(self) -> Run:
+        """Train to the end; the run."""
+        options, run = self.plan.options, self.run
+        announce(run, self.progress, fine_tuned=options.weights is not None and options.progress is None)
+        with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.interrupt):
+            self.begin = self.epoch_begin = time.perf_counter()
+            run.trainer.fit(self.batches(), self)
+            run.train_s = time.perf_counter() - self.begin - self.paused
+        run.interrupted, run.mode = self.interrupt.is_set(), run.trainer.mode
+        run.losses = [number(loss) for loss in self.losses]
+        changed = [run.trainer.finish(), self.stopper is not None and self.stopper.restore()]
+        if any(changed):
+            run.metrics = evaluate(run.trainer, run.task)
+        remember_training(run, self.plan.folder, changed=any(changed))
+        return run
+
+    def on_step(self, loss: Tensor) -> None:
+        """After a step with this loss, which is still on the device."""
+        self.losses.append(loss)
+        steps = len(self.losses)
+        if steps == self.resumed + 1:
+            number(loss)
+            self.run.first_step_s = time.perf_counter() - self.begin
+        if self.plan.options.watch:
+            self.plan.options.watch(steps - 1, loss)
+        self.show(steps, loss)
+        self.stopped = self.interrupt.is_set() or steps >= self.steps
+
+    def on_epoch(self) -> None:
+        """At the end of an epoch, or of the run within one: measure, save, decide whether to stop."""
+        run, begin = self.run, self.epoch_begin
+        number(self.losses[-1])  # wait for the steps under way
+        end = time.perf_counter()
+        with nullcontext() if self.stopper is None else self.stopper.averages():
+            run.metrics = evaluate(run.trainer, run.task)
+            run.history.append(run.metrics)
+            if self.stopper is not None and self.stopper.ends(run.metrics):
+                self.stopped = True
+        if self.plan.checkpoint is not None:
+            run.losses = [number(loss) for loss in self.losses]
+            run.interrupted = self.interrupt.is_set()
+            save(self.plan.checkpoint, self.plan.folder, run, self.optimizer)
+        if self.progress == "lines":
+            epoch_line(run, self.losses, self.per_epoch, self.steps, end - begin)
+        self.epoch_begin = time.perf_counter()
+        self.paused += self.epoch_begin - end
