@@ -1,0 +1,198 @@
+"""zoo compare, parity, bench: frameworks side by side."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zoo.cli import completion, terminal
+from zoo.cli.options import (
+    FINDING,
+    BackendsOption,
+    BatchOption,
+    DeviceOption,
+    EpochsOption,
+    ErrorsOption,
+    JsonOption,
+    Models,
+    QuietOption,
+    SeedOption,
+    StepsOption,
+    TaskOption,
+    ThreadsOption,
+    TokenizerOption,
+    option,
+    split_names,
+)
+from zoo.errors import WrongConfiguration
+
+
+def compare(
+    models: Models,
+    task: TaskOption = None,
+    backends: BackendsOption = None,
+    engines: Annotated[
+        str, option("Comma-separated.", "NAMES", complete=completion.several(completion.engines))
+    ] = "keras,native",
+    modes: Annotated[
+        str | None,
+        option(
+            "Comma-separated: more ways for the native engine.",
+            "NAMES",
+            complete=completion.several(completion.modes),
+        ),
+    ] = None,
+    epochs: EpochsOption = None,
+    steps: StepsOption = None,
+    batch_size: BatchOption = None,
+    tokenizer: TokenizerOption = None,
+    errors: ErrorsOption = "stop",
+    seed: SeedOption = 0,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    out: Annotated[Path, option("Folder of result.json and report.html.", "PATH")] = Path("zoo-report"),
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train on every framework by both engines, side by side."""
+    from zoo import registry, tokenizers
+    from zoo.comparison import compare
+    from zoo.report.terminal import live, summary
+    from zoo.training.plan import task_summary
+
+    reader = tokenizers.found(tokenizer)
+    for card in map(registry.card, models):
+        terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
+    with nullcontext() if quiet else live(terminal.console(stderr=True)) as show:
+        result = compare(
+            *models,
+            task=task,
+            backends=split_names(backends),
+            engines=split_names(engines) or (),
+            modes=split_names(modes),
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            tokenizer=tokenizer,
+            errors=errors,
+            seed=seed,
+            device=device,
+            threads=threads,
+            out=out,
+            show=show,
+        )
+    if as_json:
+        terminal.print_json(result)
+    else:
+        summary(result, console := terminal.console())
+        console.print(f"Report: {out / 'report.html'}", highlight=False)
+    if any(run["error"] for run in result.runs):
+        raise typer.Exit(FINDING)
+
+
+def parity(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Models' names; all of them by default.",
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    backends: BackendsOption = None,
+    rungs: Annotated[str | None, option("Comma-separated, 1 to 8; all by default.", "NUMBERS")] = None,
+    float64: Annotated[bool, typer.Option("--float64", help="In float64 as well.")] = False,
+    modes: Annotated[
+        str | None,
+        option(
+            "Comma-separated: the native engine's; all but compiled by default.",
+            "NAMES",
+            complete=completion.several(completion.modes),
+        ),
+    ] = None,
+    faults: Annotated[
+        bool, typer.Option("--faults", help="Seed faults in one framework; list which rung catches which.")
+    ] = False,
+    device: Annotated[str, option("Of every framework; the bounds are a CPU's.", "NAME")] = "cpu",
+    out: Annotated[Path | None, option("Folder of parity.json and report.html.", "PATH")] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check numerical parity across frameworks: what differs, where, how much."""
+    from zoo.report import ladder as ladder_report
+
+    names = split_names(backends)
+    try:
+        numbers = [int(n) for n in split_names(rungs) or []]
+    except ValueError:
+        raise WrongConfiguration(f"--rungs {rungs}: expected numbers from 1 to 8, e.g. 1,2,3") from None
+    if faults:
+        from zoo.ladder.faults import hunt
+
+        with terminal.status(quiet=quiet) as show:
+            rows = hunt(backends=names, show=show)
+        if as_json:
+            terminal.print_json(rows)
+        else:
+            ladder_report.faults(rows, terminal.console())
+        raise typer.Exit(FINDING if any(row["caught"] != row["rung"] for row in rows) else 0)
+    from zoo.ladder import QUICK_MODES, parity
+    from zoo.ladder.bounds import NUMBERS
+
+    with terminal.status(quiet=quiet) as show:
+        result = parity(
+            *(models or ()),
+            backends=names,
+            rungs=numbers or NUMBERS,
+            float64=float64,
+            modes=split_names(modes) or QUICK_MODES,
+            device=device,
+            out=out,
+            show=show,
+        )
+    if as_json:
+        terminal.print_json(result)
+    else:
+        ladder_report.summary(result, console := terminal.console())
+        if out is not None:
+            console.print(f"Report: {out / 'report.html'}", highlight=False)
+    if result.failed:
+        raise typer.Exit(FINDING)
+
+
+def bench(
+    models: Models,
+    train: Annotated[bool, typer.Option("--train", help="Only training steps.")] = False,
+    infer: Annotated[bool, typer.Option("--infer", help="Only inference.")] = False,
+    generate: Annotated[bool, typer.Option("--generate", help="Only writing, 64 tokens a step.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Only building, with initial weights.")] = False,
+    backends: BackendsOption = None,
+    batch_size: BatchOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Time steps beside plain torch, Flax, tf.function, fit."""
+    from zoo.benchmarks import bench
+
+    asked = {"train": train, "infer": infer, "generate": generate, "build": build}
+    chosen = [name for name in asked if asked[name]] or ["train", "infer"]
+    with terminal.bench_progress(quiet=quiet) as (show, report):
+        rows = bench(
+            *models,
+            what=chosen,
+            backends=split_names(backends),
+            batch_size=batch_size,
+            device=device,
+            threads=threads,
+            show=show,
+            report=None if as_json else report,
+        )
+    if as_json:
+        terminal.print_json(rows)
+    if any(row["error"] for row in rows):
+        raise typer.Exit(FINDING)
