@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import completion, terminal
+import zoo.cli.completion as completion
+import zoo.cli.terminal as terminal
 from zoo.cli.options import FINDING, JsonOption, Model, count, option
 from zoo.errors import UnknownModel, nearest
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import completion, terminal
+import zoo.cli.completion as completion
+import zoo.cli.terminal as terminal
 from zoo.cli.options import (
     FINDING,
     BackendsOption,
@@ -18,6 +19,7 @@ from zoo.cli.options import (
     ErrorsOption,
     JsonOption,
     Models,
+    ModesOption,
     QuietOption,
     SeedOption,
     StepsOption,
@@ -37,14 +39,7 @@ def compare(
     engines: Annotated[
         str, option("Comma-separated.", "NAMES", complete=completion.several(completion.engines))
     ] = "keras,native",
-    modes: Annotated[
-        str | None,
-        option(
-            "Comma-separated: more ways for the native engine.",
-            "NAMES",
-            complete=completion.several(completion.modes),
-        ),
-    ] = None,
+    modes: ModesOption = None,
     epochs: EpochsOption = None,
     steps: StepsOption = None,
     batch_size: BatchOption = None,
@@ -122,25 +117,16 @@ def parity(
     as_json: JsonOption = False,
 ) -> None:
     """Check numerical parity across frameworks: what differs, where, how much."""
-    from zoo.report import ladder as ladder_report
-
     names = split_names(backends)
     try:
         numbers = [int(n) for n in split_names(rungs) or []]
     except ValueError:
         raise WrongConfiguration(f"--rungs {rungs}: expected numbers from 1 to 8, e.g. 1,2,3") from None
     if faults:
-        from zoo.ladder.faults import hunt
-
-        with terminal.status(quiet=quiet) as show:
-            rows = hunt(backends=names, show=show)
-        if as_json:
-            terminal.print_json(rows)
-        else:
-            ladder_report.faults(rows, terminal.console())
-        raise typer.Exit(FINDING if any(row["caught"] != row["rung"] for row in rows) else 0)
+        raise typer.Exit(_seed_faults(names, quiet=quiet, as_json=as_json))
     from zoo.ladder import QUICK_MODES, parity
     from zoo.ladder.bounds import NUMBERS
+    from zoo.report import ladder as ladder_report
 
     with terminal.status(quiet=quiet) as show:
         result = parity(
@@ -161,6 +147,20 @@ def parity(
             console.print(f"Report: {out / 'report.html'}", highlight=False)
     if result.failed:
         raise typer.Exit(FINDING)
+
+
+def _seed_faults(backends: list[str] | None, *, quiet: bool, as_json: bool) -> int:
+    """Print which rung catches which fault; the exit status."""
+    from zoo.ladder.faults import hunt
+    from zoo.report import ladder as ladder_report
+
+    with terminal.status(quiet=quiet) as show:
+        rows = hunt(backends=backends, show=show)
+    if as_json:
+        terminal.print_json(rows)
+    else:
+        ladder_report.faults(rows, terminal.console())
+    return FINDING if any(row["caught"] != row["rung"] for row in rows) else 0
 
 
 def bench(

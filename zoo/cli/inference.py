@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from zoo.cli import completion, terminal
+import zoo.cli.completion as completion
+import zoo.cli.terminal as terminal
 from zoo.cli.options import (
     BackendOption,
     DeviceOption,
@@ -18,7 +20,9 @@ from zoo.cli.options import (
     ThreadsOption,
     TokenizerOption,
     WeightsOption,
+    check_own_weights,
     count,
+    number,
     option,
     subject_of,
 )
@@ -103,23 +107,15 @@ def generate(
     ] = None,
     max_tokens: Annotated[int, count("Maximum of new tokens.")] = 100,
     temperature: Annotated[
-        float | None,
-        typer.Option(metavar="FLOAT", min=0.0, help="0 is greedy decoding; 1 by default, 0 for translation."),
+        float | None, number("0 is greedy decoding; 1 by default, 0 for translation.", min=0.0)
     ] = None,
-    top_k: Annotated[int | None, count("Draw from so many tokens only.")] = None,
+    top_k: Annotated[int | None, count("Sample from this many tokens only.")] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(
-            metavar="FLOAT",
-            min=0.0,
-            max=1.0,
-            help="Sample from the smallest set of tokens with this probability.",
-        ),
+        number("Sample from the smallest set of tokens with this probability.", min=0.0, max=1.0),
     ] = None,
     beams: Annotated[int, count("Beam width; 1 is no beam search.")] = 1,
-    repetition_penalty: Annotated[
-        float, typer.Option(metavar="FLOAT", help="Divides the scores of tokens seen.")
-    ] = 1.0,
+    repetition_penalty: Annotated[float, number("Divides the scores of tokens seen.")] = 1.0,
     stop: Annotated[list[str] | None, option("A text to end before; may be repeated.", "TEXT")] = None,
     seed: Annotated[int, count("Of the tokens that are drawn.", least=0)] = 0,
     backend: BackendOption = None,
@@ -127,69 +123,73 @@ def generate(
     threads: ThreadsOption = None,
 ) -> None:
     """Generate text: continue a prompt, or translate it."""
-    from zoo import backends, registry, tokenizers
+    from zoo import backends, tokenizers
 
     usage = 'zoo generate MODEL "PROMPT", or zoo generate --run PATH "PROMPT"'
     subject, words = subject_of(model, [prompt] if prompt is not None else [], run, usage)
     if len(words) != 1:
         raise WrongConfiguration(f"{len(words)} prompts; {usage}")
     reader = tokenizers.found(tokenizer)
-    if isinstance(subject, str):
-        arguments = registry.card(subject).arguments
-        if "vocabulary" not in arguments or arguments.get("cell"):
-            raise WrongConfiguration(f"{registry.card(subject).name} does not write; gpt-mini and t5-mini do")
-    elif weights or task:
-        raise WrongConfiguration(
-            f"{subject} brings its weights; leave --{'weights' if weights else 'task'} out"
-        )
+    _check_writes(subject, weights, task)
     backends.prefer(backend, device=device, threads=threads)
-    how: dict[str, Any] = {"top_k": top_k, "top_p": top_p, "repetition_penalty": repetition_penalty}
-    how |= {"temperature": temperature, "beams": beams, "stop": stop, "seed": seed, "tokenizer": reader}
+    settings: dict[str, Any] = {
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "beams": beams, "stop": stop,
+        "seed": seed, "repetition_penalty": repetition_penalty, "tokenizer": reader,
+    }  # fmt: skip
     if isinstance(subject, str):
         built, pairs = _writer(subject, weights, task, reader, seed), False
     else:
         built, pairs = subject.model, subject.kind == "pairs"
-    _print_generated(built, words[0], max_tokens, how, pairs)
+    _print_generated(built, words[0], max_tokens, settings, pairs)
+
+
+def _check_writes(subject: Any, weights: str | None, task: str | None) -> None:
+    """Raise WrongConfiguration for a model that is no language model, and for a run with other weights."""
+    from zoo import registry
+
+    if isinstance(subject, str):
+        card = registry.card(subject)
+        if "vocabulary" not in card.arguments or card.arguments.get("cell"):
+            raise WrongConfiguration(f"{card.name} does not generate text; gpt-mini and t5-mini do")
+    else:
+        check_own_weights(subject, weights=weights, task=task)
 
 
 def _writer(model: str, weights: str | None, task: str | None, reader: Any, seed: int) -> Any:
     """A model of texts by its name, with its weights, built for its task's or its tokenizer's tokens."""
     from zoo import pretrained, registry
-    from zoo.training.plan import check_weights, task_arguments
-    from zoo.weights import load
+    from zoo.training.plan import plan_model
 
     card = registry.card(model)
-    changes = task_arguments(card, task or card.task, tokenizer=reader)
-    if reader is not None and task is None and reader.fits(usual := card.arguments["vocabulary"]):
-        changes["vocabulary"] = usual  # as the published weights are
-    if weights is not None:
-        check_weights(card.name, weights)
-    built = registry.build(card.name, seed=seed, **{**changes, **pretrained.needed(card.name, weights)})
-    if weights is not None:
-        load(built, weights, head="require")
-    else:
+    plan = plan_model(card.name, task or card.task, weights, tokenizer=reader)
+    usual = card.arguments["vocabulary"]  # as published weights have it
+    if reader and task is None and reader.fits(usual) and pretrained.find(card.name, weights) is None:
+        plan = replace(plan, arguments={**plan.arguments, "vocabulary": usual})
+    if weights is None:
         terminal.note(f"{card.name} has random weights: what it writes is chance. Give --weights or a run.")
-    return built
+    return plan.load(seed)
 
 
-def _print_generated(model: Any, prompt: str, max_tokens: int, how: dict[str, Any], pairs: bool) -> None:
+def _print_generated(model: Any, prompt: str, max_tokens: int, settings: dict[str, Any], pairs: bool) -> None:
     """Print a text as it is generated; a translation, or what a beam search finds, at its end."""
     from zoo.generation import generate, translate
     from zoo.layers import signature
 
-    sampled = any(how[name] for name in ("temperature", "top_k", "top_p", "stop"))
-    if pairs and not sampled and how["repetition_penalty"] == 1:
+    sampled = any(settings[name] for name in ("temperature", "top_k", "top_p", "stop"))
+    if pairs and not sampled and settings["repetition_penalty"] == 1:
         print(
-            translate(model, prompt, beams=how["beams"], max_tokens=max_tokens, tokenizer=how["tokenizer"])[0]
+            translate(
+                model, prompt, beams=settings["beams"], max_tokens=max_tokens, tokenizer=settings["tokenizer"]
+            )[0]
         )
         return
-    how["temperature"] = 1.0 if how["temperature"] is None else how["temperature"]
+    settings["temperature"] = 1.0 if settings["temperature"] is None else settings["temperature"]
     if "decoder_token_ids" not in signature.input_shapes(model):
         print(prompt, end="")
-    if how["beams"] > 1:  # the seed is that of random weights: a search draws nothing
-        print(generate(model, prompt, max_tokens, **{**how, "seed": 0}))
+    if settings["beams"] > 1:  # the seed is that of random weights: a search draws nothing
+        print(generate(model, prompt, max_tokens, **{**settings, "seed": 0}))
         return
-    generate(model, prompt, max_tokens, **how, watch=lambda _, piece: print(piece, end="", flush=True))
+    generate(model, prompt, max_tokens, **settings, watch=lambda _, piece: print(piece, end="", flush=True))
     print()
 
 
@@ -235,9 +235,8 @@ def _picture(
     subject: Any, photos: list[str], what: str, at: str | None, label: str | None, weights: str | None
 ) -> Any:
     """What `zoo show` draws."""
-    from zoo import preprocessing, pretrained, registry, show
-    from zoo.training.plan import check_weights
-    from zoo.weights import load
+    from zoo import preprocessing, show
+    from zoo.training.plan import plan_model
 
     for photo in photos:
         preprocessing.load(photo, 3)  # raises, before a model is built, for what is no image
@@ -247,14 +246,9 @@ def _picture(
     if isinstance(subject, str):
         if weights is None:
             terminal.note(f"{subject} has random weights: what it sees is chance. Give --weights or a run.")
-        else:
-            check_weights(subject, weights)
-        model = registry.build(subject, **pretrained.needed(subject, weights))
-        if weights is not None:
-            load(model, weights, head="require")
-    elif weights is not None:
-        raise WrongConfiguration(f"{subject} brings its weights; leave --weights out")
+        model = plan_model(subject, weights=weights).load()
     else:
+        check_own_weights(subject, weights=weights)
         model, classes = subject.model, subject.classes
     if what == "grad-cam":
         return show.grad_cam(model, photos[0], _class_number(label, classes), at)
@@ -326,21 +320,14 @@ def export(
 
 def _to_export(subject: Any, weights: str | None, task: str | None, seed: int) -> Any:
     """The model of a run, or one built by its name, with its weights."""
-    from zoo import pretrained, registry
-    from zoo.training.plan import check_weights, task_arguments
+    from zoo.training.plan import plan_model
     from zoo.weights import load
 
     if not isinstance(subject, str):
-        if weights or task:
-            raise WrongConfiguration(
-                f"{subject} brings its weights; leave --{'weights' if weights else 'task'} out"
-            )
+        check_own_weights(subject, weights=weights, task=task)
         return subject.model
-    card = registry.card(subject)
-    if weights is not None:
-        check_weights(card.name, weights)
-    changes = {**pretrained.needed(card.name, weights), **(task_arguments(card, task) if task else {})}
-    built = registry.build(card.name, seed=seed, **changes)
+    plan = plan_model(subject, task, weights)
+    built = plan.build(seed)
     if weights is not None:
         print(load(built, weights, head="require"))
     return built

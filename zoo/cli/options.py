@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.cli import completion
+import zoo.cli.completion as completion
 from zoo.errors import WrongConfiguration
 
 # As diff and grep have it.
@@ -24,6 +24,11 @@ def option(
 def count(text: str, *names: str, least: int = 1) -> Any:
     """An option that takes an integer."""
     return typer.Option(*names, help=text, metavar="INT", min=least)
+
+
+def number(text: str, **bounds: float) -> Any:
+    """An option that takes a float."""
+    return typer.Option(help=text, metavar="FLOAT", **bounds)  # type: ignore[arg-type]
 
 
 Model = Annotated[
@@ -96,6 +101,16 @@ ErrorsOption = Annotated[
     str,
     option("stop or skip: what to do with images that cannot be read.", "NAME", complete=completion.errors),
 ]
+EngineOption = Annotated[str, option("native or keras.", "NAME", complete=completion.engines)]
+ModeOption = Annotated[str | None, option("How the native engine runs.", "NAME", complete=completion.modes)]
+ModesOption = Annotated[
+    str | None,
+    option(
+        "Comma-separated: modes of the native engine, beside its default.",
+        "NAMES",
+        complete=completion.several(completion.modes),
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
@@ -115,5 +130,13 @@ def subject_of(
     return (runs.load_run(model) if runs.is_run(model) else registry.card(model).name), words
 
 
+def check_own_weights(run: Any, **options: str | None) -> None:
+    """Raise WrongConfiguration for options that a run, which has its weights, does not take."""
+    for name, value in options.items():
+        if value is not None:
+            raise WrongConfiguration(f"{run} has its own weights; leave --{name} out")
+
+
 def split_names(names: str | None) -> list[str] | None:
+    """The names of a comma-separated list; None where none is given."""
     return [name.strip() for name in names.split(",") if name.strip()] if names else None

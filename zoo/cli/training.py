@@ -8,17 +8,20 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import completion, terminal
+import zoo.cli.completion as completion
+import zoo.cli.terminal as terminal
 from zoo.cli.options import (
     INTERRUPTED,
     BackendOption,
     BatchOption,
     DeviceOption,
+    EngineOption,
     EpochsOption,
     ErrorsOption,
     JsonOption,
     Model,
     ModelOrRun,
+    ModeOption,
     QuietOption,
     RunOption,
     StepsOption,
@@ -31,35 +34,40 @@ from zoo.cli.options import (
 )
 from zoo.errors import WrongConfiguration
 
+TaskArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TASK",
+        help="What to learn: digits, mnist ..., a folder of photographs, a .csv, .jsonl, .tsv or .txt, a "
+        "folder of recordings; the model's own task by default.",
+        show_default=False,
+        autocompletion=completion.tasks,
+    ),
+]
+AugmentOption = Annotated[
+    str | None,
+    option('Random changes, e.g. "RandomCrop(32), HorizontalFlip"; see zoo augment.', "TEXT"),
+]
+ResumeOption = Annotated[
+    Path | None,
+    option("Run to resume: a folder or checkpoint, of any framework.", "PATH", complete=completion.runs),
+]
+
 
 def train(
     model: Model,
-    where: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TASK",
-            help="What to learn: digits, mnist ..., a folder of photographs, a .csv, .jsonl, .tsv or .txt, a "
-            "folder of recordings; the model's own task by default.",
-            show_default=False,
-            autocompletion=completion.tasks,
-        ),
-    ] = None,
+    where: TaskArgument = None,
     task: Annotated[
         str | None, option("TASK, as an option.", "TASK", "--task", complete=completion.tasks)
     ] = None,
     backend: BackendOption = None,
-    engine: Annotated[str, option("native or keras.", "NAME", complete=completion.engines)] = "native",
-    mode: Annotated[
-        str | None, option("How the native engine runs.", "NAME", complete=completion.modes)
-    ] = None,
+    engine: EngineOption = "native",
+    mode: ModeOption = None,
     epochs: EpochsOption = None,
     steps: StepsOption = None,
     batch_size: BatchOption = None,
     seed: Annotated[int | None, count("0 by default.", least=0)] = None,
-    augment: Annotated[
-        str | None,
-        option('Random changes, e.g. "RandomCrop(32), HorizontalFlip"; see zoo augment.', "TEXT"),
-    ] = None,
+    augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",
     device: DeviceOption = None,
@@ -69,20 +77,15 @@ def train(
     ] = None,
     save: Annotated[bool, typer.Option("--save/--no-save", help="Keep the trained model, or do not.")] = True,
     checkpoint: Annotated[
-        Path | None,
-        option("File to save the run in, instead of a folder.", "PATH"),
+        Path | None, option("File to save the run in, instead of a folder.", "PATH")
     ] = None,
-    resume: Annotated[
-        Path | None,
-        option("Run to resume: a folder or checkpoint, of any framework.", "PATH", complete=completion.runs),
-    ] = None,
+    resume: ResumeOption = None,
     weights: WeightsOption = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model, save the run, and report the result."""
     from zoo import backends, registry, tokenizers
-    from zoo.training import runs
 
     card = registry.card(model)
     if where is not None and task is not None:
@@ -90,12 +93,8 @@ def train(
     task = where or task
     if not save and (out or checkpoint):
         raise WrongConfiguration(f"--no-save, and {'--out' if out else '--checkpoint'}; give one of them")
-    if save and out is None and checkpoint is None:
-        out = runs.new_folder(card.name)
-        try:
-            runs.check_folder(out)
-        except WrongConfiguration as error:
-            raise WrongConfiguration(f"{error}; give another folder by --out, or --no-save") from None
+    if save and checkpoint is None:
+        out = out or _new_folder(card.name)
     reader = tokenizers.found(tokenizer)
     backends.prefer(backend, device=device, threads=threads)
     from zoo.training import train
@@ -104,23 +103,10 @@ def train(
     terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
     with terminal.aside(quiet=quiet):
         run = train(
-            model,
-            task,
-            engine=engine,
-            mode=mode,
-            epochs=epochs,
-            steps=steps,
-            batch_size=batch_size,
-            seed=seed,
-            augment=augment,
-            tokenizer=reader,
-            errors=errors,
-            checkpoint=checkpoint,
-            out=out,
-            resume=resume,
-            weights=weights,
-            progress=False if quiet else sys.stderr.isatty() or "lines",
-        )
+            model, task, engine=engine, mode=mode, epochs=epochs, steps=steps, batch_size=batch_size,
+            seed=seed, augment=augment, tokenizer=reader, errors=errors, checkpoint=checkpoint, out=out,
+            resume=resume, weights=weights, progress=False if quiet else sys.stderr.isatty() or "lines",
+        )  # fmt: skip
     if as_json:
         terminal.print_json(terminal.run_facts(run))
     else:
@@ -128,6 +114,16 @@ def train(
         print(terminal.next_line(run))
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _new_folder(model: str) -> Path:
+    """A new folder in runs/, which can be written to."""
+    from zoo.training.runs import check_folder, new_folder
+
+    try:
+        return check_folder(new_folder(model))
+    except WrongConfiguration as error:
+        raise WrongConfiguration(f"{error}; give another folder by --out, or --no-save") from None
 
 
 def evaluate(
