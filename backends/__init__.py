@@ -82,12 +82,12 @@ class Updater(Protocol):
         """The loss whose gradients it takes: scaled as the optimizer says, or the policy."""
         ...
 
-    def memory(self) -> dict[str, np.ndarray]:
-        """What is remembered, by the names of `zoo.optimizers.Optimizer.memory`; loss scaling's, too."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The optimizer state by the names of `zoo.optimizers.Optimizer.state_dict`, with the loss scale."""
         ...
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Go on from such a memory, of whichever framework and engine."""
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Load such a state, of whichever framework and engine."""
         ...
 
     def finish(self) -> None:

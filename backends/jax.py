@@ -623,7 +623,7 @@ class Updater:
         for variable, average in zip(self.variables, self.state.get("average", ()), strict=False):
             variable.assign(average)
 
-    # The zoo's names of what is remembered -> optax's
+    # The zoo's names of the state's parts -> optax's
     NAMES: ClassVar = {"velocity": "nu", "largest": "nu_max"}
 
     def kinds(self) -> dict[str, str]:
@@ -631,7 +631,7 @@ class Updater:
         first = "trace" if type(o).__name__ == "Momentum" else "mu"
         return {kind: self.NAMES.get(kind, first) for kind in o.SLOTS}
 
-    def memory(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         numbers = ("batches", "scale", "scale_steps", "weight_sum")
         own = {k: self.state[k] for k in numbers if k in self.state}
         found = {name: np.asarray(value) for name, value in own.items()}
@@ -642,11 +642,11 @@ class Updater:
             found |= {f"{kind}/{v.path}": np.array(x) for v, x in pairs}
         return found
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         def kept(kind: str) -> list[jax.Array]:
-            return [tensor(memory[f"{kind}/{v.path}"]) for v in self.variables]
+            return [tensor(state[f"{kind}/{v.path}"]) for v in self.variables]
 
-        batches, every = int(memory["batches"]), self.description.gradient_accumulation_steps
+        batches, every = int(state["batches"]), self.description.gradient_accumulation_steps
         values: dict[str, Any] = {name: kept(kind) for kind, name in self.kinds().items()}
         if _tree_has(self.state["optax"], "count"):
             values["count"] = jnp.asarray(batches // (every or 1), jnp.int32)
@@ -656,10 +656,10 @@ class Updater:
             self.state["average"] = kept("average")
         if every and batches % every:
             self.state["gradients"] = kept("gradients")
-            self.state["weight_sum"] = jnp.asarray(memory["weight_sum"], jnp.int32)
+            self.state["weight_sum"] = jnp.asarray(state["weight_sum"], jnp.int32)
         if self.scaling:
-            self.state["scale"] = jnp.asarray(memory["scale"], jnp.float32)
-            self.state["scale_steps"] = jnp.asarray(memory["scale_steps"], jnp.int32)
+            self.state["scale"] = jnp.asarray(state["scale"], jnp.float32)
+            self.state["scale_steps"] = jnp.asarray(state["scale_steps"], jnp.int32)
 
 
 def _tree_get(state: Any, name: str) -> Any:

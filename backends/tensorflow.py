@@ -356,11 +356,11 @@ def _keeps_moments(o: Any) -> bool:
 
 
 def _momentum_kernel(
-    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, memory: Any
+    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, slots: Any
 ) -> None:
     tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,
-        accum=memory[0].value.handle,
+        accum=slots[0].value.handle,
         lr=rate,
         grad=gradient + decay * variable if decay else gradient,
         momentum=tf.convert_to_tensor(self.cycled(variable.dtype.name), variable.dtype),
@@ -369,7 +369,7 @@ def _momentum_kernel(
 
 
 def _adam_kernel(
-    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, memory: Any
+    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, slots: Any
 ) -> None:
     dtype = variable.dtype
     # As the kernel rounds them: in float32 1 - 0.999 is 1.3e-5 off, above and below in v / (1 - b2^t) alike.
@@ -382,8 +382,8 @@ def _adam_kernel(
         variable.assign(variable * (1 - rate * decay))
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
-        m=memory[0].value.handle,
-        v=memory[1].value.handle,
+        m=slots[0].value.handle,
+        v=slots[1].value.handle,
         # The kernel's own bias correction takes powers in float32, 6e-6 off: it is given powers of 0.
         beta1_power=tf.zeros((), dtype),
         beta2_power=tf.zeros((), dtype),
@@ -426,15 +426,15 @@ class Updater:
     def scale(self, loss: tf.Tensor) -> tf.Tensor:
         return self.outer.scale_loss(loss)
 
-    def memory(self) -> dict[str, np.ndarray]:
-        from zoo.optimizers import memory_of
+    def state_dict(self) -> dict[str, np.ndarray]:
+        from zoo.optimizers import state_of
 
-        return memory_of(self.outer)
+        return state_of(self.outer)
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        from zoo.optimizers import restore_into
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        from zoo.optimizers import load_state_into
 
-        restore_into(self.outer, memory)
+        load_state_into(self.outer, state)
 
     def finish(self) -> None:
         self.optimizer.finalize_variable_values(self.variables)

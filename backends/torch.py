@@ -663,7 +663,7 @@ class Updater:
     def state_name(self, kind: str) -> str:
         return "momentum_buffer" if isinstance(self.optimizer, torch.optim.SGD) else STATE[kind]
 
-    def memory(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         zeros = [torch.zeros_like(w) for w in self.weights]
         kept: dict[str, list[torch.Tensor]] = {
             kind: [
@@ -688,25 +688,25 @@ class Updater:
             found |= {"scale": np.array(self.loss_scale, np.float32), "scale_steps": np.array(self.good)}
         return found
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         def kept(kind: str) -> list[torch.Tensor]:
             return [
-                torch.empty_like(w).copy_(torch.tensor(memory[f"{kind}/{path}"])).detach()
+                torch.empty_like(w).copy_(torch.tensor(state[f"{kind}/{path}"])).detach()
                 for path, w in zip(self.paths, self.weights, strict=True)
             ]
 
         o, every = self.description, self.description.gradient_accumulation_steps or 1
-        self.batches = int(memory["batches"])
+        self.batches = int(state["batches"])
         self.updates = self.batches // every
         self.average = kept("average") if o.use_ema and self.updates else None
         self.mean = kept("gradients") if self.batches % every else None
-        self.weight_sum = int(memory["weight_sum"]) if self.batches % every else 0
+        self.weight_sum = int(state["weight_sum"]) if self.batches % every else 0
         slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
         for i, flat in enumerate(self.flat if slots else ()):
             step = torch.tensor(float(self.updates), device=flat.device)
             self.optimizer.state[flat] = {"step": step, **{name: _flat(xs[i]) for name, xs in slots.items()}}
         if self.scaling:
-            self.loss_scale, self.good = float(memory["scale"]), int(memory["scale_steps"])
+            self.loss_scale, self.good = float(state["scale"]), int(state["scale_steps"])
 
 
 def gradients(

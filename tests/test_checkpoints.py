@@ -329,7 +329,7 @@ def test_no_more_steps_than_were_made_are_refused(saved: Saved, length: dict[str
     ("optimizer", "said"),
     [
         (lambda: optimizers.AdamW(0.01), "memory: velocity/hidden1/kernel.* not in the file"),
-        (lambda: optimizers.SGD(0.01), "memory: no place for momentum/"),
+        (lambda: optimizers.SGD(0.01), "optimizer state: no place for momentum/"),
         (lambda: optimizers.Momentum(0.01, use_ema=True), "memory: average/hidden1/kernel.* not in the file"),
     ],
     ids=["AdamW", "SGD", "average"],

@@ -1,7 +1,7 @@
 """A training run in a file: saved on any framework by either engine, resumed on any other.
 
 One safetensors file holds the model's variables by path ("model/head/kernel"), what the optimizer remembers
-("optimizer/momentum/head/kernel", see `zoo.optimizers.Optimizer.memory`), the losses so far, and in its
+("optimizer/momentum/head/kernel", see `zoo.optimizers.Optimizer.state_dict`), the losses so far, and in its
 header the model's name, the seed, the batch size and the optimizer's description. Layer names are the zoo's
 and not a counter's, so the paths are the same everywhere.
 """
@@ -80,16 +80,16 @@ class Checkpoint:
                 f"resume: {self.path} has {len(losses)} steps already; steps={total} (or as many epochs) "
                 "counts from the beginning, so ask for more"
             )
-        kept = run.stepper.memory()
+        kept = run.stepper.state_dict()
         memory = (
             self._weighed(self.part("optimizer"), run) if "weight_sum" in kept else self.part("optimizer")
         )
         shapes = {v.path: tuple(v.shape) for v in run.model.variables}
         _same(f"resume: {self.path}: variables", shapes, {k: x.shape for k, x in model.items()})
-        _same(f"resume: {self.path}: the optimizer's memory", _shapes(kept), _shapes(memory))
+        _same(f"resume: {self.path}: the optimizer state", _shapes(kept), _shapes(memory))
         for variable in run.model.variables:
             variable.assign(model[variable.path])
-        run.stepper.restore(memory)
+        run.stepper.load_state_dict(memory)
         run.losses = [float(x) for x in losses]
         run.history = [dict(metrics) for metrics in self.facts["history"]]
 
@@ -115,7 +115,7 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
 
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
-    arrays |= {f"optimizer/{name}": x for name, x in run.stepper.memory().items()}
+    arrays |= {f"optimizer/{name}": x for name, x in run.stepper.state_dict().items()}
     arrays["losses"] = np.array(run.losses, np.float64)
     facts = {
         "version": VERSION,

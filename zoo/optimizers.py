@@ -33,6 +33,7 @@ Every optimizer also takes, with the same meaning in both engines, in the order 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from math import inf, log
 from typing import Any
@@ -54,7 +55,7 @@ class Optimizer(keras.optimizers.Optimizer):
     that is: {"bias|gamma|beta": {"weight_decay": 0.0}, "^head/": {"learning_rate_multiplier": 10}}.
     """
 
-    SLOTS: tuple[str, ...] = ()  # what is remembered of each variable
+    SLOTS: tuple[str, ...] = ()  # the kinds of state kept for each variable
     batch_weight: Any = None  # of the batch under way: an integer or a tensor, None for all alike
     CYCLED: str | None = None  # the setting that OneCycle's momentum takes the place of
 
@@ -103,7 +104,7 @@ class Optimizer(keras.optimizers.Optimizer):
         return chosen.get("learning_rate_multiplier", 1.0), decay
 
     def fresh(self) -> Optimizer:
-        """The same optimizer without its memory: a native run starts anew, as torch's and optax's do."""
+        """The same optimizer without its state: a native run starts anew, as torch's and optax's do."""
         twin = type(self).from_config({**self.get_config(), "learning_rate": self.rate})
         if excluded := getattr(
             self, "_exclude_from_weight_decay", None
@@ -111,10 +112,10 @@ class Optimizer(keras.optimizers.Optimizer):
             twin._exclude_from_weight_decay = excluded
         return twin
 
-    # The memory, by names that every engine and framework shares (`zoo.checkpoints`)
+    # The state, by names that every engine and framework shares (`zoo.checkpoints`)
 
-    def memory(self) -> dict[str, np.ndarray]:
-        """What is remembered: "batches" seen, and "momentum/dense/kernel" and the like."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The optimizer state by name: "batches" seen, and "momentum/dense/kernel" and the like."""
         if not self.built:
             return {}
         found = {"batches": self._iterations}
@@ -124,14 +125,24 @@ class Optimizer(keras.optimizers.Optimizer):
             found |= {f"{kind}/{v.path}": x for v, x in zip(variables, kept, strict=True)}
         return {name: ops.convert_to_numpy(x) for name, x in found.items()}
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Go on from such a memory. The optimizer must be built."""
-        self._iterations.assign(memory["batches"])
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Load such a state. The optimizer must be built."""
+        self._iterations.assign(state["batches"])
         if self.gradient_accumulation_steps:
-            self.weight_sum.assign(memory["weight_sum"])
+            self.weight_sum.assign(state["weight_sum"])
         for kind, (variables, kept) in self._kept().items():
             for variable, x in zip(variables, kept, strict=True):
-                x.assign(memory[f"{kind}/{variable.path}"])
+                x.assign(state[f"{kind}/{variable.path}"])
+
+    def memory(self) -> dict[str, np.ndarray]:
+        """Deprecated: the old name of `state_dict`."""
+        warnings.warn("Optimizer.memory is now Optimizer.state_dict", DeprecationWarning, stacklevel=2)
+        return self.state_dict()
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        """Deprecated: the old name of `load_state_dict`."""
+        warnings.warn("Optimizer.restore is now Optimizer.load_state_dict", DeprecationWarning, stacklevel=2)
+        self.load_state_dict(memory)
 
     def _kept(self) -> dict[str, tuple[Sequence[keras.Variable], Sequence[keras.Variable]]]:
         kept: dict[str, Any] = dict(self.slots)
@@ -177,9 +188,9 @@ class Optimizer(keras.optimizers.Optimizer):
         variable: keras.Variable,
         rate: Tensor,
         decay: float,
-        memory: Sequence[keras.Variable],
+        slots: Sequence[keras.Variable],
     ) -> None:
-        """One variable's update; `memory` are its slots."""
+        """Update one variable; `slots` is its state, in the order of `SLOTS`."""
         raise NotImplementedError
 
     def count(self, dtype: str) -> Tensor:
@@ -291,9 +302,9 @@ class SGD(Optimizer):
         super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
 
     def update(
-        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, slots: Any
     ) -> None:
-        del memory
+        del slots
         self.assign_sub(variable, rate * decayed(gradient, variable, decay))
 
 
@@ -322,9 +333,9 @@ class Momentum(Optimizer):
         self.momentum, self.nesterov = float(momentum), bool(nesterov)
 
     def update(
-        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, slots: Any
     ) -> None:
-        (v,), mu = memory, self.cycled(variable.dtype)
+        (v,), mu = slots, self.cycled(variable.dtype)
         g = decayed(gradient, variable, decay)
         velocity = mu * v + g
         self.assign(v, velocity)
@@ -370,19 +381,19 @@ class Adam(Optimizer):
         return ("momentum", "velocity", "largest") if self.amsgrad else ("momentum", "velocity")
 
     def update(
-        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, slots: Any
     ) -> None:
         if self.DECOUPLED:
-            direction = self.direction(gradient, memory)
+            direction = self.direction(gradient, slots)
             kept = variable * (1 - rate * decay) if decay else variable
             self.assign(variable, kept - rate * direction)
         else:
-            direction = self.direction(decayed(gradient, variable, decay), memory)
+            direction = self.direction(decayed(gradient, variable, decay), slots)
             self.assign_sub(variable, rate * direction)
 
-    def direction(self, g: Tensor, memory: Sequence[keras.Variable]) -> Tensor:
+    def direction(self, g: Tensor, slots: Sequence[keras.Variable]) -> Tensor:
         """r of the formulas above, the moments brought up to date."""
-        m, v, *largest = memory
+        m, v, *largest = slots
         beta_1 = self.cycled(m.dtype)
         # Not m + (g - m) (1 - b1): where b1 is near 0 and m large, that leaves the rounding of m.
         first = beta_1 * m + (1 - beta_1) * g
@@ -468,9 +479,9 @@ class LAMB(Adam):
         self.bias_correction = bias_correction
 
     def update(
-        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, slots: Any
     ) -> None:
-        r = decayed(self.direction(gradient, memory), variable, decay)
+        r = decayed(self.direction(gradient, slots), variable, decay)
         size, length = norm(ops.convert_to_tensor(variable)), norm(r)
         both = ops.logical_and(size > 0, length > 0)
         ratio = ops.where(both, size / ops.where(both, length, ops.ones_like(length)), ops.ones_like(size))
@@ -482,22 +493,22 @@ class LAMB(Adam):
         return config
 
 
-def memory_of(optimizer: Any) -> dict[str, np.ndarray]:
-    """As `Optimizer.memory`, with the scale of a keras.optimizers.LossScaleOptimizer around it."""
+def state_of(optimizer: Any) -> dict[str, np.ndarray]:
+    """As `Optimizer.state_dict`, with the loss scale of a keras.optimizers.LossScaleOptimizer around it."""
     if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer.memory()
+        return optimizer.state_dict()
     scale = {"scale": optimizer.dynamic_scale, "scale_steps": optimizer.step_counter}
     own = {name: ops.convert_to_numpy(x) for name, x in scale.items()}
-    return {**optimizer.inner_optimizer.memory(), **own}
+    return {**optimizer.inner_optimizer.state_dict(), **own}
 
 
-def restore_into(optimizer: Any, memory: Mapping[str, np.ndarray]) -> None:
-    """Have it go on from what `memory_of` gave."""
+def load_state_into(optimizer: Any, state: Mapping[str, np.ndarray]) -> None:
+    """Load what `state_of` returned."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer.dynamic_scale.assign(memory["scale"])
-        optimizer.step_counter.assign(memory["scale_steps"])
+        optimizer.dynamic_scale.assign(state["scale"])
+        optimizer.step_counter.assign(state["scale_steps"])
         optimizer = optimizer.inner_optimizer
-    optimizer.restore(memory)
+    optimizer.load_state_dict(state)
 
 
 def decayed(x: Tensor, variable: keras.Variable, decay: float) -> Tensor:

@@ -200,7 +200,7 @@ def train(
         checkpoint = folder / checkpoints.FILE
     run.saved = folder or (None if checkpoint is None else Path(checkpoint))
     if checkpoint is not None:
-        runner.memory()  # raises for an optimizer that cannot be kept
+        runner.state_dict()  # raises for an optimizer that cannot be kept
     if saved is not None:
         saved.restore(run, total)
     done = len(run.losses)  # by the run that is resumed
@@ -387,12 +387,12 @@ class Engine(Predicts, Protocol):
         """
         ...
 
-    def memory(self) -> dict[str, np.ndarray]:
-        """What the optimizer remembers, see `zoo.optimizers.Optimizer.memory`."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The optimizer state, see `zoo.optimizers.Optimizer.state_dict`."""
         ...
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Go on from such a memory."""
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Load such a state."""
         ...
 
     def finish(self) -> bool:
@@ -474,11 +474,11 @@ class NativeEngine(Predictor):
         """The step's."""
         return self.step.mode
 
-    def memory(self) -> dict[str, np.ndarray]:
-        return self.step.updater.memory()
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return self.step.updater.state_dict()
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        self.step.updater.restore(memory)
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        self.step.updater.load_state_dict(state)
 
     def finish(self) -> bool:
         self.step.updater.finish()
@@ -586,8 +586,8 @@ class KerasEngine:
         tensor = backends.current().tensor
         return number(self.objective(tensor(y), tensor(logits)))
 
-    def memory(self) -> dict[str, np.ndarray]:
-        from zoo.optimizers import Optimizer, memory_of
+    def state_dict(self) -> dict[str, np.ndarray]:
+        from zoo.optimizers import Optimizer, state_of
 
         optimizer = self.built()
         inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -595,12 +595,12 @@ class KerasEngine:
             raise WrongConfiguration(
                 f"optimizer={type(inner).__name__}: a checkpoint keeps those of zoo.optimizers"
             )
-        return memory_of(optimizer)
+        return state_of(optimizer)
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        from zoo.optimizers import restore_into
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        from zoo.optimizers import load_state_into
 
-        restore_into(self.built(), memory)
+        load_state_into(self.built(), state)
 
     def built(self) -> Any:
         """The model's optimizer, its variables made: Keras makes them at the first step."""
