@@ -90,8 +90,8 @@ class Updater(Protocol):
         """Load such a state, of whichever framework and engine."""
         ...
 
-    def finish(self) -> None:
-        """Put the averages in the weights' place, if any are kept."""
+    def copy_ema_to_weights(self) -> None:
+        """Copy the exponential moving averages into the model's weights, if any are kept."""
         ...
 
 
@@ -323,13 +323,13 @@ class Backend(Protocol):
 
     # Training
 
-    def optimizer(self, description: Optimizer, variables: Sequence[keras.Variable]) -> Any:
+    def optimizer(self, spec: Optimizer, variables: Sequence[keras.Variable]) -> Any:
         """The framework's own optimizer over these variables, with the meaning of the zoo's."""
         ...
 
     def updater(
         self,
-        description: Optimizer,
+        spec: Optimizer,
         variables: Sequence[keras.Variable],
         scaling: LossScaling | None = None,
     ) -> Updater:

@@ -54,9 +54,9 @@ def devices() -> list[Device]:
 
 def _describe(device: Any, number: int, kind: str) -> Device:
     details = tf.config.experimental.get_device_details(device)
-    if "Apple" in (description := details.get("device_name", device.name)) or platform.system() == "Darwin":
+    if "Apple" in (spec := details.get("device_name", device.name)) or platform.system() == "Darwin":
         kind = "MPS"
-    return Device(f"{kind.lower()}:{number}", kind, description, None)
+    return Device(f"{kind.lower()}:{number}", kind, spec, None)
 
 
 def use_device(name: str) -> None:
@@ -336,14 +336,14 @@ def ctc_loss(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[
 # Training
 
 
-def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Optimizer:
-    """TensorFlow's optimizers are Keras's: the description itself, its update by TensorFlow's kernels."""
-    twin = description.fresh()
-    twin.build(variables)
-    kernel = KERNELS.get(type(twin).__name__)
-    if kernel and not getattr(twin, "amsgrad", False) and _keeps_moments(twin):
-        twin.update = partial(kernel, twin)
-    return twin
+def optimizer(spec: Optimizer, variables: Sequence[keras.Variable]) -> Optimizer:
+    """TensorFlow's optimizers are Keras's: the spec itself, its update by TensorFlow's kernels."""
+    native = spec.fresh()
+    native.build(variables)
+    kernel = KERNELS.get(type(native).__name__)
+    if kernel and not getattr(native, "amsgrad", False) and _keeps_moments(native):
+        native.update = partial(kernel, native)
+    return native
 
 
 def _keeps_moments(o: Any) -> bool:
@@ -403,20 +403,18 @@ KERNELS: dict[str, Callable[..., None]] = {
 
 
 def updater(
-    description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
+    spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
 ) -> Updater:
-    return Updater(description, variables, scaling)
+    return Updater(spec, variables, scaling)
 
 
 class Updater:
     """One update of the model's own variables by the native optimizer."""
 
-    def __init__(
-        self, description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None
-    ):
+    def __init__(self, spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None):
         self.variables = list(variables)
-        self.optimizer = twin = optimizer(description, variables)
-        self.outer: Any = twin if scaling is None else _scaled(twin, scaling)
+        self.optimizer = native = optimizer(spec, variables)
+        self.outer: Any = native if scaling is None else _scaled(native, scaling)
         self.outer.build(variables)
 
     def __call__(self, gradients: Sequence[Any], weight: tf.Tensor | None = None) -> None:
@@ -436,15 +434,15 @@ class Updater:
 
         load_state_into(self.outer, state)
 
-    def finish(self) -> None:
+    def copy_ema_to_weights(self) -> None:
         self.optimizer.finalize_variable_values(self.variables)
 
 
-def _scaled(twin: Optimizer, scaling: LossScaling) -> Any:
+def _scaled(native: Optimizer, scaling: LossScaling) -> Any:
     from zoo._lazy import keras
 
     return keras.optimizers.LossScaleOptimizer(
-        twin, initial_scale=scaling.initial_scale, dynamic_growth_steps=scaling.growth_steps
+        native, initial_scale=scaling.initial_scale, dynamic_growth_steps=scaling.growth_steps
     )
 
 
@@ -485,11 +483,11 @@ class TensorFlowStep:
     """`tf.function` around a `GradientTape` and the update; the variables are the model's own."""
 
     def __init__(
-        self, model: keras.Model, loss: Loss, description: Optimizer, mode: str, scaling: LossScaling | None
+        self, model: keras.Model, loss: Loss, spec: Optimizer, mode: str, scaling: LossScaling | None
     ):
         weights = model.trainable_variables
         self.model, self.mode = model, mode
-        self.updater = updater = Updater(description, weights, scaling)
+        self.updater = updater = Updater(spec, weights, scaling)
 
         def step(x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
             with tf.GradientTape() as tape:

@@ -669,8 +669,8 @@ def test_what_an_example_becomes_depends_on_seed_epoch_and_its_place_alone() -> 
         assert np.array_equal(x[chosen.index(5)], alone[0])
     for seed, epoch in ((1, 3), (2, 2)):
         assert not np.array_equal(augment.batch(task, [5], seed, epoch)[0], alone)
-    twins = replace(task, train=(np.repeat(task.train[0][5:6], 12, 0), task.train[1]))
-    x, _ = augment.batch(twins, range(12), seed=1, epoch=2)
+    copies = replace(task, train=(np.repeat(task.train[0][5:6], 12, 0), task.train[1]))
+    x, _ = augment.batch(copies, range(12), seed=1, epoch=2)
     assert len({image.tobytes() for image in x}) > 6  # the same image, at other places
     assert np.array_equal(x[5], alone[0])
 

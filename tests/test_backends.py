@@ -608,12 +608,12 @@ def values(model: keras.Model) -> dict[str, ndarray]:
 
 
 def test_gradients_change_no_state_and_tell_what_a_training_call_makes_of_it() -> None:
-    model, twin, x = with_state(), with_state(), tensor(noise(8, 5))
+    model, other, x = with_state(), with_state(), tensor(noise(8, 5))
     before = values(model)
     *_, state = HERE.gradients(model, HERE.cross_entropy)(x, tensor(LABELS))
     assert all(np.array_equal(before[path], value) for path, value in values(model).items())
-    twin(x, training=True)
-    for ours, theirs in zip(state, twin.non_trainable_variables, strict=True):
+    other(x, training=True)
+    for ours, theirs in zip(state, other.non_trainable_variables, strict=True):
         assert not np.array_equal(numpy(ours), before[theirs.path])
         assert off(ours, numpy(theirs)) <= BOUND
 
@@ -622,17 +622,17 @@ def test_gradients_change_no_state_and_tell_what_a_training_call_makes_of_it() -
 def test_a_step_moves_the_weights_by_the_gradient_and_the_state_on(mode: str) -> None:
     """w - a g for plain SGD; dropout's counter and running statistics as one training call leaves them."""
     x, rate = noise(8, 5), 0.25
-    model, twin = with_state(), with_state()
+    model, other = with_state(), with_state()
     value, gradients = loss_of(model, x, LABELS)
     theirs = [numpy(v) - rate * numpy(g) for v, g in zip(model.trainable_variables, gradients, strict=True)]
-    twin(tensor(x), training=True)
+    other(tensor(x), training=True)
 
     step = HERE.step(model, HERE.cross_entropy, zoo.optimizers.SGD(rate), mode)
     assert off(step(tensor(x), tensor(LABELS)), numpy(value)) <= BOUND
     step.sync()
     for variable, after in zip(model.trainable_variables, theirs, strict=True):
         assert off(variable, after) <= BOUND
-    for variable, after in zip(model.non_trainable_variables, twin.non_trainable_variables, strict=True):
+    for variable, after in zip(model.non_trainable_variables, other.non_trainable_variables, strict=True):
         assert off(variable, numpy(after)) <= BOUND
 
 

@@ -592,7 +592,7 @@ def test_a_clone_draws_the_weights_that_the_original_drew(trained: keras.Model) 
 
 
 def test_models_of_the_same_weights_share_none(tmp_path: Path) -> None:
-    """A change of one leaves a twin, a clone and what comes back from a file as they were."""
+    """A change of one leaves a second model, a clone and what comes back from a file as they were."""
     small = zoo.card("lenet5").small
     first = zoo.build("lenet5", **small)
     first.save(tmp_path / "model.keras")

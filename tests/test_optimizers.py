@@ -1,4 +1,4 @@
-"""Optimizers: torch.optim's, step for step, by Keras's `apply` and by the native twin.
+"""Optimizers: torch.optim's, step for step, by Keras's `apply` and by the native optimizer.
 
 The witnesses are the formulas of `zoo.optimizers` in NumPy float64, torch.optim, and optax in float64.
 """
@@ -64,7 +64,7 @@ def start() -> tuple[np.ndarray, Arrays]:
 
 
 class Driver:
-    """Variables, and what updates them: the optimizer as Keras applies it, or its native twin.
+    """Variables, and what updates them: the optimizer as Keras applies it, or the native optimizer.
 
     On JAX as `fit` and the native step run them: one compiled pure function.
     """
@@ -114,8 +114,8 @@ class Driver:
 
     def finish(self) -> Arrays:
         """The weights once training has ended."""
-        if hasattr(self.optimizer, "finish"):
-            self.optimizer.finish()
+        if hasattr(self.optimizer, "copy_ema_to_weights"):
+            self.optimizer.copy_ema_to_weights()
         else:
             self.optimizer.finalize_variable_values(self.variables)
         return self.weights()
@@ -920,7 +920,7 @@ OPTIONS = [
         for exempt in (False, True)[: 1 + (settings.get("weight_decay", 0) > 0)]
     ],
 )
-def test_the_native_twin_makes_the_same_updates_as_keras_applies(
+def test_the_native_optimizer_makes_the_same_updates_as_keras_applies(
     name: str, settings: Settings, exempt: bool
 ) -> None:
     runs = [trained(engine, make(name, settings), exempt=exempt) for engine in ("native", "keras")]

@@ -477,9 +477,9 @@ def test_a_schedule_survives_saving_with_its_optimizer(schedule: Schedule) -> No
     again = keras.optimizers.deserialize(config).rate
     assert type(again) is type(schedule)
     assert again.get_config() == schedule.get_config()
-    for twin in (again, eval(repr(schedule))):
+    for copy in (again, eval(repr(schedule))):
         for step in (*WALK, 999, 1000, 2000):  # past every turn
-            assert twin.at(step) == schedule.at(step)
+            assert copy.at(step) == schedule.at(step)
 
 
 # --- what is refused ---

@@ -14,7 +14,7 @@ weight w, rate a, decay d, and step t counted from 1:
     LAMB                   w <- w - a |w| / |r + d w| (r + d w)
 
 Arguments go by Keras's names with torch's defaults. One object describes the optimizer for both engines;
-`zoo.backends` builds its native twin: torch.optim's, optax's, TensorFlow's own update kernels.
+`zoo.backends` builds the native optimizer: torch.optim's, optax's, TensorFlow's own update kernels.
 
 Every optimizer also takes, with the same meaning in both engines, in the order they are applied:
 
@@ -49,7 +49,7 @@ Tensor = Any
 
 
 class Optimizer(keras.optimizers.Optimizer):
-    """What the optimizers share: checked settings, and their description for the native twin.
+    """What the optimizers share: checked settings, and what the native optimizer is built from.
 
     `groups` maps a regular expression to settings of the variables whose path it is found in, the first
     that is: {"bias|gamma|beta": {"weight_decay": 0.0}, "^head/": {"learning_rate_multiplier": 10}}.
@@ -105,12 +105,11 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def fresh(self) -> Optimizer:
         """The same optimizer without its state: a native run starts anew, as torch's and optax's do."""
-        twin = type(self).from_config({**self.get_config(), "learning_rate": self.rate})
-        if excluded := getattr(
-            self, "_exclude_from_weight_decay", None
-        ):  # variables; names are in the config
-            twin._exclude_from_weight_decay = excluded
-        return twin
+        fresh = type(self).from_config({**self.get_config(), "learning_rate": self.rate})
+        # Variables that are excluded; excluded names are in the config.
+        if excluded := getattr(self, "_exclude_from_weight_decay", None):
+            fresh._exclude_from_weight_decay = excluded
+        return fresh
 
     # The state, by names that every engine and framework shares (`zoo.checkpoints`)
 

@@ -250,7 +250,7 @@ def train(
         run.train_s = time.perf_counter() - start - paused
         run.interrupted = stop.is_set()
     run.losses, run.mode = [number(value) for value in losses], runner.mode
-    changed = [runner.finish(), patience is not None and patience.restore()]
+    changed = [runner.copy_ema_to_weights(), patience is not None and patience.restore()]
     if any(changed):
         run.metrics = evaluate(runner, data)
     runs.remember_training(run, folder, changed=any(changed))
@@ -325,7 +325,7 @@ class Patience:
             yield
             return
         own = _numbers(self.run.model)
-        self.run.stepper.finish()
+        self.run.stepper.copy_ema_to_weights()
         try:
             yield
         finally:
@@ -395,8 +395,8 @@ class Engine(Predicts, Protocol):
         """Load such a state."""
         ...
 
-    def finish(self) -> bool:
-        """Put averaged weights in their place; whether there are any."""
+    def copy_ema_to_weights(self) -> bool:
+        """Copy averaged weights into the model; whether there are any."""
         ...
 
 
@@ -480,8 +480,8 @@ class NativeEngine(Predictor):
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         self.step.updater.load_state_dict(state)
 
-    def finish(self) -> bool:
-        self.step.updater.finish()
+    def copy_ema_to_weights(self) -> bool:
+        self.step.updater.copy_ema_to_weights()
         return self.averages
 
 
@@ -608,7 +608,7 @@ class KerasEngine:
             self.optimizer.build(self.model.trainable_variables)
         return self.optimizer
 
-    def finish(self) -> bool:
+    def copy_ema_to_weights(self) -> bool:
         finalize = type(self.optimizer).finalize_variable_values  # not what stands in for it within `fit`
         finalize(self.optimizer, self.model.trainable_variables)
         if self.averages:  # else on JAX weights and averages are one array, and the next step frees it

@@ -4,10 +4,10 @@ They are GPT-2's, but kernels lie as torch.nn.Linear keeps them: (out, in). What
 
 - minGPT's head is not tied to its embedding, ours is unless built with tied=False: a file in which the two
   differ, as they do after training, is refused otherwise. Its GELU is ours, GPT-2's by tanh.
-- nanoGPT's head is tied. Its GELU was GPT-2's at first and is exact today: weights that were trained with the
-  exact one want a model built with activation="gelu". Models without
-  biases (bias=False) have no twin here; biases of zeros give the same numbers until they are trained. Files
-  of models that torch compiled, whose names begin with "_orig_mod.", are read as well.
+- nanoGPT's head is tied. Its GELU was GPT-2's at first and is exact today: weights trained with the exact one
+  need a model built with activation="gelu". In models without biases (bias=False) the zoo's biases are zeros,
+  which give the same numbers until they are trained. Files of models that torch compiled, whose names begin
+  with "_orig_mod.", are read as well.
 """
 
 from __future__ import annotations

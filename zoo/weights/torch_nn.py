@@ -6,7 +6,7 @@
 
 The gates are in the same order there (LSTM i f g o, GRU r z n) and the biases are pairs, too, so that a
 layout is names and transpositions. LSTMs with projections (`weight_hr_l0`) and recurrences without biases
-have no twin here.
+have no counterpart here.
 """
 
 from __future__ import annotations
