@@ -173,15 +173,15 @@ def test_a_text_is_encoded_once_and_again_only_where_it_was_changed() -> None:
         (sequences.of_texts(lambda: {"train": (texts, labels)}), (None,)),
         (sequences.of_pairs(lambda: {"train": (texts, texts[::-1])}), dict.fromkeys(PAIR, (None,))),
     ):
-        code = Counting()
-        code.encoded.clear()
-        x, y = load(shape, code)["train"]
-        per_text = Counter(code.encoded)
+        tokenizer = Counting()
+        tokenizer.encoded.clear()
+        x, y = load(shape, tokenizer)["train"]
+        per_text = Counter(tokenizer.encoded)
         task = tasks.Task("texts", (x, y), None, "cross_entropy", None)
         for epoch in range(3):
             list(task.batches(2, 0, epoch))
         sequences.extremes(next(iter(x.values())) if isinstance(x, dict) else x)
-        assert code.encoded == per_text
+        assert tokenizer.encoded == per_text
     assert per_text == dict.fromkeys(texts, 2)  # once as a source, once as a target
     words = Sequences(texts, Counting().encode)
     Counting.encoded.clear()

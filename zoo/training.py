@@ -30,7 +30,7 @@ from zoo.checks import integer
 from zoo.ctc import character_error_rate
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.recipes import Recipe, described, fine_tuning, recipe
-from zoo.tasks import Code, Pair, Task, sequences
+from zoo.tasks import Pair, Task, Tokenizer, sequences
 from zoo.weights import load as load_weights
 from zoo.weights import located
 
@@ -84,7 +84,7 @@ def train(
     label_smoothing: float | None = None,
     validation: tuple[Any, Any] | None = None,
     augment: Wanted | None = None,
-    tokenizer: Code | str | Path | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
     early_stopping: EarlyStopping | None = None,
     seed: int | None = None,
@@ -794,7 +794,7 @@ def _fit_only(mode: str | None) -> str:
 
 
 def fitting(
-    card: registry.Card, task: Any, loss: Any = None, tokenizer: Code | None = None
+    card: registry.Card, task: Any, loss: Any = None, tokenizer: Tokenizer | None = None
 ) -> dict[str, Any]:
     """The builder's arguments that a task decides: classes, channels, the shape of an example.
 
@@ -820,7 +820,7 @@ def fitting(
     return {name: value for name, value in wanted.items() if name in card.arguments and value is not None}
 
 
-def told(card: registry.Card, task: str, tokenizer: Code | None = None) -> str:
+def told(card: registry.Card, task: str, tokenizer: Tokenizer | None = None) -> str:
     """What a task changes of a model, in a line; nothing if only its classes and channels."""
     usual = {**card.arguments, "classes": None, "channels": None}
     changes = {k: v for k, v in fitting(card, task, tokenizer=tokenizer).items() if usual[k] not in (None, v)}
@@ -834,7 +834,7 @@ def _load(
     loss: Any,
     validation: Any,
     preprocessing: Any,
-    tokenizer: Code | None,
+    tokenizer: Tokenizer | None,
     errors: str,
 ) -> Task:
     if isinstance(task, Task | str):

@@ -19,7 +19,16 @@ from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
 from zoo.storage import is_file
 from zoo.tasks import folders, images, pretraining, sequences, speech, tables, text, translation
-from zoo.tasks.sequences import BYTE_CODE, Code, Sequences, count, largest, of_sequences, shapes, take
+from zoo.tasks.sequences import (
+    BYTE_TOKENIZER,
+    Sequences,
+    Tokenizer,
+    count,
+    largest,
+    of_sequences,
+    shapes,
+    take,
+)
 
 Pair = tuple[Any, Any]
 
@@ -38,7 +47,7 @@ class Task:
     augment: tuple[Transform, ...] = ()  # see zoo.augment
     spoil: Callable[..., Any] | None = None  # makes an example of each of x, see zoo.tasks.pretraining
     tokens_per_character: float | None = None  # of a text to go on with: its loss is told in bits, too
-    tokenizer: Code | None = None  # of texts; bytes unless one is given
+    tokenizer: Tokenizer | None = None  # of texts; bytes unless one is given
     source: str = ""  # what `load` takes to have it again: a name, or an absolute path
 
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Pair]:
@@ -93,7 +102,7 @@ class Task:
 class Source:
     """Where a named task comes from: `read(shape)` gives its arrays, scaled to a model's input.
 
-    Of texts, whose tokens call for `rows(code)` of an embedding, it is `read(shape, code)`.
+    Of texts, whose tokens call for `rows(tokenizer)` of an embedding, it is `read(shape, tokenizer)`.
     """
 
     read: Callable[..., dict[str, Any]]
@@ -105,11 +114,11 @@ class Source:
     metric: str = "accuracy"
     names: tuple[str, ...] = ()  # of the classes
     photographs: bool = False  # in files, prepared as a model's card says
-    rows: Callable[[Code], int] | None = None
+    rows: Callable[[Tokenizer], int] | None = None
 
-    def task(self, name: str, shape: Any, tokenizer: Code | None = None) -> Task:
+    def task(self, name: str, shape: Any, tokenizer: Tokenizer | None = None) -> Task:
         """The task, for a model that takes examples of this shape."""
-        texts = () if self.rows is None else (tokenizer or BYTE_CODE,)
+        texts = () if self.rows is None else (tokenizer or BYTE_TOKENIZER,)
         return Task(
             name,
             **self.read(shape, *texts),
@@ -120,10 +129,10 @@ class Source:
             tokenizer=tokenizer,
         )
 
-    def wanted(self, tokenizer: Code | None = None) -> dict[str, Any]:
+    def wanted(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
         """Arguments of a model that the task calls for, each None where it does not mind."""
         found = {"classes": self.classes, "channels": self.channels, **self.changes}
-        return found if self.rows is None else {**found, "vocabulary": self.rows(tokenizer or BYTE_CODE)}
+        return found if self.rows is None else {**found, "vocabulary": self.rows(tokenizer or BYTE_TOKENIZER)}
 
 
 LABELS = {"head": "classifier"}
@@ -132,9 +141,9 @@ NEXT = {"head": "language_model"}
 MASKED = {"head": "masked_lm"}
 
 
-def rows(code: Code) -> int:
+def rows(tokenizer: Tokenizer) -> int:
     """A row for each token of a text."""
-    return code.vocabulary
+    return tokenizer.vocabulary
 
 
 TASKS = {
@@ -150,11 +159,11 @@ TASKS = {
     "topics-masked": Source(
         sequences.of_windows(text.corpus, pretraining.masked),
         changes=MASKED,
-        rows=lambda code: max(code.vocabulary, pretraining.mask(code) + 1),
+        rows=lambda tokenizer: max(tokenizer.vocabulary, pretraining.mask(tokenizer) + 1),
     ),
     "topics-spans": Source(
         sequences.of_windows(text.corpus, pretraining.spans),
-        rows=lambda code: code.vocabulary + pretraining.SENTINELS,
+        rows=lambda tokenizer: tokenizer.vocabulary + pretraining.SENTINELS,
     ),
     "imdb": Source(sequences.of_tokens(text.keras_dataset("imdb")), classes=2, changes=WORDS),
     "reuters": Source(sequences.of_tokens(text.keras_dataset("reuters")), classes=46, changes=WORDS),
@@ -169,7 +178,7 @@ TASKS = {
 }
 
 
-def source(name: str, tokenizer: Code | None = None) -> tuple[str, Source]:
+def source(name: str, tokenizer: Tokenizer | None = None) -> tuple[str, Source]:
     """A named task's proper name and its source; a path names a folder or a table of images.
 
     Raises UnknownName, with the nearest; WrongConfiguration for a tokenizer of a task that has no texts.
@@ -261,7 +270,7 @@ def load(
     name: str,
     shape: Any,
     preprocessing: Preprocessing | None = None,
-    tokenizer: Code | None = None,
+    tokenizer: Tokenizer | None = None,
     *,
     errors: str = "stop",
 ) -> Task:

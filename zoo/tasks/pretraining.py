@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from zoo.tasks.sequences import BYTE_CODE, Code, begin_of, end_of
+from zoo.tasks.sequences import BYTE_TOKENIZER, Tokenizer, begin_of, end_of
 
 SENTINELS = 16  # of T5, behind the tokens of a text, from the last down
 SHARE = 0.15  # of the tokens that is to be told
 SPAN = 3  # tokens cut out in a row, on average
 
 
-def mask(code: Code) -> int:
-    """What a hidden token is seen as: the token behind the others, where a code has none for it."""
-    return code.vocabulary if code.mask is None else code.mask
+def mask(tokenizer: Tokenizer) -> int:
+    """What a hidden token is seen as: the token behind the others, where a tokenizer has none for it."""
+    return tokenizer.vocabulary if tokenizer.mask is None else tokenizer.mask
 
 
 def masked(
-    tokens: np.ndarray, rng: np.random.Generator, *, code: Code = BYTE_CODE
+    tokens: np.ndarray, rng: np.random.Generator, *, tokenizer: Tokenizer = BYTE_TOKENIZER
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n,) -> what is seen and what is to be told (n,), -1 where nothing is.
 
@@ -34,14 +34,14 @@ def masked(
     told = np.full(len(tokens), -1, np.int32)
     told[chosen] = tokens[chosen]
     seen, fate = tokens.copy(), rng.random(len(chosen))
-    seen[chosen[fate < 0.8]] = mask(code)
+    seen[chosen[fate < 0.8]] = mask(tokenizer)
     other = chosen[(fate >= 0.8) & (fate < 0.9)]
-    seen[other] = rng.integers(0, code.vocabulary, len(other), dtype=np.int32)
+    seen[other] = rng.integers(0, tokenizer.vocabulary, len(other), dtype=np.int32)
     return seen, told
 
 
 def spans(
-    tokens: np.ndarray, rng: np.random.Generator, *, code: Code = BYTE_CODE
+    tokens: np.ndarray, rng: np.random.Generator, *, tokenizer: Tokenizer = BYTE_TOKENIZER
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """(n,) -> what is read and written so far, and what is to be written; as long for every text of n tokens.
 
@@ -53,13 +53,13 @@ def spans(
     gone, kept = _parts(cut, count, rng), _parts(len(tokens) - cut, count, rng)
     read, written, place = [], [], 0
     for i, (stay, leave) in enumerate(zip(kept, gone, strict=True)):
-        sentinel = [code.vocabulary + SENTINELS - 1 - i]
+        sentinel = [tokenizer.vocabulary + SENTINELS - 1 - i]
         read += [tokens[place : place + stay], sentinel]
         written += [sentinel, tokens[place + stay : place + stay + leave]]
         place += stay + leave
-    target = np.concatenate([*written, [end_of(code)]]).astype(np.int32)
-    decoder = np.concatenate([[begin_of(code)], target[:-1]]).astype(np.int32)
-    encoder = np.concatenate([*read, [end_of(code)]]).astype(np.int32)
+    target = np.concatenate([*written, [end_of(tokenizer)]]).astype(np.int32)
+    decoder = np.concatenate([[begin_of(tokenizer)], target[:-1]]).astype(np.int32)
+    encoder = np.concatenate([*read, [end_of(tokenizer)]]).astype(np.int32)
     return {"token_ids": encoder, "decoder_token_ids": decoder}, target
 
 

@@ -46,8 +46,8 @@ def unchanged(item: Any, place: int) -> Any:
     return item
 
 
-class Code(Protocol):
-    """How texts become tokens, of which there are `vocabulary`: `BYTE_CODE`, or one of `zoo.tokenizers`."""
+class Tokenizer(Protocol):
+    """How texts become tokens, of which there are `vocabulary`: `BYTE_TOKENIZER`, or one of `zoo.tokenizers`."""
 
     name: str
     vocabulary: int
@@ -70,22 +70,22 @@ class Bytes:
     encode = staticmethod(encode)
 
 
-BYTE_CODE: Code = Bytes()
+BYTE_TOKENIZER: Tokenizer = Bytes()
 
 
-def begin_of(code: Code) -> int:
-    """What a decoder begins with: padding, as T5's, where a code has no token for it."""
-    return PADDING if code.begin is None else code.begin
+def begin_of(tokenizer: Tokenizer) -> int:
+    """What a decoder begins with: padding, as T5's, where a tokenizer has no token for it."""
+    return PADDING if tokenizer.begin is None else tokenizer.begin
 
 
-def end_of(code: Code) -> int:
-    """What ends a text. Raises WrongConfiguration where a code has no token for it."""
-    if code.end is None:
+def end_of(tokenizer: Tokenizer) -> int:
+    """What ends a text. Raises WrongConfiguration where a tokenizer has no token for it."""
+    if tokenizer.end is None:
         raise WrongConfiguration(
-            f"tokenizer {code.name!r} has no token that ends a text, which this task needs; those that "
+            f"tokenizer {tokenizer.name!r} has no token that ends a text, which this task needs; those that "
             "zoo.tokenizers trains have one"
         )
-    return code.end
+    return tokenizer.end
 
 
 class Sequences:
@@ -252,9 +252,9 @@ WINDOW = 128  # tokens of a language model's examples
 def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]]) -> Callable[..., Splits]:
     """Texts and labels, for a model of tokens (None,)."""
 
-    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
+    def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
         _expect_tokens(shape, "texts")
-        return {split: (inputs(Sequences(texts, code.encode), shape), labels) if len(texts) else None
+        return {split: (inputs(Sequences(texts, tokenizer.encode), shape), labels) if len(texts) else None
                 for split, (texts, labels) in read().items()}  # fmt: skip
 
     return load
@@ -291,10 +291,10 @@ def pack(texts: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarr
 def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[..., Splits]:
     """One long text, for a model that tells each token's next: windows of `WINDOW`, side by side."""
 
-    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
+    def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
         _expect_tokens(shape, "a text")
         texts = read()
-        tokens = {split: code.encode(text) for split, text in texts.items()}
+        tokens = {split: tokenizer.encode(text) for split, text in texts.items()}
         found = {split: pack([tokens[split]], WINDOW) for split in tokens}
         if isinstance(shape, dict):
             found = {split: ({"token_ids": x}, y) for split, (x, y) in found.items()}
@@ -306,11 +306,11 @@ def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[..., Splits]:
 def of_windows(read: Callable[[], Mapping[str, str]], spoil: Any) -> Callable[..., Splits]:
     """One long text in windows, which `spoil` (`zoo.tasks.pretraining`) makes examples of."""
 
-    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
+    def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
         if not isinstance(shape, dict):
             _expect(shape, {"token_ids": (None,)}, "texts to be told from what is left of them")
-        found = {split: pack([code.encode(text)], WINDOW) for split, text in read().items()}
-        return {**found, "spoil": partial(spoil, code=code)}
+        found = {split: pack([tokenizer.encode(text)], WINDOW) for split, text in read().items()}
+        return {**found, "spoil": partial(spoil, tokenizer=tokenizer)}
 
     return load
 
@@ -321,19 +321,19 @@ def of_pairs(
     """Sources and targets, for an encoder and a decoder that sees each target's tokens one step late."""
 
     def split(
-        sources: Sequence[str], targets: Sequence[str], code: Code
+        sources: Sequence[str], targets: Sequence[str], tokenizer: Tokenizer
     ) -> tuple[dict[str, Sequences], Sequences]:
-        first, last = np.int32(begin_of(code)), np.int32(end_of(code))
-        tokens = [code.encode(text) for text in targets]
+        first, last = np.int32(begin_of(tokenizer)), np.int32(end_of(tokenizer))
+        tokens = [tokenizer.encode(text) for text in targets]
         late = Sequences([np.append(first, each) for each in tokens])
         labels = Sequences([np.append(each, last) for each in tokens], fill=-1)
-        return {"token_ids": Sequences(sources, code.encode), "decoder_token_ids": late}, labels
+        return {"token_ids": Sequences(sources, tokenizer.encode), "decoder_token_ids": late}, labels
 
-    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
+    def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
         wanted = {"token_ids": (None,), "decoder_token_ids": (None,)}
         if not (isinstance(shape, dict) and wanted.items() <= shape.items()):
             _expect(shape, wanted, "pairs of texts")
-        found = {name: split(*texts, code) if texts[0] else None for name, texts in read().items()}
+        found = {name: split(*texts, tokenizer) if texts[0] else None for name, texts in read().items()}
         return {name: pair and (_masked(pair[0], shape), pair[1]) for name, pair in found.items()}
 
     return load
