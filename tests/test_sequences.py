@@ -119,13 +119,14 @@ def test_a_language_model_is_asked_for_the_next_token() -> None:
 
 
 def test_no_sequences_are_refused() -> None:
-    with pytest.raises(zoo.WrongConfiguration, match="none given; expected at least 1"):
+    with pytest.raises(zoo.WrongConfiguration, match="the list is empty; expected at least 1"):
         Sequences([])
 
 
 def test_a_model_of_images_is_refused() -> None:
     with pytest.raises(
-        zoo.WrongConfiguration, match=r"made of texts, for a model that takes \(None,\); .*\(28, 28, 1\)"
+        zoo.WrongConfiguration,
+        match=r"consists of texts and needs a model that takes \(None,\); .*\(28, 28, 1\)",
     ):
         sequences.of_texts(dict)((28, 28, 1))
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from zoo import backends, storage
 from zoo._lazy import keras, ops
-from zoo.augment import written
+from zoo.augment import format_transforms
 from zoo.errors import WrongConfiguration, ZooError
 from zoo.weights import files
 
@@ -126,7 +126,7 @@ def write(path: str | Path, run: Run, optimizer: Any) -> None:
         "seed": run.seed,
         "batch_size": run.batch_size,
         "history": run.history,
-        "augment": written(run.task.augment),
+        "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
         "run": import_module("zoo.runs").facts_of(run),
     }

@@ -25,7 +25,7 @@ import numpy as np
 
 from zoo import backends, checkpoints, functional, pretrained, registry, runs, storage, tasks, tokenizers
 from zoo._lazy import keras, ops
-from zoo.augment import Wanted, parse, written
+from zoo.augment import AugmentSpec, format_transforms, parse
 from zoo.checks import integer
 from zoo.ctc import character_error_rate
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
@@ -83,7 +83,7 @@ def train(
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
     validation: tuple[Any, Any] | None = None,
-    augment: Wanted | None = None,
+    augment: AugmentSpec | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
     early_stopping: EarlyStopping | None = None,
@@ -169,7 +169,7 @@ def train(
     if transforms is not None:
         data = replace(data, augment=transforms)
     if saved is not None:
-        saved.take("augment", written(data.augment))
+        saved.take("augment", format_transforms(data.augment))
         saved.take("tokenizer", checkpoints.tokenizer(data))
         runs.check_classes(saved, data)
     network = functional.of(model, data.first(1), own_steps=engine == "keras")
@@ -803,7 +803,7 @@ def fitting(
     """
     if isinstance(task, str):
         _, source = tasks.source(task, tokenizer)
-        wanted = source.wanted(tokenizer)
+        wanted = source.requirements(tokenizer)
         if source.side is not None and card.preprocessing is not None:
             least = {"image_size": max(32, card.small["image_size"])}
             wanted = {**(card.small if source.side < 28 else least), **wanted}
@@ -865,7 +865,7 @@ def _check_fit(model: keras.Model, task: Task) -> None:
             f"{model.name} has no trainable weights; expected at least one layer that is not frozen. Set "
             "trainable = True on the model and on the layers to train"
         )
-    seen = x if task.spoil is None else task.first(1)
+    seen = x if task.corrupt is None else task.first(1)
     expected, given = registry.input_shapes(model), tasks.shapes(seen)
     if isinstance(expected, dict):
         given = given if isinstance(given, dict) else {"token_ids": given}
@@ -876,7 +876,7 @@ def _check_fit(model: keras.Model, task: Task) -> None:
     for name, part in _tokens(x):
         registry.check_tokens(model, {name: sequences.extremes(part)})
     limit = registry.longest(model)
-    for split in (seen, task.test[0]) if task.test and task.spoil is None else (seen,):
+    for split in (seen, task.test[0]) if task.test and task.corrupt is None else (seen,):
         for name, part in _tokens(split):
             registry.check_length(model, name, sequences.longest(part), limit)
     if isinstance(task.loss, str) and task.loss not in LOSSES:
