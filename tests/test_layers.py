@@ -646,3 +646,11 @@ def test_mixed_precision_draws_the_same_weights() -> None:
     drawn = random.glorot_uniform.draw((0, "dense", "kernel"), (6, 5))
     layer = Model(x := Input((6,)), layers.dense(x, 5, name="dense")).get_layer("dense")
     assert np.array_equal(numpy(layer.kernel), drawn)
+
+
+def test_the_old_name_of_learned_positions_warns_and_does_the_same() -> None:
+    with pytest.warns(DeprecationWarning, match="learned_positions"):
+        old = layers.learnt_positions(inputs := Input((4, 3)), 4, name="positions")
+    new = layers.learned_positions(inputs, 4, name="positions")
+    x = noise(2, 4, 3)
+    assert np.array_equal(numpy(Model(inputs, old)(x)), numpy(Model(inputs, new)(x)))
