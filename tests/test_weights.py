@@ -921,7 +921,7 @@ def test_a_file_that_is_not_what_its_checksum_says_is_an_error(
     server.files["someone/model/model.safetensors"] = bytes(damaged)
     server.promised["someone/model/model.safetensors"] = repository
     _, error = fetch("hf://someone/model")
-    assert error.startswith("DataUnavailable: hf://someone/model/model.safetensors: damaged: its SHA-256 is ")
+    assert error.startswith("DataUnavailable: hf://someone/model/model.safetensors: damaged, its SHA-256 is ")
     assert hashlib.sha256(damaged).hexdigest() in error
     assert hashlib.sha256(repository).hexdigest() in error
 

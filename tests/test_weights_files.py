@@ -251,7 +251,7 @@ def test_a_checkpoint_with_an_array_of_another_type_changes_nothing(part: str, t
     name = [n for n in arrays if n.startswith(f"{part}/") and arrays[n].ndim][-1]
     arrays[name] = arrays[name].astype(np.complex64)
     safetensors.numpy.save_file(arrays, path, facts)
-    resumed(path, f"{name} has type C64")
+    resumed(path, f"{name} is of type C64")
 
 
 def test_a_checkpoint_with_an_array_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
