@@ -105,7 +105,7 @@ def synchronize(value: jax.Array) -> None:
     jax.block_until_ready(value)
 
 
-def forget_programs() -> None:
+def clear_cache() -> None:
     jax.clear_caches()
 
 
@@ -117,16 +117,16 @@ def tensor(array: np.ndarray) -> jax.Array:
     return jax.device_put(array.copy()) if isinstance(array, np.ndarray) else jnp.asarray(array)
 
 
-def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
     del kernel  # XLA chooses its own layouts
     return np.empty(shape, np.float32)
 
 
-def adopt(array: np.ndarray) -> jax.Array:
+def from_numpy(array: np.ndarray) -> jax.Array:
     return jax.device_put(array)
 
 
-def known(x: jax.Array) -> np.ndarray | None:
+def concrete_value(x: jax.Array) -> np.ndarray | None:
     concrete = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
     here = concrete and {device.platform for device in x.devices()} == {"cpu"}
     return np.asarray(x) if here else x if isinstance(x, np.ndarray) else None

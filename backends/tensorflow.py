@@ -95,7 +95,7 @@ def synchronize(value: tf.Tensor) -> None:
     value.numpy()
 
 
-def forget_programs() -> None:
+def clear_cache() -> None:
     """TensorFlow's own are kept until the process ends: nothing frees them."""
 
 
@@ -106,16 +106,16 @@ def tensor(array: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
-def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
     del kernel  # HWIO is TensorFlow's own
     return np.empty(shape, np.float32)
 
 
-def adopt(array: np.ndarray) -> tf.Tensor:
+def from_numpy(array: np.ndarray) -> tf.Tensor:
     return tensor(array)
 
 
-def known(x: tf.Tensor) -> np.ndarray | None:
+def concrete_value(x: tf.Tensor) -> np.ndarray | None:
     eager = tf.is_tensor(x) and tf.executing_eagerly() and "CPU" in x.device
     return x.numpy() if eager else x if isinstance(x, np.ndarray) else None
 

@@ -93,7 +93,7 @@ def synchronize(value: torch.Tensor) -> None:
         torch.mps.synchronize()
 
 
-def forget_programs() -> None:
+def clear_cache() -> None:
     """A graph goes with its function."""
 
 
@@ -106,7 +106,7 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return ops.convert_to_tensor(array)  # on the device that Keras computes on
 
 
-def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
     # A kernel is stored as OHWI behind its HWIO shape, channels last as the images, and a matrix as torch's
     # own: oneDNN and cuDNN would otherwise copy it at every step, or read it more slowly.
     order = [*shape[-1:], *shape[:-1]] if kernel else list(shape)
@@ -119,13 +119,13 @@ def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
     return memory.movedim(0, -1).numpy()
 
 
-def adopt(array: np.ndarray) -> torch.Tensor:
+def from_numpy(array: np.ndarray) -> torch.Tensor:
     from zoo._lazy import ops
 
     return ops.convert_to_tensor(torch.from_numpy(array))  # of an array Keras would make a copy
 
 
-def known(x: torch.Tensor) -> np.ndarray | None:
+def concrete_value(x: torch.Tensor) -> np.ndarray | None:
     plain = type(x) is torch.Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
     return x.detach().numpy() if plain else x if isinstance(x, np.ndarray) else None
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from zoo import backends, caching, random, registry
 from zoo._lazy import keras, ops
-from zoo.backends import HIDDEN
+from zoo.backends import MASK_VALUE
 from zoo.errors import WrongConfiguration
 from zoo.random import Initializer
 
@@ -50,10 +50,10 @@ class Layer(keras.layers.Layer):
 
         def draw(shape: Shape, dtype: str | None = None) -> Any:
             here = backends.current()
-            memory = here.blank(shape, kernel=kernel)
+            memory = here.empty(shape, kernel=kernel)
             array = initializer.draw((self.seed, self.name, name), shape, memory)
             # Either keeps the arrangement.
-            return here.adopt(array) if dtype in (None, "float32") else ops.cast(array, dtype)
+            return here.from_numpy(array) if dtype in (None, "float32") else ops.cast(array, dtype)
 
         return self.add_weight(
             name=name,
@@ -988,7 +988,7 @@ class BlankPadding(Layer):
 
     def call(self, logits: Tensor, lengths: Tensor) -> Tensor:
         classes = logits.shape[-1]
-        blank = np.where(np.arange(classes) == 0, 0, HIDDEN).astype(np.float32)
+        blank = np.where(np.arange(classes) == 0, 0, MASK_VALUE).astype(np.float32)
         real = ops.expand_dims(_real(logits, lengths), -1)
         return ops.where(real, logits, ops.convert_to_tensor(blank, dtype=logits.dtype))
 
@@ -1035,14 +1035,14 @@ class TokenModel(keras.Model):
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise WrongConfiguration for tokens that the model does not know, where the numbers are at hand."""
-        known = {name: backends.current().known(x) for name, x in inputs.items() if x is not None}
+        known = {name: backends.current().concrete_value(x) for name, x in inputs.items() if x is not None}
         registry.check_tokens(self, {name: x for name, x in known.items() if x is not None})
 
     def checked(self, x: Any) -> Any:
         """Data for `fit` and the like, its tokens checked."""
         if isinstance(x, GeneratorType):
             return self.first_checked(x)
-        if isinstance(x, dict) or backends.current().known(x) is not None:
+        if isinstance(x, dict) or backends.current().concrete_value(x) is not None:
             self.check(self.complete(x))
         return x
 

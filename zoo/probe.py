@@ -130,7 +130,7 @@ class Probe:
         """Write `MODEL.npz` for these rungs, and answer with the facts of `zoo.taps.Taps`."""
         from zoo import faults
 
-        self.backend.forget_programs()  # of the model before
+        self.backend.clear_cache()  # of the model before
         with faults.seeded(fault):
             subject = self.subject(model, user)
             facts: dict[str, Any] = {}
