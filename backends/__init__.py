@@ -43,7 +43,7 @@ Tensor = Any  # a tensor of whichever framework runs
 
 # What is added to the score of a key that is padding: so far below any other that exp gives 0, a number in 16
 # bits, and finite, so that a query that sees no other key has a softmax, whose gradient is finite.
-HIDDEN = -3e4
+MASK_VALUE = -3e4
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,16 @@ class Updater(Protocol):
         """The loss whose gradients it takes: scaled as the optimizer says, or the policy."""
         ...
 
-    def memory(self) -> dict[str, np.ndarray]:
-        """What is remembered, by the names of `zoo.optimizers.Optimizer.memory`; loss scaling's, too."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The optimizer state by the names of `zoo.optimizers.Optimizer.state_dict`, with the loss scale."""
         ...
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Go on from such a memory, of whichever framework and engine."""
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Load such a state, of whichever framework and engine."""
         ...
 
-    def finish(self) -> None:
-        """Put the averages in the weights' place, if any are kept."""
+    def copy_ema_to_weights(self) -> None:
+        """Copy the exponential moving averages into the model's weights, if any are kept."""
         ...
 
 
@@ -159,7 +159,7 @@ class Backend(Protocol):
         """Return once `value` has been computed."""
         ...
 
-    def forget_programs(self) -> None:
+    def clear_cache(self) -> None:
         """Free what was compiled, to be compiled again if it is run again: JAX keeps every program."""
         ...
 
@@ -169,18 +169,18 @@ class Backend(Protocol):
         """The array on the device in use."""
         ...
 
-    def blank(self, shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+    def empty(self, shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
         """float32 of that shape, of any value, in memory that suits the framework: to fill, and to adopt.
 
         That of a `kernel` ([h, w,] in, out) lies as the framework's own operations read it.
         """
         ...
 
-    def adopt(self, array: np.ndarray) -> Tensor:
+    def from_numpy(self, array: np.ndarray) -> Tensor:
         """The float32 array on the device in use, laid in memory as it is; it may be the same memory."""
         ...
 
-    def known(self, x: Tensor) -> np.ndarray | None:
+    def concrete_value(self, x: Tensor) -> np.ndarray | None:
         """The numbers of a tensor in the host's memory; None elsewhere, or while a function is traced."""
         ...
 
@@ -323,13 +323,13 @@ class Backend(Protocol):
 
     # Training
 
-    def optimizer(self, description: Optimizer, variables: Sequence[keras.Variable]) -> Any:
+    def optimizer(self, spec: Optimizer, variables: Sequence[keras.Variable]) -> Any:
         """The framework's own optimizer over these variables, with the meaning of the zoo's."""
         ...
 
     def updater(
         self,
-        description: Optimizer,
+        spec: Optimizer,
         variables: Sequence[keras.Variable],
         scaling: LossScaling | None = None,
     ) -> Updater:

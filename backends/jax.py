@@ -105,7 +105,7 @@ def synchronize(value: jax.Array) -> None:
     jax.block_until_ready(value)
 
 
-def forget_programs() -> None:
+def clear_cache() -> None:
     jax.clear_caches()
 
 
@@ -117,16 +117,16 @@ def tensor(array: np.ndarray) -> jax.Array:
     return jax.device_put(array.copy()) if isinstance(array, np.ndarray) else jnp.asarray(array)
 
 
-def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
     del kernel  # XLA chooses its own layouts
     return np.empty(shape, np.float32)
 
 
-def adopt(array: np.ndarray) -> jax.Array:
+def from_numpy(array: np.ndarray) -> jax.Array:
     return jax.device_put(array)
 
 
-def known(x: jax.Array) -> np.ndarray | None:
+def concrete_value(x: jax.Array) -> np.ndarray | None:
     concrete = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
     here = concrete and {device.platform for device in x.devices()} == {"cpu"}
     return np.asarray(x) if here else x if isinstance(x, np.ndarray) else None
@@ -366,7 +366,7 @@ ctc_loss.defvjp(_ctc, _ctc_backward)
 Transform = optax.GradientTransformation
 Value = float | Callable[[Any], Any]  # a number, or a function of the update's count
 
-# (description, momentum or beta_1) -> gradients to updates, before weight decay and rate
+# (spec, momentum or beta_1) -> gradients to updates, before weight decay and rate
 OPTIMIZERS: dict[str, Callable[[Any, Value], Transform]] = {
     "SGD": lambda o, _: optax.identity(),
     "Momentum": lambda o, momentum: (
@@ -378,8 +378,8 @@ OPTIMIZERS: dict[str, Callable[[Any, Value], Transform]] = {
 }
 
 
-def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Transform:
-    o, name = description, type(description).__name__
+def optimizer(spec: Optimizer, variables: Sequence[keras.Variable]) -> Transform:
+    o, name = spec, type(spec).__name__
     multipliers, decays = zip(*(o.group(v) for v in variables), strict=True)
     momentum = o.rate.momentum if o.cycles else o.momentum_at(0) if o.CYCLED else 0.0
     inner, decay = OPTIMIZERS[name](o, momentum), _decayed(decays)
@@ -507,9 +507,9 @@ def _cycled_trace(momentum: Callable[[Any], Any], nesterov: bool) -> Transform:
 
 
 def updater(
-    description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
+    spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
 ) -> Updater:
-    return Updater(description, variables, scaling)
+    return Updater(spec, variables, scaling)
 
 
 class Updater:
@@ -518,19 +518,17 @@ class Updater:
     `pure` is a step of it for compiled code; called, it updates the model's own variables.
     """
 
-    def __init__(
-        self, description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None
-    ):
-        self.description, self.scaling, self.variables = description, scaling, list(variables)
-        self.transform = optimizer(description, variables)
+    def __init__(self, spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None):
+        self.spec, self.scaling, self.variables = spec, scaling, list(variables)
+        self.transform = optimizer(spec, variables)
         self.state = jax.jit(self.init)(_values(variables))  # one program; else each shape has its own
 
     def init(self, weights: list) -> dict[str, Any]:
         weights = _copies(weights)
         state: dict[str, Any] = {"batches": jnp.zeros((), jnp.int32), "optax": self.transform.init(weights)}
-        if self.description.use_ema:
+        if self.spec.use_ema:
             state["average"] = [jnp.zeros_like(w) for w in weights]
-        if self.description.gradient_accumulation_steps:
+        if self.spec.gradient_accumulation_steps:
             state["gradients"] = [jnp.zeros_like(w) for w in weights]
             state["weight_sum"] = jnp.zeros((), jnp.int32)
         if self.scaling:
@@ -539,7 +537,7 @@ class Updater:
         return state
 
     def scale(self, loss: jax.Array, state: dict[str, Any] | None = None) -> jax.Array:
-        factor = (state or self.state)["scale"] if self.scaling else self.description.loss_scale_factor
+        factor = (state or self.state)["scale"] if self.scaling else self.spec.loss_scale_factor
         return loss if factor is None else loss * factor
 
     def pure(
@@ -547,7 +545,7 @@ class Updater:
     ) -> tuple[list, dict[str, Any]]:
         """(gradients of the scaled loss, state, weights, the batch's weight) -> (weights, state)."""
         if not self.scaling:
-            factor = self.description.loss_scale_factor
+            factor = self.spec.loss_scale_factor
             gradients = [g / factor for g in gradients] if factor else gradients
             return self.accumulate(gradients, state, weights, weight)
         gradients = [g / state["scale"] for g in gradients]
@@ -571,7 +569,7 @@ class Updater:
     ) -> tuple[list, dict[str, Any]]:
         """An update where it is due: by the mean of the gradients since the last, each by its weight."""
         state = {**state, "batches": state["batches"] + 1}
-        every = self.description.gradient_accumulation_steps
+        every = self.spec.gradient_accumulation_steps
         if not every:
             return self.update(gradients, state, weights)
         weight = jnp.asarray(1 if weight is None else weight, jnp.int32)
@@ -595,7 +593,7 @@ class Updater:
 
     def update(self, gradients: list, state: dict[str, Any], weights: list) -> tuple[list, dict[str, Any]]:
         """One update, after so many batches as the state has."""
-        o = self.description
+        o = self.spec
         updates, memory = self.transform.update(gradients, state["optax"], weights)
         weights = cast(list, optax.apply_updates(weights, updates))
         state = {**state, "optax": memory}
@@ -617,21 +615,21 @@ class Updater:
         for variable, weight in zip(self.variables, weights, strict=True):
             variable.assign(weight)
 
-    def finish(self) -> None:
-        if int(self.state["batches"]) < (self.description.gradient_accumulation_steps or 1):
+    def copy_ema_to_weights(self) -> None:
+        if int(self.state["batches"]) < (self.spec.gradient_accumulation_steps or 1):
             return  # before the first update there is no average
         for variable, average in zip(self.variables, self.state.get("average", ()), strict=False):
             variable.assign(average)
 
-    # The zoo's names of what is remembered -> optax's
+    # The zoo's names of the state's parts -> optax's
     NAMES: ClassVar = {"velocity": "nu", "largest": "nu_max"}
 
     def kinds(self) -> dict[str, str]:
-        o = self.description
+        o = self.spec
         first = "trace" if type(o).__name__ == "Momentum" else "mu"
         return {kind: self.NAMES.get(kind, first) for kind in o.SLOTS}
 
-    def memory(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         numbers = ("batches", "scale", "scale_steps", "weight_sum")
         own = {k: self.state[k] for k in numbers if k in self.state}
         found = {name: np.asarray(value) for name, value in own.items()}
@@ -642,24 +640,24 @@ class Updater:
             found |= {f"{kind}/{v.path}": np.array(x) for v, x in pairs}
         return found
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         def kept(kind: str) -> list[jax.Array]:
-            return [tensor(memory[f"{kind}/{v.path}"]) for v in self.variables]
+            return [tensor(state[f"{kind}/{v.path}"]) for v in self.variables]
 
-        batches, every = int(memory["batches"]), self.description.gradient_accumulation_steps
+        batches, every = int(state["batches"]), self.spec.gradient_accumulation_steps
         values: dict[str, Any] = {name: kept(kind) for kind, name in self.kinds().items()}
         if _tree_has(self.state["optax"], "count"):
             values["count"] = jnp.asarray(batches // (every or 1), jnp.int32)
         self.state["optax"] = _tree_set(self.state["optax"], **values)
         self.state["batches"] = jnp.asarray(batches, jnp.int32)
-        if self.description.use_ema:
+        if self.spec.use_ema:
             self.state["average"] = kept("average")
         if every and batches % every:
             self.state["gradients"] = kept("gradients")
-            self.state["weight_sum"] = jnp.asarray(memory["weight_sum"], jnp.int32)
+            self.state["weight_sum"] = jnp.asarray(state["weight_sum"], jnp.int32)
         if self.scaling:
-            self.state["scale"] = jnp.asarray(memory["scale"], jnp.float32)
-            self.state["scale_steps"] = jnp.asarray(memory["scale_steps"], jnp.int32)
+            self.state["scale"] = jnp.asarray(state["scale"], jnp.float32)
+            self.state["scale_steps"] = jnp.asarray(state["scale_steps"], jnp.int32)
 
 
 def _tree_get(state: Any, name: str) -> Any:
@@ -708,13 +706,13 @@ class JaxStep:
         self,
         model: keras.Model,
         loss: Loss,
-        description: Optimizer,
+        spec: Optimizer,
         scaling: LossScaling | None,
         *,
         compiled: bool,
     ):
         self.model, self.mode = model, "jit" if compiled else "eager"
-        self.updater = updater = Updater(description, model.trainable_variables, scaling)
+        self.updater = updater = Updater(spec, model.trainable_variables, scaling)
         objective = _objective(model, loss)
 
         def scaled(weights: list, other: list, memory: dict, x: jax.Array, y: jax.Array) -> tuple:

@@ -54,9 +54,9 @@ def devices() -> list[Device]:
 
 def _describe(device: Any, number: int, kind: str) -> Device:
     details = tf.config.experimental.get_device_details(device)
-    if "Apple" in (description := details.get("device_name", device.name)) or platform.system() == "Darwin":
+    if "Apple" in (spec := details.get("device_name", device.name)) or platform.system() == "Darwin":
         kind = "MPS"
-    return Device(f"{kind.lower()}:{number}", kind, description, None)
+    return Device(f"{kind.lower()}:{number}", kind, spec, None)
 
 
 def use_device(name: str) -> None:
@@ -95,7 +95,7 @@ def synchronize(value: tf.Tensor) -> None:
     value.numpy()
 
 
-def forget_programs() -> None:
+def clear_cache() -> None:
     """TensorFlow's own are kept until the process ends: nothing frees them."""
 
 
@@ -106,16 +106,16 @@ def tensor(array: np.ndarray) -> tf.Tensor:
     return tf.convert_to_tensor(array)
 
 
-def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
     del kernel  # HWIO is TensorFlow's own
     return np.empty(shape, np.float32)
 
 
-def adopt(array: np.ndarray) -> tf.Tensor:
+def from_numpy(array: np.ndarray) -> tf.Tensor:
     return tensor(array)
 
 
-def known(x: tf.Tensor) -> np.ndarray | None:
+def concrete_value(x: tf.Tensor) -> np.ndarray | None:
     eager = tf.is_tensor(x) and tf.executing_eagerly() and "CPU" in x.device
     return x.numpy() if eager else x if isinstance(x, np.ndarray) else None
 
@@ -336,14 +336,14 @@ def ctc_loss(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[
 # Training
 
 
-def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> Optimizer:
-    """TensorFlow's optimizers are Keras's: the description itself, its update by TensorFlow's kernels."""
-    twin = description.fresh()
-    twin.build(variables)
-    kernel = KERNELS.get(type(twin).__name__)
-    if kernel and not getattr(twin, "amsgrad", False) and _keeps_moments(twin):
-        twin.update = partial(kernel, twin)
-    return twin
+def optimizer(spec: Optimizer, variables: Sequence[keras.Variable]) -> Optimizer:
+    """TensorFlow's optimizers are Keras's: the spec itself, its update by TensorFlow's kernels."""
+    native = spec.fresh()
+    native.build(variables)
+    kernel = KERNELS.get(type(native).__name__)
+    if kernel and not getattr(native, "amsgrad", False) and _keeps_moments(native):
+        native.update = partial(kernel, native)
+    return native
 
 
 def _keeps_moments(o: Any) -> bool:
@@ -356,11 +356,11 @@ def _keeps_moments(o: Any) -> bool:
 
 
 def _momentum_kernel(
-    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, memory: Any
+    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, slots: Any
 ) -> None:
     tf.raw_ops.ResourceApplyMomentum(
         var=variable.handle,
-        accum=memory[0].value.handle,
+        accum=slots[0].value.handle,
         lr=rate,
         grad=gradient + decay * variable if decay else gradient,
         momentum=tf.convert_to_tensor(self.cycled(variable.dtype.name), variable.dtype),
@@ -369,7 +369,7 @@ def _momentum_kernel(
 
 
 def _adam_kernel(
-    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, memory: Any
+    self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, slots: Any
 ) -> None:
     dtype = variable.dtype
     # As the kernel rounds them: in float32 1 - 0.999 is 1.3e-5 off, above and below in v / (1 - b2^t) alike.
@@ -382,8 +382,8 @@ def _adam_kernel(
         variable.assign(variable * (1 - rate * decay))
     tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
-        m=memory[0].value.handle,
-        v=memory[1].value.handle,
+        m=slots[0].value.handle,
+        v=slots[1].value.handle,
         # The kernel's own bias correction takes powers in float32, 6e-6 off: it is given powers of 0.
         beta1_power=tf.zeros((), dtype),
         beta2_power=tf.zeros((), dtype),
@@ -403,20 +403,18 @@ KERNELS: dict[str, Callable[..., None]] = {
 
 
 def updater(
-    description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
+    spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
 ) -> Updater:
-    return Updater(description, variables, scaling)
+    return Updater(spec, variables, scaling)
 
 
 class Updater:
     """One update of the model's own variables by the native optimizer."""
 
-    def __init__(
-        self, description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None
-    ):
+    def __init__(self, spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None):
         self.variables = list(variables)
-        self.optimizer = twin = optimizer(description, variables)
-        self.outer: Any = twin if scaling is None else _scaled(twin, scaling)
+        self.optimizer = native = optimizer(spec, variables)
+        self.outer: Any = native if scaling is None else _scaled(native, scaling)
         self.outer.build(variables)
 
     def __call__(self, gradients: Sequence[Any], weight: tf.Tensor | None = None) -> None:
@@ -426,25 +424,25 @@ class Updater:
     def scale(self, loss: tf.Tensor) -> tf.Tensor:
         return self.outer.scale_loss(loss)
 
-    def memory(self) -> dict[str, np.ndarray]:
-        from zoo.optimizers import memory_of
+    def state_dict(self) -> dict[str, np.ndarray]:
+        from zoo.optimizers import state_of
 
-        return memory_of(self.outer)
+        return state_of(self.outer)
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        from zoo.optimizers import restore_into
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        from zoo.optimizers import load_state_into
 
-        restore_into(self.outer, memory)
+        load_state_into(self.outer, state)
 
-    def finish(self) -> None:
+    def copy_ema_to_weights(self) -> None:
         self.optimizer.finalize_variable_values(self.variables)
 
 
-def _scaled(twin: Optimizer, scaling: LossScaling) -> Any:
+def _scaled(native: Optimizer, scaling: LossScaling) -> Any:
     from zoo._lazy import keras
 
     return keras.optimizers.LossScaleOptimizer(
-        twin, initial_scale=scaling.initial_scale, dynamic_growth_steps=scaling.growth_steps
+        native, initial_scale=scaling.initial_scale, dynamic_growth_steps=scaling.growth_steps
     )
 
 
@@ -485,11 +483,11 @@ class TensorFlowStep:
     """`tf.function` around a `GradientTape` and the update; the variables are the model's own."""
 
     def __init__(
-        self, model: keras.Model, loss: Loss, description: Optimizer, mode: str, scaling: LossScaling | None
+        self, model: keras.Model, loss: Loss, spec: Optimizer, mode: str, scaling: LossScaling | None
     ):
         weights = model.trainable_variables
         self.model, self.mode = model, mode
-        self.updater = updater = Updater(description, weights, scaling)
+        self.updater = updater = Updater(spec, weights, scaling)
 
         def step(x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
             with tf.GradientTape() as tape:

@@ -93,7 +93,7 @@ def synchronize(value: torch.Tensor) -> None:
         torch.mps.synchronize()
 
 
-def forget_programs() -> None:
+def clear_cache() -> None:
     """A graph goes with its function."""
 
 
@@ -106,7 +106,7 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return ops.convert_to_tensor(array)  # on the device that Keras computes on
 
 
-def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
+def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
     # A kernel is stored as OHWI behind its HWIO shape, channels last as the images, and a matrix as torch's
     # own: oneDNN and cuDNN would otherwise copy it at every step, or read it more slowly.
     order = [*shape[-1:], *shape[:-1]] if kernel else list(shape)
@@ -119,13 +119,13 @@ def blank(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
     return memory.movedim(0, -1).numpy()
 
 
-def adopt(array: np.ndarray) -> torch.Tensor:
+def from_numpy(array: np.ndarray) -> torch.Tensor:
     from zoo._lazy import ops
 
     return ops.convert_to_tensor(torch.from_numpy(array))  # of an array Keras would make a copy
 
 
-def known(x: torch.Tensor) -> np.ndarray | None:
+def concrete_value(x: torch.Tensor) -> np.ndarray | None:
     plain = type(x) is torch.Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
     return x.detach().numpy() if plain else x if isinstance(x, np.ndarray) else None
 
@@ -529,46 +529,44 @@ OPTIMIZERS: dict[str, Callable[[Any, float, Any], torch.optim.Optimizer]] = {
 STATE = {"momentum": "exp_avg", "velocity": "exp_avg_sq", "largest": "max_exp_avg_sq"}
 
 
-def optimizer(description: Optimizer, variables: Sequence[keras.Variable]) -> torch.optim.Optimizer:
-    return _optimizer(description, variables, _values(variables))
+def optimizer(spec: Optimizer, variables: Sequence[keras.Variable]) -> torch.optim.Optimizer:
+    return _optimizer(spec, variables, _values(variables))
 
 
 def _optimizer(
-    description: Optimizer, variables: Sequence[keras.Variable], weights: Sequence[torch.Tensor]
+    spec: Optimizer, variables: Sequence[keras.Variable], weights: Sequence[torch.Tensor]
 ) -> torch.optim.Optimizer:
     groups: dict[tuple[float, float], list[torch.Tensor]] = {}
     for variable, weight in zip(variables, weights, strict=True):
-        groups.setdefault(description.group(variable), []).append(weight)
-    rate = description.rate_at(0)
-    return OPTIMIZERS[type(description).__name__](
+        groups.setdefault(spec.group(variable), []).append(weight)
+    rate = spec.rate_at(0)
+    return OPTIMIZERS[type(spec).__name__](
         [
             {"params": weights, "multiplier": multiplier, "weight_decay": decay, "lr": rate * multiplier}
             for (multiplier, decay), weights in groups.items()
         ],
         rate,
-        description,
+        spec,
     )
 
 
 def updater(
-    description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
+    spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None = None
 ) -> Updater:
-    return Updater(description, variables, scaling)
+    return Updater(spec, variables, scaling)
 
 
 class Updater:
     """What stands around torch.optim: scaling, accumulation, clipping, the schedule, an average."""
 
-    def __init__(
-        self, description: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None
-    ):
-        self.description, self.scaling = description, scaling
+    def __init__(self, spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None):
+        self.spec, self.scaling = spec, scaling
         self.paths, self.weights = [v.path for v in variables], _values(variables)
         # torch's fused kernels walk memory in order, and copy a gradient that they find permuted.
         self.flat = [_flat(weight.detach()) for weight in self.weights]
-        self.optimizer = _optimizer(description, variables, self.flat)
+        self.optimizer = _optimizer(spec, variables, self.flat)
         self.updates = self.batches = self.good = 0
-        self.loss_scale = scaling.initial_scale if scaling else description.loss_scale_factor
+        self.loss_scale = scaling.initial_scale if scaling else spec.loss_scale_factor
         self.mean: list[torch.Tensor] | None = None  # of the gradients accumulated
         self.weight_sum = 0
         self.average: list[torch.Tensor] | None = None
@@ -578,7 +576,7 @@ class Updater:
 
     @torch.no_grad()
     def __call__(self, gradients: Sequence[torch.Tensor], weight: int | None = None) -> None:
-        o, gradients = self.description, list(gradients)
+        o, gradients = self.spec, list(gradients)
         if self.loss_scale is not None:
             gradients = list(torch._foreach_div(gradients, self.loss_scale))
             if self.scaling and not self.rescale(gradients):
@@ -629,7 +627,7 @@ class Updater:
         return finite
 
     def clip(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
-        o = self.description
+        o = self.spec
         if o.clipvalue:
             return [g.clamp(-o.clipvalue, o.clipvalue) for g in gradients]
         if o.clipnorm:
@@ -647,23 +645,23 @@ class Updater:
                 group["betas"] = momentum, group["betas"][1]
 
     def remember(self) -> None:
-        o = self.description
+        o = self.spec
         if self.average is None:
             self.average = [weight.detach().clone() for weight in self.weights]
         else:
             torch._foreach_lerp_(self.average, self.weights, 1 - o.ema_momentum)
         if o.ema_overwrite_frequency and self.updates % o.ema_overwrite_frequency == 0:
-            self.finish()
+            self.copy_ema_to_weights()
 
     @torch.no_grad()
-    def finish(self) -> None:
+    def copy_ema_to_weights(self) -> None:
         for weight, average in zip(self.weights, self.average or self.weights, strict=True):
             weight.copy_(average)
 
     def state_name(self, kind: str) -> str:
         return "momentum_buffer" if isinstance(self.optimizer, torch.optim.SGD) else STATE[kind]
 
-    def memory(self) -> dict[str, np.ndarray]:
+    def state_dict(self) -> dict[str, np.ndarray]:
         zeros = [torch.zeros_like(w) for w in self.weights]
         kept: dict[str, list[torch.Tensor]] = {
             kind: [
@@ -672,14 +670,14 @@ class Updater:
             ]
             if self.updates
             else zeros
-            for kind in self.description.SLOTS
+            for kind in self.spec.SLOTS
         }
-        if self.description.use_ema:
+        if self.spec.use_ema:
             kept["average"] = self.average or zeros
-        if self.description.gradient_accumulation_steps:
+        if self.spec.gradient_accumulation_steps:
             kept["gradients"] = self.mean or zeros
         found: dict[str, np.ndarray] = {"batches": np.array(self.batches)}
-        if self.description.gradient_accumulation_steps:
+        if self.spec.gradient_accumulation_steps:
             found["weight_sum"] = np.array(self.weight_sum, np.int32)
         for kind, tensors in kept.items():
             pairs = zip(self.paths, tensors, strict=True)
@@ -688,25 +686,25 @@ class Updater:
             found |= {"scale": np.array(self.loss_scale, np.float32), "scale_steps": np.array(self.good)}
         return found
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
         def kept(kind: str) -> list[torch.Tensor]:
             return [
-                torch.empty_like(w).copy_(torch.tensor(memory[f"{kind}/{path}"])).detach()
+                torch.empty_like(w).copy_(torch.tensor(state[f"{kind}/{path}"])).detach()
                 for path, w in zip(self.paths, self.weights, strict=True)
             ]
 
-        o, every = self.description, self.description.gradient_accumulation_steps or 1
-        self.batches = int(memory["batches"])
+        o, every = self.spec, self.spec.gradient_accumulation_steps or 1
+        self.batches = int(state["batches"])
         self.updates = self.batches // every
         self.average = kept("average") if o.use_ema and self.updates else None
         self.mean = kept("gradients") if self.batches % every else None
-        self.weight_sum = int(memory["weight_sum"]) if self.batches % every else 0
+        self.weight_sum = int(state["weight_sum"]) if self.batches % every else 0
         slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
         for i, flat in enumerate(self.flat if slots else ()):
             step = torch.tensor(float(self.updates), device=flat.device)
             self.optimizer.state[flat] = {"step": step, **{name: _flat(xs[i]) for name, xs in slots.items()}}
         if self.scaling:
-            self.loss_scale, self.good = float(memory["scale"]), int(memory["scale_steps"])
+            self.loss_scale, self.good = float(state["scale"]), int(state["scale_steps"])
 
 
 def gradients(
@@ -740,9 +738,9 @@ class EagerStep:
 
     mode = "eager"
 
-    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, scaling: LossScaling | None):
+    def __init__(self, model: keras.Model, loss: Loss, spec: Optimizer, scaling: LossScaling | None):
         self.model, self.loss = model, loss
-        self.updater = Updater(description, model.trainable_variables, scaling)
+        self.updater = Updater(spec, model.trainable_variables, scaling)
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, weight: int | None = None) -> torch.Tensor:
         loss = self.loss(y, self.model(x, training=True)) + sum(self.model.losses)
@@ -768,8 +766,8 @@ class TracedStep(EagerStep):
 
     mode = "traced"
 
-    def __init__(self, model: keras.Model, loss: Loss, description: Optimizer, scaling: LossScaling | None):
-        super().__init__(model, loss, description, scaling)
+    def __init__(self, model: keras.Model, loss: Loss, spec: Optimizer, scaling: LossScaling | None):
+        super().__init__(model, loss, spec, scaling)
         self.pure = _pure(model, loss)
         self.weights = [weight.detach() for weight in self.updater.weights]
         self.state = _values(model.non_trainable_variables)

@@ -9,6 +9,7 @@ from zoo import registry
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- models: written by python docs/_readme.py -->", "<!-- models end -->"
+NBSP = "\N{NO-BREAK SPACE}"  # keeps a number, and the dot after it, on the line of its model
 HEADINGS = {"README.md": ("models, parameters", "paper"), "README.zh.md": ("模型与参数量", "论文")}
 
 
@@ -17,9 +18,11 @@ def table(headings: tuple[str, str]) -> str:
     papers: dict[tuple[str, str], list[str]] = {}
     for card in map(registry.card, registry.list_models()):
         authors = card.paper.partition(', "')[0]
-        papers.setdefault((authors, card.url), []).append(f"`{card.name}` {card.parameters:,}")
+        papers.setdefault((authors, card.url), []).append(f"`{card.name}`{NBSP}{card.parameters:,}")
     lines = [f"| {' | '.join(headings)} |", "| --- | --- |"]
-    lines += [f"| {' · '.join(names)} | [{authors}]({url}) |" for (authors, url), names in papers.items()]
+    lines += [
+        f"| {f'{NBSP}· '.join(names)} | [{authors}]({url}) |" for (authors, url), names in papers.items()
+    ]
     return "\n".join(lines)
 
 

@@ -64,7 +64,7 @@ def frozen() -> None:
 
     What frameworks have made by now stays: no collection of garbage looks at it again.
     """
-    backends.current().forget_programs()
+    backends.current().clear_cache()
     gc.collect()
     gc.freeze()
 

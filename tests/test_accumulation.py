@@ -136,7 +136,7 @@ def test_a_run_cut_within_a_window_goes_on_with_its_weights(saved: str, resumed:
     model, data, _ = case
     ours = zoo.train(model(), data(), engine=resumed, steps=10, resume=file, progress=False)
     assert_same(ours, whole, 1e-6)
-    a, b = ours.trainer.memory(), whole.trainer.memory()
+    a, b = ours.trainer.state_dict(), whole.trainer.state_dict()
     assert int(a["weight_sum"]) == int(b["weight_sum"]) > 0
     assert a.keys() == b.keys()
     for name, x in a.items():

@@ -582,7 +582,10 @@ def test_floats_go_to_the_nearest_level_and_back() -> None:
 
 def test_images_that_are_not_0_to_1_are_refused_where_they_would_be_cut_off() -> None:
     x = rng().standard_normal((8, 8, 3), dtype=np.float32)
-    with pytest.raises(zoo.WrongConfiguration, match=r"^augment: an image from -.* to .*; expected \[0, 1\]"):
+    with pytest.raises(
+        zoo.WrongConfiguration,
+        match=r"^augment: an image has values from -.* to .*; expected floats in \[0, 1\]",
+    ):
         RandAugment()(x, rng())
     assert np.array_equal(HorizontalFlip(1.0)(x, rng()), x[:, ::-1])
     with pytest.raises(zoo.WrongConfiguration, match=r"float32 of shape|uint8 of shape \(4, 4, 2\)"):
@@ -596,9 +599,9 @@ def test_images_that_are_not_0_to_1_are_refused_where_they_would_be_cut_off() ->
         (lambda: Rotation(-3), "^Rotation: degrees=-3; expected 0 to 180"),
         (lambda: RandomResizedCrop(0), "^RandomResizedCrop: size=0; expected pixels"),
         (lambda: RandomResizedCrop(32.0), "size=32.0"),
-        (lambda: RandomResizedCrop(32, area=(0.5, 0.2)), r"area=\(0.5, 0.2\); expected two shares"),
+        (lambda: RandomResizedCrop(32, area=(0.5, 0.2)), r"area=\(0.5, 0.2\); expected two fractions"),
         (lambda: RandomErasing(aspect=3), "aspect=3; expected two ratios"),
-        (lambda: ColorJitter(hue=0.7), "hue=0.7; expected a share of the colour circle"),
+        (lambda: ColorJitter(hue=0.7), "hue=0.7; expected a fraction of the colour circle"),
         (lambda: ColorJitter("much"), "brightness='much'; expected 0 or more"),
         (lambda: RandAugment(2, 31), "^RandAugment: magnitude=31; expected 0 to 30"),
         (lambda: RandAugment(2.5), "operations=2.5; expected an integer"),
@@ -642,8 +645,12 @@ def test_what_a_transform_prints_is_itself() -> None:
     ("written", "error", "message"),
     [
         ("RandAugmen", zoo.UnknownName, "^no transform 'RandAugmen'; nearest: RandAugment"),
-        ("RandAugment(size=3)", zoo.WrongConfiguration, r"^RandAugment\(size=3\): it takes operations, magn"),
-        ("RandomCrop", zoo.WrongConfiguration, r"^RandomCrop\(\): it takes size, padding"),
+        (
+            "RandAugment(size=3)",
+            zoo.WrongConfiguration,
+            r"^RandAugment\(size=3\): expected arguments operations, magn",
+        ),
+        ("RandomCrop", zoo.WrongConfiguration, r"^RandomCrop\(\): expected arguments size, padding"),
         ("RandAugment(2, 99)", zoo.WrongConfiguration, "magnitude=99; expected 0 to 30"),
         ("RandAugment(2", zoo.WrongConfiguration, "expected transforms with plain numbers"),
         ("RandAugment(open('x'))", zoo.WrongConfiguration, "expected transforms with plain numbers"),
@@ -670,8 +677,8 @@ def test_what_an_example_becomes_depends_on_seed_epoch_and_its_place_alone() -> 
         assert np.array_equal(x[chosen.index(5)], alone[0])
     for seed, epoch in ((1, 3), (2, 2)):
         assert not np.array_equal(augment.batch(task, [5], seed, epoch)[0], alone)
-    twins = replace(task, train=(np.repeat(task.train[0][5:6], 12, 0), task.train[1]))
-    x, _ = augment.batch(twins, range(12), seed=1, epoch=2)
+    copies = replace(task, train=(np.repeat(task.train[0][5:6], 12, 0), task.train[1]))
+    x, _ = augment.batch(copies, range(12), seed=1, epoch=2)
     assert len({image.tobytes() for image in x}) > 6  # the same image, at other places
     assert np.array_equal(x[5], alone[0])
 
@@ -842,7 +849,7 @@ def test_soft_labels_of_your_own_are_learnt(engine: str) -> None:
         (
             replace(toy(), classes=None),
             {"augment": MixUp()},
-            "mixing its labels needs to know how many classes",
+            "mixing labels needs a task with a number of classes",
         ),
         (
             (np.zeros((4, 8, 8, 1)), np.full((4, 3), 1 / 3)),
@@ -852,7 +859,7 @@ def test_soft_labels_of_your_own_are_learnt(engine: str) -> None:
         (
             (np.zeros((4, 8, 8, 1)), np.ones((4, 5))),
             {"loss": "cross_entropy"},
-            r"^task: soft labels of shape \(4, 5\); expected \(n, classes\), 0 or more, 1 in all",
+            r"^task: soft labels of shape \(4, 5\); expected \(n, classes\) of probabilities",
         ),
     ],
 )

@@ -264,11 +264,11 @@ made = b"".join(x.tobytes() for x in found).hex()
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: TimeStretch((1.2, 0.8)), "rates=.*expected two speeds, 0.1 <= least <= most <= 10"),
+        (lambda: TimeStretch((1.2, 0.8)), "rates=.*expected two speeds, 0.1 <= first <= second <= 10"),
         (lambda: TimeStretch((0.0, 1.0)), "rates="),
         (lambda: PitchShift(-1.0), "semitones=-1.0; expected 0 to 24"),
-        (lambda: Noise((20.0, 10.0)), "snr=.*expected two ratios in dB, least <= most"),
-        (lambda: TimeShift(1.5), "share=1.5; expected a share of the length, 0 to 1"),
+        (lambda: Noise((20.0, 10.0)), "snr=.*expected two ratios in dB, first <= second"),
+        (lambda: TimeShift(1.5), "share=1.5; expected a fraction of the length, 0 to 1"),
         (lambda: SpecAugment(time_masks=-1), "time_masks=-1; expected an integer of 0 or more"),
         (lambda: SpecAugment(frequency_width=2.5), "frequency_width=2.5"),  # pyright: ignore
         (lambda: Noise()(np.zeros((3, 2)), rng()), r"shape \(3, 2\); expected a wave \(n,\) of floats"),

@@ -301,14 +301,16 @@ def test_synonyms_of_wordnet_are_all_other_lemmas_of_the_words_synsets(
     ("corpus", "reason"),
     [
         (None, "nltk is not installed"),
-        (Corpus(LookupError("Resource wordnet not found")), "nltk has no data of it"),
+        (Corpus(LookupError("Resource wordnet not found")), "nltk has no data for it"),
     ],
 )
 def test_without_wordnet_it_says_to_give_a_table(
     monkeypatch: pytest.MonkeyPatch, kind: Any, corpus: Any, reason: str
 ) -> None:
     install(monkeypatch, corpus)
-    with pytest.raises(zoo.DataUnavailable, match=rf"WordNet.*{reason}: give them, table=.*nltk\.download"):
+    with pytest.raises(
+        zoo.DataUnavailable, match=rf"WordNet.*{reason}\. Give a table, table=.*nltk\.download"
+    ):
         kind(0.1)
 
 
@@ -388,7 +390,9 @@ def test_a_text_without_a_word_is_not_sent_to_the_translators() -> None:
 
 @pytest.mark.parametrize(("name", "arguments"), [("there", (len, str)), ("back", (str, str.split))])
 def test_a_translator_that_gives_no_text_is_named(name: str, arguments: Any) -> None:
-    with pytest.raises(zoo.WrongConfiguration, match=rf"^BackTranslation: {name} gave (int|list) for a text"):
+    with pytest.raises(
+        zoo.WrongConfiguration, match=rf"^BackTranslation: {name} returned (int|list) for a text"
+    ):
         BackTranslation(*arguments)("the dog", rng())
 
 

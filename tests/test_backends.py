@@ -384,7 +384,7 @@ def devices(platform=None):
     return [gpu]
 array, jax.devices = jax.numpy.ones(3), devices
 from zoo.backends import jax as here
-print(*(d.name for d in here.devices()), here.known(array), here.peak_memory())
+print(*(d.name for d in here.devices()), here.concrete_value(array), here.peak_memory())
 """
     assert python(code, KERAS_BACKEND="jax") == "cuda:0 [1. 1. 1.] 0"
 
@@ -420,13 +420,13 @@ def test_a_program_that_was_forgotten_is_compiled_again() -> None:
     run(x)
     run(x)
     assert len(traced) == 1
-    HERE.forget_programs()
+    HERE.clear_cache()
     assert np.array_equal(numpy(run(x)), 2 * noise(3))
     assert len(traced) == 2
 
 
 @pytest.mark.skipif(NAME != "jax", reason="the others compile nothing to make a tensor")
-@pytest.mark.parametrize("make", ["tensor", "adopt"])
+@pytest.mark.parametrize("make", ["tensor", "from_numpy"])
 def test_a_tensor_of_a_new_shape_compiles_no_program(make: str) -> None:
     from jax import monitoring
 
@@ -482,21 +482,21 @@ def test_a_tensor_holds_the_arrays_bits(dtype: str) -> None:
 @pytest.mark.parametrize("shape", [(), (3,), (3, 5, 4, 6)], ids=str)
 def test_memory_that_is_filled_and_adopted_holds_what_it_was_filled_with(shape: tuple[int, ...]) -> None:
     """Each in memory of its own, and in whichever order it lies there."""
-    arrays = [HERE.blank(shape) for _ in range(2)]
+    arrays = [HERE.empty(shape) for _ in range(2)]
     for i, array in enumerate(arrays):
         assert (array.shape, array.dtype) == (shape, np.float32)
         array[...] = noise(*shape, seed=i)
     arrays.append(noise(*shape, seed=2).transpose())
-    for i, adopted in enumerate([HERE.adopt(array) for array in arrays]):
+    for i, adopted in enumerate([HERE.from_numpy(array) for array in arrays]):
         theirs = noise(*shape, seed=i)
         assert np.array_equal(numpy(adopted), theirs.transpose() if i == 2 else theirs)
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (3, 5, 4, 6)], ids=str)
 def test_a_kernel_adopted_from_its_memory_is_the_same_kernel(shape: tuple[int, ...]) -> None:
-    memory, kernel = HERE.blank(shape, kernel=True), noise(*shape)
+    memory, kernel = HERE.empty(shape, kernel=True), noise(*shape)
     memory[...] = kernel
-    adopted = HERE.adopt(memory)
+    adopted = HERE.from_numpy(memory)
     assert np.array_equal(numpy(adopted), kernel)
     if NAME == "torch":
         assert adopted.movedim(-1, 0).is_contiguous()  # as torch.nn.Linear's, and channels last
@@ -609,12 +609,12 @@ def values(model: keras.Model) -> dict[str, ndarray]:
 
 
 def test_gradients_change_no_state_and_tell_what_a_training_call_makes_of_it() -> None:
-    model, twin, x = with_state(), with_state(), tensor(noise(8, 5))
+    model, other, x = with_state(), with_state(), tensor(noise(8, 5))
     before = values(model)
     *_, state = HERE.gradients(model, HERE.cross_entropy)(x, tensor(LABELS))
     assert all(np.array_equal(before[path], value) for path, value in values(model).items())
-    twin(x, training=True)
-    for ours, theirs in zip(state, twin.non_trainable_variables, strict=True):
+    other(x, training=True)
+    for ours, theirs in zip(state, other.non_trainable_variables, strict=True):
         assert not np.array_equal(numpy(ours), before[theirs.path])
         assert off(ours, numpy(theirs)) <= BOUND
 
@@ -623,17 +623,17 @@ def test_gradients_change_no_state_and_tell_what_a_training_call_makes_of_it() -
 def test_a_step_moves_the_weights_by_the_gradient_and_the_state_on(mode: str) -> None:
     """w - a g for plain SGD; dropout's counter and running statistics as one training call leaves them."""
     x, rate = noise(8, 5), 0.25
-    model, twin = with_state(), with_state()
+    model, other = with_state(), with_state()
     value, gradients = loss_of(model, x, LABELS)
     theirs = [numpy(v) - rate * numpy(g) for v, g in zip(model.trainable_variables, gradients, strict=True)]
-    twin(tensor(x), training=True)
+    other(tensor(x), training=True)
 
     step = HERE.step(model, HERE.cross_entropy, zoo.optimizers.SGD(rate), mode)
     assert off(step(tensor(x), tensor(LABELS)), numpy(value)) <= BOUND
     step.sync()
     for variable, after in zip(model.trainable_variables, theirs, strict=True):
         assert off(variable, after) <= BOUND
-    for variable, after in zip(model.non_trainable_variables, twin.non_trainable_variables, strict=True):
+    for variable, after in zip(model.non_trainable_variables, other.non_trainable_variables, strict=True):
         assert off(variable, numpy(after)) <= BOUND
 
 

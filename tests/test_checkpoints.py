@@ -329,13 +329,16 @@ def test_no_more_steps_than_were_made_are_refused(saved: Saved, length: dict[str
 @pytest.mark.parametrize(
     ("optimizer", "said"),
     [
-        (lambda: optimizers.AdamW(0.01), "memory: velocity/hidden1/kernel.* not in the file"),
-        (lambda: optimizers.SGD(0.01), "memory: no place for momentum/"),
-        (lambda: optimizers.Momentum(0.01, use_ema=True), "memory: average/hidden1/kernel.* not in the file"),
+        (lambda: optimizers.AdamW(0.01), "optimizer state: velocity/hidden1/kernel.* not in the file"),
+        (lambda: optimizers.SGD(0.01), "optimizer state: no place for momentum/"),
+        (
+            lambda: optimizers.Momentum(0.01, use_ema=True),
+            "optimizer state: average/hidden1/kernel.* not in the file",
+        ),
     ],
     ids=["AdamW", "SGD", "average"],
 )
-def test_an_optimizer_with_another_memory_is_refused(
+def test_an_optimizer_with_another_state_is_refused(
     saved: Saved, engine: str, optimizer: Callable[[], Any], said: str
 ) -> None:
     refused(said, engine=engine, resume=saved("keras", "Momentum", MID_EPOCH), optimizer=optimizer())

@@ -8,7 +8,7 @@ import pytest
 
 import zoo
 from zoo import checks, optimizers, schedules, tokenizers
-from zoo.augment import RandomCrop, SpecAugment, parse, written
+from zoo.augment import RandomCrop, SpecAugment, format_transforms, parse
 from zoo.generation import Rules
 from zoo.tasks import ctc
 from zoo.training import EarlyStopping
@@ -72,7 +72,7 @@ def test_an_argument_that_is_no_integer_is_refused_by_name(name: str, value: Any
 
 def test_numpys_numbers_in_an_augmentation_are_written_so_that_they_can_be_read() -> None:
     ours = (RandomCrop(np.int64(3)), SpecAugment(time_masks=np.int32(2)))
-    assert parse(written(ours)) == ours
+    assert parse(format_transforms(ours)) == ours
 
 
 def test_numpys_integers_are_taken_where_pythons_are() -> None:

@@ -70,7 +70,7 @@ def test_splits_are_known_by_the_usual_names_in_any_capitals(train: str, held: s
 def test_the_split_that_is_not_used_is_said(tmp_path: Path) -> None:
     root = classes(tmp_path / "photos", *(f"{split}/{name}" for split in ("train", "valid", "test")
                                           for name in ("cat", "dog")))  # fmt: skip
-    task = loaded(root, "folder 'test' left out, as 'valid' is held out")
+    task = loaded(root, "folder 'test' skipped, because 'valid' is held out")
     assert {p.parent.parent.name for p in task.test[0].paths} == {"valid"}
 
 
@@ -95,7 +95,7 @@ def test_held_out_classes_without_a_train_are_refused(held: str, tmp_path: Path)
 
 def test_a_class_of_a_splits_name_is_taken_for_one_with_a_word(tmp_path: Path) -> None:
     root = classes(tmp_path / "photos", "valid", "invalid")
-    task = loaded(root, "folder 'valid' is taken for a class")
+    task = loaded(root, "folder 'valid' is treated as a class")
     assert task.names == ("invalid", "valid")
 
 
@@ -107,7 +107,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path: Path) -> None:
 
 def test_a_class_beside_train_is_said(tmp_path: Path) -> None:
     root = classes(tmp_path / "photos", "train/cat", "train/dog", "bird")
-    assert loaded(root, "folder 'bird' beside 'train' left out").names == ("cat", "dog")
+    assert loaded(root, "folder 'bird' beside 'train' skipped").names == ("cat", "dog")
 
 
 # --- files ---
@@ -121,7 +121,7 @@ def test_hidden_images_are_left_out_with_a_word(tmp_path: Path) -> None:
         "dog/.ipynb_checkpoints/1-checkpoint.png", "dog/.old/deep/1.png", "dog/@eaDir/1.png",
     ]  # fmt: skip
     put(root, *hidden)
-    task = loaded(root, "6 files hidden left out", "cat/._1.png", "__MACOSX/cat/._1.png")
+    task = loaded(root, "6 files hidden skipped", "cat/._1.png", "__MACOSX/cat/._1.png")
     assert task.names == ("cat", "dog")
     assert len(task.train[0]) + len(task.test[0]) == 20
     kept = {str(p.relative_to(root)) for split in (task.train, task.test) for p in split[0].paths}
@@ -130,12 +130,12 @@ def test_hidden_images_are_left_out_with_a_word(tmp_path: Path) -> None:
 
 def test_files_beside_the_folders_of_classes_are_left_out_with_a_word(tmp_path: Path) -> None:
     root = put(classes(tmp_path / "photos", "cat", "dog"), "1.png", "README.md")
-    loaded(root, "2 files beside the folders of classes left out: 1.png, README.md")
+    loaded(root, "2 files beside the folders of classes skipped: 1.png, README.md")
 
 
 def test_files_that_are_not_named_as_images_are_left_out_with_a_word(tmp_path: Path) -> None:
     root = put(classes(tmp_path / "photos", "cat", "dog"), *(f"cat/{i}.heic" for i in range(7)))
-    loaded(root, "7 files not named as images left out: cat/0.heic, ", " ...")
+    loaded(root, "7 files without an image suffix skipped: cat/0.heic, ", " ...")
 
 
 @pytest.mark.parametrize("name", ["Thumbs.db", ".DS_Store", "desktop.ini", "cat/Thumbs.db", "cat/.DS_Store"])
@@ -242,7 +242,7 @@ def test_and_an_option_of_the_commands(broken: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["digits", (np.zeros((4, 8, 8, 3)), np.arange(4) % 2)])
 def test_skipping_is_refused_where_there_are_no_files_of_images(task: Any) -> None:
-    with pytest.raises(zoo.WrongConfiguration, match="errors='skip' leaves out images"):
+    with pytest.raises(zoo.WrongConfiguration, match="errors='skip' skips images"):
         zoo.train(model(), task, steps=1, progress=False, errors="skip")
 
 

@@ -172,13 +172,15 @@ def test_t5_translates_by_writing(beams: int) -> None:
 
 
 def test_seq2seq_translates_by_a_tokenizer_and_begins_and_ends_as_it_says() -> None:
-    code = zoo.tokenizers.default()
-    model = zoo.build("seq2seq", width=8, embedding_width=6, vocabulary=len(code))
-    source = code.encode("1 May 2026")[None]
-    written, _ = generation.search(model, source, beams=1, max_tokens=3, code=code)
-    x = {"token_ids": source, "decoder_token_ids": np.array([[code.begin]], np.int32)}
+    tokenizer = zoo.tokenizers.default()
+    model = zoo.build("seq2seq", width=8, embedding_width=6, vocabulary=len(tokenizer))
+    source = tokenizer.encode("1 May 2026")[None]
+    written, _ = generation.search(model, source, beams=1, max_tokens=3, tokenizer=tokenizer)
+    x = {"token_ids": source, "decoder_token_ids": np.array([[tokenizer.begin]], np.int32)}
     assert written[0, 0, 0] == numpy(model(x))[0, 0].argmax()
-    assert zoo.translate(model, "1 May 2026", max_tokens=3, tokenizer=code) == [code.decode(written[0, 0])]
+    assert zoo.translate(model, "1 May 2026", max_tokens=3, tokenizer=tokenizer) == [
+        tokenizer.decode(written[0, 0])
+    ]
     with pytest.raises(zoo.WrongConfiguration, match="vocabulary of 1024, and bytes are 259"):
         zoo.translate(model, "1 May 2026")
 

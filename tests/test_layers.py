@@ -593,7 +593,7 @@ def test_a_clone_draws_the_weights_that_the_original_drew(trained: keras.Model) 
 
 
 def test_models_of_the_same_weights_share_none(tmp_path: Path) -> None:
-    """A change of one leaves a twin, a clone and what comes back from a file as they were."""
+    """A change of one leaves a second model, a clone and what comes back from a file as they were."""
     small = zoo.card("lenet5").small
     first = zoo.build("lenet5", **small)
     first.save(tmp_path / "model.keras")
@@ -647,3 +647,11 @@ def test_mixed_precision_draws_the_same_weights() -> None:
     drawn = random.glorot_uniform.draw((0, "dense", "kernel"), (6, 5))
     layer = Model(x := Input((6,)), layers.dense(x, 5, name="dense")).get_layer("dense")
     assert np.array_equal(numpy(layer.kernel), drawn)
+
+
+def test_the_old_name_of_learned_positions_warns_and_does_the_same() -> None:
+    with pytest.warns(DeprecationWarning, match="learned_positions"):
+        old = layers.learnt_positions(inputs := Input((4, 3)), 4, name="positions")
+    new = layers.learned_positions(inputs, 4, name="positions")
+    x = noise(2, 4, 3)
+    assert np.array_equal(numpy(Model(inputs, old)(x)), numpy(Model(inputs, new)(x)))

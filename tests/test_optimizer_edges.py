@@ -111,7 +111,7 @@ def test_nesterovs_momentum_of_0_is_plain_descent(engine: str) -> None:
     for gradient in gradients:
         weight = weight - 0.1 * np.float64(gradient)
         np.testing.assert_allclose(step(gradient)[0], weight, rtol=0, atol=1e-6)
-    velocity = step.memory()["momentum/weight"]  # at a momentum of 0 torch keeps none of its own
+    velocity = step.state_dict()["momentum/weight"]  # at a momentum of 0 torch keeps none of its own
     np.testing.assert_allclose(velocity, gradients[-1], rtol=1e-6)
 
 

@@ -71,11 +71,11 @@ def test_a_schedule_has_no_rate_before_its_first_step(name: str, step: Any) -> N
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "an average's momentum without an average": (
         lambda: optimizers.SGD(ema_momentum=0.9),
-        "SGD: ema_momentum=0.9 goes with use_ema=True",
+        "SGD: ema_momentum=0.9 needs use_ema=True",
     ),
     "an average's frequency without an average": (
         lambda: optimizers.Adam(ema_overwrite_frequency=3),
-        "Adam: ema_overwrite_frequency=3 goes with use_ema=True",
+        "Adam: ema_overwrite_frequency=3 needs use_ema=True",
     ),
     "AMSGrad of LAMB": (lambda: optimizers.LAMB(amsgrad=True), "LAMB takes no argument 'amsgrad'"),
     "validation of a task": (

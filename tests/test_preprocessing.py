@@ -153,7 +153,7 @@ def test_one_mean_a_channel() -> None:
         ({"size": 256, "resize": 224}, "size=256, resize=224; expected 1 <= size <= resize"),
         ({"size": 0}, "size=0"),
         ({"interpolation": "cubic"}, "no interpolation 'cubic'; nearest: bicubic"),
-        ({"mean": (0.5,)}, "expected as many, 3 for colour or 1 for grey"),
+        ({"mean": (0.5,)}, "expected equal lengths, 3 for colour or 1 for grey"),
         ({"std": (1.0, 1.0, 0.0)}, "deviations above 0"),
     ],
 )
@@ -168,7 +168,7 @@ def test_what_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> N
         (np.zeros((8, 8, 3), np.float32), r"^image: float32 of shape \(8, 8, 3\); expected uint8"),
         (np.zeros((2, 8, 8, 3), np.uint8), r"^image: uint8 of shape \(2, 8, 8, 3\)"),
         (np.zeros((8, 8, 4), np.uint8), r"^image: uint8 of shape \(8, 8, 4\)"),
-        ([[1, 2]], "^image: expected a path, an image of Pillow or an array of bytes, got list"),
+        ([[1, 2]], "^image: got list; expected a path, a Pillow image or an array of bytes"),
     ],
 )
 def test_what_is_no_image_is_refused(image: Any, message: str) -> None:

@@ -107,14 +107,14 @@ def test_generate_writes_of_pythons_documentation() -> None:
 
 def test_what_the_weights_do_not_allow_is_told() -> None:
     with pytest.raises(
-        zoo.WrongConfiguration, match=r"resnet18: depths=\(2, 2\), but its weights 'digits' are"
+        zoo.WrongConfiguration, match=r"resnet18: depths=\(2, 2\), but its weights 'digits' need"
     ):
         zoo.build("resnet18", weights="digits", depths=(2, 2))
 
 
 @pytest.mark.parametrize(
     ("model", "told"),
-    [("lenet5", r"no trained weights 'digit' of lenet5; nearest: digits"), ("vgg11", "vgg11 has none")],
+    [("lenet5", r"no pretrained weights 'digit' of lenet5; nearest: digits"), ("vgg11", "vgg11 has none")],
 )
 def test_a_wrong_name_is_told_the_right_ones(model: str, told: str) -> None:
     with pytest.raises(zoo.UnknownName, match=told):

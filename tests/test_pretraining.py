@@ -25,10 +25,10 @@ def text(n: int, seed: int = 0) -> np.ndarray:
 def test_bert_hides_15_of_100_and_shows_some() -> None:
     """Devlin et al. 2018, section 3.1: of those 80 % a mask, 10 % another token, 10 % as they are."""
     tokens = text(40_000)
-    seen, told = masked(tokens, random.generator("mask"))
-    asked = told >= 0
+    seen, targets = masked(tokens, random.generator("mask"))
+    asked = targets >= 0
     assert asked.sum() == 6000
-    assert np.array_equal(told[asked], tokens[asked])
+    assert np.array_equal(targets[asked], tokens[asked])
     assert np.array_equal(seen[~asked], tokens[~asked])
     hidden, same = (seen[asked] == VOCABULARY).mean(), (seen[asked] == tokens[asked]).mean()
     bound = 4 * np.sqrt(0.25 / 6000)
@@ -86,16 +86,16 @@ def test_every_epoch_hides_other_tokens_and_a_seed_the_same(name: str) -> None:
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_a_tokenizers_own_tokens_hide_begin_and_end(kind: str) -> None:
     """[MASK] is WordPiece's; BPE has none, and takes the number behind its last."""
-    code = tokenizers.train(kind, [text_of(2000)], vocabulary=600)
-    tokens = code.encode(text_of(400))
-    seen, told = masked(tokens, random.generator("mask"), code=code)
-    hidden = 4 if kind == "wordpiece" else code.vocabulary
-    assert ((seen == hidden) & (told >= 0)).sum() == (seen == hidden).sum() > 0
-    x, target = spans(tokens, random.generator("spans"), code=code)
+    tokenizer = tokenizers.train(kind, [text_of(2000)], vocabulary=600)
+    tokens = tokenizer.encode(text_of(400))
+    seen, targets = masked(tokens, random.generator("mask"), tokenizer=tokenizer)
+    hidden = 4 if kind == "wordpiece" else tokenizer.vocabulary
+    assert ((seen == hidden) & (targets >= 0)).sum() == (seen == hidden).sum() > 0
+    x, target = spans(tokens, random.generator("spans"), tokenizer=tokenizer)
     end, begin = (3, 2) if kind == "wordpiece" else (1, 1)
     assert target[-1] == x["token_ids"][-1] == end
     assert x["decoder_token_ids"][0] == begin
-    assert target[0] == code.vocabulary + SENTINELS - 1
+    assert target[0] == tokenizer.vocabulary + SENTINELS - 1
 
 
 def text_of(length: int) -> str:
@@ -114,12 +114,12 @@ def text_of(length: int) -> str:
 )
 def test_a_task_of_texts_takes_a_tokenizer(model: str, task: str, rows: int) -> None:
     """The model is built for its tokens, and what it reads is what the tokenizer says."""
-    code = tokenizers.default()
-    built = zoo.build(model, **plan.task_arguments(zoo.card(model), task, tokenizer=code))
+    tokenizer = tokenizers.default()
+    built = zoo.build(model, **plan.task_arguments(zoo.card(model), task, tokenizer=tokenizer))
     tokens = next(tensor for tensor in built.inputs if tensor.name == "token_ids")
     assert signature.vocabulary(built, tokens) == rows
-    code.check(built)
-    data = tasks.load(task, signature.input_shapes(built), tokenizer=code)
+    tokenizer.check(built)
+    data = tasks.load(task, signature.input_shapes(built), tokenizer=tokenizer)
     x, y = next(data.batches(4, 0, 0))
     first = x["token_ids"] if isinstance(x, dict) else x
     assert first.max() > 259
@@ -128,14 +128,14 @@ def test_a_task_of_texts_takes_a_tokenizer(model: str, task: str, rows: int) -> 
 
 
 def test_the_next_tokens_of_a_tokenizer_are_those_of_the_text() -> None:
-    code, texts = tokenizers.default(), zoo.tasks.text.corpus()
-    data = tasks.load("topics", (None,), tokenizer=code)
-    assert code.decode(np.concatenate([data.train[0][0], data.train[1][0][-1:]])) in texts["train"]
-    assert data.tokens_per_character == len(code.encode(texts["test"])) / len(texts["test"])
+    tokenizer, texts = tokenizers.default(), zoo.tasks.text.corpus()
+    data = tasks.load("topics", (None,), tokenizer=tokenizer)
+    assert tokenizer.decode(np.concatenate([data.train[0][0], data.train[1][0][-1:]])) in texts["train"]
+    assert data.tokens_per_character == len(tokenizer.encode(texts["test"])) / len(texts["test"])
 
 
 def test_a_tokenizer_where_there_is_no_text_is_refused() -> None:
-    with pytest.raises(zoo.WrongConfiguration, match="makes tokens of a task's texts, and digits has none"):
+    with pytest.raises(zoo.WrongConfiguration, match="was given, but task digits has no texts"):
         zoo.train("lenet5", tokenizer="default")
     with pytest.raises(zoo.WrongConfiguration, match="goes with a task by name"):
         zoo.train("gpt-nano", (np.zeros((2, 4), int), np.zeros((2, 4), int)), tokenizer="default")
@@ -162,7 +162,7 @@ def test_packing_puts_texts_behind_each_other() -> None:
     x, y = sequences.pack([np.arange(5), np.arange(10, 17)], 4)
     assert x.tolist() == [[0, 1, 2, 3], [4, 10, 11, 12]]
     assert y.tolist() == [[1, 2, 3, 4], [10, 11, 12, 13]]
-    with pytest.raises(zoo.WrongConfiguration, match="4 tokens of text; expected more than 4"):
+    with pytest.raises(zoo.WrongConfiguration, match="the text has 4 tokens; expected more than 4"):
         sequences.pack([np.arange(4)], 4)
 
 

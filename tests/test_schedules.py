@@ -477,9 +477,9 @@ def test_a_schedule_survives_saving_with_its_optimizer(schedule: Schedule) -> No
     again = keras.optimizers.deserialize(config).rate
     assert type(again) is type(schedule)
     assert again.get_config() == schedule.get_config()
-    for twin in (again, eval(repr(schedule))):
+    for copy in (again, eval(repr(schedule))):
         for step in (*WALK, 999, 1000, 2000):  # past every turn
-            assert twin.at(step) == schedule.at(step)
+            assert copy.at(step) == schedule.at(step)
 
 
 # --- what is refused ---
@@ -500,17 +500,20 @@ def test_a_schedule_survives_saving_with_its_optimizer(schedule: Schedule) -> No
         (lambda: StepDecay(0.1, 10, 1.5), "decay_rate=1.5"),
         (lambda: CosineAnnealing(0.1, 0), "decay_steps=0"),
         (lambda: CosineAnnealing(0.1, 10, 0.2), "minimum=0.2"),
-        (lambda: CosineAnnealing(0.1, 10, multiplier=2), "multiplier=2 .* pass restarts=True"),
+        (lambda: CosineAnnealing(0.1, 10, multiplier=2), "multiplier=2 .* needs restarts=True"),
         (lambda: CosineAnnealing(0.1, 10, restarts=True, multiplier=0), "multiplier=0"),
         (lambda: WarmupDecay(-1.0, 1, 10), "peak=-1.0"),
         (lambda: WarmupDecay(0.1, -1, 10), "warmup_steps=-1"),
-        (lambda: WarmupDecay(0.1, 11, 10), "decay_steps=10 is shorter than its warmup_steps=11"),
+        (lambda: WarmupDecay(0.1, 11, 10), "decay_steps=10 is below warmup_steps=11"),
         (lambda: WarmupDecay(0.1, 0, 0), "decay_steps=0"),
         (lambda: WarmupDecay(0.1, 1), "decay_steps=None"),
         (lambda: WarmupDecay(0.1, 1, 10, "cosin"), "no decay 'cosin'; nearest: cosine"),
         (lambda: WarmupDecay(0.1, 1, 10, end=0.2), "end=0.2"),
-        (lambda: WarmupDecay(0.1, 1, 10, "constant", end=0.05), "end=0.05 means nothing to decay='constant'"),
-        (lambda: WarmupDecay(0.1, 1, 10, power=2.0), "power=2.0 means nothing to decay='linear'"),
+        (
+            lambda: WarmupDecay(0.1, 1, 10, "constant", end=0.05),
+            "end=0.05 has no effect with decay='constant'",
+        ),
+        (lambda: WarmupDecay(0.1, 1, 10, power=2.0), "power=2.0 has no effect with decay='linear'"),
         (lambda: WarmupDecay(0.1, 1, 10, "polynomial", power=0.0), "power=0.0"),
         (lambda: OneCycle(-0.1, 10), "max_learning_rate=-0.1"),
         (lambda: OneCycle(0.1, 0), "total_steps=0"),
@@ -522,7 +525,7 @@ def test_a_schedule_survives_saving_with_its_optimizer(schedule: Schedule) -> No
         (lambda: OneCycle(0.1, 10, final_div_factor=-1.0), "final_div_factor=-1.0"),
         (lambda: OneCycle(0.1, 10, max_momentum=1.5), "max_momentum=1.5"),
         (lambda: OneCycle(0.1, 10, base_momentum=0.99), "base_momentum=0.99"),
-        (lambda: plot(steps=10), "expected one schedule"),
+        (lambda: plot(steps=10), "no schedule given; expected one"),
         (lambda: plot(OneCycle(0.1, 10), steps=0), "steps=0"),
         (lambda: plot(OneCycle(0.1, 10), steps=10, path="rate.jpg"), r"rate\.jpg"),
     ],

@@ -119,13 +119,14 @@ def test_a_language_model_is_asked_for_the_next_token() -> None:
 
 
 def test_no_sequences_are_refused() -> None:
-    with pytest.raises(zoo.WrongConfiguration, match="none given; expected at least 1"):
+    with pytest.raises(zoo.WrongConfiguration, match="the list is empty; expected at least 1"):
         Sequences([])
 
 
 def test_a_model_of_images_is_refused() -> None:
     with pytest.raises(
-        zoo.WrongConfiguration, match=r"made of texts, for a model that takes \(None,\); .*\(28, 28, 1\)"
+        zoo.WrongConfiguration,
+        match=r"consists of texts and needs a model that takes \(None,\); .*\(28, 28, 1\)",
     ):
         sequences.of_texts(dict)((28, 28, 1))
 
@@ -173,15 +174,15 @@ def test_a_text_is_encoded_once_and_again_only_where_it_was_changed() -> None:
         (sequences.of_texts(lambda: {"train": (texts, labels)}), (None,)),
         (sequences.of_pairs(lambda: {"train": (texts, texts[::-1])}), dict.fromkeys(PAIR, (None,))),
     ):
-        code = Counting()
-        code.encoded.clear()
-        x, y = load(shape, code)["train"]
-        per_text = Counter(code.encoded)
+        tokenizer = Counting()
+        tokenizer.encoded.clear()
+        x, y = load(shape, tokenizer)["train"]
+        per_text = Counter(tokenizer.encoded)
         task = tasks.Task("texts", (x, y), None, "cross_entropy", None)
         for epoch in range(3):
             list(task.batches(2, 0, epoch))
         sequences.extremes(next(iter(x.values())) if isinstance(x, dict) else x)
-        assert code.encoded == per_text
+        assert tokenizer.encoded == per_text
     assert per_text == dict.fromkeys(texts, 2)  # once as a source, once as a target
     words = Sequences(texts, Counting().encode)
     Counting.encoded.clear()

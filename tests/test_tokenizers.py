@@ -291,15 +291,22 @@ def test_the_smallest_vocabulary_has_one_piece_beside_the_bytes(kind: str, bytes
     tokenizer = train(kind, WORDS, vocabulary=special + bytes + 1)
     assert tokenizer.vocabulary == special + bytes + 1
     assert len(tokenizer.pieces("low newest")) < len("low newest")
-    with pytest.raises(zoo.WrongConfiguration, match=f"{kind} takes {special + bytes + 1} or more"):
+    with pytest.raises(zoo.WrongConfiguration, match=f"expected {special + bytes + 1} or more for {kind}"):
         train(kind, WORDS, vocabulary=special + bytes)
 
 
 def test_what_unigram_has_learnt_is_ordered_by_score_and_then_by_letter() -> None:
     """The trainer numbers what has the lowest score from -9.5 on by the order of a hash table."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    learnt = [("e", -2.0000001), ("b", -2.0), ("est", -1.2345678), ("z", -9.4999), ("y", -9.5), ("x", -9.47)]
-    assert tokenizers._settled([*special, *learnt]) == [
+    pieces_found = [
+        ("e", -2.0000001),
+        ("b", -2.0),
+        ("est", -1.2345678),
+        ("z", -9.4999),
+        ("y", -9.5),
+        ("x", -9.47),
+    ]
+    assert tokenizers._canonical([*special, *pieces_found]) == [
         *special, ("est", -1.234568), ("b", -2.0), ("e", -2.0), ("x", -9.47), ("y", -9.5), ("z", -9.5)
     ]  # fmt: skip
 
@@ -323,11 +330,11 @@ def test_default_writes_unseen_text_in_less_than_half_its_bytes() -> None:
     ("kind", "texts", "vocabulary", "error", "said"),
     [
         ("bpr", ["a"], 700, zoo.UnknownName, "no tokenizer 'bpr' to train; nearest: bpe"),
-        ("bpe", ["a"], 258, zoo.WrongConfiguration, r"vocabulary=258; bpe takes 259 or more: .*<pad>"),
-        ("bpe", [], 700, zoo.DataUnavailable, "texts: nothing is written there"),
-        ("bpe", ["", ""], 700, zoo.DataUnavailable, "texts: nothing is written there"),
+        ("bpe", ["a"], 258, zoo.WrongConfiguration, r"vocabulary=258; expected 259 or more for bpe: .*<pad>"),
+        ("bpe", [], 700, zoo.DataUnavailable, "texts: empty; expected a text"),
+        ("bpe", ["", ""], 700, zoo.DataUnavailable, "texts: empty; expected a text"),
         ("bpe", ["a", 3], 700, zoo.WrongConfiguration, "3: expected a str"),
-        ("bpe", ["a", "\udc80"], 700, zoo.WrongConfiguration, r"'\\udc80': expected a str without half"),
+        ("bpe", ["a", "\udc80"], 700, zoo.WrongConfiguration, r"'\\udc80': expected a str without lone"),
         ("bpe", "no.txt", 700, zoo.DataUnavailable, "no.txt: No such file"),
     ],
 )
@@ -339,7 +346,7 @@ def test_what_cannot_be_trained_is_an_error(
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"a\n\xff\n", "line 2: not UTF-8"), (b"", "nothing is written there")]
+    ("data", "said"), [(b"a\n\xff\n", "line 2: not UTF-8"), (b"", "empty; expected a text")]
 )
 def test_a_bad_file_of_text_is_an_error_with_its_name(data: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_bytes(data)
@@ -419,7 +426,7 @@ def test_characters_are_numbered_in_order_from_3() -> None:
 
 def test_an_unknown_character_is_an_error_that_names_it() -> None:
     with pytest.raises(
-        zoo.WrongConfiguration, match=r"no token for 'x', '☃'; there are 'abn'.*load\(\"bytes\"\)"
+        zoo.WrongConfiguration, match=r"no token for 'x', '☃'; expected only 'abn'.*load\(\"bytes\"\)"
     ):
         CharacterTokenizer("banana").encode("banx☃")
 
@@ -427,7 +434,7 @@ def test_an_unknown_character_is_an_error_that_names_it() -> None:
 @pytest.mark.parametrize("wrong", [b"bytes", 3, None, ["a"], "half \ud83d"])
 def test_what_is_no_text_is_an_error(wrong: Any) -> None:
     for tokenizer in (trained("bpe"), load("bytes"), CharacterTokenizer("abc")):
-        with pytest.raises(zoo.WrongConfiguration, match="expected a str without half of a surrogate pair"):
+        with pytest.raises(zoo.WrongConfiguration, match="expected a str without lone surrogates"):
             tokenizer.encode(wrong)
 
 
@@ -450,7 +457,7 @@ def test_a_model_has_a_row_for_each_token_and_not_many_more(rows: int, fits: boo
         for said in (
             "'bpe', 700 tokens",
             model.name,
-            f"has {rows} for ",
+            f"has {rows} rows for ",
             "700 to 827",
             "vocabulary=700",
         ):
@@ -458,7 +465,7 @@ def test_a_model_has_a_row_for_each_token_and_not_many_more(rows: int, fits: boo
 
 
 def test_a_model_of_images_takes_no_tokens() -> None:
-    with pytest.raises(zoo.WrongConfiguration, match="lenet5 takes no tokens"):
+    with pytest.raises(zoo.WrongConfiguration, match="lenet5 has no input token_ids"):
         load("bytes").check(zoo.build("lenet5"))
 
 
@@ -492,7 +499,7 @@ def test_what_is_pickled_reads_as_before() -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("book.txt", r"expected a folder, or a file in one that ends in \.json"),
+        ("book.txt", r"unknown ending; expected a folder, or the name of a \.json file"),
         ("no/tokenizer.json", "no folder .*/no that can be written to"),
     ],
 )
@@ -558,16 +565,16 @@ def damaged(folder: Path, name: str) -> str:
         (
             "no",
             zoo.WrongConfiguration,
-            "expected a tokenizer.json, a vocab.txt, a folder .*: bytes, characters, default",
+            "expected a path of a tokenizer.json, a vocab.txt, a folder .*: bytes, characters, default",
         ),
-        ("book.csv", zoo.WrongConfiguration, "expected a tokenizer.json"),
+        ("book.csv", zoo.WrongConfiguration, "expected a path of a tokenizer.json"),
         (".", zoo.WrongConfiguration, "expected .* a folder with one of tokenizer.json, vocab.txt"),
-        ("damaged.json", zoo.DataUnavailable, "no tokenizer, or a damaged one"),
-        ("list.json", zoo.DataUnavailable, "no tokenizer, or a damaged one"),
-        ("config.json", zoo.DataUnavailable, "no tokenizer, or a damaged one"),
-        ("vocab.json", zoo.DataUnavailable, "no tokenizer.json; a vocab.json needs its merges.txt"),
+        ("damaged.json", zoo.DataUnavailable, "not a tokenizer, or damaged"),
+        ("list.json", zoo.DataUnavailable, "not a tokenizer, or damaged"),
+        ("config.json", zoo.DataUnavailable, "not a tokenizer, or damaged"),
+        ("vocab.json", zoo.DataUnavailable, "not a tokenizer.json, and no merges.txt beside it"),
         ("vocab.txt", zoo.DataUnavailable, r"no \[UNK\], \[SEP\]; expected BERT's vocab.txt"),
-        ("spiece.model", zoo.WrongConfiguration, "SentencePiece's own file.*expected the tokenizer.json"),
+        ("spiece.model", zoo.WrongConfiguration, "a SentencePiece file.*give the tokenizer.json"),
     ],
 )
 def test_what_is_no_tokenizer_is_an_error(name: str, error: Any, said: str, tmp_path: Path) -> None:

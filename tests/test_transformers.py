@@ -350,7 +350,7 @@ def test_both_engines_train_where_inputs_are_left_out() -> None:
 def test_training_refuses_texts_longer_than_the_positions(
     name: str, task: str, changes: dict[str, Any]
 ) -> None:
-    """Texts in windows, windows that are spoilt, and sequences, whose longest batch counts."""
+    """Texts in windows, corrupted windows, and sequences, whose longest batch counts."""
     model = zoo.build(name, **{**zoo.card(name).small, "vocabulary": 259, **changes})
     with pytest.raises(zoo.WrongConfiguration, match=r"tokens in token_ids; it has positions for \d+\. Cut"):
         zoo.train(model, task, steps=1)

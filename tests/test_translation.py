@@ -96,7 +96,7 @@ def test_forms_are_as_people_write_them(locale: str, form: str, text: str) -> No
 
 def test_hands_write_as_it_is_small_or_without_stops_at_words_ends() -> None:
     written = "Di., 24.11.26"
-    assert [hand(written) for hand in translation.HANDS] == [written, "di., 24.11.26", "di 24.11.26"]
+    assert [hand(written) for hand in translation.SPELLINGS] == [written, "di., 24.11.26", "di 24.11.26"]
 
 
 def meanings(days: list[date], ways: list[tuple[str, str]]) -> dict[str, set[date]]:
@@ -105,7 +105,7 @@ def meanings(days: list[date], ways: list[tuple[str, str]]) -> dict[str, set[dat
     for locale, form in ways:
         for day in days:
             text = translation.write(day, locale, form)
-            for hand in translation.HANDS:
+            for hand in translation.SPELLINGS:
                 found[hand(text)].add(day)
     return found
 
@@ -144,7 +144,7 @@ def test_every_locale_is_met_as_often_as_it_has_forms(task: Any) -> None:
         day = date.fromisoformat(target)
         writers = [
             locale
-            for (locale, form), hand in product(forms, translation.HANDS)
+            for (locale, form), hand in product(forms, translation.SPELLINGS)
             if hand(translation.write(day, locale, form)) == source
         ]
         observed.update({locale: count / len(writers) for locale, count in Counter(writers).items()})
@@ -199,18 +199,18 @@ def test_blank_lines_a_mark_of_byte_order_and_windows_ends_are_no_matter(tmp_pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"go\tva\nwell\n", "line 2: 1 columns between tabs, expected 2"),
-        (b"go\nwell\tbien\n", "line 1: 1 columns between tabs, expected 2"),
-        (b"go\tva\nwell\tbi\ten\n", "line 2: 3 columns between tabs, expected 2"),
-        (b"go\tva\tx\nwell\tbien\n", "line 2: 2 columns between tabs, expected 3"),
-        (b"go\tva\n\n\tbien\n", "line 3: no text before the first tab, or none after it"),
-        (b"go\tva\nwell\t \n", "line 2: no text before the first tab, or none after it"),
-        (b"go\tva\n\xe9t\xe9\tsummer\n", "line 2: not UTF-8 at its byte 1"),
+        (b"go\tva\nwell\n", "line 2: 1 columns separated by tabs, expected 2"),
+        (b"go\nwell\tbien\n", "line 1: 1 columns separated by tabs, expected 2"),
+        (b"go\tva\nwell\tbi\ten\n", "line 2: 3 columns separated by tabs, expected 2"),
+        (b"go\tva\tx\nwell\tbien\n", "line 2: 2 columns separated by tabs, expected 3"),
+        (b"go\tva\n\n\tbien\n", "line 3: text missing before or after the first tab"),
+        (b"go\tva\nwell\t \n", "line 2: text missing before or after the first tab"),
+        (b"go\tva\n\xe9t\xe9\tsummer\n", "line 2: not UTF-8 at byte 1"),
         (b"go\tva\ngo\tallez\n", "1 different sources; expected two or more"),
         (b"", "0 different sources"),
         (
             b"go\tva\n" + b"so\n" * 9,
-            "line 6: 1 columns between tabs, expected 2; and 4 more. Nothing was read",
+            "line 6: 1 columns separated by tabs, expected 2; and 4 more. Nothing was read",
         ),
     ],
 )
@@ -281,9 +281,9 @@ def test_exact_match_is_numpys_mean_of_equality(pairs: list[tuple[str, str]]) ->
 @pytest.mark.parametrize(
     ("hypotheses", "references", "message"),
     [
-        (["a"], ["a", "b"], "^1 hypotheses and 2 references; expected as many, at least 1"),
+        (["a"], ["a", "b"], "^1 hypotheses and 2 references; expected as many of both"),
         ([], [], "^0 hypotheses and 0 references"),
-        ("ab", "ab", "^expected lists of texts"),
+        ("ab", "ab", "^got a single text; expected two lists of texts"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(

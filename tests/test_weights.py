@@ -315,14 +315,14 @@ def test_all_that_does_not_fit_is_listed_and_nothing_is_loaded() -> None:
         arrays,
         "classifier.1.weight is (4, 3), alexnet needs (4, 108)",
         "1 tensor is missing: features.0.bias",
-        "1 tensor is left over: classifier.4.bias",
+        "1 tensor is unexpected: classifier.4.bias",
         "Nothing was loaded",
     )
 
 
 def test_a_long_list_is_cut_and_counted() -> None:
     arrays = NETWORK | {f"more.{i}": counted(2) for i in range(100, 120)}
-    refused(network(), arrays, "20 tensors are left over: more.100, more.101", "and 15 more")
+    refused(network(), arrays, "20 tensors are unexpected: more.100, more.101", "and 15 more")
 
 
 def test_names_that_nobody_uses_are_refused_with_those_that_are_known() -> None:
@@ -333,7 +333,7 @@ def test_names_that_nobody_uses_are_refused_with_those_that_are_known() -> None:
 
 def test_weights_of_another_depth_are_refused(tmp_path: Path) -> None:
     deeper = exported(small("resnet18", depths=(1, 2)), "timm", tmp_path)
-    refused(small("resnet18"), deeper, "left over: layer2.1.bn1.bias, layer2.1.bn1.running_mean")
+    refused(small("resnet18"), deeper, "unexpected: layer2.1.bn1.bias, layer2.1.bn1.running_mean")
 
 
 def test_a_layout_that_the_model_has_not_is_an_error_with_those_it_has() -> None:
@@ -358,7 +358,7 @@ def test_a_table_that_gives_two_weights_one_name_is_an_error() -> None:
 
 
 def test_a_model_in_place_of_its_state_dict_is_an_error() -> None:
-    refused(network(), network(), "expected a state dict, got a Functional",  # type: ignore[arg-type]
+    refused(network(), network(), "got a Functional, expected a state dict",  # type: ignore[arg-type]
             error=zoo.WrongConfiguration)  # fmt: skip
 
 
@@ -371,7 +371,7 @@ def test_a_head_of_other_classes_is_left_out_and_this_is_said(caplog: pytest.Log
     before = values(model)
     with caplog.at_level(logging.WARNING, "zoo"):
         done = zoo.weights.from_torch(model, arrays)
-    said = "the head, of 1,000 classes, was left out: the model's own has 5"
+    said = "the head was not loaded: it has 1,000 classes, the model's 5"
     assert (done.notes, done.tensors) == ((said,), 4)
     assert [record.getMessage() for record in caplog.records] == [str(done)]
     for path in ("head/kernel", "head/bias"):
@@ -594,7 +594,7 @@ def unreadable(path: Path, said: str, error: Any = zoo.DataUnavailable) -> None:
 def test_a_sharded_model_without_a_part_is_an_error_that_names_it(tmp_path: Path) -> None:
     index = shard(NETWORK, tmp_path)
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    unreadable(index, r"index\.json: its part model-00002-of-00003\.safetensors is not there")
+    unreadable(index, r"index\.json: its part model-00002-of-00003\.safetensors is missing")
 
 
 def test_a_file_is_read_one_array_at_a_time(tmp_path: Path) -> None:
@@ -640,12 +640,12 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_file_is_an_error_that_names_it(ending: str, damage: str, tmp_path: Path) -> None:
     file = made(ending, tmp_path)
     file.write_bytes(DAMAGE[damage](file.read_bytes()))
-    unreadable(file, re.escape(f"{file}: not a file of arrays, or a damaged one"))
+    unreadable(file, re.escape(f"{file}: not a file of arrays, or damaged"))
 
 
 def test_a_file_or_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     unreadable(tmp_path / "x.safetensors", "no such file")
-    unreadable(tmp_path, r"a folder with none of model\.safetensors")
+    unreadable(tmp_path, r"the folder contains none of model\.safetensors")
     unreadable(tmp_path / "x.onnx", r"expected a file that ends in \.safetensors", zoo.WrongConfiguration)
 
 
@@ -922,7 +922,7 @@ def test_a_file_that_is_not_what_its_checksum_says_is_an_error(
     server.files["someone/model/model.safetensors"] = bytes(damaged)
     server.promised["someone/model/model.safetensors"] = repository
     _, error = fetch("hf://someone/model")
-    assert error.startswith("DataUnavailable: hf://someone/model/model.safetensors: damaged: its SHA-256 is ")
+    assert error.startswith("DataUnavailable: hf://someone/model/model.safetensors: damaged, its SHA-256 is ")
     assert hashlib.sha256(damaged).hexdigest() in error
     assert hashlib.sha256(repository).hexdigest() in error
 

@@ -111,7 +111,7 @@ OTHERS = [ml_dtypes.float8_e4m3fn, ml_dtypes.float4_e2m1fn, np.complex64, np.int
 @pytest.mark.parametrize("dtype", OTHERS)
 def test_arrays_of_a_type_that_no_weight_has_are_refused_by_name(dtype: Any) -> None:
     arrays = NETWORK | {LAST: np.ones(5, dtype)}
-    unchanged(lambda m: zoo.weights.from_torch(m, arrays), f"{LAST} is of type {np.dtype(dtype).name}")
+    unchanged(lambda m: zoo.weights.from_torch(m, arrays), f"{LAST} has type {np.dtype(dtype).name}")
 
 
 @needs_torch
@@ -126,7 +126,7 @@ def test_and_so_are_torchs_tensors_in_memory_and_in_files(dtype: str, file: bool
     load = (lambda m: zoo.weights.load(m, tmp_path / "x.pt")) if file else (
         lambda m: zoo.weights.from_torch(m, tensors)
     )  # fmt: skip
-    unchanged(load, f"{LAST} is of type {dtype}", "Nothing was loaded")
+    unchanged(load, f"{LAST} has type {dtype}", "Nothing was loaded")
 
 
 @needs_torch

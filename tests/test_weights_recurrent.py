@@ -156,7 +156,7 @@ PROJECTED = {  # torch.nn.LSTM(6, 8, proj_size=5): h is W_hr h, of 5 numbers
 REFUSED = {
     "with projections": (
         PROJECTED,
-        r"rnn\.weight_hh_l0 is \(32, 5\).*left over: rnn\.weight_hr_l0.*loaded.*projections",
+        r"rnn\.weight_hh_l0 is \(32, 5\).*unexpected: rnn\.weight_hr_l0.*loaded.*projections",
     ),
     "without biases": (
         without(state_dict("lstm", "lstm", 1), "rnn.bias"),
@@ -168,11 +168,11 @@ REFUSED = {
     ),
     "of more layers": (
         state_dict("lstm", "lstm", 2),
-        r"4 tensors are left over: rnn\.bias_hh_l1",
+        r"4 tensors are unexpected: rnn\.bias_hh_l1",
     ),
     "of two directions": (
         state_dict("birnn", "lstm", 1),
-        r"4 tensors are left over: rnn\.bias_hh_l0_reverse",
+        r"4 tensors are unexpected: rnn\.bias_hh_l0_reverse",
     ),
 }
 

@@ -157,7 +157,9 @@ def test_a_tied_array_is_written_under_every_name_and_read_under_any(
     for copy in copies:
         changed = arrays[copy].copy()
         changed.flat[-1] += 1
-        refused(other, {**arrays, copy: changed}, f"{copy} is not {word}, and {other.name} has one array")
+        refused(
+            other, {**arrays, copy: changed}, f"{copy} differs from {word}, and {other.name} has one array"
+        )
 
 
 # --- BERT ---
@@ -202,7 +204,7 @@ def test_a_file_of_googles_is_read(tmp_path: Path) -> None:
 def test_skip_takes_the_trunk_and_the_pooler_of_another_heads_file(tmp_path: Path) -> None:
     ours, model = stirred(bert("pretraining", seed=1)), stirred(bert("classifier", seed=2))
     before, arrays = values(model), exported(ours, "transformers", tmp_path)
-    refused(model, arrays, "classifier.weight", 'head="skip" leaves its heads in the file', "pretraining")
+    refused(model, arrays, "classifier.weight", 'head="skip" does not load its heads', "pretraining")
     done = zoo.weights.from_torch(model, arrays, head="skip")
     assert done.tensors == len(without(arrays, "cls."))
     for path, x in values(model).items():
@@ -246,7 +248,7 @@ def test_an_encoder_has_no_head_to_skip(tmp_path: Path) -> None:
 def test_a_head_of_other_classes_is_left_out_and_this_is_said(tmp_path: Path) -> None:
     ours, model = bert("classifier", seed=1, classes=7), bert("classifier", seed=2)
     done = zoo.weights.from_torch(model, exported(ours, "transformers", tmp_path))
-    assert done.notes == ("the head, of 7 classes, was left out: the model's own has 5",)
+    assert done.notes == ("the head was not loaded: it has 7 classes, the model's 5",)
 
 
 @pytest.mark.once
@@ -354,14 +356,14 @@ def test_the_positions_that_nothing_uses_are_left_in_the_first_files(tmp_path: P
     name = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     zoo.weights.from_torch(other, {**arrays, name: np.ones((32, 2), np.float32)})
     assert_equal(values(ours), values(other))
-    refused(other, {**arrays, name.replace("block.0", "block.1"): np.ones((32, 2))}, "1 tensor is left over")
+    refused(other, {**arrays, name.replace("block.0", "block.1"): np.ones((32, 2))}, "1 tensor is unexpected")
 
 
 @pytest.mark.once
 def test_a_t5_with_a_head_of_its_own_is_none_with_a_tied_one(tmp_path: Path) -> None:
     tied, untied = t5("1.0", seed=1), zoo.build("t5-tiny", tied=False, seed=2, **T5)
     arrays = exported(untied, "transformers", tmp_path)
-    refused(tied, arrays, "lm_head.weight is not shared.weight, and t5-tiny has one array for both")
+    refused(tied, arrays, "lm_head.weight differs from shared.weight, and t5-tiny has one array for both")
     arrays = without(exported(tied, "transformers", tmp_path), "lm_head")
     refused(untied, arrays, "1 tensor is missing: lm_head.weight", 'head="skip"')
 
@@ -730,7 +732,9 @@ def test_the_trunk_of_gpt2_is_read() -> None:
 def test_a_mingpt_whose_head_differs_from_its_embedding_is_refused() -> None:
     theirs, ours = fill(karpathys(tied=False, masks=True), "float32"), gpt()
     state = {name: x.numpy() for name, x in theirs.state_dict().items()}
-    refused(ours, state, "lm_head.weight is not transformer.wte.weight, and gpt-mini has one array for both")
+    refused(
+        ours, state, "lm_head.weight differs from transformer.wte.weight, and gpt-mini has one array for both"
+    )
     theirs["lm_head"].weight.data.copy_(theirs["transformer"]["wte"].weight)
     zoo.weights.from_torch(ours, theirs.state_dict())
     assert_outputs_equal(CASES["minGPT"], ours, theirs, "tokens", BOUNDS["float32"])

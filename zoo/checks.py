@@ -10,7 +10,7 @@ from zoo.errors import WrongConfiguration
 
 
 def is_integer(value: Any, least: int = 1) -> bool:
-    """Whether this is an integer, Python's or NumPy's, of `least` or more. A bool is none."""
+    """Whether this is a Python or NumPy integer of `least` or more. Bools are not."""
     try:
         return not isinstance(value, bool) and operator.index(value) >= least
     except TypeError:  # NumPy's bool, too
@@ -29,7 +29,7 @@ def integer(who: str, name: str, value: Any, least: int = 1, most: int | None = 
 
 
 def python_value(value: Any) -> Any:
-    """NumPy's numbers as Python's, in tuples and lists too: they are printed and saved as such."""
+    """NumPy numbers as Python numbers, also in tuples and lists, to print and save."""
     if isinstance(value, tuple):
         return tuple(map(python_value, value))
     if isinstance(value, list):

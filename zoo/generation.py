@@ -21,7 +21,7 @@ from zoo.checks import integer
 from zoo.errors import WrongConfiguration
 from zoo.layers import TokenModel, signature
 from zoo.layers import cache as caching
-from zoo.tasks.sequences import BYTE_CODE, PADDING, Code, Sequences, begin_of, end_of
+from zoo.tasks.sequences import BYTE_TOKENIZER, PADDING, Sequences, Tokenizer, begin_of, end_of
 from zoo.training import runs
 
 if TYPE_CHECKING:
@@ -474,7 +474,7 @@ def translate(
         return generate(model, texts, max_tokens, temperature=0, beams=beams, tokenizer=reader)
     reader.check(model)
     source = Sequences(texts, reader.encode)[:]
-    written, _ = search(model, source, beams=beams, max_tokens=max_tokens, code=reader)
+    written, _ = search(model, source, beams=beams, max_tokens=max_tokens, tokenizer=reader)
     return [reader.decode(tokens) for tokens in written[:, 0]]
 
 
@@ -482,7 +482,12 @@ def translate(
 
 
 def search(
-    model: keras.Model, source: np.ndarray, *, beams: int, max_tokens: int, code: Code = BYTE_CODE
+    model: keras.Model,
+    source: np.ndarray,
+    *,
+    beams: int,
+    max_tokens: int,
+    tokenizer: Tokenizer = BYTE_TOKENIZER,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(b, n) tokens -> what was written (b, beams, max_tokens), the likeliest first, and log p of each.
 
@@ -492,7 +497,7 @@ def search(
     count = len(source)
     read = backends.tensors(np.repeat(source, beams, axis=0))  # (b beams, n)
     seen = np.full((count * beams, max_tokens + 1), PADDING, np.int32)  # the beginning, and what was written
-    seen[:, 0] = begin_of(code)
+    seen[:, 0] = begin_of(tokenizer)
     scores = np.full((count, beams), -np.inf)
     scores[:, 0] = 0  # the beams start out alike: one of them counts
     ended = np.zeros(count * beams, bool)
@@ -508,7 +513,7 @@ def search(
         scores = np.take_along_axis(total, best, axis=1)
         parents = (best // vocabulary + np.arange(count)[:, None] * beams).ravel()
         tokens = (best % vocabulary).ravel()
-        seen, ended = seen[parents], ended[parents] | (tokens == end_of(code))
+        seen, ended = seen[parents], ended[parents] | (tokens == end_of(tokenizer))
         seen[:, step + 1] = tokens
         if ended.all():
             break

@@ -1,7 +1,7 @@
-"""Optimizers with torch.optim's meaning, for `compile` and for the native engine alike.
+"""Optimizers with torch.optim's semantics, for `compile` and for the native engine.
 
-Keras's own differ: SGD folds the learning rate into its velocity, so that a schedule diverges; Adam's
-epsilon sits elsewhere and is 1e-7; LAMB leaves weight decay out of its trust ratio. Here, with gradient g,
+Keras's own differ: SGD folds the learning rate into its velocity, which changes what schedules do; Adam's
+epsilon is added elsewhere and is 1e-7; LAMB omits weight decay in its trust ratio. Here, with gradient g,
 weight w, rate a, decay d, and step t counted from 1:
 
     SGD, Momentum, Adam    g <- g + d w
@@ -13,26 +13,27 @@ weight w, rate a, decay d, and step t counted from 1:
     AdamW                  w <- (1 - a d) w - a r
     LAMB                   w <- w - a |w| / |r + d w| (r + d w)
 
-Arguments go by Keras's names with torch's defaults. One object describes the optimizer for both engines;
-`zoo.backends` builds its native twin: torch.optim's, optax's, TensorFlow's own update kernels.
+Arguments have Keras's names and torch's defaults. One object configures the optimizer for both engines;
+`zoo.backends` builds the native optimizer: torch.optim's, optax's, TensorFlow's own update kernels.
 
-Every optimizer also takes, with the same meaning in both engines, in the order they are applied:
+Every optimizer also takes these arguments, applied in this order and in the same way in both engines:
 
-- `loss_scale_factor`: the loss is multiplied by it before the gradients are taken, they are divided by it.
-  A model under the policy "mixed_float16" has its loss scaled dynamically instead, as Keras and torch do it.
-- `gradient_accumulation_steps`: one update for so many batches, with the mean of their gradients, each
-  weighed by what its loss is the mean of (labels that are not -1, or examples): as one batch of all. Where
-  nothing says so, in a `fit` of your own, batches count alike. Schedules, bias correction and averages count
-  updates (in Keras a schedule counts batches).
-- `clipvalue`, `clipnorm`, `global_clipnorm`: each number, each gradient's norm, the norm of all.
-- `groups`: settings of some variables, see `Optimizer`.
+- `loss_scale_factor`: the loss is multiplied by it before the gradients are computed, and they are divided by
+  it. Under the policy "mixed_float16" the loss is scaled dynamically instead, as in Keras and torch.
+- `gradient_accumulation_steps`: one update for this many batches, with the mean of their gradients weighted
+  by the number of labels other than -1, or examples, in each: as for one large batch. In your own `fit`
+  batches have equal weights. Schedules, bias correction and averages count updates (in Keras a schedule
+  counts batches).
+- `clipvalue`, `clipnorm`, `global_clipnorm`: clip each value, each gradient's norm, or the norm of all.
+- `groups`: settings for some of the variables, see `Optimizer`.
 - `use_ema`, `ema_momentum`, `ema_overwrite_frequency`: an average of the weights, w' <- m w' + (1 - m) w,
-  that replaces them when training ends, and every so many updates if asked.
+  that replaces them when training ends and, if a frequency is given, every so many updates.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from math import inf, log
 from typing import Any
@@ -48,15 +49,15 @@ Tensor = Any
 
 
 class Optimizer(keras.optimizers.Optimizer):
-    """What the optimizers share: checked settings, and their description for the native twin.
+    """The base class of the optimizers: checked settings, from which the native optimizer is built as well.
 
-    `groups` maps a regular expression to settings of the variables whose path it is found in, the first
-    that is: {"bias|gamma|beta": {"weight_decay": 0.0}, "^head/": {"learning_rate_multiplier": 10}}.
+    `groups` maps regular expressions to settings of the variables in whose path they are found; the first
+    match counts: {"bias|gamma|beta": {"weight_decay": 0.0}, "^head/": {"learning_rate_multiplier": 10}}.
     """
 
-    SLOTS: tuple[str, ...] = ()  # what is remembered of each variable
-    batch_weight: Any = None  # of the batch under way: an integer or a tensor, None for all alike
-    CYCLED: str | None = None  # the setting that OneCycle's momentum takes the place of
+    SLOTS: tuple[str, ...] = ()  # the kinds of state kept for each variable
+    batch_weight: Any = None  # of the current batch: an integer or a tensor, None for equal weights
+    CYCLED: str | None = None  # the setting that OneCycle's momentum replaces
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self.rate: Any = learning_rate
         self.scheduled, self._groups, self._decay = scheduled, checked, weight_decay
 
-    # What both engines ask
+    # Read by both engines
 
     def rate_at(self, step: int) -> float:
         """The learning rate of an update, counted from 0."""
@@ -103,18 +104,17 @@ class Optimizer(keras.optimizers.Optimizer):
         return chosen.get("learning_rate_multiplier", 1.0), decay
 
     def fresh(self) -> Optimizer:
-        """The same optimizer without its memory: a native run starts anew, as torch's and optax's do."""
-        twin = type(self).from_config({**self.get_config(), "learning_rate": self.rate})
-        if excluded := getattr(
-            self, "_exclude_from_weight_decay", None
-        ):  # variables; names are in the config
-            twin._exclude_from_weight_decay = excluded
-        return twin
+        """A new optimizer with the same settings and no state."""
+        fresh = type(self).from_config({**self.get_config(), "learning_rate": self.rate})
+        # Variables that are excluded; excluded names are in the config.
+        if excluded := getattr(self, "_exclude_from_weight_decay", None):
+            fresh._exclude_from_weight_decay = excluded
+        return fresh
 
-    # The memory, by names that every engine and framework shares (`zoo.training.checkpoints`)
+    # The state, by names that every engine and framework shares (`zoo.checkpoints`)
 
-    def memory(self) -> dict[str, np.ndarray]:
-        """What is remembered: "batches" seen, and "momentum/dense/kernel" and the like."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The optimizer state by name: "batches" seen, and "momentum/dense/kernel" and the like."""
         if not self.built:
             return {}
         found = {"batches": self._iterations}
@@ -124,14 +124,24 @@ class Optimizer(keras.optimizers.Optimizer):
             found |= {f"{kind}/{v.path}": x for v, x in zip(variables, kept, strict=True)}
         return {name: ops.convert_to_numpy(x) for name, x in found.items()}
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Go on from such a memory. The optimizer must be built."""
-        self._iterations.assign(memory["batches"])
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Load such a state. The optimizer must be built."""
+        self._iterations.assign(state["batches"])
         if self.gradient_accumulation_steps:
-            self.weight_sum.assign(memory["weight_sum"])
+            self.weight_sum.assign(state["weight_sum"])
         for kind, (variables, kept) in self._kept().items():
             for variable, x in zip(variables, kept, strict=True):
-                x.assign(memory[f"{kind}/{variable.path}"])
+                x.assign(state[f"{kind}/{variable.path}"])
+
+    def memory(self) -> dict[str, np.ndarray]:
+        """Deprecated: the old name of `state_dict`."""
+        warnings.warn("Optimizer.memory is now Optimizer.state_dict", DeprecationWarning, stacklevel=2)
+        return self.state_dict()
+
+    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
+        """Deprecated: the old name of `load_state_dict`."""
+        warnings.warn("Optimizer.restore is now Optimizer.load_state_dict", DeprecationWarning, stacklevel=2)
+        self.load_state_dict(memory)
 
     def _kept(self) -> dict[str, tuple[Sequence[keras.Variable], Sequence[keras.Variable]]]:
         kept: dict[str, Any] = dict(self.slots)
@@ -141,7 +151,7 @@ class Optimizer(keras.optimizers.Optimizer):
             kept["gradients"] = self._accumulated_gradients
         return {kind: (self._trainable_variables, xs) for kind, xs in kept.items()}
 
-    # What Keras calls
+    # Called by Keras
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         if self.built:
@@ -157,7 +167,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
     ) -> keras.Variable:
         def zeros(shape: Sequence[int], dtype: str) -> Tensor:
-            """In memory as the weight is: torch goes through two that lie otherwise in twice the time."""
+            """Zeros with the weight's memory layout: with different layouts torch takes twice as long."""
             del shape
             return ops.zeros_like(reference_variable, dtype)
 
@@ -177,17 +187,17 @@ class Optimizer(keras.optimizers.Optimizer):
         variable: keras.Variable,
         rate: Tensor,
         decay: float,
-        memory: Sequence[keras.Variable],
+        slots: Sequence[keras.Variable],
     ) -> None:
-        """One variable's update; `memory` are its slots."""
+        """Update one variable; `slots` is its state, in the order of `SLOTS`."""
         raise NotImplementedError
 
     def count(self, dtype: str) -> Tensor:
-        """t, the number of the update under way, counted from 1."""
+        """t, the number of the current update, counted from 1."""
         return ops.cast(self.iterations, dtype) + 1
 
     def cycled(self, dtype: str) -> Tensor:
-        """The momentum (Adam's beta_1) of the update under way."""
+        """The momentum (Adam's beta_1) of the current update."""
         assert self.CYCLED is not None
         own = getattr(self, self.CYCLED)
         return ops.cast(self.rate.momentum(self.iterations), dtype) if self.cycles else own
@@ -206,13 +216,13 @@ class Optimizer(keras.optimizers.Optimizer):
             super().finalize_variable_values(var_list)
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
-        del variables  # each update has it in its formula
+        del variables  # part of each update's formula
 
     def apply(
         self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
     ) -> Any:
-        # TensorFlow's gradient of an embedding lists the rows that were read, one twice if it was read twice:
-        # Keras would take the norm of the list, and cannot divide it by a loss scale.
+        # TensorFlow's gradient of an embedding lists the rows that were read, some repeatedly: Keras would
+        # compute the norm of the list, and cannot divide it by a loss scale.
         dense = [g if g is None else backends.current().tensor(g) for g in grads]
         return super().apply(dense, trainable_variables)
 
@@ -221,8 +231,8 @@ class Optimizer(keras.optimizers.Optimizer):
         if not every:
             self._apply(grads, variables)
             return
-        # Without branches, which JAX would need free of assignments: the update is made, and taken back
-        # where it is not due.
+        # Without branches, in which JAX allows no assignments: every step updates, and undoes the update
+        # unless it is due.
         kept: list[Any] = [self._accumulated_gradients[self._get_variable_index(v)] for v in variables]
         total, share = self._share(variables)
         means: list[Any] = [
@@ -242,7 +252,7 @@ class Optimizer(keras.optimizers.Optimizer):
         self.weight_sum.assign(ops.where(due, ops.zeros_like(total), total))
 
     def _share(self, variables: Sequence[keras.Variable]) -> tuple[Tensor, Tensor]:
-        """The weight of the batches since the last update, and what this one's is of that."""
+        """The total weight of the batches since the last update, and this batch's fraction of it."""
         real = "float64" if any(v.dtype == "float64" for v in variables) else "float32"
         weight = ops.cast(1 if self.batch_weight is None else self.batch_weight, "int32")
         total = self.weight_sum + weight
@@ -275,10 +285,10 @@ class Optimizer(keras.optimizers.Optimizer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         undecayed = config.pop("undecayed", None)
-        made = super().from_config(config, custom_objects)
+        optimizer = super().from_config(config, custom_objects)
         if undecayed:
-            made.exclude_from_weight_decay(var_names=[undecayed])
-        return made
+            optimizer.exclude_from_weight_decay(var_names=[undecayed])
+        return optimizer
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -291,9 +301,9 @@ class SGD(Optimizer):
         super().__init__(learning_rate, weight_decay=weight_decay, name=name, **kwargs)
 
     def update(
-        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, slots: Any
     ) -> None:
-        del memory
+        del slots
         self.assign_sub(variable, rate * decayed(gradient, variable, decay))
 
 
@@ -301,7 +311,7 @@ class SGD(Optimizer):
 class Momentum(Optimizer):
     """Gradient descent with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013), as torch.optim.SGD.
 
-    The velocity sums gradients, not steps: a change of rate acts on all of it.
+    The velocity is a sum of gradients, not of steps: a new learning rate applies to all of it.
     """
 
     SLOTS = ("momentum",)
@@ -322,9 +332,9 @@ class Momentum(Optimizer):
         self.momentum, self.nesterov = float(momentum), bool(nesterov)
 
     def update(
-        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, slots: Any
     ) -> None:
-        (v,), mu = memory, self.cycled(variable.dtype)
+        (v,), mu = slots, self.cycled(variable.dtype)
         g = decayed(gradient, variable, decay)
         velocity = mu * v + g
         self.assign(v, velocity)
@@ -338,12 +348,12 @@ class Momentum(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1), weight decay added to the gradient, as torch.optim.Adam.
 
-    With `amsgrad` (Reddi et al. 2018) the second moment is the largest so far, then bias-corrected; optax
-    corrects first.
+    With `amsgrad` (Reddi et al. 2018) the second moment is the maximum so far, which is then bias-corrected;
+    optax corrects first.
     """
 
     CYCLED = "beta_1"
-    DECOUPLED = False  # weight decay apart from the gradient
+    DECOUPLED = False  # whether weight decay is separate from the gradient
 
     def __init__(
         self,
@@ -370,21 +380,21 @@ class Adam(Optimizer):
         return ("momentum", "velocity", "largest") if self.amsgrad else ("momentum", "velocity")
 
     def update(
-        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, slots: Any
     ) -> None:
         if self.DECOUPLED:
-            direction = self.direction(gradient, memory)
+            direction = self.direction(gradient, slots)
             kept = variable * (1 - rate * decay) if decay else variable
             self.assign(variable, kept - rate * direction)
         else:
-            direction = self.direction(decayed(gradient, variable, decay), memory)
+            direction = self.direction(decayed(gradient, variable, decay), slots)
             self.assign_sub(variable, rate * direction)
 
-    def direction(self, g: Tensor, memory: Sequence[keras.Variable]) -> Tensor:
-        """r of the formulas above, the moments brought up to date."""
-        m, v, *largest = memory
+    def direction(self, g: Tensor, slots: Sequence[keras.Variable]) -> Tensor:
+        """r of the formulas above; updates the moments."""
+        m, v, *largest = slots
         beta_1 = self.cycled(m.dtype)
-        # Not m + (g - m) (1 - b1): where b1 is near 0 and m large, that leaves the rounding of m.
+        # Not m + (g - m) (1 - b1): for b1 near 0 and large m, that has the rounding error of m.
         first = beta_1 * m + (1 - beta_1) * g
         second = self.beta_2 * v + (1 - self.beta_2) * ops.square(g)
         self.assign(m, first)
@@ -444,8 +454,8 @@ class AdamW(Adam):
 class LAMB(Adam):
     """Layer-wise adaptive moments (You et al. 2019, arXiv:1904.00962, algorithm 2), the paper's defaults.
 
-    The trust ratio |w| / |r + d w| is over the decayed update, and 1 where either norm is 0; every variable
-    has one, whether it decays or not. `bias_correction` off is what the authors' own code does.
+    The trust ratio |w| / |r + d w| includes weight decay, is 1 if either norm is 0, and applies to every
+    variable, decayed or not. `bias_correction=False` is the behaviour of the authors' code.
     """
 
     def __init__(
@@ -460,7 +470,7 @@ class LAMB(Adam):
         name: str = "lamb",
         **kwargs: Any,
     ):
-        if "amsgrad" in kwargs:  # an argument of Adam's, which LAMB is built on
+        if "amsgrad" in kwargs:  # an argument of Adam, which LAMB extends
             raise WrongConfiguration("LAMB takes no argument 'amsgrad'; Adam and AdamW do")
         super().__init__(
             learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, name=name, **kwargs
@@ -468,9 +478,9 @@ class LAMB(Adam):
         self.bias_correction = bias_correction
 
     def update(
-        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, memory: Any
+        self, gradient: Tensor, variable: keras.Variable, rate: Tensor, decay: float, slots: Any
     ) -> None:
-        r = decayed(self.direction(gradient, memory), variable, decay)
+        r = decayed(self.direction(gradient, slots), variable, decay)
         size, length = norm(ops.convert_to_tensor(variable)), norm(r)
         both = ops.logical_and(size > 0, length > 0)
         ratio = ops.where(both, size / ops.where(both, length, ops.ones_like(length)), ops.ones_like(size))
@@ -482,22 +492,22 @@ class LAMB(Adam):
         return config
 
 
-def memory_of(optimizer: Any) -> dict[str, np.ndarray]:
-    """As `Optimizer.memory`, with the scale of a keras.optimizers.LossScaleOptimizer around it."""
+def state_of(optimizer: Any) -> dict[str, np.ndarray]:
+    """As `Optimizer.state_dict`, with the loss scale of a keras.optimizers.LossScaleOptimizer around it."""
     if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer.memory()
+        return optimizer.state_dict()
     scale = {"scale": optimizer.dynamic_scale, "scale_steps": optimizer.step_counter}
     own = {name: ops.convert_to_numpy(x) for name, x in scale.items()}
-    return {**optimizer.inner_optimizer.memory(), **own}
+    return {**optimizer.inner_optimizer.state_dict(), **own}
 
 
-def restore_into(optimizer: Any, memory: Mapping[str, np.ndarray]) -> None:
-    """Have it go on from what `memory_of` gave."""
+def load_state_into(optimizer: Any, state: Mapping[str, np.ndarray]) -> None:
+    """Load what `state_of` returned."""
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer.dynamic_scale.assign(memory["scale"])
-        optimizer.step_counter.assign(memory["scale_steps"])
+        optimizer.dynamic_scale.assign(state["scale"])
+        optimizer.step_counter.assign(state["scale_steps"])
         optimizer = optimizer.inner_optimizer
-    optimizer.restore(memory)
+    optimizer.load_state_dict(state)
 
 
 def decayed(x: Tensor, variable: keras.Variable, decay: float) -> Tensor:
@@ -506,11 +516,11 @@ def decayed(x: Tensor, variable: keras.Variable, decay: float) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """The Euclidean norm of all of x."""
+    """The Euclidean norm of x."""
     return ops.sqrt(ops.sum(ops.square(x)))
 
 
-# What must hold before any work is done
+# Checks of the settings
 
 
 def at_least_zero(who: str, **settings: float) -> None:
@@ -539,12 +549,12 @@ COMMON = (
 
 
 def _check_common(who: str, settings: dict[str, Any]) -> None:
-    """What every optimizer takes; its integers become Python's."""
+    """Check the settings of all optimizers; their integers become Python's."""
     if unknown := [name for name in settings if name not in COMMON]:
         raise WrongConfiguration(f"{who} takes no argument {unknown[0]!r}; {nearest(unknown[0], COMMON)}")
     given = [name for name in CLIPS if settings.get(name) is not None]
     if len(given) > 1:
-        raise WrongConfiguration(f"{who}: {' and '.join(given)}; expected at most one way to clip")
+        raise WrongConfiguration(f"{who}: {' and '.join(given)} were given; expected at most one of them")
     for name in (*given, *(["loss_scale_factor"] if settings.get("loss_scale_factor") is not None else [])):
         if not _number(settings[name]) or not 0 < settings[name] < inf:
             raise WrongConfiguration(f"{who}: {name}={settings[name]!r}; expected a number above 0")
@@ -552,7 +562,7 @@ def _check_common(who: str, settings: dict[str, Any]) -> None:
     averages = {"ema_momentum": settings.get("ema_momentum", 0.99) != 0.99}
     averages["ema_overwrite_frequency"] = settings.get("ema_overwrite_frequency") is not None
     for name in (name for name, said in averages.items() if said and not settings.get("use_ema")):
-        raise WrongConfiguration(f"{who}: {name}={settings[name]!r} goes with use_ema=True")
+        raise WrongConfiguration(f"{who}: {name}={settings[name]!r} needs use_ema=True")
     for name, least in {"gradient_accumulation_steps": 2, "ema_overwrite_frequency": 1}.items():
         if (value := settings.get(name)) is not None:
             settings[name] = integer(who, name, value, least)
@@ -573,7 +583,7 @@ def _checked_groups(who: str, groups: Any) -> tuple[tuple[str, dict[str, float]]
             re.compile(pattern)
         except (re.error, TypeError) as error:
             raise WrongConfiguration(
-                f"{who}: groups: {pattern!r} is no regular expression: {error}"
+                f"{who}: groups: {pattern!r} is not a regular expression: {error}"
             ) from None
         for name, value in own.items():
             if name not in GROUP_SETTINGS:

@@ -140,7 +140,7 @@ def _texts(run: SavedRun, texts: Any, top: int, names: list[str]) -> list[list[t
     several = [texts] if isinstance(texts, str) else list(texts)
     if not several or not all(isinstance(text, str) and text.strip() for text in several):
         raise WrongConfiguration(f"{run} learned from labelled texts; expected a text, or several")
-    tokens = sequences.Sequences(several, (run.tokenizer or sequences.BYTE_CODE).encode)
+    tokens = sequences.Sequences(several, (run.tokenizer or sequences.BYTE_TOKENIZER).encode)
     _check_labels(run, names)
     x = sequences.take(sequences.inputs(tokens, signature.input_shapes(run.model)), slice(None))
     signature.check_tokens(run.model, x if isinstance(x, dict) else {"token_ids": x})

@@ -2,10 +2,9 @@
 
     pixels = zoo.card("resnet50").preprocessing("photo.jpg")    # float32 (224, 224, 3)
 
-The shorter side is scaled to `resize` by Pillow, which averages over all the pixels that a new one covers
-(antialiasing), the centre is cropped, bytes are scaled to [0, 1], and each channel is normalized. Rounding is
-that of torchvision (transforms.Resize, CenterCrop, ToTensor, Normalize, on PIL images), so that the arrays
-are equal bit for bit.
+The shorter side is scaled to `resize` by Pillow with antialiasing, the centre is cropped, bytes are scaled to
+[0, 1], and each channel is normalized. The arrays are bit-equal to those of torchvision (transforms.Resize,
+CenterCrop, ToTensor, Normalize, on PIL images).
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ INTERPOLATIONS = {
     for name in ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 }
 
-# Of ImageNet's training images in [0, 1], red, green, blue: what torchvision's weights expect.
+# Of ImageNet's training images in [0, 1], red, green, blue: for torchvision's weights.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# To [-1, 1]: what ViT's own weights expect, and Inception's before them.
+# To [-1, 1]: for the weights of ViT's authors, as for Inception's.
 HALF = (0.5, 0.5, 0.5)
 
 
@@ -57,8 +56,8 @@ class Preprocessing:
             )
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or min(self.std) <= 0:
             raise WrongConfiguration(
-                f"Preprocessing: mean={self.mean!r}, std={self.std!r}; expected as many, 3 for colour or 1 "
-                "for grey, deviations above 0"
+                f"Preprocessing: mean={self.mean!r}, std={self.std!r}; expected equal lengths, 3 for "
+                "colour or 1 for grey, and standard deviations above 0"
             )
 
     @property
@@ -67,18 +66,18 @@ class Preprocessing:
         return len(self.mean)
 
     def at(self, size: int) -> Preprocessing:
-        """The same for images of another size, with the same field of view."""
+        """The same preprocessing for another image size, with the same field of view."""
         return replace(self, size=size, resize=max(size, round(self.resize * size / self.size)))
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-        """A file, Pillow's image or bytes (h, w), (h, w, 1) or (h, w, 3) -> float32 (size, size, channels).
+        """A file, a Pillow image or bytes (h, w), (h, w, 1) or (h, w, 3) -> float32 (size, size, channels).
 
-        Raises DataUnavailable for a file that is no image, WrongConfiguration for an array that is none.
+        Raises DataUnavailable for a file that is not an image, WrongConfiguration for such an array.
         """
         return self.normalize(self.crop(load(image, self.channels)))
 
     def crop(self, image: Image.Image) -> np.ndarray:
-        """Bytes (size, size, channels): the middle of the image, its shorter side scaled to `resize`."""
+        """Bytes (size, size, channels): the centre of the image, its shorter side scaled to `resize`."""
         short = min(image.size)
         if short != self.resize:
             width, height = (self.resize * side // short for side in image.size)
@@ -98,11 +97,11 @@ def plain(size: int, channels: int) -> Preprocessing:
 
 
 def load(image: str | Path | Image.Image | np.ndarray, channels: int) -> Image.Image:
-    """Pillow's image of a file, of an image, or of bytes (h, w), (h, w, 1) or (h, w, 3): RGB, or grey.
+    """A Pillow image, RGB or grey, from a file, an image, or bytes (h, w), (h, w, 1) or (h, w, 3).
 
-    A file is turned upright as its EXIF data say. Transparency is ignored, and of grey of 10 to 16 bits the
-    upper 8 are kept. Raises DataUnavailable for a file that is no image, WrongConfiguration for an array that
-    is none; either for pixels whose range is not known, see `depth`.
+    Files are rotated according to their EXIF data. Transparency is ignored; of grey images with 10 to 16 bits
+    the upper 8 are kept. Raises DataUnavailable for a file that is not an image, WrongConfiguration for such
+    an array, and one of them for pixels of unknown range, see `depth`.
     """
     if isinstance(image, Image.Image):
         return _convert(image, channels, image)
@@ -111,17 +110,17 @@ def load(image: str | Path | Image.Image | np.ndarray, channels: int) -> Image.I
         return _convert(image, channels, image)
     if not isinstance(image, str | Path):
         raise WrongConfiguration(
-            f"image: expected a path, an image of Pillow or an array of bytes, got {type(image).__name__}"
+            f"image: got {type(image).__name__}; expected a path, a Pillow image or an array of bytes"
         )
     with reading(image), Image.open(image) as opened:
         return _convert(ImageOps.exif_transpose(opened), channels, opened)
 
 
 def depth(image: Image.Image) -> int:
-    """The bits of a pixel's channel: 8, or of grey 10 to 16. Raises WrongConfiguration where no one knows.
+    """The bits per channel: 8, or 10 to 16 for grey. Raises WrongConfiguration if they are unknown.
 
-    Modes I and F have 32-bit integers and floats, whose white may be 1, 255 or anything else. Of the files
-    that open as I, PGM's alone are of 16 bits by definition: Pillow scales them to 65,535.
+    Modes I and F are 32-bit integers and floats, whose white may be 1, 255 or anything else. Among files that
+    open as I, PGM and PNG have 16 bits by definition: Pillow scales PGM to 65,535.
     """
     if image.mode.startswith("I;"):
         bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, 16)
@@ -131,19 +130,19 @@ def depth(image: Image.Image) -> int:
     if image.mode in ("I", "F"):
         kind = "32-bit integers" if image.mode == "I" else "floats"
         raise WrongConfiguration(
-            f"image: Pillow's mode {image.mode}, {kind}, whose white is not known; scale it to bytes, e.g. "
+            f"image: Pillow's mode {image.mode}, {kind}, whose range is unknown; scale it to bytes, e.g. "
             "Image.fromarray((255 * x / white).astype('uint8'))"
         )
     return 8
 
 
-TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF 6.0, section 8; a value of the latter
+TIFF_BITS, TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF 6.0, section 8, and a value
 
 
 def _convert(image: Image.Image, channels: int, source: Image.Image) -> Image.Image:
-    """RGB or grey; `source` is the image as it was opened, which knows its format."""
+    """RGB or grey; `source` is the image as opened, which has the format."""
     bits = depth(source)
-    if bits > 8:  # Pillow's own conversion cuts off at 255, and leaves inverted grey as it is
+    if bits > 8:  # Pillow's own conversion clips at 255, and ignores inverted grey
         grey = np.asarray(image).astype(np.int32)
         if getattr(source, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
             grey = 2**bits - 1 - grey
@@ -154,13 +153,13 @@ def _convert(image: Image.Image, channels: int, source: Image.Image) -> Image.Im
 
 
 MODES = {1: "L", 3: "RGB"}
-# What Pillow converts in two steps alone, or only so without a warning.
+# Modes that Pillow converts in two steps only, or only so without a warning.
 BETWEEN = {"La": ("LA",), "LAB": ("RGB",), "P": ("RGBA",)}
 
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Whatever goes wrong with a file becomes DataUnavailable, which names it: Pillow raises many kinds."""
+    """Turn every error, of which Pillow has many kinds, into a DataUnavailable that names the file."""
     try:
         yield
     except FileNotFoundError:
@@ -171,18 +170,18 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def of_pixels(image: np.ndarray) -> Image.Image:
-    """Pillow's image of bytes (h, w), (h, w, 1) or (h, w, 3). Raises WrongConfiguration for others."""
+    """A Pillow image from bytes (h, w), (h, w, 1) or (h, w, 3). Raises WrongConfiguration for others."""
     shape = image.shape
     fits = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
     if image.dtype != np.uint8 or not fits or not image.size:
         raise WrongConfiguration(
-            f"image: {image.dtype} of shape {shape}; expected uint8 of (h, w), (h, w, 1) or (h, w, 3), at "
-            "least a pixel"
+            f"image: {image.dtype} of shape {shape}; expected uint8 of (h, w), (h, w, 1) or (h, w, 3) with "
+            "at least one pixel"
         )
     return Image.fromarray(image[..., 0] if shape[2:] == (1,) else image)
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """Bytes (h, w, c) of Pillow's image."""
+    """Bytes (h, w, c) of a Pillow image."""
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array

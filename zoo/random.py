@@ -1,16 +1,16 @@
 """Portable randomness: the same seed gives the same bits on every framework, eager or compiled.
 
 Initial weights come from NumPy's Philox generator (Salmon et al. 2011, "Parallel random numbers: as easy as
-1, 2, 3"), keyed by the seed and the variable's name. They depend on nothing else: not on the order layers
-are built in, not on what other layers there are.
+1, 2, 3"), keyed by the seed and the variable's name. They do not depend on the order in which layers are
+built, or on other layers.
 
-Masks inside a model (dropout, drop-path, noise) come from a counter hash written in 32-bit integer
-operations that every framework computes alike. Element i of a draw is
+Masks inside a model (dropout, drop-path, noise) come from a counter-based hash of 32-bit integer operations,
+which are the same on every framework. Element i of a draw is
 
     bits(i) = mix(mix(i xor key) + step)     key from (seed, layer name)
 
 where mix is a bijection of 32-bit words (Wellons, "Hash function prospecting", the `lowbias32` constants):
-xor-shift 16, multiply, xor-shift 15, multiply, xor-shift 16. Nothing is stored but the step.
+xor-shift 16, multiply, xor-shift 15, multiply, xor-shift 16. Only the step is stored.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class Initializer:
     def draw(
         self, key: Sequence[int | str], shape: Sequence[int], out: np.ndarray | None = None
     ) -> np.ndarray:
-        """float32 of that shape; the fan-in and fan-out are read off the shape (..., in, out).
+        """Draw float32 of this shape; the fan-in and fan-out follow from the shape (..., in, out).
 
-        `out` is memory to draw into, the array that is returned: contiguous, or as a kernel's of
-        `zoo.backends`, where what goes to one output is.
+        `out` is an array to fill and return, which is contiguous, or as a kernel of `zoo.backends`,
+        contiguous for each output.
         """
         *window, fan_in, fan_out = (1, 1, *shape)
         fans = fan_in * prod(window), fan_out * prod(window)
@@ -78,13 +78,13 @@ class Initializer:
         return out
 
 
-# In place, in parts that a cache holds: a large model would spend as much time on memory as on the draw.
+# In place, in parts that fit a cache: large models would spend as much time on memory access as on drawing.
 
 
 def _parts(x: np.ndarray) -> Iterator[np.ndarray]:
-    """Contiguous parts of x, or copied to it, which drawn into in turn take the numbers that x would.
+    """Contiguous parts of x, or buffers copied to it; filled in order they get the same numbers as x would.
 
-    All but the last have an even size: a generator makes two numbers of 32 bits at once.
+    All but the last have an even size, since a generator produces two 32-bit numbers at once.
     """
     size = 2**16
     if x.flags.c_contiguous:
@@ -97,7 +97,7 @@ def _parts(x: np.ndarray) -> Iterator[np.ndarray]:
         there = rows[i : i + count]
         part = np.empty(there.shape, x.dtype)
         yield part.reshape(-1)
-        for j in range(0, len(part), 16):  # a line of the cache, in memory that lies by columns
+        for j in range(0, len(part), 16):  # a cache line at a time, as columns are contiguous
             there[j : j + 16] = part[j : j + 16]
 
 
@@ -106,7 +106,7 @@ def _constant(x: np.ndarray, value: float) -> None:
 
 
 def _uniform(rng: np.random.Generator, x: np.ndarray, limit: float) -> None:
-    """(rng.random() - 1/2) 2 limit, from the same words, a quarter faster; only the product rounds."""
+    """(rng.random() - 1/2) 2 limit from the same random words, a quarter faster, rounded once."""
     for part in _parts(x):
         words = rng.bit_generator.random_raw(-(-part.size // 2)).view(np.uint32)[: part.size]
         words >>= 8  # the 24 bits of a float32
@@ -122,7 +122,7 @@ def _normal(rng: np.random.Generator, x: np.ndarray, deviation: float) -> None:
 
 
 def _truncated_normal(rng: np.random.Generator, x: np.ndarray, deviation: float) -> None:
-    """Normal with what lies beyond two deviations drawn again, after the rest."""
+    """Normal; values beyond two standard deviations are redrawn, after the rest."""
     far, start = [], 0
     for part in _parts(x):
         rng.standard_normal(out=part, dtype=np.float32)
@@ -137,7 +137,7 @@ def _truncated_normal(rng: np.random.Generator, x: np.ndarray, deviation: float)
 
 
 def _orthogonal(rng: np.random.Generator, x: np.ndarray, scale: float) -> None:
-    """(n, k n): k orthogonal matrices side by side, each uniform over all there are."""
+    """(n, k n): k orthogonal matrices side by side, each drawn uniformly (Haar)."""
     rows, columns = x.shape
     q, r = np.linalg.qr(rng.standard_normal((columns // rows, rows, rows)))
     q *= np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]  # Mezzadri 2007, arXiv:math-ph/0609050, section 5
@@ -146,7 +146,7 @@ def _orthogonal(rng: np.random.Generator, x: np.ndarray, scale: float) -> None:
 
 
 def _forget(x: np.ndarray, value: float) -> None:
-    """Zeros, the second quarter at `value`."""
+    """Zeros, except for `value` in the second quarter."""
     x[...] = np.repeat([0, value, 0, 0], x.size // 4)
 
 
@@ -175,8 +175,8 @@ glorot_uniform = Initializer("glorot_uniform")
 he_normal = Initializer("he_normal")
 lecun_1998 = Initializer("lecun_1998")
 standard_normal = Initializer("normal")
-orthogonal = Initializer("orthogonal")  # of a recurrent kernel, each gate's own square
-forget_one = Initializer("forget", 1.0)  # an LSTM's bias: it starts out remembering
+orthogonal = Initializer("orthogonal")  # for a recurrent kernel, one matrix per gate
+forget_one = Initializer("forget", 1.0)  # for an LSTM's bias: the forget gates start open
 
 
 def constant(value: float) -> Initializer:

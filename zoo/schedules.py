@@ -1,8 +1,8 @@
 """Learning rate schedules: the same learning rate at every step on every framework and with either engine.
 
-With T steps in all, of which the first W warm up, a peak rate a and a last rate e:
+With T steps in all, of which the first W are warm-up, peak rate a and final rate e:
 
-    linear          e + (a - e) r                        r = (T - step) / (T - W), what is left
+    linear          e + (a - e) r                        r = (T - step) / (T - W), the remaining fraction
     cosine          e + (a - e) (1 + cos(pi (1 - r))) / 2
     polynomial      e + (a - e) r^power
     inverse root    a sqrt(W / step)
@@ -38,7 +38,7 @@ STEPS = 2**31 - 1  # a step is an int32
 
 @dataclass(frozen=True)
 class Numbers:
-    """A number system: NumPy's functions in float64, or Keras's operations, which go by the same names."""
+    """A number system: NumPy's functions in float64, or Keras's operations, which have the same names."""
 
     functions: Any
     dtype: str
@@ -62,9 +62,9 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         raise NotImplementedError
 
     def __call__(self, step: Any) -> Tensor:
-        """The rate in `keras.config.floatx()`; `step` is an integer or integers of any shape, of any kind.
+        """The rate in `keras.config.floatx()`; `step` is an integer, an array or a tensor of integers.
 
-        Raises WrongConfiguration for a step of Python's or NumPy's below 0; of a tensor's, unread, 0 counts.
+        Raises WrongConfiguration for a number or array below 0; a tensor is not read, but clipped at 0.
         """
         return self.rate(graph(), self._steps(step))
 
@@ -73,7 +73,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         return float(self.rate(HOST, np.int64(integer(type(self).__name__, "step", step, 0))))
 
     def _steps(self, step: Any) -> Tensor:
-        """Steps as int32. A schedule begins at 0: before that it has no rate."""
+        """Steps as int32, 0 or more."""
         if isinstance(step, int | float | np.generic | np.ndarray | list | tuple):
             given = np.asarray(step)
             if given.dtype.kind not in "iu" or (given.size and not 0 <= given.min() <= given.max() <= STEPS):
@@ -87,12 +87,12 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __repr__(self) -> str:
         defaults = {name: p.default for name, p in signature(type(self)).parameters.items()}
-        said = (f"{name}={x!r}" for name, x in self.get_config().items() if x != defaults[name])
-        return f"{type(self).__name__}({', '.join(said)})"
+        changed = (f"{name}={x!r}" for name, x in self.get_config().items() if x != defaults[name])
+        return f"{type(self).__name__}({', '.join(changed)})"
 
 
 def graph() -> Numbers:
-    """Keras's operations, in the float type that is set now."""
+    """Keras's operations in the current float type."""
     return Numbers(ops, keras.config.floatx())
 
 
@@ -100,9 +100,9 @@ def graph() -> Numbers:
 class StepDecay(Schedule):
     """Multiply the rate by `decay_rate` every `decay_steps` steps, or at each step of a list.
 
-        initial_learning_rate * decay_rate^k    k = step // decay_steps, or how many of the list are <= step
+        initial_learning_rate * decay_rate^k    k = step // decay_steps, or the number of listed steps <= step
 
-    A list of no steps is a constant rate. Raises WrongConfiguration for a negative rate, a decay rate
+    An empty list gives a constant rate. Raises WrongConfiguration for a negative rate, a decay rate
     outside [0, 1], and steps that are below 1 or do not increase. As torch.optim's StepLR and MultiStepLR,
     optax's exponential_decay(staircase=True) and piecewise_constant_schedule.
     """
@@ -116,7 +116,7 @@ class StepDecay(Schedule):
         )
         if isinstance(self.decay_steps, list) and self.decay_steps != sorted(set(self.decay_steps)):
             raise WrongConfiguration(
-                f"StepDecay: decay_steps={self.decay_steps!r}; expected each step later than the one before"
+                f"StepDecay: decay_steps={self.decay_steps!r}; expected increasing steps"
             )
         self.decay_rate = number(self, 1, decay_rate=decay_rate)
 
@@ -135,11 +135,11 @@ class CosineAnnealing(Schedule):
         minimum + (initial_learning_rate - minimum) (1 + cos(pi t / T)) / 2
 
     Without restarts t is the step and T `decay_steps`; after T the rate stays at the minimum. With restarts
-    t starts anew whenever it reaches T, and T grows by the (whole) `multiplier` each time. Raises
+    t restarts at 0 whenever it reaches T, and T is multiplied by the integer `multiplier` each time. Raises
     WrongConfiguration for a negative rate, a minimum above the initial rate, steps or a multiplier below 1,
     a multiplier without restarts. Loshchilov and Hutter 2017, "SGDR", arXiv:1608.03983, eq. 5; as
     torch.optim's CosineAnnealingWarmRestarts(T_0, T_mult), and up to T as its CosineAnnealingLR, which then
-    climbs again; optax's cosine_decay_schedule stays.
+    rises again; optax's cosine_decay_schedule stays at the minimum.
     """
 
     def __init__(
@@ -156,8 +156,8 @@ class CosineAnnealing(Schedule):
         self.restarts, self.multiplier = bool(restarts), whole(self, 1, multiplier=multiplier)
         if self.multiplier > 1 and not self.restarts:
             raise WrongConfiguration(
-                f"CosineAnnealing: multiplier={multiplier!r} multiplies the steps between restarts, and "
-                "there are none; pass restarts=True"
+                f"CosineAnnealing: multiplier={multiplier!r} multiplies the steps between restarts; it "
+                "needs restarts=True"
             )
         self.starts, self.lengths = [0], [self.decay_steps]
         while self.multiplier > 1 and self.starts[-1] + self.lengths[-1] <= STEPS:
@@ -182,7 +182,7 @@ class CosineAnnealing(Schedule):
 class WarmupDecay(Schedule):
     """Linear warm-up from 0 to a peak, then a decay over what remains of `decay_steps`.
 
-        step < warmup_steps     peak step / warmup_steps          (so the first step, 0, changes nothing)
+        step < warmup_steps     peak step / warmup_steps          (so the rate of step 0 is 0)
         then, by `decay`,       r = (decay_steps - step) / (decay_steps - warmup_steps)
           linear                end + (peak - end) r
           cosine                end + (peak - end) (1 + cos(pi (1 - r))) / 2
@@ -190,10 +190,10 @@ class WarmupDecay(Schedule):
           inverse_square_root   peak sqrt(warmup_steps / step)    (a warm-up of 0 counts as 1)
           constant              peak
 
-    From `decay_steps` on the rate stays. The last two decays go on for ever with `decay_steps=None`, and take
-    no `end`. Raises WrongConfiguration for a negative peak, an end above the peak, a negative warm-up,
+    From `decay_steps` on the rate is constant. The last two decays never end if `decay_steps` is None, and
+    take no `end`. Raises WrongConfiguration for a negative peak, an end above the peak, a negative warm-up,
     `decay_steps` below 1 or below the warm-up, a power of 0 or less, an unknown decay, and for a `power` or
-    `end` that the decay has no use for. As optax's linear_schedule joined with polynomial_schedule, and its
+    `end` that the decay does not use. As optax's linear_schedule joined with polynomial_schedule, and its
     warmup_cosine_decay_schedule; the inverse root is Vaswani et al. 2017, "Attention is all you need",
     arXiv:1706.03762, eq. 3, whose d_model^-0.5 is peak sqrt(warmup_steps).
     """
@@ -216,16 +216,17 @@ class WarmupDecay(Schedule):
             self.decay_steps = whole(self, 1, decay_steps=decay_steps)
             if self.decay_steps < self.warmup_steps:
                 raise WrongConfiguration(
-                    f"WarmupDecay: decay_steps={decay_steps!r} is shorter than its warmup_steps="
-                    f"{warmup_steps!r}; decay_steps counts the warm-up too"
+                    f"WarmupDecay: decay_steps={decay_steps!r} is below warmup_steps="
+                    f"{warmup_steps!r}; expected more, as decay_steps includes the warm-up"
                 )
         self.power, self.end = number(self, power=power), number(self, self.peak, end=end)
         if self.power == 0:
             raise WrongConfiguration(f"WarmupDecay: power={power!r}; expected more than 0")
         unused = {"power": decay != "polynomial" and power != 1, "end": decay in ENDLESS and end != 0}
-        for name in (name for name, said in unused.items() if said):
+        for name in (name for name, given in unused.items() if given):
             raise WrongConfiguration(
-                f"WarmupDecay: {name}={getattr(self, name)!r} means nothing to decay={decay!r}"
+                f"WarmupDecay: {name}={getattr(self, name)!r} has no effect with decay={decay!r}; "
+                "leave it out"
             )
 
     def rate(self, xp: Numbers, step: Tensor) -> Tensor:
@@ -247,7 +248,7 @@ class WarmupDecay(Schedule):
 
 @keras.saving.register_keras_serializable("zoo")
 class OneCycle(Schedule):
-    """Up to a maximum and down again to almost nothing, the momentum cycling the other way.
+    """Rise to a maximum and fall to almost zero, with the momentum changing in the opposite direction.
 
         step                                 rate                             momentum
         0                                    max_learning_rate / div_factor   max_momentum
@@ -255,13 +256,13 @@ class OneCycle(Schedule):
         (2 warmup_fraction total_steps - 2   max_learning_rate / div_factor   max_momentum)
         total_steps - 1                      the first / final_div_factor     max_momentum
 
-    Between two rows both follow half a cosine or, with anneal="linear", a line; the row in brackets is there
-    with `three_phase`. After the last row both stay. An optimizer of the zoo takes the momentum too (Adam's
-    beta_1), unless `cycle_momentum` is off. Raises WrongConfiguration for a negative rate, fewer
+    Between two rows both follow half a cosine or, with anneal="linear", a line; the row in brackets exists
+    only with `three_phase`. After the last row both are constant. The zoo's optimizers follow the momentum
+    too (Adam's beta_1), unless `cycle_momentum` is off. Raises WrongConfiguration for a negative rate, fewer
     steps than 1, a fraction outside [0, 1] (in three phases [0, 0.5]), factors of 0 or less, momentums
     outside [0, 1] or base above maximum, an unknown anneal. Smith and Topin 2018, "Super-Convergence",
-    arXiv:1708.07120; to the step as torch.optim's OneCycleLR, which has no rate where a phase has no length,
-    goes past its last rate at step `total_steps`, and raises after that.
+    arXiv:1708.07120; equal to torch.optim's OneCycleLR at every step, but torch has no rate for a phase of
+    length 0, overshoots its last rate at step `total_steps`, and raises after that.
     """
 
     def __init__(
@@ -286,7 +287,7 @@ class OneCycle(Schedule):
         self.final_div_factor = number(self, final_div_factor=final_div_factor)
         for name in ("div_factor", "final_div_factor"):
             if getattr(self, name) == 0:
-                raise WrongConfiguration(f"OneCycle: {name}=0 divides a rate; expected more than 0")
+                raise WrongConfiguration(f"OneCycle: {name}=0; expected more than 0, as it divides a rate")
         self.cycle_momentum = bool(cycle_momentum)
         self.max_momentum = number(self, 1, max_momentum=max_momentum)
         self.base_momentum = number(self, self.max_momentum, base_momentum=base_momentum)
@@ -298,11 +299,11 @@ class OneCycle(Schedule):
         return self._cycle(xp, step, rates)
 
     def momentum(self, step: Any) -> Tensor:
-        """The momentum (Adam's beta_1) of a step, as `schedule(step)` is its rate."""
+        """The momentum (Adam's beta_1) of a step, as a tensor."""
         return self._cycle(graph(), self._steps(step), self._momentums())
 
     def momentum_at(self, step: int) -> float:
-        """The momentum (Adam's beta_1) of a step, as `at(step)` is its rate."""
+        """The momentum (Adam's beta_1) of a step, as a Python float."""
         return float(self._cycle(HOST, np.int64(integer("OneCycle", "step", step, 0)), self._momentums()))
 
     def _momentums(self) -> tuple[float, ...]:
@@ -310,7 +311,7 @@ class OneCycle(Schedule):
         return (self.max_momentum, self.base_momentum, *valley, self.max_momentum)
 
     def _cycle(self, xp: Numbers, step: Tensor, values: Sequence[float]) -> Tensor:
-        """Through the values, one for each row of the table above. Rows may lie between two steps."""
+        """Interpolate the values, one for each row of the table above; rows may lie between two steps."""
         peak, last = self.warmup_fraction * self.total_steps - 1, self.total_steps - 1
         valley = (2 * self.warmup_fraction * self.total_steps - 2,) if self.three_phase else ()
         rows = (0, peak, *valley, last)
@@ -329,7 +330,7 @@ CURVES: dict[str, Callable[[Numbers, Tensor], Tensor]] = {
     "linear": lambda xp, x: x,
     "cosine": lambda xp, x: xp.square(xp.sin(pi / 2 * x)),  # (1 - cos(pi x)) / 2, without its cancellation
 }
-ENDLESS = ("inverse_square_root", "constant")  # decays that need no last step
+ENDLESS = ("inverse_square_root", "constant")  # decays without a last step
 
 
 def between(
@@ -341,36 +342,36 @@ def between(
     last: float,
     curve: Callable[[Numbers, Tensor], Tensor],
 ) -> Tensor:
-    """From `first` at `start` to `last` at `end`; a phase of no length is at its end."""
+    """From `first` at `start` to `last` at `end`; a phase of length 0 has the value `last`."""
     if start >= end:
         start, first = end - 1, last
     low, high = sorted((first, last))
-    foot = start if first <= last else end  # where the value is lower: distances from there stay exact
+    foot = start if first <= last else end  # where the value is lower: distances from there are exact
     distance = xp.abs(xp.real(step - floor(foot)) - (foot - floor(foot)))
     return low + (high - low) * curve(xp, distance / (end - start))
 
 
 def passed(xp: Numbers, step: Tensor, boundaries: Sequence[int]) -> Tensor:
-    """How many of the boundaries are at or before the step."""
+    """The number of boundaries at or before the step."""
     return xp.sum(xp.expand_dims(step, -1) >= xp.array(boundaries, "int32"), axis=-1)
 
 
 def integer_power(xp: Numbers, base: float, exponent: Tensor) -> Tensor:
-    """base^exponent, 0 <= base <= 1, a factor base^1, base^2, base^4, ... for each bit of the exponent.
+    """base^exponent, 0 <= base <= 1, a product of base^1, base^2, base^4, ... by the exponent's bits.
 
-    Each factor is rounded once; float32's own power multiplies the rounding of its base by the exponent.
+    Each factor is rounded once; float32's own power multiplies the base's rounding error by the exponent.
     """
     bits = range(31)
     squares = xp.real([base ** (2**bit) for bit in bits])
-    taken = xp.bitwise_and(xp.right_shift(xp.expand_dims(exponent, -1), xp.array(list(bits), "int32")), 1)
-    return xp.prod(xp.where(taken == 1, squares, xp.real(1.0)), axis=-1)
+    ones = xp.bitwise_and(xp.right_shift(xp.expand_dims(exponent, -1), xp.array(list(bits), "int32")), 1)
+    return xp.prod(xp.where(ones == 1, squares, xp.real(1.0)), axis=-1)
 
 
 # Settings
 
 
 def number(who: Schedule, most: float = inf, **setting: Any) -> float:
-    """The setting as a float. Raises WrongConfiguration, naming it, unless 0 <= it <= most and finite."""
+    """The setting as a float. Raises WrongConfiguration, naming it, unless finite and in [0, most]."""
     ((name, value),) = setting.items()
     if isinstance(value, Real) and 0 <= float(value) <= most and float(value) < inf:
         return float(value)
@@ -379,20 +380,20 @@ def number(who: Schedule, most: float = inf, **setting: Any) -> float:
 
 
 def whole(who: Schedule | str, least: int, **setting: Any) -> int:
-    """The setting as an int. Raises WrongConfiguration, naming it, unless whole and least <= it < 2^31."""
+    """The setting as an int. Raises WrongConfiguration, naming it, unless an integer in [least, 2^31)."""
     ((name, value),) = setting.items()
     return integer(who if isinstance(who, str) else type(who).__name__, name, value, least, STEPS)
 
 
 def one_of(who: Schedule, known: Sequence[str] | dict[str, Any], **setting: Any) -> str:
-    """The setting. Raises WrongConfiguration, with the nearest that there is, unless known."""
+    """The setting. Raises WrongConfiguration, with the nearest names, unless it is known."""
     ((name, value),) = setting.items()
     if value not in known:
         raise WrongConfiguration(f"{type(who).__name__}: no {name} {value!r}; {nearest(str(value), known)}")
     return value
 
 
-# Pictures
+# Plots
 
 
 @dataclass(frozen=True)
@@ -426,7 +427,7 @@ def plot(*schedules: Schedule, steps: int, path: str | Path | None = None) -> Ch
     """
     steps = whole("plot", 1, steps=steps)
     if not schedules:
-        raise WrongConfiguration("plot: nothing to draw; expected one schedule or more")
+        raise WrongConfiguration("plot: no schedule given; expected one or more")
     file = None if path is None else Path(path)
     if file is not None and file.suffix not in (".svg", ".png"):
         raise WrongConfiguration(f"plot: path={str(path)!r}; expected a name that ends in .svg or .png")

@@ -1,4 +1,4 @@
-"""Files and folders that users name: checked before any work, written whole or not at all."""
+"""Files and folders that users name: checked before any work, written atomically."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.errors import WrongConfiguration
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether this is a file; a name that the system does not allow, as one too long, is none."""
+    """Whether this is a file; False for invalid names, such as too long ones."""
     try:
         return Path(path).is_file()
     except OSError:
@@ -20,7 +20,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_dir(path: str | Path) -> bool:
-    """Whether this is a folder; a name that the system does not allow, as one too long, is none."""
+    """Whether this is a folder; False for invalid names, such as too long ones."""
     try:
         return Path(path).is_dir()
     except OSError:
@@ -32,12 +32,12 @@ def check_file(who: str, path: str | Path) -> None:
     path = Path(path)
     _check_name(who, path)
     if path.is_dir() or not path.name:
-        raise WrongConfiguration(f"{who}: {path} is a folder; give the name of a file in it")
+        raise WrongConfiguration(f"{who}: {path} is a folder; expected the name of a file")
     _check_folder(who, path.parent)
 
 
 def check_folder(who: str, path: str | Path) -> None:
-    """Raise WrongConfiguration, before any work, unless a folder is there or can be made, to write into."""
+    """Raise WrongConfiguration, before any work, unless a folder is writable or can be created."""
     path = Path(path)
     _check_name(who, path)
     first = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
@@ -63,16 +63,16 @@ def _check_folder(who: str, folder: Path) -> None:
 
 
 def _part(path: Path) -> Path:
-    """A hidden name beside `path` that nothing else has, with its ending, by which formats are known."""
+    """A unique hidden name beside `path`, with the same ending, which determines the format."""
     ending = ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
     return path.with_name(f".{uuid4().hex[:12]}{ending}")
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A new file to write beside `path`, whose place it takes once it is complete.
+    """A new file beside `path`, which it replaces once it is complete.
 
-    Its mode is the umask's, whatever the writer sets, and a symbolic link stays one to the new file.
+    Its mode follows the umask, whatever the writer sets; a symbolic link is kept and points to the new file.
     """
     path = Path(os.path.realpath(path))
     part = _part(path)

@@ -37,10 +37,10 @@ from zoo.tasks.tables import lines, refuse
 from zoo.tasks.text import corpus
 from zoo.weights import hub
 
-SPARE = 127  # rows of an embedding: many are rounded up, as T5's from 32,100 tokens to 32,128
+SPARE = 127  # extra embedding rows: many vocabularies are padded, as T5's from 32,100 to 32,128
 HALVES = re.compile("[\ud800-\udfff]")  # of surrogate pairs
 
-# What models call the token of each role; the first that a vocabulary has. T5's decoder begins with padding.
+# The names of each special token; the first in the vocabulary is used. T5's decoder starts with padding.
 ROLES = {
     "padding": ("[PAD]", "<pad>"),
     "begin": ("[CLS]", "<s>", "<|endoftext|>", "<pad>"),
@@ -67,8 +67,8 @@ class Tokenizer(ABC):
     def encode(self, text: str, *, special: bool = False) -> np.ndarray:
         """The token ids of a text (n,), int32. Raises WrongConfiguration if it is not a text.
 
-        With `special`, as models expect it: with the tokens that mark beginning and end, and with special
-        tokens that occur in the text recognized, as in "a [MASK] hat".
+        With `special`, as models expect it: with start and end tokens, and with special tokens in the text
+        recognized, as in "a [MASK] hat".
         """
         return np.array(self._encode(_text(text), special), np.int32)
 
@@ -84,7 +84,9 @@ class Tokenizer(ABC):
         """Save what `load` reads to a .json file, or to tokenizer.json in a folder; returns the path."""
         path = Path(path) / FILES[0] if storage.is_dir(path) else Path(path)
         if path.suffix != ".json":
-            raise WrongConfiguration(f"{path}: expected a folder, or a file in one that ends in .json")
+            raise WrongConfiguration(
+                f"{path}: unknown ending; expected a folder, or the name of a .json file"
+            )
         storage.check_file("save", path)
         with storage.replacing(path) as part:
             part.write_text(self.content, encoding="utf-8")
@@ -94,18 +96,20 @@ class Tokenizer(ABC):
         """Raise WrongConfiguration unless the model has a row for each token, and at most `SPARE` more."""
         inputs = [tensor for tensor in model.inputs if tensor.name.endswith("token_ids")]
         if not inputs:
-            raise WrongConfiguration(f"{model.name} takes no tokens: it has no input token_ids")
+            raise WrongConfiguration(
+                f"{model.name} has no input token_ids; expected a model that takes tokens"
+            )
         for tensor in inputs:
             rows = signature.vocabulary(model, tensor)
             if rows is None or not self.fits(rows):
                 raise WrongConfiguration(
-                    f"{self} does not match {model.name}, which has {rows} for {tensor.name}; allowed are "
+                    f"{self} does not match {model.name}, which has {rows} rows for {tensor.name}; expected "
                     f"{self.vocabulary} to {self.vocabulary + SPARE}. Build it with vocabulary="
                     f"{self.vocabulary}, or load the tokenizer that it was trained with"
                 )
 
     def fits(self, rows: int) -> bool:
-        """Whether an embedding with this number of rows fits the vocabulary."""
+        """Whether an embedding of this many rows fits the vocabulary."""
         return self.vocabulary <= rows <= self.vocabulary + SPARE
 
     def __len__(self) -> int:
@@ -127,10 +131,10 @@ class Tokenizer(ABC):
 def _text(value: Any) -> str:
     if isinstance(value, str) and not HALVES.search(value):
         return value
-    raise WrongConfiguration(f"{reprlib.repr(value)}: expected a str without half of a surrogate pair")
+    raise WrongConfiguration(f"{reprlib.repr(value)}: expected a str without lone surrogates")
 
 
-# Nothing to train: for lessons
+# Without training: bytes and characters
 
 
 class ByteTokenizer(Tokenizer):
@@ -175,13 +179,14 @@ class CharacterTokenizer(Tokenizer):
     def _encode(self, text: str, special: bool) -> Sequence[int] | np.ndarray:
         if unknown := sorted(set(text) - set(self.characters)):
             raise WrongConfiguration(
-                f"no token for {', '.join(map(repr, unknown))}; there are {''.join(self.characters)!r}. Make "
-                'the tokenizer of a text that has them all, or take the bytes, load("bytes")'
+                f"no token for {', '.join(map(repr, unknown))}; expected only "
+                f"{''.join(self.characters)!r}. "
+                'Create the tokenizer from a text with these characters, or use bytes, load("bytes")'
             )
         return [self.numbers[character] for character in text] + [sequences.END] * special
 
 
-# Pieces of words
+# Subwords
 
 
 def library() -> Any:
@@ -190,8 +195,8 @@ def library() -> Any:
         import tokenizers
     except ImportError:
         raise DataUnavailable(
-            "pieces of words come with Hugging Face's tokenizers, which is not installed. To install it: "
-            'pip install "keras-zoo-parity[text]". load("bytes") does without'
+            "subword tokenizers need Hugging Face's tokenizers, which is not installed. To install it: "
+            'pip install "keras-zoo-parity[text]". load("bytes") works without it'
         ) from None
     return tokenizers
 
@@ -204,14 +209,14 @@ class SubwordTokenizer(Tokenizer):
     """
 
     def __init__(self, text: str, name: str):
-        # Two, since whether special tokens are looked for is a state of each, which no file or pickle keeps.
+        # Two: whether special tokens are recognized is a setting of each that files and pickles do not keep.
         self.core, self._literal = (library().Tokenizer.from_str(text) for _ in range(2))
         self._literal.encode_special_tokens = True
         for core in (self.core, self._literal):
-            core.no_padding()  # some files ask for texts of one length
+            core.no_padding()  # some files set a fixed length
             core.no_truncation()
         self.name = name
-        self.vocabulary = 1 + max(self.core.get_vocab().values())  # which may leave numbers out
+        self.vocabulary = 1 + max(self.core.get_vocab().values())  # ids may have gaps
         for role, names in ROLES.items():
             found = map(self.core.token_to_id, names)
             setattr(self, role, next((token for token in found if token is not None), None))
@@ -234,7 +239,7 @@ class SubwordTokenizer(Tokenizer):
 
 # Training
 
-# The special tokens of a kind, numbered from 0, and what its models are given: one text, or two.
+# The special tokens of each kind, with ids from 0, and the templates of one and two texts.
 SPECIAL = {
     "bpe": ("<pad>", "<|endoftext|>"),
     "wordpiece": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
@@ -244,9 +249,11 @@ TEMPLATES = {
     "wordpiece": ("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1"),
     "unigram": ("$A </s>", "$A </s> $B </s>"),
 }
-CONTINUES = "##"  # what WordPiece writes before a piece that does not begin a word
-LONGEST = 100  # letters of a word, more than which it does not read
-BLOCK = re.compile(r"(?s:.{1,65536})[^\n]*\n?")  # whole lines; a text read in one takes 100 times its memory
+CONTINUES = "##"  # WordPiece's prefix of a piece that does not start a word
+LONGEST = 100  # characters of the longest word that WordPiece reads
+BLOCK = re.compile(
+    r"(?s:.{1,65536})[^\n]*\n?"
+)  # whole lines; a text in one piece would take 100 times its memory
 
 
 def train(kind: str, texts: str | Path | Iterable[str], *, vocabulary: int = 1024) -> SubwordTokenizer:
@@ -259,30 +266,31 @@ def train(kind: str, texts: str | Path | Iterable[str], *, vocabulary: int = 102
         raise UnknownName(f"no tokenizer {kind!r} to train; {nearest(str(kind), SPECIAL)}")
     hf = library()
     letters = sorted(hf.pre_tokenizers.ByteLevel.alphabet())
-    # Inner letters are named because the package would number those that it meets, in a hash table's order.
+    # Inner letters are listed because the package would number those it finds in the order of a hash table.
     first = [*SPECIAL[kind], *(CONTINUES + letter for letter in letters if kind == "wordpiece")]
     least = len(first) + len(letters) + 1
     if not is_integer(vocabulary, least):
         marks = ", ".join(SPECIAL[kind])
         raise WrongConfiguration(
-            f"vocabulary={vocabulary!r}; {kind} takes {least} or more: the bytes, {marks} and what it learns"
+            f"vocabulary={vocabulary!r}; expected {least} or more for {kind}: the bytes, {marks} and "
+            "one learned token"
         )
     model, trainer = {
         "bpe": (hf.models.BPE, hf.trainers.BpeTrainer),
         "wordpiece": (hf.models.WordPiece, hf.trainers.WordPieceTrainer),
         "unigram": (hf.models.Unigram, hf.trainers.UnigramTrainer),
     }[kind]
-    asked = {"vocab_size": int(vocabulary), "special_tokens": first, "initial_alphabet": letters}
+    settings = {"vocab_size": int(vocabulary), "special_tokens": first, "initial_alphabet": letters}
     core = _of_bytes(kind, model())
-    core.train_from_iterator(_blocks(texts), trainer(**asked, show_progress=False))
-    learnt = core.model
+    core.train_from_iterator(_blocks(texts), trainer(**settings, show_progress=False))
+    trained = core.model
     if kind == "unigram":
-        learnt = model(_settled(json.loads(core.to_str())["model"]["vocab"]), unk_id=2)
-    return _complete(kind, _of_bytes(kind, learnt), kind)
+        trained = model(_canonical(json.loads(core.to_str())["model"]["vocab"]), unk_id=2)
+    return _complete(kind, _of_bytes(kind, trained), kind)
 
 
 def _blocks(texts: str | Path | Iterable[str]) -> list[str]:
-    """The texts, or the file's, in blocks of lines."""
+    """The texts, or that of a file, in blocks of lines."""
     source = "texts"
     if isinstance(texts, str | Path):
         source, (decoded, bad) = str(texts), lines(Path(texts))
@@ -290,17 +298,17 @@ def _blocks(texts: str | Path | Iterable[str]) -> list[str]:
         texts = ["".join(decoded)]
     blocks = [block for text in texts for block in BLOCK.findall(_text(text))]
     if not blocks:
-        raise DataUnavailable(f"{source}: nothing is written there; expected a text to learn from")
+        raise DataUnavailable(f"{source}: empty; expected a text to train on")
     return blocks
 
 
 def _of_bytes(kind: str, model: Any) -> Any:
-    """Words are cut as GPT-2 cuts them, and their bytes written as 256 letters."""
+    """A tokenizer of words as GPT-2 splits them, with their bytes represented by 256 letters."""
     hf = library()
     core = hf.Tokenizer(model)
     core.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = hf.decoders.ByteLevel()
-    if kind == "wordpiece":  # a "#" stands alone, so that no word begins as a piece that continues one
+    if kind == "wordpiece":  # "#" is split off, so that no word starts like a continuation
         alone = hf.pre_tokenizers.Split("#", "isolated")
         short = hf.pre_tokenizers.Split(hf.Regex(f".{{1,{LONGEST}}}"), "isolated")
         core.pre_tokenizer = hf.pre_tokenizers.Sequence([alone, core.pre_tokenizer, short])
@@ -309,21 +317,21 @@ def _of_bytes(kind: str, model: Any) -> Any:
     return core
 
 
-def _settled(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Pieces and their log-probabilities without what depends on the order of a hash table.
+def _canonical(vocabulary: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Pieces and their log-probabilities, made independent of the order of a hash table.
 
-    That is the last digits of a sum, and which letter that no other piece needs has the lowest of all, which
-    0.0001 more, and so on.
+    That order determines the last digits of sums, and which of the letters that no other piece needs has the
+    lowest probability, the second lowest (0.0001 more), and so on.
     """
     special = [(token, 0.0) for token in SPECIAL["unigram"]]
-    learnt = vocabulary[len(special) :]
-    lowest = min(score for _, score in learnt)
-    scores = {piece: round(lowest if score < lowest + 0.0257 else score, 6) for piece, score in learnt}
+    trained = vocabulary[len(special) :]
+    lowest = min(score for _, score in trained)
+    scores = {piece: round(lowest if score < lowest + 0.0257 else score, 6) for piece, score in trained}
     return [*special, *sorted(scores.items(), key=lambda item: (-item[1], item[0]))]
 
 
 def _complete(kind: str, core: Any, name: str) -> SubwordTokenizer:
-    """With its special tokens, those of `ROLES` that there are, and its template."""
+    """The tokenizer with the special tokens of `ROLES` that it has, and its template."""
     numbers = {token: core.token_to_id(token) for names in ROLES.values() for token in names}
     special = [token for token, number in numbers.items() if number is not None]
     core.add_special_tokens(sorted(special, key=numbers.__getitem__))
@@ -343,7 +351,7 @@ def default() -> SubwordTokenizer:
 
 # Loading
 
-# What a folder, or a repository of the hub, calls its tokenizer; the first that is there counts.
+# The names of a tokenizer's file in a folder or a repository of the hub; the first that exists is used.
 FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model")
 MERGES = "merges.txt"  # beside vocab.json
 NAMED: dict[str, Callable[[], Tokenizer]] = {
@@ -369,11 +377,11 @@ def load(source: str | Path) -> Tokenizer:
         path = next((path / name for name in FILES if (path / name).is_file()), path)
     if path.suffix == ".model":
         raise WrongConfiguration(
-            f"{path}: SentencePiece's own file, which the package tokenizers does not read; expected the "
+            f"{path}: a SentencePiece file, which the package tokenizers cannot read; give the "
             "tokenizer.json that T5's repositories have beside it"
         )
     if path.suffix not in READERS:
-        known = f"a tokenizer.json, a vocab.txt, a folder with one of {', '.join(FILES)}"
+        known = f"a path of a tokenizer.json, a vocab.txt, a folder with one of {', '.join(FILES)}"
         raise WrongConfiguration(f"{path}: expected {known}, or a name: {', '.join(NAMED)}")
     if not storage.is_file(path):
         raise DataUnavailable(f"{path}: no such file")
@@ -382,25 +390,25 @@ def load(source: str | Path) -> Tokenizer:
     except ZooError:
         raise
     except Exception as error:  # the package raises no narrower one
-        raise DataUnavailable(f"{path}: no tokenizer, or a damaged one ({error})") from error
+        raise DataUnavailable(f"{path}: not a tokenizer, or damaged ({error})") from error
 
 
 def found(tokenizer: Any) -> Any:
-    """A tokenizer that is given as such, or as what `load` takes; None for None."""
+    """A tokenizer, loaded if given as an argument of `load`; None for None."""
     return load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
 
 
 def read(content: str, name: str) -> Tokenizer:
-    """The tokenizer that `content` of another says. Raises WrongConfiguration for what none says."""
+    """The tokenizer of the `content` of a saved one. Raises WrongConfiguration for anything else."""
     found = json.loads(content)
-    # GPT-2's vocab.json has "kind" and "model", too: they are words, with a number each.
+    # GPT-2's vocab.json has "kind" and "model", too: words with an id each.
     if found.get("kind") == "bytes":
         return ByteTokenizer()
     if found.get("kind") == "characters":
         return CharacterTokenizer(found["characters"])
     if isinstance(found.get("model"), dict):
         return SubwordTokenizer(content, name)
-    raise WrongConfiguration(f"{name}: not what a tokenizer.json holds")
+    raise WrongConfiguration(f"{name}: not the content of a tokenizer.json")
 
 
 def _json(path: Path, name: str) -> Tokenizer:
@@ -408,7 +416,9 @@ def _json(path: Path, name: str) -> Tokenizer:
         return read(path.read_text(encoding="utf-8"), name)
     merges = path.with_name(MERGES)
     if not merges.is_file():
-        raise DataUnavailable(f"{path}: no tokenizer.json; a vocab.json needs its {MERGES} beside it")
+        raise DataUnavailable(
+            f"{path}: not a tokenizer.json, and no {MERGES} beside it, which a vocab.json needs"
+        )
     model = library().models.BPE.from_file(str(path), str(merges))
     return _complete("bpe", _of_bytes("bpe", model), name)
 
@@ -418,7 +428,9 @@ def _bert(path: Path, name: str) -> Tokenizer:
     core = hf.Tokenizer(hf.models.WordPiece.from_file(str(path), unk_token="[UNK]"))
     words = core.get_vocab().keys() - SPECIAL["wordpiece"]
     if missing := [token for token in SPECIAL["wordpiece"][:-1] if core.token_to_id(token) is None]:
-        raise DataUnavailable(f"{path}: no {', '.join(missing)}; expected BERT's vocab.txt, a token a line")
+        raise DataUnavailable(
+            f"{path}: no {', '.join(missing)}; expected BERT's vocab.txt, one token per line"
+        )
     core.normalizer = hf.normalizers.BertNormalizer(lowercase=all(word == word.lower() for word in words))
     core.pre_tokenizer, core.decoder = hf.pre_tokenizers.BertPreTokenizer(), hf.decoders.WordPiece(CONTINUES)
     return _complete("wordpiece", core, name)
@@ -428,15 +440,15 @@ READERS: dict[str, Callable[[Path, str], Tokenizer]] = {".json": _json, ".txt": 
 
 
 def _fetched(reference: str) -> Path:
-    """The file in the hub's cache; of a repository the first of `FILES` that it has."""
-    library()  # brings huggingface_hub
+    """The file in the hub's cache; for a repository, the first of `FILES` that it has."""
+    library()  # requires huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError
 
     match, missing = hub.REFERENCE.fullmatch(reference), []
-    asked = [reference]
+    candidates = [reference]
     if match and not match[2]:
-        asked = [f"hf://{match[1]}/{name}" + (f"@{match[3]}" if match[3] else "") for name in FILES]
-    for each in asked:
+        candidates = [f"hf://{match[1]}/{name}" + (f"@{match[3]}" if match[3] else "") for name in FILES]
+    for each in candidates:
         try:
             path = hub.fetch(each)
             if path.name == "vocab.json":

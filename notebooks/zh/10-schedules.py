@@ -175,7 +175,7 @@ def transformer(seed=0):
     with zoo.random.seeded(seed):
         image = layers.Input((8, 8, 1))
         h = layers.dense(keras.layers.Reshape((8, 8))(image), WIDTH, name="embedding")
-        h = layers.learnt_positions(h, 8, initializer=zoo.random.normal(0.02), name="positions")
+        h = layers.learned_positions(h, 8, initializer=zoo.random.normal(0.02), name="positions")
         for i in range(DEPTH):
             asked = layers.attention(h, 4, use_bias=False, name=f"attention{i}")
             h = layers.layer_norm(h + asked, name=f"norm{i}a")

@@ -77,10 +77,10 @@ __all__ = [
     "parse",
 ]
 
-Wanted = str | Transform | Sequence[str | Transform]
+AugmentSpec = str | Transform | Sequence[str | Transform]
 TRANSFORMS: dict[str, type[Transform]] = {
-    made.__name__: made
-    for made in (
+    transform.__name__: transform
+    for transform in (
         HorizontalFlip,
         VerticalFlip,
         Rotation,
@@ -108,7 +108,7 @@ KINDS: dict[str, type[Transform]] = {"texts": TextTransform, "waves": WaveTransf
 _plain = {name.lower(): name for name in TRANSFORMS}
 
 
-def parse(augment: Wanted) -> tuple[Transform, ...]:
+def parse(augment: AugmentSpec) -> tuple[Transform, ...]:
     """Transforms from text such as "HorizontalFlip, RandAugment(2, magnitude=9)", a transform, or a list.
 
     Names are matched without case, hyphens and underscores. Raises UnknownName, and WrongConfiguration for
@@ -130,8 +130,8 @@ def parse(augment: Wanted) -> tuple[Transform, ...]:
     return tuple(_make(*call) for call in calls)
 
 
-def written(transforms: Sequence[Transform]) -> str:
-    """Transforms in words, as `parse` reads them."""
+def format_transforms(transforms: Sequence[Transform]) -> str:
+    """The text of transforms, which `parse` reads."""
     return ", ".join(map(repr, transforms))
 
 
@@ -146,13 +146,13 @@ def _make(name: str, given: list[Any], named: dict[str, Any]) -> Transform:
     key = name.lower().replace("_", "")
     if key not in _plain:
         raise UnknownName(f"no transform {name!r}; {nearest(name, TRANSFORMS)}")
-    made = TRANSFORMS[_plain[key]]
+    transform = TRANSFORMS[_plain[key]]
     try:
-        return made(*given, **named)
+        return transform(*given, **named)
     except TypeError:
-        takes = ", ".join(field.name for field in fields(made))
+        expected = ", ".join(field.name for field in fields(transform)) or "no arguments"
         text = ", ".join([*map(repr, given), *(f"{k}={v!r}" for k, v in named.items())])
-        raise WrongConfiguration(f"{made.__name__}({text}): it takes {takes}") from None
+        raise WrongConfiguration(f"{transform.__name__}({text}): expected arguments {expected}") from None
 
 
 def batch(task: Task, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int) -> Pair:
@@ -166,21 +166,23 @@ def batch(task: Task, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int)
     changes = [t for t in task.augment if not isinstance(t, Mix)]
     mixes = [t for t in task.augment if isinstance(t, Mix)]
 
-    def change(example: Any, place: int, kind: type[Transform] = Transform) -> Any:
+    def change(example: Any, position: int, kind: type[Transform] = Transform) -> Any:
         for transform in changes:
             if isinstance(transform, kind):
-                example = transform(example, rngs[place])
+                example = transform(example, rngs[position])
         return example
 
-    if hasattr(x, "pad"):  # zoo.tasks.sequences, which knows this module
+    if hasattr(x, "pad"):  # zoo.tasks.sequences, which imports this module
         kinds = [KINDS[kind] for kind in x.kinds]
         for t in task.augment:
             if not isinstance(t, tuple(kinds)):
-                told = " or ".join(x.kinds)
-                raise WrongConfiguration(f"{task.name}: {type(t).__name__} does not change {told}")
+                stages = " or ".join(x.kinds)
+                raise WrongConfiguration(
+                    f"{task.name}: {type(t).__name__} does not change {stages}; leave it out"
+                )
         return x.pad(x.read(chosen, *(partial(change, kind=kind) for kind in kinds))), y[chosen]
     if isinstance(x, np.ndarray):
-        images = [change(x[i], place) for place, i in enumerate(chosen)]
+        images = [change(x[i], position) for position, i in enumerate(chosen)]
     else:
         images = x.read(chosen, change, whole=any(isinstance(t, RandomResizedCrop) for t in changes))
     if not mixes:
@@ -196,5 +198,7 @@ def _soft(targets: np.ndarray, task: Task) -> np.ndarray:
     if not np.issubdtype(targets.dtype, np.integer):
         return targets
     if task.classes is None:
-        raise WrongConfiguration(f"{task.name}: mixing its labels needs to know how many classes there are")
+        raise WrongConfiguration(
+            f"{task.name}: mixing labels needs a task with a number of classes; leave MixUp and CutMix out"
+        )
     return np.eye(task.classes, dtype=np.float32)[targets]

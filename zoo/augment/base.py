@@ -1,4 +1,4 @@
-"""What a transform is, and what its numbers may be."""
+"""The base classes of transforms, and the valid ranges of their arguments."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Example = tuple[np.ndarray, np.ndarray]  # an image (h, w, c) and its target
 
 @dataclass(frozen=True)
 class Transform:
-    """Changes one image (h, w, c) by draws from the generator it is given, and by nothing else.
+    """Changes one image (h, w, c), using only the random generator it is given.
 
-    Images are float32 in [0, 1] or bytes, and come back in the same kind. Raises WrongConfiguration when it
-    is made with a number that cannot be.
+    Images are float32 in [0, 1] or bytes, and keep their type. Raises WrongConfiguration for invalid
+    arguments.
     """
 
     def __post_init__(self) -> None:
@@ -27,10 +27,10 @@ class Transform:
             value = getattr(self, field.name)
             expected, fits = RANGES[field.name]
             try:
-                good = fits(value)
+                valid = fits(value)
             except (TypeError, ValueError):
-                good = False
-            if not good:
+                valid = False
+            if not valid:
                 raise WrongConfiguration(
                     f"{type(self).__name__}: {field.name}={value!r}; expected {expected}"
                 )
@@ -43,7 +43,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Mix(Transform):
-    """Changes an example and its target by another of the same batch."""
+    """Mixes an example and its target with another of the same batch."""
 
     def mix(self, example: Example, other: Example, rng: np.random.Generator) -> Example:
         """The mixed image and target."""
@@ -59,7 +59,7 @@ def _span(least: float, most: float) -> bool:
 
 
 def _synonyms(value: Any) -> bool:
-    """None or a table of lists, no synonym blank: a text must not lose its last word."""
+    """Whether this is None or a table of lists without blank synonyms, which could remove a last word."""
     return value is None or (
         isinstance(value, Mapping)
         and all(isinstance(word, str) for word in value)
@@ -67,18 +67,18 @@ def _synonyms(value: Any) -> bool:
     )
 
 
-# The name of a transform's argument -> what is expected of its value, and whether it is that.
+# The name of a transform's argument -> its range in words, and a function that checks it.
 RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "rate": ("a probability, 0 to 1", _share),
     "degrees": ("0 to 180", lambda v: 0 <= v <= 180),
     "size": ("pixels, an integer of 1 or more", lambda v: is_integer(v, 1)),
     "padding": ("pixels, an integer of 0 or more", lambda v: is_integer(v, 0)),
-    "area": ("two shares of the image, 0 < least <= most <= 1", lambda v: _span(*v) and v[1] <= 1),
-    "aspect": ("two ratios of width to height, 0 < least <= most", lambda v: _span(*v)),
+    "area": ("two fractions of the image, 0 < first <= second <= 1", lambda v: _span(*v) and v[1] <= 1),
+    "aspect": ("two ratios of width to height, 0 < first <= second", lambda v: _span(*v)),
     "brightness": ("0 or more", lambda v: v >= 0),
     "contrast": ("0 or more", lambda v: v >= 0),
     "saturation": ("0 or more", lambda v: v >= 0),
-    "hue": ("a share of the colour circle, 0 to 0.5", lambda v: 0 <= v <= 0.5),
+    "hue": ("a fraction of the colour circle, 0 to 0.5", lambda v: 0 <= v <= 0.5),
     "operations": ("an integer of 0 or more", lambda v: is_integer(v, 0)),
     "magnitude": ("0 to 30", lambda v: 0 <= v <= 30),
     "fill": ("a brightness, 0 to 1", _share),
@@ -86,10 +86,10 @@ RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "table": ("the synonyms of each word, {'quick': ['fast', 'swift']}, or None for WordNet", _synonyms),
     "there": ("a function of a text", callable),
     "back": ("a function of a text", callable),
-    "rates": ("two speeds, 0.1 <= least <= most <= 10", lambda v: _span(*v) and v[0] >= 0.1 and v[1] <= 10),
+    "rates": ("two speeds, 0.1 <= first <= second <= 10", lambda v: _span(*v) and v[0] >= 0.1 and v[1] <= 10),
     "semitones": ("0 to 24", lambda v: 0 <= v <= 24),
-    "snr": ("two ratios in dB, least <= most", lambda v: -200 <= v[0] <= v[1] <= 200 and len(v) == 2),
-    "share": ("a share of the length, 0 to 1", _share),
+    "snr": ("two ratios in dB, first <= second", lambda v: -200 <= v[0] <= v[1] <= 200 and len(v) == 2),
+    "share": ("a fraction of the length, 0 to 1", _share),
     "time_masks": ("an integer of 0 or more", lambda v: is_integer(v, 0)),
     "time_width": ("frames, an integer of 0 or more", lambda v: is_integer(v, 0)),
     "frequency_masks": ("an integer of 0 or more", lambda v: is_integer(v, 0)),

@@ -1,4 +1,4 @@
-"""What augmentation does to a photograph, as one picture: `zoo augment` draws it."""
+"""Augmented versions of an image in a grid, which `zoo augment` draws."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from zoo.augment import RandomResizedCrop, Transform, Wanted, batch, parse
+from zoo.augment import AugmentSpec, RandomResizedCrop, Transform, batch, parse
 from zoo.preprocessing import of_pixels, plain
 from zoo.tasks import Task
 
@@ -25,30 +25,35 @@ EVERY = (
     "MixUp(1.0)",
     "CutMix",
 )
-SIZE, GAP, LABEL = 160, 8, 176  # pixels: of a picture, between two, and of the names on the left
+SIZE, GAP, LABEL = 160, 8, 176  # pixels: of an image, between two, and of the names on the left
 PAPER, INK, FAINT = "white", "#222222", "#777777"
 
 
 def draw(
-    photo: np.ndarray, other: np.ndarray, sets: Sequence[Wanted] = EVERY, *, columns: int = 6, seed: int = 0
+    photo: np.ndarray,
+    other: np.ndarray,
+    sets: Sequence[AugmentSpec] = EVERY,
+    *,
+    columns: int = 6,
+    seed: int = 0,
 ) -> Image.Image:
-    """A row for each set of transforms: the photograph, then what it becomes in as many epochs.
+    """A row for each set of transforms: the image, then its augmented versions in `columns` epochs.
 
-    Both are bytes (h, w, 3); mixtures take the `other`, and say how much is left of the photograph. Raises
-    what `zoo.augment.parse` raises.
+    Both images are bytes (h, w, 3). Mixing transforms use the `other` and state the remaining weight of the
+    label. Raises the errors of `zoo.augment.parse`.
     """
-    rows = [parse(wanted) for wanted in sets]
+    rows = [parse(each) for each in sets]
     step = SIZE + GAP
     page = Image.new("RGB", (LABEL + (1 + columns) * step, len(rows) * (step + 14) + 28), PAPER)
     pen = ImageDraw.Draw(page)
     bold, small = ImageFont.load_default(15), ImageFont.load_default(13)
-    pen.text((LABEL, 8), "as it is", FAINT, small)
+    pen.text((LABEL, 8), "original", FAINT, small)
     pen.text((LABEL + step, 8), f"epochs 1 to {columns}, seed {seed}", FAINT, small)
     for i, transforms in enumerate(rows):
         top = 28 + i * (step + 14)
         for j, (line, colour) in enumerate(_lines(transforms)):
             pen.text((GAP, top + 17 * j), line, colour, bold if colour == INK else small)
-        # A part that is scaled up would be blurred where the photograph is not.
+        # Crops are taken from the full resolution: scaled up, they would be blurred.
         cuts = any(isinstance(t, RandomResizedCrop) for t in transforms)
         prepare = plain(min(*photo.shape[:2], *other.shape[:2]) if cuts else SIZE, 3)
         x = np.stack([prepare.crop(of_pixels(image)) for image in (other, photo)])
@@ -67,7 +72,7 @@ def draw(
 
 
 def _lines(transforms: tuple[Transform, ...]) -> list[tuple[str, str]]:
-    """Each transform's name and its arguments, a line each, as many as there is room for."""
+    """Each transform's name and arguments, one per line, as many as fit."""
     lines: list[tuple[str, str]] = []
     for transform in transforms:
         lines.append((type(transform).__name__, INK))

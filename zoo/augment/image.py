@@ -58,7 +58,7 @@ class Rotation(Transform):
 
 
 def rotate(image: np.ndarray, degrees: float, fill: float = 0.0) -> np.ndarray:
-    """Turned counter-clockwise about its centre, interpolated bilinearly."""
+    """The image rotated counter-clockwise about its centre, with bilinear interpolation."""
     return by_pillow(image, lambda i: i.rotate(degrees, BILINEAR, fillcolor=_colour(i, fill)))
 
 
@@ -108,7 +108,7 @@ class RandomResizedCrop(Transform):
         return by_pillow(part, lambda i: i.resize((self.size, self.size), BILINEAR))
 
     def box(self, height: int, width: int, rng: Generator) -> tuple[int, int, int, int]:
-        """Top, left, height and width of the part of such an image."""
+        """Top, left, height and width of a random crop of an image of this size."""
         for _ in range(10):
             area = height * width * rng.uniform(*self.area)
             aspect = exp(rng.uniform(log(self.aspect[0]), log(self.aspect[1])))
@@ -152,7 +152,7 @@ class ColorJitter(Transform):
 
 
 def enhance(image: Image.Image, what: str, factor: float) -> Image.Image:
-    """Brightness, contrast, color or sharpness times a factor; 1 leaves the image as it is."""
+    """Multiply brightness, contrast, color or sharpness by a factor; 1 leaves the image unchanged."""
     return ENHANCERS[what](image).enhance(factor)
 
 
@@ -165,7 +165,7 @@ ENHANCERS: dict[str, Any] = {
 
 
 def turn_hue(image: Image.Image, share: float) -> Image.Image:
-    """The hue turned by a share of the colour circle; grey has none."""
+    """Rotate the hue by a fraction of the colour circle; grey images are unchanged."""
     if image.mode == "L":
         return image
     hue, saturation, value = image.convert("HSV").split()
@@ -210,7 +210,7 @@ def _enhanced(what: str) -> Operation:
 
 Operation = Callable[[Image.Image, float, int, float], Image.Image]
 
-# Of an image, the magnitude m in [0, 1], a direction and a fill: m = 0 leaves all but two as they are.
+# (image, magnitude m in [0, 1], direction, fill) -> image; at m = 0 all but two are the identity.
 OPERATIONS: dict[str, Operation] = {
     "identity": lambda i, m, sign, fill: i,
     "autocontrast": lambda i, m, sign, fill: ImageOps.autocontrast(i),
@@ -229,7 +229,7 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-# Parts taken away, examples mixed
+# Erasing and mixing
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ class MixUp(Mix):
     rate: float = 1.0
 
     def mix(self, example: Example, other: Example, rng: Generator) -> Example:
-        """The same weight for image and target."""
+        """The image and the target, mixed with the same weight."""
         share = np.float32(rng.beta(self.alpha, self.alpha))
         if rng.random() >= self.rate:
             return example
@@ -293,7 +293,7 @@ class CutMix(Mix):
     rate: float = 1.0
 
     def mix(self, example: Example, other: Example, rng: Generator) -> Example:
-        """The target's weights are the shares of the pixels."""
+        """The image with the rectangle, and the targets weighted by the fractions of its pixels."""
         side = sqrt(1 - rng.beta(self.alpha, self.alpha))
         (x, y), (other_x, other_y) = example, other
         rows, columns = (_around(int(rng.integers(n)), int(n * side), n) for n in x.shape[:2])
@@ -315,15 +315,16 @@ def _around(centre: int, length: int, limit: int) -> slice:
 
 
 def by_pillow(image: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """What Pillow makes of an image, in the image's own kind.
+    """An image changed by Pillow, in its own type.
 
-    Raises WrongConfiguration for one beyond [0, 1].
+    Raises WrongConfiguration for values outside [0, 1].
     """
     if image.dtype == np.uint8:
         return pixels(change(of_pixels(image)))
     if not (image.min() >= 0 and image.max() <= 1):
         raise WrongConfiguration(
-            f"augment: an image from {image.min():.3g} to {image.max():.3g}; expected [0, 1], or bytes"
+            f"augment: an image has values from {image.min():.3g} to {image.max():.3g}; expected floats in "
+            "[0, 1], or bytes"
         )
     return _like(pixels(change(of_pixels(np.round(image * 255).astype(np.uint8)))), image)
 
@@ -341,7 +342,7 @@ def _cut(transform: Any, image: np.ndarray, top: int, left: int) -> np.ndarray:
     size = transform.size
     if min(image.shape[:2]) < size:
         raise WrongConfiguration(
-            f"{transform}: an image of {image.shape[0]} x {image.shape[1]} pixels; expected {size} x {size} "
+            f"{transform}: an image has {image.shape[0]} x {image.shape[1]} pixels; expected {size} x {size} "
             "or more"
         )
     return image[top : top + size, left : left + size]

@@ -1,12 +1,12 @@
-"""Texts changed at random, in ways that mostly leave what they say.
+"""Random changes of texts that mostly preserve their meaning.
 
 Wei and Zou 2019, "EDA: Easy data augmentation techniques for boosting performance on text classification
-tasks", arXiv:1901.11196, section 2: synonyms, deletion, swap, insertion. The paper makes alpha l changes, one
-at least, to a text of l words; here each word is changed, or not, with probability `rate`: rate l changes on
-average, and none at rate 0.
+tasks", arXiv:1901.11196, section 2: synonyms, deletion, swap, insertion. The paper makes alpha l changes, at
+least one, to a text of l words; here each word is changed independently with probability `rate`: rate l
+changes on average, and none at rate 0.
 
-Words are what whitespace separates. The whitespace before the first word and after the last stays, and so
-does what lies between two words that stay neighbours.
+Words are separated by whitespace. The whitespace before the first word, after the last, and between two
+words that stay neighbours is kept.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class RandomSwap(TextTransform):
         words, spaces = split(text)
         if len(words) < 2:
             return text
-        for i in changed(words, self.rate, rng):
+        for i in indices_to_change(words, self.rate, rng):
             j = (i + rng.integers(1, len(words))) % len(words)
             words[i], words[j] = words[j], words[i]
         return join(words, spaces)
@@ -91,14 +91,14 @@ class SynonymReplacement(TextTransform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known_to(self.table)
+        synonym_lookup(self.table)
 
     def __call__(self, text: str, rng: Generator) -> str:
         words, spaces = split(text)
-        for i in changed(words, self.rate, rng):
+        for i in indices_to_change(words, self.rate, rng):
             core, found = synonyms(words[i], self.table)
             if found:
-                words[i] = words[i].replace(core, drawn(found, rng), 1)
+                words[i] = words[i].replace(core, choose(found, rng), 1)
         return join(words, spaces)
 
 
@@ -107,7 +107,7 @@ class RandomInsertion(TextTransform):
     """For each word, with this probability, insert a synonym of a random word at a random position.
 
     The random word is drawn from those that have synonyms; without any the text is unchanged. `table` is that
-    of `SynonymReplacement`. Raises DataUnavailable likewise.
+    of `SynonymReplacement`. Raises DataUnavailable as there.
     """
 
     rate: float = 0.1
@@ -115,17 +115,17 @@ class RandomInsertion(TextTransform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known_to(self.table)
+        synonym_lookup(self.table)
 
     def __call__(self, text: str, rng: Generator) -> str:
         words, spaces = split(text)
         known = [found for word in words if (found := synonyms(word, self.table)[1])]
         if not known:
             return text
-        for _ in changed(words, self.rate, rng):
-            inserted, place = drawn(drawn(known, rng), rng), int(rng.integers(len(words) + 1))
-            spaces.insert(min(place + 1, len(words)), " ")  # after it, or at the end before it
-            words.insert(place, inserted)
+        for _ in indices_to_change(words, self.rate, rng):
+            inserted, index = choose(choose(known, rng), rng), int(rng.integers(len(words) + 1))
+            spaces.insert(min(index + 1, len(words)), " ")  # after it, or at the end before it
+            words.insert(index, inserted)
         return join(words, spaces)
 
 
@@ -155,7 +155,7 @@ class BackTranslation(TextTransform):
             translated = translate(translated)
             if not isinstance(translated, str):
                 raise WrongConfiguration(
-                    f"BackTranslation: {name} gave {type(translated).__name__} for a text; expected a str"
+                    f"BackTranslation: {name} returned {type(translated).__name__} for a text; expected a str"
                 )
         return translated if translated.strip() else text
 
@@ -164,22 +164,22 @@ class BackTranslation(TextTransform):
 
 
 def split(text: str) -> tuple[list[str], list[str]]:
-    """The words, and the whitespace around them: before each and after the last, one more than words."""
+    """The words, and the whitespace before each and after the last: one string more than words."""
     return re.findall(r"\S+", text), re.split(r"\S+", text)
 
 
 def join(words: Sequence[str], spaces: Sequence[str]) -> str:
-    """A text of words and the whitespace around them, as `split` gives them."""
+    """The text of words and the whitespace around them, as `split` returns them."""
     return "".join(chain.from_iterable(zip(spaces, [*words, ""], strict=True)))
 
 
-def changed(words: Sequence[str], rate: float, rng: Generator) -> list[int]:
-    """The places of the words to change, each drawn by itself."""
+def indices_to_change(words: Sequence[str], rate: float, rng: Generator) -> list[int]:
+    """The indices of the words to change, drawn independently."""
     return [int(i) for i in np.flatnonzero(rng.random(len(words)) < rate)]
 
 
-def drawn(items: Sequence[T], rng: Generator) -> T:
-    """One of them, each as likely."""
+def choose(items: Sequence[T], rng: Generator) -> T:
+    """One of the items, drawn uniformly."""
     return items[int(rng.integers(len(items)))]
 
 
@@ -187,17 +187,17 @@ def drawn(items: Sequence[T], rng: Generator) -> T:
 
 
 def synonyms(word: str, table: Synonyms | None) -> tuple[str, Sequence[str]]:
-    """A word without its punctuation, and its synonyms, with a capital where it has one."""
+    """A word without its punctuation, and its synonyms, capitalized if the word is."""
     core = word.strip(PUNCTUATION) or word
-    known = known_to(table)
+    known = synonym_lookup(table)
     if found := known(core):
         return core, found
     found = known(core.lower())
     return core, [other[:1].upper() + other[1:] for other in found] if core[:1].isupper() else found
 
 
-def known_to(table: Synonyms | None) -> Callable[[str], Sequence[str]]:
-    """The function that looks a word up; raises DataUnavailable for None without WordNet."""
+def synonym_lookup(table: Synonyms | None) -> Callable[[str], Sequence[str]]:
+    """A function from a word to its synonyms; None is WordNet. Raises DataUnavailable without it."""
     if table is not None:
         return lambda word: table.get(word, ())
     of_wordnet("word")
@@ -208,16 +208,16 @@ def known_to(table: Synonyms | None) -> Callable[[str], Sequence[str]]:
 def of_wordnet(word: str) -> Sequence[str]:
     """All other lemmas of all synsets a word is in, sorted (Miller 1995, "WordNet: a lexical database").
 
-    Raises DataUnavailable when nltk, or its data, is not installed.
+    Raises DataUnavailable if nltk or its data is not installed.
     """
     try:
         from nltk.corpus import wordnet  # pyright: ignore[reportMissingImports]
 
         synsets = wordnet.synsets(word)
     except (ImportError, LookupError) as error:
-        reason = "nltk is not installed" if isinstance(error, ImportError) else "nltk has no data of it"
+        reason = "nltk is not installed" if isinstance(error, ImportError) else "nltk has no data for it"
         raise DataUnavailable(
-            f"synonyms come from WordNet unless you give your own, and {reason}: give them, "
+            f"synonyms come from WordNet unless table= is given, and {reason}. Give a table, "
             "table={'quick': ['fast', 'swift']}, or pip install nltk and run nltk.download('wordnet')"
         ) from None
     lemmas = {lemma.replace("_", " ") for synset in synsets for lemma in synset.lemma_names()}

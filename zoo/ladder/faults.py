@@ -214,8 +214,10 @@ def _forgets(original: Any, self: Any, gradients: Any) -> Any:
     found = original(gradients)
     self.forgotten = getattr(self, "forgotten", 0) + 1
     if self.forgotten % 5 == 0:
-        memory = self.memory()
-        self.restore({k: np.zeros_like(x) if k.startswith("momentum/") else x for k, x in memory.items()})
+        memory = self.state_dict()
+        self.load_state_dict(
+            {k: np.zeros_like(x) if k.startswith("momentum/") else x for k, x in memory.items()}
+        )
     return found
 
 
@@ -361,8 +363,8 @@ FAULTS = (
     # 7 engines
     Fault("another loss in other modes", 7, operation("step", _other_mode)),
     # 8 resume
-    Fault("second moments lost on resuming", 8, _engine("restore", _lost_memory)),
-    Fault("the count of updates lost on resuming", 8, _engine("restore", _lost_count)),
+    Fault("second moments lost on resuming", 8, _engine("load_state_dict", _lost_memory)),
+    Fault("the count of updates lost on resuming", 8, _engine("load_state_dict", _lost_count)),
 )
 
 

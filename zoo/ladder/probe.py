@@ -131,7 +131,7 @@ class Probe:
         """Write `MODEL.npz` for these rungs, and answer with the facts of `zoo.ladder.taps.Taps`."""
         from zoo.ladder import faults
 
-        self.backend.forget_programs()  # of the model before
+        self.backend.clear_cache()  # of the model before
         with faults.seeded(fault):
             subject = self.subject(model, user)
             facts: dict[str, Any] = {}

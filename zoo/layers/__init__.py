@@ -8,6 +8,7 @@ conventions where Keras and torch differ (batch norm's statistics, epsilons).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -221,11 +222,17 @@ def shared_embedding(
     return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)
 
 
-def learnt_positions(
+def learned_positions(
     x: Tensor, limit: int, *, initializer: Initializer = random.standard_normal, name: str
 ) -> Tensor:
     """(b, n, c) -> (b, n, c): adds learned positional embeddings for up to `limit` positions."""
     return _layers().Positions(limit, initializer=initializer, name=name)(x)
+
+
+def learnt_positions(*args: Any, **kwargs: Any) -> Tensor:
+    """Deprecated: the old name of `learned_positions`."""
+    warnings.warn("layers.learnt_positions is now layers.learned_positions", DeprecationWarning, stacklevel=2)
+    return learned_positions(*args, **kwargs)
 
 
 def sinusoidal_positions(x: Tensor) -> Tensor:

@@ -45,10 +45,10 @@ class Layer(keras.layers.Layer):
 
         def draw(shape: Shape, dtype: str | None = None) -> Any:
             here = backends.current()
-            memory = here.blank(shape, kernel=kernel)
+            memory = here.empty(shape, kernel=kernel)
             array = initializer.draw((self.seed, self.name, name), shape, memory)
             # Either keeps the arrangement.
-            return here.adopt(array) if dtype in (None, "float32") else ops.cast(array, dtype)
+            return here.from_numpy(array) if dtype in (None, "float32") else ops.cast(array, dtype)
 
         return self.add_weight(
             name=name,

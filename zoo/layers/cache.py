@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from zoo._lazy import ops
-from zoo.backends import HIDDEN
+from zoo.backends import MASK_VALUE
 
 Tensor = Any
 Arrays = dict[str, tuple[Tensor, Tensor]]  # by the name of the attention: keys, values (b, m, heads, d)
@@ -82,7 +82,7 @@ class Cache:
 
 def hidden_unless(seen: Tensor, dtype: str) -> Tensor:
     """0 for a key that is seen, for another what hides it, to be added to its score."""
-    return ops.cast(ops.logical_not(seen), dtype) * HIDDEN
+    return ops.cast(ops.logical_not(seen), dtype) * MASK_VALUE
 
 
 _current: ContextVar[Cache | None] = ContextVar("cache", default=None)

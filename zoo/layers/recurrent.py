@@ -9,7 +9,7 @@ import numpy as np
 
 from zoo import backends, random
 from zoo._lazy import keras, ops
-from zoo.backends import HIDDEN
+from zoo.backends import MASK_VALUE
 from zoo.layers import cache as caching
 from zoo.layers.base import Layer, Shape, Tensor, _initializer
 from zoo.random import Initializer
@@ -284,7 +284,7 @@ class BlankPadding(Layer):
 
     def call(self, logits: Tensor, lengths: Tensor) -> Tensor:
         classes = logits.shape[-1]
-        blank = np.where(np.arange(classes) == 0, 0, HIDDEN).astype(np.float32)
+        blank = np.where(np.arange(classes) == 0, 0, MASK_VALUE).astype(np.float32)
         real = ops.expand_dims(_real(logits, lengths), -1)
         return ops.where(real, logits, ops.convert_to_tensor(blank, dtype=logits.dtype))
 

@@ -305,14 +305,14 @@ class TokenModel(keras.Model):
 
     def check(self, inputs: Mapping[str, Any]) -> None:
         """Raise WrongConfiguration for tokens that the model does not know, where the numbers are at hand."""
-        known = {name: backends.current().known(x) for name, x in inputs.items() if x is not None}
+        known = {name: backends.current().concrete_value(x) for name, x in inputs.items() if x is not None}
         signature.check_tokens(self, {name: x for name, x in known.items() if x is not None})
 
     def checked(self, x: Any) -> Any:
         """Data for `fit` and the like, its tokens checked."""
         if isinstance(x, GeneratorType):
             return self.first_checked(x)
-        if isinstance(x, dict) or backends.current().known(x) is not None:
+        if isinstance(x, dict) or backends.current().concrete_value(x) is not None:
             self.check(self.complete(x))
         return x
 

@@ -25,7 +25,7 @@ from zoo.layers import (
     gelu,
     intermediate,
     layer_norm,
-    learnt_positions,
+    learned_positions,
     parameter,
     segments,
     shared_embedding,
@@ -72,7 +72,7 @@ def bert(
     }  # (b, n) each
     table = shared_embedding(vocabulary, width, initializer=INITIAL, name="token_embedding")
     x = table(inputs["token_ids"])  # (b, n, c)
-    x = learnt_positions(x, positions, initializer=INITIAL, name="position_embedding")
+    x = learned_positions(x, positions, initializer=INITIAL, name="position_embedding")
     x = segments(x, inputs["segment_ids"], initializer=INITIAL, name="segment_embedding")
     x = dropout(norm(x, name="embedding_norm"), dropout_rate, name="dropout")
     for i in range(1, depth + 1):

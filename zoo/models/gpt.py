@@ -24,7 +24,7 @@ from zoo.layers import (
     dropout,
     intermediate,
     layer_norm,
-    learnt_positions,
+    learned_positions,
     shared_embedding,
 )
 from zoo.random import normal
@@ -57,7 +57,7 @@ def gpt(
     mask = Input((None,), dtype="int32", name="padding_mask", optional=True)  # (b, n)
     table = shared_embedding(vocabulary, width, initializer=normal(0.02), name="token_embedding")
     x = table(tokens)  # (b, n, c)
-    x = learnt_positions(x, positions, initializer=normal(0.02), name="position_embedding")
+    x = learned_positions(x, positions, initializer=normal(0.02), name="position_embedding")
     x = dropout(x, dropout_rate, name="dropout")
     for i in range(1, depth + 1):
         x = block(x, mask, heads, depth, activation, dropout_rate, name=f"block{i}")

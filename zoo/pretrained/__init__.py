@@ -58,7 +58,7 @@ class Trained:
 
 
 DIGITS = "1,797 handwritten digits, 8 x 8 pixels (UCI, as scikit-learn ships them); every fifth held out"
-# A release of Python rewords some of it. The card is of the release that the weights were trained on.
+# Releases of Python reword parts of it. The card names the release that the weights were trained on.
 PYTHONS = (
     f"the topics text of Python {python_version()}'s own documentation, 465 thousand characters; "
     "its last tenth held out"
@@ -104,23 +104,23 @@ def find(model: str, weights: str | Path | None) -> Trained | None:
     if path.suffix or len(path.parts) > 1 or str(weights).startswith("hf:") or here:
         return None
     have = nearest(str(weights), known) if known else f"{model} has none"
-    raise UnknownName(f"no trained weights {str(weights)!r} of {model}; {have}. A file is given by its path")
+    raise UnknownName(f"no pretrained weights {str(weights)!r} of {model}; {have}. For a file, give its path")
 
 
 def needed(model: str, weights: str | Path | None) -> dict[str, Any]:
-    """The builder's arguments that trained weights ask for; none for a file's."""
+    """The builder arguments that pretrained weights require; none for a file."""
     trained = find(model, weights)
     arguments = trained.card()["arguments"] if trained else {}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}
 
 
 def allowed(model: str, weights: str | Path | None, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes and what the weights need. Raises WrongConfiguration for a change that they do not allow."""
+    """The changes with the arguments that the weights require. Raises WrongConfiguration if they conflict."""
     fixed = needed(model, weights)
     for name, value in changes.items():
         if fixed.get(name, value) != value:
             raise WrongConfiguration(
-                f"{model}: {name}={value!r}, but its weights {str(weights)!r} are of {name}={fixed[name]!r}; "
+                f"{model}: {name}={value!r}, but its weights {str(weights)!r} need {name}={fixed[name]!r}; "
                 f"leave {name}= out"
             )
     return {**fixed, **changes}

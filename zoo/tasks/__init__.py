@@ -1,11 +1,12 @@
-"""Data to train on: by name, `zoo.tasks.load("digits", shape)`, arrays of your own, or a folder of images.
+"""Data to train on: by name, `zoo.tasks.load("digits", shape)`, your own arrays, or a folder of images.
 
-A task is NumPy arrays in memory, or images that are read when they are asked for; batches of it are the same
-on every framework, see `Task.batches`.
+A task holds NumPy arrays, or images that are read from files as needed; its batches are the same on every
+framework, see `Task.batches`.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,37 +15,47 @@ from typing import Any
 import numpy as np
 
 from zoo import random
-from zoo.augment import Transform, Wanted, batch, parse
+from zoo.augment import AugmentSpec, Transform, batch, parse
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
 from zoo.storage import is_file
 from zoo.tasks import folders, images, pretraining, sequences, speech, tables, text, translation
-from zoo.tasks.sequences import BYTE_CODE, Code, Sequences, count, largest, of_sequences, shapes, take
+from zoo.tasks.sequences import (
+    BYTE_TOKENIZER,
+    Sequences,
+    Tokenizer,
+    count,
+    largest,
+    of_sequences,
+    shapes,
+    take,
+)
 
 Pair = tuple[Any, Any]
+CORRUPTION = "spoil"  # names the stream of random draws: another name would draw other numbers
 
 
 @dataclass(frozen=True)
 class Task:
-    """Examples to learn from and examples held out, with the loss and metric they call for."""
+    """Training and held-out examples, with their loss and metric."""
 
     name: str
-    train: Pair  # x (n, ...), in memory or read when sliced, or a dict by input name; y (n,) or (n, ...)
+    train: Pair  # x (n, ...), an array or read when sliced, or a dict by input name; y (n,) or (n, ...)
     test: Pair | None
     loss: str  # a name of zoo.training.LOSSES
     metric: str | None  # a name of zoo.training.METRICS
     classes: int | None = None
-    names: tuple[str, ...] = ()  # of the classes, where they have any
+    names: tuple[str, ...] = ()  # of the classes, if they have any
     augment: tuple[Transform, ...] = ()  # see zoo.augment
-    spoil: Callable[..., Any] | None = None  # makes an example of each of x, see zoo.tasks.pretraining
-    tokens_per_character: float | None = None  # of a text to go on with: its loss is told in bits, too
-    tokenizer: Code | None = None  # of texts; bytes unless one is given
-    source: str = ""  # what `load` takes to have it again: a name, or an absolute path
+    corrupt: Callable[..., Any] | None = None  # each of x into an example, see zoo.tasks.pretraining
+    tokens_per_character: float | None = None  # of a language model's text: its loss is reported in bits, too
+    tokenizer: Tokenizer | None = None  # of texts; bytes by default
+    source: str = ""  # what `load` takes to load it again: a name, or an absolute path
 
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Pair]:
         """The training examples in the order of this seed and epoch, augmented, from batch `first` on.
 
-        The last batch is what is left. What has to be read or augmented is, two batches ahead of its use.
+        The last batch may be smaller. Reading and augmentation run two batches ahead.
         """
         x, y = self.train
         rng = random.generator(seed, "order", epoch)
@@ -53,63 +64,73 @@ class Task:
             order = buckets.arrange(order, batch_size, rng)
         starts = range(first * batch_size, len(order), batch_size)
         chosen = (order[start : start + batch_size] for start in starts)
-        if self.spoil is not None:
-            return (self.spoilt(x, places, seed, "spoil", epoch) for places in chosen)
+        if self.corrupt is not None:
+            return (self.corrupted(x, indices, seed, CORRUPTION, epoch) for indices in chosen)
         if self.augment:
-            return folders.ahead(batch(self, places, seed, epoch) for places in chosen)
-        pairs = ((take(x, places), y[places]) for places in chosen)
+            return folders.ahead(batch(self, indices, seed, epoch) for indices in chosen)
+        pairs = ((take(x, indices), y[indices]) for indices in chosen)
         return folders.ahead(pairs) if isinstance(x, folders.Images) else pairs
 
     def held_out(self, batch_size: int) -> Iterator[Pair]:
-        """The examples held out, batch after batch; sequences of about one length together."""
+        """The held-out examples in batches; sequences of similar lengths together."""
         x, y = self.test or self.train
         order = np.arange(count(x))
         if (buckets := of_sequences(x)) is not None:
             order = buckets.arrange(order, batch_size, None)
         for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            yield (take(x, places), y[places]) if self.spoil is None else self.spoilt(x, places, "spoil")
+            indices = order[start : start + batch_size]
+            yield (
+                (take(x, indices), y[indices])
+                if self.corrupt is None
+                else self.corrupted(x, indices, CORRUPTION)
+            )
 
-    def spoilt(self, x: np.ndarray, places: np.ndarray, *key: int | str) -> Pair:
-        """Examples and their labels, made of these windows by draws of this key."""
-        assert self.spoil is not None
-        made = [self.spoil(x[i], random.generator(*key, int(i))) for i in places]
-        inputs, labels = zip(*made, strict=True)
+    @property
+    def spoil(self) -> Callable[..., Any] | None:
+        """Deprecated: the old name of `corrupt`."""
+        warnings.warn("Task.spoil is now Task.corrupt", DeprecationWarning, stacklevel=2)
+        return self.corrupt
+
+    def corrupted(self, x: np.ndarray, indices: np.ndarray, *key: int | str) -> Pair:
+        """Examples and labels made from the windows at these indices, by random draws of this key."""
+        assert self.corrupt is not None
+        examples = [self.corrupt(x[i], random.generator(*key, int(i))) for i in indices]
+        inputs, labels = zip(*examples, strict=True)
         several = isinstance(inputs[0], dict)
         stacked = {name: np.stack([each[name] for each in inputs]) for name in inputs[0]} if several else None
         return stacked or np.stack(inputs), np.stack(labels)
 
     def first(self, number: int) -> Any:
-        """The first training examples as a model is given them, but for what is augmented."""
-        x, places = self.train[0], np.arange(min(number, count(self.train[0])))
-        return take(x, places) if self.spoil is None else self.spoilt(x, places, "spoil")[0]
+        """The first training examples as a model is given them, without augmentation."""
+        x, indices = self.train[0], np.arange(min(number, count(self.train[0])))
+        return take(x, indices) if self.corrupt is None else self.corrupted(x, indices, CORRUPTION)[0]
 
     def steps(self, batch_size: int) -> int:
-        """How many batches an epoch has."""
+        """The number of batches in an epoch."""
         return -(-count(self.train[0]) // batch_size)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a named task comes from: `read(shape)` gives its arrays, scaled to a model's input.
+    """The source of a named task: `read(shape)` returns its arrays, scaled to a model's input.
 
-    Of texts, whose tokens call for `rows(code)` of an embedding, it is `read(shape, code)`.
+    For texts, whose tokens need `rows(tokenizer)` rows of an embedding, it is `read(shape, tokenizer)`.
     """
 
     read: Callable[..., dict[str, Any]]
     channels: int | None = None
     classes: int | None = None
-    side: int | None = None  # of an image, in pixels, where all are as large
-    changes: Mapping[str, Any] = field(default_factory=dict)  # arguments of a model that it calls for
+    side: int | None = None  # of an image, in pixels, if all have the same size
+    changes: Mapping[str, Any] = field(default_factory=dict)  # builder arguments that the task requires
     loss: str = "cross_entropy"
     metric: str = "accuracy"
     names: tuple[str, ...] = ()  # of the classes
-    photographs: bool = False  # in files, prepared as a model's card says
-    rows: Callable[[Code], int] | None = None
+    photographs: bool = False  # in files, preprocessed as a model's card says
+    rows: Callable[[Tokenizer], int] | None = None
 
-    def task(self, name: str, shape: Any, tokenizer: Code | None = None) -> Task:
-        """The task, for a model that takes examples of this shape."""
-        texts = () if self.rows is None else (tokenizer or BYTE_CODE,)
+    def task(self, name: str, shape: Any, tokenizer: Tokenizer | None = None) -> Task:
+        """The task for a model that takes examples of this shape."""
+        texts = () if self.rows is None else (tokenizer or BYTE_TOKENIZER,)
         return Task(
             name,
             **self.read(shape, *texts),
@@ -120,10 +141,10 @@ class Source:
             tokenizer=tokenizer,
         )
 
-    def wanted(self, tokenizer: Code | None = None) -> dict[str, Any]:
-        """Arguments of a model that the task calls for, each None where it does not mind."""
+    def requirements(self, tokenizer: Tokenizer | None = None) -> dict[str, Any]:
+        """The builder arguments that the task requires, each None if any value will do."""
         found = {"classes": self.classes, "channels": self.channels, **self.changes}
-        return found if self.rows is None else {**found, "vocabulary": self.rows(tokenizer or BYTE_CODE)}
+        return found if self.rows is None else {**found, "vocabulary": self.rows(tokenizer or BYTE_TOKENIZER)}
 
 
 LABELS = {"head": "classifier"}
@@ -132,9 +153,9 @@ NEXT = {"head": "language_model"}
 MASKED = {"head": "masked_lm"}
 
 
-def rows(code: Code) -> int:
-    """A row for each token of a text."""
-    return code.vocabulary
+def rows(tokenizer: Tokenizer) -> int:
+    """One embedding row for each token of the vocabulary."""
+    return tokenizer.vocabulary
 
 
 TASKS = {
@@ -150,11 +171,11 @@ TASKS = {
     "topics-masked": Source(
         sequences.of_windows(text.corpus, pretraining.masked),
         changes=MASKED,
-        rows=lambda code: max(code.vocabulary, pretraining.mask(code) + 1),
+        rows=lambda tokenizer: max(tokenizer.vocabulary, pretraining.mask(tokenizer) + 1),
     ),
     "topics-spans": Source(
         sequences.of_windows(text.corpus, pretraining.spans),
-        rows=lambda code: code.vocabulary + pretraining.SENTINELS,
+        rows=lambda tokenizer: tokenizer.vocabulary + pretraining.SENTINELS,
     ),
     "imdb": Source(sequences.of_tokens(text.keras_dataset("imdb")), classes=2, changes=WORDS),
     "reuters": Source(sequences.of_tokens(text.keras_dataset("reuters")), classes=46, changes=WORDS),
@@ -169,14 +190,14 @@ TASKS = {
 }
 
 
-def source(name: str, tokenizer: Code | None = None) -> tuple[str, Source]:
-    """A named task's proper name and its source; a path names a folder or a table of images.
+def source(name: str, tokenizer: Tokenizer | None = None) -> tuple[str, Source]:
+    """A task's canonical name and its source; a path names a folder or a file of data.
 
-    Raises UnknownName, with the nearest; WrongConfiguration for a tokenizer of a task that has no texts.
+    Raises UnknownName, with the nearest names; WrongConfiguration for a tokenizer of a task without texts.
     """
     key, found = _source(name)
     if tokenizer is not None and found.rows is None:
-        raise WrongConfiguration(f"tokenizer= makes tokens of a task's texts, and {key} has none")
+        raise WrongConfiguration(f"tokenizer= was given, but task {key} has no texts; leave tokenizer= out")
     return key, found
 
 
@@ -191,16 +212,16 @@ def _source(name: str) -> tuple[str, Source]:
         return found.name, Source(found.read, 3, len(found.classes), photographs=True)
     raise UnknownName(
         f"no task {name!r}; {nearest(key, TASKS)}. Or give a pair of arrays (x, y), or the path of a folder "
-        "of images, or of a .csv, .jsonl or .tsv, which is not there."
+        "of images or of a .csv, .jsonl, .tsv or .txt file that exists."
     )
 
 
 def of_file(path: Path) -> Source | None:
-    """What a file of texts or pairs, or a folder of recordings, holds; None for another, which images may be.
+    """The source in a file of texts or pairs or a folder of recordings; None for others, such as images.
 
-    A .csv, .tsv or .txt whose first line names columns "text" and "label" is of labelled texts, a .csv with
-    "path" of images; another .tsv is of pairs, another .txt a text to go on with, its last tenth held out.
-    Raises DataUnavailable for another .csv and for bad lines.
+    A .csv, .tsv or .txt whose first line names columns "text" and "label" contains labelled texts, a .csv
+    with "path" images; any other .tsv contains pairs, any other .txt a text for next-token prediction, its
+    last tenth held out. Raises DataUnavailable for any other .csv and for invalid lines.
     """
     ending = path.suffix.lower()
     if speech.transcripts(path) is not None:
@@ -228,32 +249,32 @@ def of_file(path: Path) -> Source | None:
 
 
 def _labelled(path: Path, ending: str) -> bool:
-    """Whether the first line of a table names a column of texts, and outside of .csv one of labels.
+    """Whether the first line of a table names a column of texts and, except in a .csv, one of labels.
 
     Raises DataUnavailable for a .csv that names neither texts nor images, and for one of recordings.
     """
     found = tables.first_line(path, ("text", "label", "path"))
     if {"path", "text"} <= found.columns.keys() and "label" not in found.columns:
         raise DataUnavailable(
-            f"{path}: a table of recordings, with columns 'path' and 'text'; name it transcripts{ending} and "
-            "give its folder"
+            f"{path}: a table of recordings, with columns 'path' and 'text'; rename it to "
+            f"transcripts{ending} and give its folder"
         )
     if ending == ".csv" and not found.columns.keys() & {"text", "path"}:
         raise DataUnavailable(
-            f"{path}: expected a first line that names columns 'text' and 'label', of texts, or 'path' and "
-            f"'label', of images, between commas, semicolons or tabs; it begins with {str(found)!r}"
+            f"{path}: the first line is {str(found)!r}; expected column names 'text' and 'label' (texts) or "
+            "'path' and 'label' (images), separated by commas, semicolons or tabs"
         )
     tabs = ending == ".csv" or (found.separator == "\t" and "label" in found.columns)
     return "text" in found.columns and tabs
 
 
 def check_errors(task: Any, errors: str) -> None:
-    """Raise UnknownName for another than "stop" and "skip"; WrongConfiguration for "skip" without images."""
+    """Raise UnknownName unless `errors` is "stop" or "skip"; WrongConfiguration for "skip" without images."""
     folders.check_errors(errors)
     if errors != "stop" and not (isinstance(task, str) and source(task)[1].photographs):
         raise WrongConfiguration(
-            f"errors={errors!r} leaves out images that cannot be read; the task is not a folder or table of "
-            "images"
+            f"errors={errors!r} skips images that cannot be read, but the task is not a folder or table of "
+            "images; leave errors= out"
         )
 
 
@@ -261,16 +282,17 @@ def load(
     name: str,
     shape: Any,
     preprocessing: Preprocessing | None = None,
-    tokenizer: Code | None = None,
+    tokenizer: Tokenizer | None = None,
     *,
     errors: str = "stop",
 ) -> Task:
-    """A task by its name or path, its images scaled to a model's input (h, w, c).
+    """Load a task by name or path, its images scaled to a model's input `shape` (h, w, c).
 
-    Sequences fit a model's (None, ...); a model of several inputs has a dict of shapes by name.
-    `preprocessing` is a model's, for photographs, see `folder`, as `errors` is; texts are bytes, or tokens of
-    a `tokenizer` (`zoo.tokenizers`). Raises UnknownName, WrongConfiguration when the images cannot take that
-    shape or there are no texts, DataUnavailable when the data is neither here nor to be had.
+    For sequences the shape is (None, ...); for a model with several inputs, a dict of shapes by name. For
+    natural images, `preprocessing` is the model's, and `errors` is as in `folder`. Texts are bytes, or tokens
+    of a `tokenizer` (`zoo.tokenizers`). Raises UnknownName, WrongConfiguration if the images cannot have that
+    shape or a tokenizer is given without texts, DataUnavailable if the data is neither on this machine nor
+    downloadable.
     """
     key, found = source(name, tokenizer)
     check_errors(name, errors)
@@ -287,20 +309,20 @@ def folder(
     *,
     workers: int | None = None,
     errors: str = "stop",
-    augment: Wanted = (),
+    augment: AugmentSpec = (),
     preprocessing: Preprocessing | None = None,
 ) -> Task:
-    """Images in a folder, one sub-folder a class, or in a CSV with a first line "path,label".
+    """Images in a folder with one sub-folder per class, or in a CSV file with a first line "path,label".
 
-    `shape` is a model's input, (size, size, 3) or for grey (size, size, 1). A folder's `train` and `val` (or
-    `validation`, or `test`) are its splits; without them a fifth of each class is held out, always the same.
-    Files are read when they are needed, by `workers` threads (a processor each, unless said), two batches
-    ahead; the batches do not depend on how many there are. With `errors` "stop", files that are no images
-    stop here, and one that breaks off in the middle when it comes to be read; "skip" reads every file first,
-    and goes on without the broken ones, with a warning. Both name them.
+    `shape` is a model's input, (size, size, 3), or (size, size, 1) for grey images. A folder's `train` and
+    `val` (or `validation`, or `test`) are its splits; without them a fifth of each class is held out, always
+    the same images. Files are read as needed, two batches ahead, by `workers` threads (default: one per
+    processor), whose number does not change the batches. With `errors` "stop", files that are not images
+    raise an error here, and truncated ones when they are read; "skip" reads every file first and leaves out
+    the broken ones, with a warning. Both name the files.
 
-    `preprocessing` is by default the whole shorter side, pixels in [0, 1]; a card's, at the size of `shape`,
-    for weights that were trained with it. Raises DataUnavailable, WrongConfiguration, UnknownName.
+    `preprocessing` is by default the whole shorter side, with pixels in [0, 1]; pass a card's for weights
+    that were trained with it. Raises DataUnavailable, WrongConfiguration, UnknownName.
     """
     found = folders.find(path)
     splits = found.read(shape, workers=workers, errors=errors, preprocessing=preprocessing)
@@ -317,11 +339,11 @@ def folder(
 
 
 def from_arrays(data: Any, *, loss: str | None, validation: Any = None) -> Task:
-    """A task of your own arrays: `data` and `validation` are pairs (x, y) of equal length.
+    """A task from your own arrays: `data` and `validation` are pairs (x, y) of equal length.
 
-    Without a `loss`, integer labels mean "cross_entropy", anything else "mean_squared_error"; for soft
-    labels, (n, classes) shares of each class, ask for "cross_entropy". Raises WrongConfiguration for arrays
-    that do not fit together.
+    The default `loss` is "cross_entropy" for integer labels and "mean_squared_error" for others; for soft
+    labels (n, classes), the probability of each class, pass "cross_entropy". Raises WrongConfiguration for
+    arrays whose shapes do not match.
     """
     train = _pair("task", data, loss)
     test = None if validation is None else _pair("validation", validation, loss)
@@ -329,7 +351,7 @@ def from_arrays(data: Any, *, loss: str | None, validation: Any = None) -> Task:
     soft = loss == "cross_entropy" and not labels
     if test is not None and shapes(test[0]) != shapes(train[0]):
         raise WrongConfiguration(
-            f"validation: examples of shape {shapes(test[0])}, the task's are {shapes(train[0])}"
+            f"validation: examples of shape {shapes(test[0])}; expected {shapes(train[0])} as in training"
         )
     if soft:
         for what, (_, y) in {"task": train, "validation": test or train}.items():
@@ -348,8 +370,8 @@ def _check_shares(what: str, y: np.ndarray) -> None:
     """Raise WrongConfiguration unless soft labels are (n, classes), each row a distribution."""
     if y.ndim != 2 or y.min() < 0 or np.abs(y.sum(1) - 1).max() > 1e-3:
         raise WrongConfiguration(
-            f"{what}: soft labels of shape {y.shape}; expected (n, classes), 0 or more, 1 in all for each "
-            "example; or integers (n,)"
+            f"{what}: soft labels of shape {y.shape}; expected (n, classes) of probabilities that sum to 1 "
+            "for each example, or integers (n,)"
         )
 
 
@@ -363,7 +385,7 @@ def _pair(name: str, data: Any, loss: str | None) -> Pair:
     if lengths != {len(y)} or not len(y):
         counted = " and ".join(map(str, sorted(lengths)))
         raise WrongConfiguration(
-            f"{name}: {counted} examples and {len(y)} labels; expected as many, at least 1"
+            f"{name}: {counted} examples and {len(y)} labels; expected the same number of both, at least 1"
         )
     if isinstance(y, Sequences):
         return x, y
@@ -375,7 +397,7 @@ def _pair(name: str, data: Any, loss: str | None) -> Pair:
         if not (stepwise or y.ndim == 1) or y.min() < (-1 if stepwise else 0):
             raise WrongConfiguration(
                 f"{name}: integer labels of shape {y.shape}, smallest {y.min()}; expected (n,), 0 or more, "
-                "or (n, length) for every step, -1 where it does not count"
+                "or (n, length) for every step, with -1 for steps to ignore"
             )
         return x, y.astype(np.int32)
     return x, y.astype(np.float32)

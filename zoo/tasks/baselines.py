@@ -1,9 +1,9 @@
-"""What a task yields without a network: the figure that a model has to pass.
+"""Non-neural baselines of tasks, for comparison with a model's results.
 
-`languages`   logistic regression on characters, 1 to 4 in a row
-`topics`      which byte followed the last four, counted: Witten and Bell's 5-gram
+`languages`   logistic regression on character 1- to 4-grams
+`topics`      Witten and Bell's 5-gram of bytes
 
-No framework is needed, and none is loaded.
+They load no framework.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from zoo.tasks import source, text
 
 @dataclass(frozen=True)
 class Baseline:
-    """A method, and what it reaches on the examples held out."""
+    """A method and its result on the held-out examples."""
 
     method: str
     metric: str  # as `zoo.train` calls it
@@ -31,18 +31,18 @@ class Baseline:
 
 @cache
 def baseline(task: str) -> Baseline | None:
-    """What the task's baseline reaches, learnt anew in seconds; None for a task that has none.
+    """The result of the task's baseline, trained in seconds; None if the task has none.
 
-    Raises UnknownName for no task, DataUnavailable where its data is not to be had.
+    Raises UnknownName for an unknown task, DataUnavailable if its data cannot be loaded.
     """
     name, _ = source(task)
     return BASELINES[name]() if name in BASELINES else None
 
 
 def logistic_regression(train: text.Labelled, test: text.Labelled) -> float:
-    """The share of texts told right by which characters they hold, 1 to 4 in a row, rare ones weighing more.
+    """The accuracy of logistic regression on character 1- to 4-grams.
 
-    scikit-learn's, of frequencies times inverse document frequencies (Spärck Jones 1972), of unit length.
+    By scikit-learn, on tf-idf vectors (Spärck Jones 1972) of unit length.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -53,42 +53,43 @@ def logistic_regression(train: text.Labelled, test: text.Labelled) -> float:
 
 
 def witten_bell(train: str, test: str, order: int = 5) -> float:
-    """Bits a character of `test`, each byte told by the `order` - 1 before it as often as in `train`.
+    """Bits per character of `test`, each byte predicted from the `order` - 1 before it by counts in `train`.
 
-    With c(h) occurrences of a context h in `train`, t(h) different bytes after it, and h' its last bytes but
-    one, Witten and Bell 1991, "The zero-frequency problem", method C, interpolated:
+    With c(h) occurrences of a context h in `train`, t(h) different bytes after it, and h' the context without
+    its first byte, Witten and Bell 1991, "The zero-frequency problem", method C,
+    interpolated:
 
-        p(v | h) = (c(h v) + t(h) p(v | h')) / (c(h) + t(h)),    p(v) without any context before it 1 / 256
+        p(v | h) = (c(h v) + t(h) p(v | h')) / (c(h) + t(h))    and p(v) from 1 / 256
 
     As nltk.lm.WittenBellInterpolated. `test` follows `train`.
     """
-    learnt = np.frombuffer(train.encode(), np.uint8).astype(np.int64)
+    history = np.frombuffer(train.encode(), np.uint8).astype(np.int64)
     after = np.frombuffer(test.encode(), np.uint8).astype(np.int64)
-    told = np.concatenate([learnt[len(learnt) - order + 1 :], after])
+    sequence = np.concatenate([history[len(history) - order + 1 :], after])
     p = np.full(len(after), 1 / 256)
     for n in range(1, order + 1):
-        grams, times = np.unique(_grams(learnt, n), return_counts=True)
+        grams, times = np.unique(_grams(history, n), return_counts=True)
         contexts, first = np.unique(grams >> 8, return_index=True)
         occurrences, different = np.add.reduceat(times, first), np.diff(np.append(first, len(grams)))
-        asked = _grams(told, n)[order - n :]
-        c, t = (_found(contexts, values, asked >> 8) for values in (occurrences, different))
-        seen = _found(grams, times, asked)
+        queries = _grams(sequence, n)[order - n :]
+        c, t = (_lookup(contexts, values, queries >> 8) for values in (occurrences, different))
+        seen = _lookup(grams, times, queries)
         p = np.where(c > 0, (seen + t * p) / np.maximum(c + t, 1), p)
     return float(-np.log2(p).sum() / len(test))
 
 
 def _grams(values: np.ndarray, n: int) -> np.ndarray:
-    """(m,) bytes -> each n in a row as one number (m - n + 1,), the last byte its lowest."""
+    """(m,) bytes -> every n-gram as one integer (m - n + 1,), its last byte the lowest."""
     found = np.zeros(len(values) - n + 1, np.int64)
     for i in range(n):
         found = found << 8 | values[i : i + len(found)]
     return found
 
 
-def _found(keys: np.ndarray, values: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """The value of each key that is asked for, 0 where there is none; keys in rising order."""
-    places = np.minimum(np.searchsorted(keys, asked), len(keys) - 1)
-    return np.where(keys[places] == asked, values[places], 0)
+def _lookup(keys: np.ndarray, values: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """The value of each queried key, 0 if it is missing; `keys` are sorted."""
+    indices = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where(keys[indices] == queries, values[indices], 0)
 
 
 def _languages() -> Baseline:

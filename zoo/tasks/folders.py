@@ -1,12 +1,12 @@
-"""Photographs in a folder or a table: found, checked, and read by Pillow while the model learns.
+"""Natural images in a folder or a table, read by Pillow during training.
 
-photos/cat/1.jpg  photos/dog/7.png                          a sub-folder a class; a fifth is held out
-photos/train/cat/1.jpg  photos/val/cat/9.jpg                splits of their own, see `HELD_OUT`
-photos.csv: a first line "path,label", then one a line      paths as seen from the table
+photos/cat/1.jpg  photos/dog/7.png                          one sub-folder per class; a fifth is held out
+photos/train/cat/1.jpg  photos/val/cat/9.jpg                given splits, see `HELD_OUT`
+photos.csv: a first line "path,label", then one per line    paths relative to the table
 
-Names of splits are in capitals or not, and links are followed. What is left out (hidden images, files beside
-the folders of classes or not named as images, a second split) is named in a warning, but for the files of
-operating systems in `SYSTEM`.
+Names of splits are matched without case, and links are followed. A warning names what is skipped: hidden
+images, files beside the folders of classes, files without an image's suffix, a second held-out split. Files
+of operating systems (`SYSTEM`) are skipped silently.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ SUFFIXES = {
     ".webp",
 }  # fmt: skip
 TRAINING = ("train", "training")
-# The first that is there is held out.
+# The first that exists is held out.
 HELD_OUT = ("val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing")
-SYSTEM = {".ds_store", "desktop.ini", "ehthumbs.db", "thumbs.db"}  # what systems write into folders
+SYSTEM = {".ds_store", "desktop.ini", "ehthumbs.db", "thumbs.db"}  # what operating systems write into folders
 ERRORS = ("stop", "skip")
 
 
 class Images:
-    """An array (n, size, size, c) of float32 whose images are read from their files when they are asked for.
+    """An array (n, size, size, c) of float32 whose images are read from their files when it is indexed.
 
-    `workers` threads read at once: Pillow decodes and resizes outside of Python's lock.
+    `workers` threads read in parallel: Pillow releases the GIL while it decodes and resizes.
     """
 
     dtype = np.dtype(np.float32)
@@ -68,8 +68,8 @@ class Images:
         return len(self.paths)
 
     def __getitem__(self, chosen: Any) -> np.ndarray:
-        places = np.arange(len(self))[chosen]
-        return np.reshape(self.read(places.reshape(-1)), (*places.shape, *self.shape[1:]))
+        indices = np.arange(len(self))[chosen]
+        return np.reshape(self.read(indices.reshape(-1)), (*indices.shape, *self.shape[1:]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy
@@ -78,28 +78,28 @@ class Images:
     def read(
         self,
         chosen: Sequence[int] | np.ndarray,
-        change: Change = lambda image, place: image,
+        change: Change = lambda image, position: image,
         whole: bool = False,
     ) -> list[np.ndarray]:
-        """The images at these places, each by itself, with `change(bytes, k)` made to the k-th on the way.
+        """The images at these indices, with `change(bytes, k)` applied to the k-th before it is normalized.
 
-        The change sees the photograph `whole`, or as the model will see it, before it is normalized.
+        `change` is given the `whole` image, or the crop that is the model's input.
         Raises DataUnavailable for a file that cannot be read.
         """
 
-        def one(place: int, i: int) -> np.ndarray:
+        def one(position: int, i: int) -> np.ndarray:
             image = load(self.paths[i], self.preprocessing.channels)
             image = pixels(image) if whole else self.preprocessing.crop(image)
-            return self.preprocessing.normalize(change(image, place))
+            return self.preprocessing.normalize(change(image, position))
 
         return list(parallel(one, self.workers, range(len(chosen)), chosen))
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder or table names: files and labels of each split; `test` may be empty.
+    """The files and labels of each split of a folder or table; `test` may be empty.
 
-    `notes` say what was left out, and are a warning when it is read.
+    `notes` name what was skipped; they are issued as a warning when the images are read.
     """
 
     name: str
@@ -119,20 +119,20 @@ class Listing:
         """The splits as a task takes them, see `zoo.tasks.folder`."""
         if len(shape) != 3 or shape[0] != shape[1] or shape[2] not in (1, 3):
             raise WrongConfiguration(
-                f"{self.name} is made of images; the model takes examples of shape {shape}, "
+                f"{self.name} consists of images; the model takes examples of shape {shape}, "
                 "expected (size, size, 1) or (size, size, 3)"
             )
         check_errors(errors)
         workers = (os.cpu_count() or 1) if workers is None else integer("folder", "workers", workers)
         if preprocessing is None or preprocessing.channels != shape[2]:
             preprocessing = plain(shape[0], shape[2])
-        # Skipping needs to know before the first batch, so whole files are read; else their first bytes are.
+        # Files to skip must be known before the first batch, so all are read; otherwise, their first bytes.
         broken = find_broken([*self.train[0], *self.test[0]], workers, whole=errors == "skip")
-        told = "; ".join(map(str, islice(broken.values(), 20))) + (" ..." if len(broken) > 20 else "")
+        listed = "; ".join(map(str, islice(broken.values(), 20))) + (" ..." if len(broken) > 20 else "")
         if broken and errors == "stop":
             raise DataUnavailable(
-                f"{self.name}: {len(broken)} broken images: {told}. Correct or remove them, or leave "
-                "them out with errors='skip' (--errors skip)"
+                f"{self.name}: {len(broken)} broken images: {listed}. Correct or remove them, or skip "
+                "them with errors='skip' (--errors skip)"
             )
         splits: dict[str, Any] = {}
         for split, (paths, labels) in {"train": self.train, "test": self.test}.items():
@@ -140,11 +140,11 @@ class Listing:
             images = Images([paths[i] for i in kept], preprocessing.at(shape[0]), workers)
             splits[split] = (images, labels[kept]) if kept else None
         if splits["train"] is None:
-            raise DataUnavailable(f"{self.name}: no image to train on is whole: {told}")
+            raise DataUnavailable(f"{self.name}: every training image is broken: {listed}")
         if self.notes:
             warnings.warn(f"{self.name}: {'; '.join(self.notes)}", stacklevel=3)
         if broken:
-            warnings.warn(f"{self.name}: skipped {len(broken)} broken images: {told}", stacklevel=3)
+            warnings.warn(f"{self.name}: skipped {len(broken)} broken images: {listed}", stacklevel=3)
         return splits
 
 
@@ -155,29 +155,29 @@ def check_errors(errors: str) -> None:
 
 
 def is_one(name: Any) -> bool:
-    """Whether this names a folder or a table of images that is there."""
+    """Whether this is the path of an existing folder or table of images."""
     path = Path(name)
     if is_dir(path) or not is_file(path):
         return is_dir(path)
-    ending, wanted = path.suffix.lower(), ("path", "label")
-    return ending == ".csv" or (ending == ".tsv" and len(tables.first_line(path, wanted).columns) == 2)
+    ending, names = path.suffix.lower(), ("path", "label")
+    return ending == ".csv" or (ending == ".tsv" and len(tables.first_line(path, names).columns) == 2)
 
 
 def has_splits(path: Path) -> bool:
-    """Whether this is a folder with one to train on in it, in capitals or not."""
+    """Whether this is a folder that contains a training split (`TRAINING`)."""
     return is_dir(path) and any(p.is_dir() and p.name.lower() in TRAINING for p in path.iterdir())
 
 
 def find(path: str | Path) -> Listing:
-    """The images of a folder or a table, in the order of their names.
+    """The images of a folder or a table, sorted by name.
 
-    Raises DataUnavailable for one that is not there or not laid out as this module says.
+    Raises DataUnavailable if it does not exist or is not laid out as this module says.
     """
     path = Path(path)
     if is_dir(path):
         return _of_folder(path)
     if not is_file(path):
-        raise DataUnavailable(f"{path}: no such folder, and no such table")
+        raise DataUnavailable(f"{path}: no such folder or table")
     return _of_table(path)
 
 
@@ -193,7 +193,7 @@ def _of_folder(path: Path) -> Listing:
         return _listing(path, ordered(found), found, left.notes())
     for other in inside:
         if other != train and other not in held:
-            left.notes_of_folders.append(f"folder {other.name!r} beside {train.name!r} left out")
+            left.notes_of_folders.append(f"folder {other.name!r} beside {train.name!r} skipped")
     found = _by_class(train, left.folders(train), left)
     classes = ordered(found)
     if (chosen := _held_out(held, left)) is None:
@@ -221,7 +221,7 @@ def _refuse_lone_splits(path: Path, held: Sequence[Path], left: LeftOut) -> None
                 f"train on into {path / 'train'}, or rename {split.name!r} if it is a class"
             )
         left.notes_of_folders.append(
-            f"folder {split.name!r} is taken for a class, not for examples held out, as there is no 'train'"
+            f"folder {split.name!r} is treated as a class, not as held-out examples: there is no 'train'"
         )
 
 
@@ -230,16 +230,18 @@ def _held_out(held: Sequence[Path], left: LeftOut) -> Path | None:
     chosen = None
     for split in held:
         if not LeftOut(split).folders(split):
-            left.notes_of_folders.append(f"folder {split.name!r} has no folders of classes and is left out")
+            left.notes_of_folders.append(f"folder {split.name!r} has no folders of classes and was skipped")
         elif chosen is None:
             chosen = split
         else:
-            left.notes_of_folders.append(f"folder {split.name!r} left out, as {chosen.name!r} is held out")
+            left.notes_of_folders.append(
+                f"folder {split.name!r} skipped, because {chosen.name!r} is held out"
+            )
     return chosen
 
 
 class LeftOut:
-    """Looks into folders below a root, and counts the files that it leaves out."""
+    """Lists folders and images below a root, and counts the files that are skipped."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -247,13 +249,13 @@ class LeftOut:
         self.notes_of_folders: list[str] = []
 
     def leave(self, reason: str, path: Path) -> None:
-        """Count a file, but those of operating systems and what is hidden and not named as an image."""
+        """Count a skipped file, unless it is an operating system's, or hidden and no image."""
         image = path.suffix.lower() in SUFFIXES
         if path.name.lower() not in SYSTEM and (image or reason != "hidden"):
             self.files.setdefault(reason, []).append(str(path.relative_to(self.root)))
 
     def folders(self, path: Path) -> list[Path]:
-        """The folders in a folder, sorted; files beside them are left out."""
+        """The folders in a folder, sorted; files beside them are skipped."""
         found = []
         for each in sorted(path.iterdir()):
             if each.is_dir():
@@ -266,7 +268,7 @@ class LeftOut:
         return found
 
     def images(self, folder: Path) -> list[Path]:
-        """The images in a folder and those below it, sorted, through links as well."""
+        """The images in a folder and its sub-folders, sorted; links are followed."""
         found, seen = [], set()
         for name, below, files in os.walk(folder, followlinks=True, onerror=_stop):
             here = Path(name)
@@ -282,13 +284,13 @@ class LeftOut:
                 elif path.suffix.lower() in SUFFIXES:
                     found.append(path)
                 else:
-                    self.leave("not named as images", path)
+                    self.leave("without an image suffix", path)
         return sorted(found)
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out, each reason with the first few files."""
+        """What was skipped, and for each reason the first few files."""
         counted = [
-            f"{len(names)} file{'s' if len(names) > 1 else ''} {reason} left out: "
+            f"{len(names)} file{'s' if len(names) > 1 else ''} {reason} skipped: "
             + ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
             for reason, names in self.files.items()
         ]  # fmt: skip
@@ -305,7 +307,7 @@ def _by_class(path: Path, folders: Sequence[Path], left: LeftOut) -> dict[str, l
         endings = ", ".join(sorted(SUFFIXES))
         raise DataUnavailable(f"{path}: no image in {', '.join(empty)}; expected files that end in {endings}")
     if not found:
-        raise DataUnavailable(f"{path}: no sub-folders; expected one a class, with its images inside")
+        raise DataUnavailable(f"{path}: no sub-folders; expected one per class, with its images inside")
     return found
 
 
@@ -314,29 +316,30 @@ def _of_table(path: Path) -> Listing:
     header = tables.header(decoded, ("path", "label"))
     if len(header.columns) < 2:
         raise DataUnavailable(
-            f"{path}: expected a first line 'path,label' and a line for each image; it begins with "
-            f"{str(header)!r}"
+            f"{path}: the first line is {str(header)!r}; expected 'path,label', then one line per image"
         )
     found: dict[str, list[Path]] = {}
     for number, record in tables.records(decoded, header):
         if isinstance(record, str):
             bad.setdefault(number, record)
         elif not (named := record["path"].strip()) or not (label := record["label"].strip()):
-            bad.setdefault(number, "no path or no label")
+            bad.setdefault(number, "path or label missing")
         else:
             found.setdefault(label, []).append(path.parent / named)
     tables.refuse(path, bad)
     if not found:
-        raise DataUnavailable(f"{path}: expected a line for each image below the first, {str(header)!r}")
+        raise DataUnavailable(
+            f"{path}: no images; expected one line per image below the first, {str(header)!r}"
+        )
     return _listing(path, ordered(found), found)
 
 
 def _listing(
     path: Path, classes: tuple[str, ...], found: dict[str, list[Path]], notes: tuple[str, ...] = ()
 ) -> Listing:
-    """With a fifth of each class held out, the same ones every time."""
+    """The listing with a fifth of each class held out, always the same images."""
     if len(classes) < 2:
-        raise DataUnavailable(f"{path}: one class, {', '.join(classes)}; expected two or more")
+        raise DataUnavailable(f"{path}: only one class, {', '.join(classes)}; expected two or more")
     paths, labels = _flat(found, classes)
     apart = held_out(labels, "folder")
     train, test = ((tuple(np.array(paths, object)[part]), labels[part]) for part in (~apart, apart))
@@ -349,7 +352,7 @@ def _flat(found: dict[str, list[Path]], classes: tuple[str, ...]) -> tuple[tuple
 
 
 def find_broken(paths: Sequence[Path], workers: int, *, whole: bool) -> dict[Path, DataUnavailable]:
-    """The files that cannot be read, and why; unless `whole`, only what their first bytes tell."""
+    """The files that cannot be read, with the errors; unless `whole`, judged by their first bytes alone."""
 
     def check(path: Path) -> DataUnavailable | None:
         try:
@@ -374,12 +377,12 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 
 
 def parallel(function: Callable[..., T], workers: int, *items: Iterable[Any]) -> Iterable[T]:
-    """As `map`, in the order of the items, by that many threads."""
+    """`map` by that many threads; results in the order of the items."""
     return map(function, *items) if workers == 1 else _pool(workers).map(function, *items)
 
 
 def ahead(items: Iterator[T], count: int = 2) -> Iterator[T]:
-    """The same items, made `count` ahead of their use in a thread."""
+    """The same items, produced `count` ahead of their use by a thread."""
     pool, done = ThreadPoolExecutor(1, "zoo-ahead"), object()
     try:
         waiting = deque(pool.submit(next, items, done) for _ in range(count))

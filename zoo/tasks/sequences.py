@@ -1,7 +1,7 @@
-"""Sequences of different lengths: padded to a batch's longest, in batches of about one length.
+"""Sequences of different lengths: batches of similar lengths, padded to the longest.
 
-Text is its UTF-8 bytes. Token 0 is padding, 1 ends a text, 2 begins what a decoder writes, and byte v is
-v + 3: the numbers of ByT5 (Xue et al. 2022, arXiv:2105.13626, section 3), whose 2 is "unknown".
+Text is its UTF-8 bytes. Token 0 is padding, 1 ends a text, 2 starts a decoder's output, and byte v is v + 3:
+the token ids of ByT5 (Xue et al. 2022, arXiv:2105.13626, section 3), whose 2 is "unknown".
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ PADDING, END, BEGIN = 0, 1, 2
 BYTES = 3  # byte v is token v + BYTES
 VOCABULARY = 256 + BYTES
 
-Change = Callable[[Any, int], Any]  # of an example, the k-th of those that are asked for
+Change = Callable[[Any, int], Any]  # (example, its position in the batch) -> example
 
-BUCKETS = 4  # lengths that batches are padded to: each is a program to compile
+BUCKETS = 4  # lengths that batches are padded to: each needs a compiled program
 MULTIPLE = 4  # they are multiples of this
 
 
@@ -34,20 +34,20 @@ def encode(text: str) -> np.ndarray:
 
 
 def decode(tokens: Sequence[int] | np.ndarray) -> str:
-    """The text of tokens, up to the first END, without those that are no byte; no UTF-8 becomes U+FFFD."""
+    """The text of tokens up to the first END, other than bytes ignored; invalid UTF-8 becomes U+FFFD."""
     found = np.asarray(tokens).ravel()
     found = found[: int(np.argmax(found == END))] if (found == END).any() else found
     return bytes(int(v) - BYTES for v in found if BYTES <= v < VOCABULARY).decode(errors="replace")
 
 
-def unchanged(item: Any, place: int) -> Any:
-    """The change that is none."""
-    del place
+def unchanged(item: Any, position: int) -> Any:
+    """The identity."""
+    del position
     return item
 
 
-class Code(Protocol):
-    """How texts become tokens, of which there are `vocabulary`: `BYTE_CODE`, or one of `zoo.tokenizers`."""
+class Tokenizer(Protocol):
+    """Turns texts into token ids below `vocabulary`: `BYTE_TOKENIZER`, or one of `zoo.tokenizers`."""
 
     name: str
     vocabulary: int
@@ -70,33 +70,32 @@ class Bytes:
     encode = staticmethod(encode)
 
 
-BYTE_CODE: Code = Bytes()
+BYTE_TOKENIZER: Tokenizer = Bytes()
 
 
-def begin_of(code: Code) -> int:
-    """What a decoder begins with: padding, as T5's, where a code has no token for it."""
-    return PADDING if code.begin is None else code.begin
+def begin_of(tokenizer: Tokenizer) -> int:
+    """The decoder's start token: padding, as in T5, if the tokenizer has none."""
+    return PADDING if tokenizer.begin is None else tokenizer.begin
 
 
-def end_of(code: Code) -> int:
-    """What ends a text. Raises WrongConfiguration where a code has no token for it."""
-    if code.end is None:
+def end_of(tokenizer: Tokenizer) -> int:
+    """The end-of-text token. Raises WrongConfiguration if the tokenizer has none."""
+    if tokenizer.end is None:
         raise WrongConfiguration(
-            f"tokenizer {code.name!r} has no token that ends a text, which this task needs; those that "
+            f"tokenizer {tokenizer.name!r} has no end-of-text token, which this task needs; those that "
             "zoo.tokenizers trains have one"
         )
-    return code.end
+    return tokenizer.end
 
 
 class Sequences:
-    """Arrays (length,) or (length, c), each of a length of its own, padded when several are asked for.
+    """Arrays (length,) or (length, c) of different lengths, padded when several are read.
 
-    `items` are arrays, or what `encode` makes arrays of, once; `fill` stands where a sequence has ended.
-    A batch is padded to the first of `bounds` that its longest fits in: four lengths, a quarter of the
-    sequences up to each, so that few programs are compiled; what a change made longer, to quarters of the
-    last more.
-    `kinds` are what can be changed of them, first to last (`zoo.augment.KINDS`). Raises WrongConfiguration
-    for no items at all.
+    `items` are arrays, or are converted to arrays by `encode`, once; `fill` is the padding value. A batch is
+    padded to the smallest of `bounds` that its longest sequence fits in: four lengths, a quarter of the
+    sequences up to each, so that few programs are compiled. A sequence that augmentation made longer is
+    padded to a multiple of a quarter of the last. `kinds` are the stages that can be augmented, in order
+    (`zoo.augment.KINDS`). Raises WrongConfiguration if there are no items.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class Sequences:
         fill: int = PADDING,
     ):
         if not len(items):
-            raise WrongConfiguration("sequences: none given; expected at least 1")
+            raise WrongConfiguration("sequences: the list is empty; expected at least 1")
         self.items, self.encode, self.fill = items, encode, fill
         self.kinds: tuple[str, ...] = ("texts",) if isinstance(items[0], str) else ("frames",)
         first, *_ = self.arrays = [self.array(item) for item in items]
@@ -118,7 +117,7 @@ class Sequences:
 
     @property
     def shape(self) -> tuple[int | None, ...]:
-        """(n, None, ...): the length is each batch's."""
+        """(n, None, ...): the length differs between batches."""
         return len(self.items), None, *self.features
 
     def __len__(self) -> int:
@@ -136,16 +135,16 @@ class Sequences:
         chosen: Sequence[int] | np.ndarray,
         change: Change = unchanged,
     ) -> list[np.ndarray]:
-        """The sequences at these indices, with `change(item, k)` made to the k-th before it is encoded."""
+        """The sequences at these indices, with `change(item, k)` applied to the k-th before it is encoded."""
 
-        def one(place: int, i: int) -> np.ndarray:
-            changed = change(item := self.items[i], place)
+        def one(position: int, i: int) -> np.ndarray:
+            changed = change(item := self.items[i], position)
             return self.arrays[i] if changed is item else self.array(changed)
 
-        return [one(place, i) for place, i in enumerate(chosen)]
+        return [one(position, i) for position, i in enumerate(chosen)]
 
     def pad(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
-        """(b, n, ...): side by side, `fill` after the end of each."""
+        """(b, n, ...): the arrays stacked, `fill` after the end of each."""
         longest = max(map(len, arrays))
         step = max(MULTIPLE, self.bounds[-1] // BUCKETS)
         length = next((n for n in self.bounds if n >= longest), -(-longest // step) * step)
@@ -155,14 +154,14 @@ class Sequences:
         return found
 
     def mask(self) -> Sequences:
-        """1 for each step, and so 0 in the padding."""
+        """The padding mask: 1 for each step, 0 in the padding."""
         return Sequences([np.ones(n, np.int32) for n in self.lengths])
 
     def arrange(self, order: np.ndarray, batch_size: int, rng: np.random.Generator | None) -> np.ndarray:
-        """The same places in an order whose batches are each of one bucket.
+        """The same indices in an order whose batches each come from one bucket.
 
-        What is left over of every bucket comes last. `rng` shuffles the full batches; None keeps them from
-        short to long.
+        The incomplete batches of all buckets come last. `rng` shuffles the full batches; None keeps them
+        ordered from short to long.
         """
         bucket = np.searchsorted(self.bounds, self.lengths[order])
         batches, rest = [], []
@@ -177,9 +176,9 @@ class Sequences:
 
 
 class Waves(Sequences):
-    """Sound (n,) of `rate` samples a second, which models see as frames (t, m): log-mel, normalized.
+    """Audio (n,) at `rate` samples per second, which models see as normalized log-mel frames (t, m).
 
-    They are computed once, and again only of a wave that has been changed. `items` are the frames.
+    The frames (`items`) are computed once, and again only for a waveform that was augmented.
     """
 
     def __init__(self, waves: Sequence[np.ndarray], rate: int):
@@ -188,7 +187,7 @@ class Waves(Sequences):
         self.kinds = "waves", "frames"
 
     def frames(self, wave: np.ndarray) -> np.ndarray:
-        """What a model sees of a wave: (t, m), float32, a hundred frames a second."""
+        """The model's input for a waveform: (t, m), float32, 100 frames per second."""
         return normalized(log_mel(wave, self.rate))
 
     def read(
@@ -197,27 +196,27 @@ class Waves(Sequences):
         change: Change = unchanged,
         change_frames: Change = unchanged,
     ) -> list[np.ndarray]:
-        """The frames at these places: `change` is made to waves, `change_frames` to what comes of them."""
+        """The frames at these indices: `change` is applied to waveforms, `change_frames` to their frames."""
 
-        def one(place: int, i: int) -> np.ndarray:
-            wave = change(self.waves[i], place)
-            return change_frames(self.items[i] if wave is self.waves[i] else self.frames(wave), place)
+        def one(position: int, i: int) -> np.ndarray:
+            wave = change(self.waves[i], position)
+            return change_frames(self.items[i] if wave is self.waves[i] else self.frames(wave), position)
 
-        return [one(place, i) for place, i in enumerate(chosen)]
+        return [one(position, i) for position, i in enumerate(chosen)]
 
 
-def take(x: Any, places: Any) -> Any:
-    """The examples at these places: of an array, of sequences, or of each input of a dict."""
-    return {name: part[places] for name, part in x.items()} if isinstance(x, dict) else x[places]
+def take(x: Any, indices: Any) -> Any:
+    """The examples at these indices: of an array, of sequences, or of each input of a dict."""
+    return {name: part[indices] for name, part in x.items()} if isinstance(x, dict) else x[indices]
 
 
 def count(x: Any) -> int:
-    """How many examples there are."""
+    """The number of examples."""
     return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
 
 
 def of_sequences(x: Any) -> Sequences | None:
-    """What decides the buckets: the first input that is sequences; None where none is."""
+    """The first input that is sequences, whose lengths determine the buckets; None if there is none."""
     return next((s for s in (x.values() if isinstance(x, dict) else [x]) if isinstance(s, Sequences)), None)
 
 
@@ -238,23 +237,23 @@ def longest(x: Any) -> int:
 
 
 def shapes(x: Any) -> Any:
-    """The shape of an example, or of each input's: None where it varies."""
+    """The shape of an example, or of each of its inputs: None for a length that varies."""
     return {name: tuple(p.shape[1:]) for name, p in x.items()} if isinstance(x, dict) else tuple(x.shape[1:])
 
 
-# What a task's texts become
+# From texts to arrays
 
 
-Splits = dict[str, Any]  # "train", "test": what `zoo.tasks.Task` takes, or None
+Splits = dict[str, Any]  # arguments of `zoo.tasks.Task`; "train" and "test" may be None
 WINDOW = 128  # tokens of a language model's examples
 
 
 def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]]) -> Callable[..., Splits]:
     """Texts and labels, for a model of tokens (None,)."""
 
-    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
+    def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
         _expect_tokens(shape, "texts")
-        return {split: (inputs(Sequences(texts, code.encode), shape), labels) if len(texts) else None
+        return {split: (inputs(Sequences(texts, tokenizer.encode), shape), labels) if len(texts) else None
                 for split, (texts, labels) in read().items()}  # fmt: skip
 
     return load
@@ -263,7 +262,7 @@ def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]])
 def of_tokens(
     read: Callable[[], Mapping[str, tuple[Sequence[np.ndarray], np.ndarray]]],
 ) -> Callable[[Any], Splits]:
-    """Texts that are tokens already, and labels."""
+    """Texts that are already token ids, and labels."""
 
     def load(shape: Any) -> Splits:
         _expect_tokens(shape, "texts")
@@ -275,26 +274,26 @@ def of_tokens(
 
 
 def pack(texts: Sequence[np.ndarray], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts behind each other, as rows (n, length), and what follows each of their tokens.
+    """Concatenated texts as rows (n, length), and the next token of each of their tokens.
 
-    Nothing is padding, what is left over is left out, and a row may hold the end of one text and the
-    beginning of another. Raises WrongConfiguration for less than a row.
+    There is no padding, an incomplete last row is dropped, and a row may contain the end of one text and the
+    beginning of another. Raises WrongConfiguration for less than one row.
     """
     tokens = np.concatenate(list(texts))
     count = (len(tokens) - 1) // length
     if not count:
-        raise WrongConfiguration(f"{len(tokens)} tokens of text; expected more than {length}")
+        raise WrongConfiguration(f"the text has {len(tokens)} tokens; expected more than {length}")
     x, y = tokens[: count * length], tokens[1 : count * length + 1]
     return x.reshape(-1, length), y.reshape(-1, length)
 
 
 def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[..., Splits]:
-    """One long text, for a model that tells each token's next: windows of `WINDOW`, side by side."""
+    """One long text in windows of `WINDOW` tokens, for next-token prediction."""
 
-    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
+    def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
         _expect_tokens(shape, "a text")
         texts = read()
-        tokens = {split: code.encode(text) for split, text in texts.items()}
+        tokens = {split: tokenizer.encode(text) for split, text in texts.items()}
         found = {split: pack([tokens[split]], WINDOW) for split in tokens}
         if isinstance(shape, dict):
             found = {split: ({"token_ids": x}, y) for split, (x, y) in found.items()}
@@ -303,14 +302,14 @@ def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[..., Splits]:
     return load
 
 
-def of_windows(read: Callable[[], Mapping[str, str]], spoil: Any) -> Callable[..., Splits]:
-    """One long text in windows, which `spoil` (`zoo.tasks.pretraining`) makes examples of."""
+def of_windows(read: Callable[[], Mapping[str, str]], corrupt: Any) -> Callable[..., Splits]:
+    """One long text in windows, which `corrupt` (`zoo.tasks.pretraining`) turns into examples."""
 
-    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
+    def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
         if not isinstance(shape, dict):
-            _expect(shape, {"token_ids": (None,)}, "texts to be told from what is left of them")
-        found = {split: pack([code.encode(text)], WINDOW) for split, text in read().items()}
-        return {**found, "spoil": partial(spoil, code=code)}
+            _expect(shape, {"token_ids": (None,)}, "corrupted texts")
+        found = {split: pack([tokenizer.encode(text)], WINDOW) for split, text in read().items()}
+        return {**found, "corrupt": partial(corrupt, tokenizer=tokenizer)}
 
     return load
 
@@ -318,22 +317,22 @@ def of_windows(read: Callable[[], Mapping[str, str]], spoil: Any) -> Callable[..
 def of_pairs(
     read: Callable[[], Mapping[str, tuple[Sequence[str], Sequence[str]]]],
 ) -> Callable[..., Splits]:
-    """Sources and targets, for an encoder and a decoder that sees each target's tokens one step late."""
+    """Sources and targets, for an encoder and a decoder whose input is the target shifted by one token."""
 
     def split(
-        sources: Sequence[str], targets: Sequence[str], code: Code
+        sources: Sequence[str], targets: Sequence[str], tokenizer: Tokenizer
     ) -> tuple[dict[str, Sequences], Sequences]:
-        first, last = np.int32(begin_of(code)), np.int32(end_of(code))
-        tokens = [code.encode(text) for text in targets]
-        late = Sequences([np.append(first, each) for each in tokens])
+        first, last = np.int32(begin_of(tokenizer)), np.int32(end_of(tokenizer))
+        tokens = [tokenizer.encode(text) for text in targets]
+        shifted = Sequences([np.append(first, each) for each in tokens])
         labels = Sequences([np.append(each, last) for each in tokens], fill=-1)
-        return {"token_ids": Sequences(sources, code.encode), "decoder_token_ids": late}, labels
+        return {"token_ids": Sequences(sources, tokenizer.encode), "decoder_token_ids": shifted}, labels
 
-    def load(shape: Any, code: Code = BYTE_CODE) -> Splits:
-        wanted = {"token_ids": (None,), "decoder_token_ids": (None,)}
-        if not (isinstance(shape, dict) and wanted.items() <= shape.items()):
-            _expect(shape, wanted, "pairs of texts")
-        found = {name: split(*texts, code) if texts[0] else None for name, texts in read().items()}
+    def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
+        expected = {"token_ids": (None,), "decoder_token_ids": (None,)}
+        if not (isinstance(shape, dict) and expected.items() <= shape.items()):
+            _expect(shape, expected, "pairs of texts")
+        found = {name: split(*texts, tokenizer) if texts[0] else None for name, texts in read().items()}
         return {name: pair and (_masked(pair[0], shape), pair[1]) for name, pair in found.items()}
 
     return load
@@ -342,21 +341,21 @@ def of_pairs(
 def of_waves(
     read: Callable[[], Mapping[str, tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]], rate: int
 ) -> Callable[[Any], Splits]:
-    """Sound and what is said in it, for CTC."""
+    """Audio and its transcript, for CTC."""
 
     def load(shape: Any) -> Splits:
         found: Splits = {split: (Waves(waves, rate), Sequences(said)) if waves else None
                          for split, (waves, said) in read().items()}  # fmt: skip
-        _expect(shape, (None, *found["train"][0].features), "frames of sound")
+        _expect(shape, (None, *found["train"][0].features), "frames of audio")
         return found
 
     return load
 
 
 def of_recordings(folder: Path) -> tuple[Callable[[Any], Splits], tuple[str, ...]]:
-    """A folder of recordings, a fifth held out; and the letters, of which the first is class 1.
+    """A folder of recordings, a fifth held out; and the letters of its table, of which the first is class 1.
 
-    The letters are those of the table; the recordings are read when they are asked for.
+    The recordings are read when the task is loaded.
     """
     letters = tuple(sorted({letter for text in speech.texts(folder) for letter in text}))
 
@@ -371,24 +370,24 @@ def of_recordings(folder: Path) -> tuple[Callable[[Any], Splits], tuple[str, ...
 
 
 def inputs(tokens: Sequences, shape: Any) -> Any:
-    """The tokens alone, or for a model of several inputs by name, with the mask of their padding."""
+    """The tokens alone, or, for a model with several inputs, by name and with their padding mask."""
     return _masked({"token_ids": tokens}, shape) if isinstance(shape, dict) else tokens
 
 
 def _masked(x: dict[str, Sequences], shape: Mapping[str, Any]) -> dict[str, Sequences]:
-    """Inputs by name, and for those of which the model takes a padding mask, the mask."""
+    """Inputs by name, with a padding mask for those for which the model takes one."""
     masks = {name.replace("token_ids", "padding_mask"): tokens.mask() for name, tokens in x.items()}
     return {**x, **{name: mask for name, mask in masks.items() if name in shape}}
 
 
-def _expect_tokens(shape: Any, made_of: str) -> None:
+def _expect_tokens(shape: Any, content: str) -> None:
     named = isinstance(shape, dict) and "token_ids" in shape and "decoder_token_ids" not in shape
     if not named:
-        _expect(shape, (None,), made_of)
+        _expect(shape, (None,), content)
 
 
-def _expect(shape: Any, wanted: Any, made_of: str) -> None:
-    if shape != wanted:
+def _expect(shape: Any, expected: Any, content: str) -> None:
+    if shape != expected:
         raise WrongConfiguration(
-            f"the task is made of {made_of}, for a model that takes {wanted}; this one takes {shape}"
+            f"the task consists of {content} and needs a model that takes {expected}; this one takes {shape}"
         )

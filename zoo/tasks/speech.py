@@ -3,10 +3,10 @@
 The synthesizer has a source and a filter (Fant 1960, "Acoustic theory of speech production"). The source is
 a train of pulses, as from the vocal folds, or noise, as from air in a narrow place; the filter has the
 resonances of the vocal tract, the formants, by the cascade of Klatt 1980, "Software for a cascade/parallel
-formant synthesizer". They move from one sound's to the next's, which is what tells most sounds apart.
+formant synthesizer". They move from those of one sound to those of the next, which distinguishes most sounds.
 
-    recordings/transcripts.csv: a first line "path,text", then one a line, paths as seen from it
-    recordings/transcripts.tsv: the same with tabs, quotes being letters like others
+    recordings/transcripts.csv: a first line "path,text", then one recording per line, paths relative to it
+    recordings/transcripts.tsv: the same with tabs; quotes have no special meaning
 
 Axes: n samples, t frames, m mel bands, f frequencies.
 """
@@ -31,16 +31,16 @@ from zoo.tasks import tables
 Generator = np.random.Generator
 Split = tuple[list[np.ndarray], list[np.ndarray]]
 
-RATE = 8000  # samples a second of the digits, as of a telephone
-RECORDED = 16_000  # and of recordings
-# A folder's table, and what separates its columns.
+RATE = 8000  # samples per second of the digits, as in telephony
+RECORDED = 16_000  # samples per second of recordings
+# A folder's table, and the separators of its columns.
 TRANSCRIPTS = {"transcripts.tsv": ("\t",), "transcripts.csv": tables.SEPARATORS}
 SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".ogg", ".opus", ".w64", ".wav"}
-FRAME, HOP = 128, 64  # samples that the filter is constant for, and from one filter to the next
+FRAME, HOP = 128, 64  # samples per frame of constant filter, and from one frame to the next
 FREQUENCIES = np.fft.rfftfreq(FRAME, 1 / RATE)
 BANDWIDTHS = np.array([80.0, 110.0, 160.0])  # of the formants, Hz
 
-# Sound -> three formants in Hz, how much of it is voice rather than noise, and its loudness. Vowels are the
+# Sound -> three formants in Hz, the proportion of voice (the rest is noise), and the loudness. Vowels are the
 # men's of Peterson and Barney 1952, "Control methods used in a study of the vowels", table II.
 SOUNDS: dict[str, tuple[float, float, float, float, float]] = {
     "": (500, 1500, 2500, 1.0, 0.0),
@@ -63,7 +63,7 @@ SOUNDS: dict[str, tuple[float, float, float, float, float]] = {
     "t": (2000, 3000, 3700, 0.0, 0.5),
     "k": (1500, 1900, 2600, 0.0, 0.5),
 }
-# Digit -> its sounds, each with milliseconds.
+# Digit -> its sounds and their durations in ms.
 WORDS: tuple[tuple[tuple[str, int], ...], ...] = (
     (("z", 50), ("ɪ", 50), ("r", 40), ("ɔ", 50), ("ʊ", 50)),
     (("w", 50), ("ʌ", 90), ("n", 60)),
@@ -79,9 +79,9 @@ WORDS: tuple[tuple[tuple[str, int], ...], ...] = (
 
 
 def read(*, training: int = 1500, testing: int = 300) -> dict[str, Split]:
-    """Spoken digits to recognize: waves (n,) at `RATE`, and labels (l,), int32, digit d as d + 1.
+    """Spoken digits to recognize: waves (n,) at `RATE`, and labels (l,), int32, d + 1 for digit d.
 
-    Every utterance has a speaker of its own, so those of the test are not those of the training.
+    Every utterance has a different speaker, so no test speaker occurs in training.
     """
     x, digits = spoken_digits(count=training + testing)
     y = [each + 1 for each in digits]
@@ -91,8 +91,8 @@ def read(*, training: int = 1500, testing: int = 300) -> dict[str, Split]:
 def spoken_digits(*, count: int, seed: int = 0) -> Split:
     """`count` utterances of two to five digits: waves (n,), float32 in [-1, 1] at 8 kHz, and digits, int32.
 
-    Each has a speaker (pitch, melody and length of the vocal tract), a tempo, a loudness and a background
-    noise of its own. Which, depends on the seed and the utterance's number, and on nothing else.
+    Each has its own speaker (pitch, melody and length of the vocal tract), tempo, loudness and background
+    noise, which depend only on the seed and the index of the utterance.
     """
     waves, digits = [], []
     for i in range(count):
@@ -104,7 +104,7 @@ def spoken_digits(*, count: int, seed: int = 0) -> Split:
 
 
 def speak(digits: Sequence[int] | np.ndarray, rng: Generator) -> np.ndarray:
-    """A wave (n,) of these digits, by a speaker that is drawn."""
+    """A waveform (n,) of these digits, spoken by a random speaker."""
     sounds = [("", rng.uniform(30, 80))]
     for digit in digits:
         sounds += [*WORDS[digit], ("", rng.uniform(10, 60))]
@@ -129,7 +129,7 @@ def speak(digits: Sequence[int] | np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def tract_filter(formants: np.ndarray) -> np.ndarray:
-    """(t, 3) in Hz -> the gains (t, f) of three resonances in a row, of mean square 1 in every frame."""
+    """(t, 3) in Hz -> the gains (t, f) of three resonances in series, with mean square 1 in every frame."""
     centre, width = formants[:, :, None], BANDWIDTHS[:, None]
     ratio = FREQUENCIES / centre  # (t, 3, f)
     gains = 1 / np.sqrt((1 - ratio**2) ** 2 + (ratio * width / centre) ** 2)
@@ -138,19 +138,19 @@ def tract_filter(formants: np.ndarray) -> np.ndarray:
 
 
 def pulse_train(pitch: np.ndarray) -> np.ndarray:
-    """A pitch (n,) in Hz -> a pulse (n,) whenever a period has gone by, of mean square 1 or so."""
+    """A pitch (n,) in Hz -> one pulse per period (n,), with a mean square of about 1."""
     period = np.floor(np.cumsum(pitch) / RATE)
     return np.diff(period, prepend=0) * np.sqrt(RATE / pitch)
 
 
 def spectrum(wave: np.ndarray) -> np.ndarray:
-    """(n,) -> (n / HOP, f) of frames under a Hann window."""
+    """(n,) -> (n / HOP, f): the spectra of frames under a Hann window."""
     frames = sliding_window_view(np.pad(wave, (0, FRAME - HOP)), FRAME)[::HOP]
     return np.fft.rfft(frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / FRAME)))
 
 
 def overlap_add(frames: np.ndarray) -> np.ndarray:
-    """(t, FRAME), each HOP after the one before -> their sum (n,)."""
+    """(t, FRAME), each starting HOP after the previous one -> their sum (n,)."""
     wave = np.zeros((len(frames) + 1, HOP))
     wave[:-1] += frames[:, :HOP]
     wave[1:] += frames[:, HOP:]
@@ -161,11 +161,11 @@ def overlap_add(frames: np.ndarray) -> np.ndarray:
 
 
 def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarray], list[str]]:
-    """The waves (n,), float32 at `rate` samples a second, and the texts of a folder, as its table lists them.
+    """The waveforms (n,), float32 at `rate` samples per second, and texts that a folder's table lists.
 
-    WAV, FLAC and whatever else libsndfile reads, at any rate, the channels averaged. Recordings that the
-    table does not list are left out, with a warning. Raises DataUnavailable without a table or the soundfile
-    package, or naming every line and every file that is broken.
+    Reads WAV, FLAC and the other formats of libsndfile at any sample rate, and averages the channels.
+    Recordings that are not in the table are skipped, with a warning. Raises DataUnavailable if there is no
+    table or the soundfile package is missing, and for broken lines and files, which it names.
     """
     folder = Path(folder)
     soundfile = _soundfile(folder)
@@ -174,7 +174,7 @@ def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarra
     for number, path, text in lines:
         try:
             if not path or not text:
-                raise ValueError("no path or no text")
+                raise ValueError("path or text missing")
             wave, its_rate = soundfile.read(folder / path, dtype="float32", always_2d=True)
         except (OSError, ValueError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
             broken.append(f"line {number}, {path or 'no path'}: {error}")
@@ -182,13 +182,13 @@ def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarra
         waves.append(resampled(wave.mean(axis=1), its_rate, rate))
         texts.append(text)
     if broken:
-        told = "; ".join(broken[:20]) + (" ..." if len(broken) > 20 else "")
-        raise DataUnavailable(f"{table}: {len(broken)} broken: {told}. Correct or remove them")
+        listed = "; ".join(broken[:20]) + (" ..." if len(broken) > 20 else "")
+        raise DataUnavailable(f"{table}: {len(broken)} broken: {listed}. Correct or remove them")
     listed = {(folder / path).resolve() for _, path, _ in lines}
     if unlisted := [path for path in _sounds(folder) if path.resolve() not in listed]:
         names = ", ".join(str(path.relative_to(folder)) for path in unlisted[:5])
         warnings.warn(
-            f"{folder.name}: {len(unlisted)} recordings are not in {table.name} and left out: {names}"
+            f"{folder.name}: {len(unlisted)} recordings are not in {table.name} and were skipped: {names}"
             + (" ..." if len(unlisted) > 5 else ""),
             stacklevel=2,
         )
@@ -196,7 +196,7 @@ def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarra
 
 
 def _sounds(folder: Path) -> list[Path]:
-    """The files in a folder and below that are named as sound, but for hidden ones."""
+    """The audio files in a folder and its sub-folders, by their suffixes, without hidden ones."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and is_file(path))
     return sorted(p for p in found if not any(map(tables.hidden, map(Path, p.relative_to(folder).parts))))
 
@@ -204,15 +204,15 @@ def _sounds(folder: Path) -> list[Path]:
 def texts(folder: str | Path) -> list[str]:
     """The texts of a folder of recordings, as its table lists them.
 
-    Raises DataUnavailable without a table.
+    Raises DataUnavailable if there is no table.
     """
     return [text for _, _, text in _transcripts(Path(folder))[1]]
 
 
 def load(path: str | Path, rate: int = RECORDED) -> np.ndarray:
-    """A recording's wave (n,), float32 at `rate` samples a second, its channels averaged.
+    """A recording's waveform (n,), float32 at `rate` samples per second, its channels averaged.
 
-    Raises DataUnavailable without the soundfile package, and for a file that is missing or no sound.
+    Raises DataUnavailable if the soundfile package is missing, or the file is missing or not audio.
     """
     soundfile = _soundfile(Path(path))
     try:
@@ -234,45 +234,47 @@ def _soundfile(folder: Path) -> Any:
 
 
 def _transcripts(folder: Path) -> tuple[Path, list[tuple[int, str, str]]]:
-    """The table of a folder, and of each line its number, path and text."""
+    """The table of a folder, and the number, path and text of each line."""
     if (table := transcripts(folder)) is None:
         raise DataUnavailable(
-            f"{folder}: no {' and no '.join(TRANSCRIPTS)}; expected one, with lines of path and text"
+            f"{folder}: no {' and no '.join(TRANSCRIPTS)}; expected one, with columns 'path' and 'text'"
         )
-    separators, wanted = TRANSCRIPTS[table.name.lower()], ("path", "text")
+    separators, names = TRANSCRIPTS[table.name.lower()], ("path", "text")
     decoded, bad = tables.lines(table)
-    found = tables.header(decoded, wanted, separators)
+    found = tables.header(decoded, names, separators)
     quoting = csv.QUOTE_NONE if found.separator == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(decoded[found.line :], delimiter=found.separator, quoting=quoting)
     lines = []
     for row in reader:
-        cells = {name: row[place] for name, place in found.columns.items() if place < len(row)}
+        cells = {name: row[i] for name, i in found.columns.items() if i < len(row)}
         if any(cell.strip() for cell in row):
             number = found.line + reader.line_num
             lines.append((number, cells.get("path", "").strip(), cells.get("text", "")))
-    if not lines or len(found.columns) < len(wanted):
+    if not lines or len(found.columns) < len(names):
         raise DataUnavailable(
-            f"{table}: expected a first line {separators[0].join(wanted)!r} and a line for each "
-            f"recording; it begins with {str(found)!r}"
+            f"{table}: the first line is {str(found)!r}; expected {separators[0].join(names)!r}, then one "
+            "line per recording"
         )
     tables.refuse(table, bad)
     return table, lines
 
 
 def transcripts(folder: Path) -> Path | None:
-    """The table of a folder of recordings, in capitals or not; None for another folder.
+    """The table of a folder of recordings, its name matched without case; None for other folders.
 
-    Raises DataUnavailable for a folder with two.
+    Raises DataUnavailable for a folder with two tables.
     """
     names = sorted(p.name for p in folder.iterdir()) if is_dir(folder) else []
     found = [folder / name for name in names if name.lower() in TRANSCRIPTS and is_file(folder / name)]
     if len(found) > 1:
-        raise DataUnavailable(f"{folder}: {' and '.join(p.name for p in found)}; expected one of them")
+        raise DataUnavailable(
+            f"{folder}: has {' and '.join(p.name for p in found)}; expected only one of them"
+        )
     return found[0] if found else None
 
 
 def resampled(wave: np.ndarray, old: int, new: int) -> np.ndarray:
-    """A wave (n,) of `old` samples a second at `new`: ceil(n new / old) samples, by a polyphase filter."""
+    """A waveform (n,) resampled from `old` to `new` samples per second (ceil(n new / old)), polyphase."""
     from scipy.signal import resample_poly
 
     if old == new or not len(wave):

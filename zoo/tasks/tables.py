@@ -1,7 +1,7 @@
-"""Lines and tables as editors and spreadsheets write them, for texts, images and recordings.
+"""Text files and tables as editors and spreadsheets write them, for texts, images and recordings.
 
-A file is UTF-8, or UTF-16 or UTF-32 as its first bytes say. A table's first line names its columns, in
-capitals or not, between commas, semicolons or tabs. Whatever is wrong is named by its line.
+Files are UTF-8, or UTF-16 or UTF-32 if they start with a byte order mark. A table's first line names its
+columns (in any case), separated by commas, semicolons or tabs. Errors name the line.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from zoo.errors import DataUnavailable
 Record = dict[str, str] | str  # a line's fields by name, or what is wrong with it
 
 SEPARATORS = (",", ";", "\t")
-# A mark of UTF-32 begins as one of UTF-16 does.
+# UTF-32's mark starts with UTF-16's, so it is tried first.
 MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
-COPIES = {"__macosx", "@eadir"}  # folders of systems, whose files are named as those beside them
-NAMED = 5  # bad lines, before the rest is counted
+COPIES = {"__macosx", "@eadir"}  # folders of operating systems with copies of the files beside them
+NAMED = 5  # invalid lines that an error lists
 
 
 def lines(path: Path) -> tuple[list[str], dict[int, str]]:
-    """A file's lines with their ends; and what is wrong with those that are not UTF-8, by number from 1.
+    """A file's lines with their line ends, and the errors of those that are not UTF-8, by number from 1.
 
     Raises DataUnavailable for a file that cannot be read.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataUnavailable(f"{path}: {error.strerror}; expected a file of text") from None
+        raise DataUnavailable(f"{path}: {error.strerror}; expected a text file") from None
     decoded: list[str] = []
     bad: dict[int, str] = {}
     for number, line in enumerate(_utf8(path, data).splitlines(keepends=True), start=1):
         try:
             decoded.append(line.decode())
         except UnicodeDecodeError as error:
-            bad[number] = f"not UTF-8 at its byte {error.start + 1}"
+            bad[number] = f"not UTF-8 at byte {error.start + 1} of the line"
             decoded.append(line.decode(errors="replace"))
     return decoded, bad
 
 
 def _utf8(path: Path, data: bytes) -> bytes:
-    """The same text in UTF-8, without its mark. Raises DataUnavailable for damaged UTF-16 or UTF-32."""
+    """The text in UTF-8, without a byte order mark. Raises DataUnavailable for damaged UTF-16 or UTF-32."""
     encoding = next((name for mark, name in MARKS if data.startswith(mark)), _unmarked(data[:64]))
     if encoding is None:
         return data.removeprefix(codecs.BOM_UTF8)
@@ -56,33 +56,33 @@ def _utf8(path: Path, data: bytes) -> bytes:
         return data.decode(encoding).encode()
     except UnicodeDecodeError as error:
         raise DataUnavailable(
-            f"{path}: not {encoding.upper()} at its byte {error.start + 1}; save it as UTF-8"
+            f"{path}: not {encoding.upper()} at byte {error.start + 1}; save it as UTF-8"
         ) from None
 
 
 def _unmarked(first: bytes) -> str | None:
-    """UTF-16 without a mark has a NUL in every other byte of Latin letters."""
+    """The encoding of UTF-16 without a mark, in which every second byte of Latin letters is NUL."""
     if len(first) < 8 or not any(first):
         return None
     return "utf-16-le" if not any(first[1::2]) else "utf-16-be" if not any(first[::2]) else None
 
 
 def refuse(path: Path, bad: Mapping[int, str]) -> None:
-    """Raise DataUnavailable if there are bad lines: names the first few, and says how many more there are."""
+    """Raise DataUnavailable if there are invalid lines, naming the first few and the number of others."""
     if not bad:
         return
     first = "; ".join(f"line {number}: {bad[number]}" for number in sorted(bad)[:NAMED])
     more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    raise DataUnavailable(f"{path}: {first}{more}. Nothing was read: correct these lines first")
+    raise DataUnavailable(f"{path}: {first}{more}. Nothing was read; correct these lines first")
 
 
 def hidden(path: Path) -> bool:
-    """Whether a file or folder is hidden, or one of the copies that systems keep."""
+    """Whether a file or folder is hidden, or one of an operating system's copies."""
     return path.name.startswith(".") or path.name.lower() in COPIES
 
 
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of classes, each once, sorted; as numbers where all are integers: 0, 1, 2, 10."""
+    """The distinct class names, sorted; numerically if all are integers: 0, 1, 2, 10."""
     names = set(names)
     if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
@@ -94,9 +94,9 @@ def ordered(names: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Header:
-    """The first line of a table: its number, what separates its columns, and where the wanted ones are."""
+    """The first line of a table: its number, its separator, and the indices of the required columns."""
 
-    line: int = 0  # that it ends in, from 1; 0 for a table without one
+    line: int = 0  # in which it ends, from 1; 0 for an empty table
     separator: str = ","
     names: tuple[str, ...] = ()
     columns: Mapping[str, int] = field(default_factory=dict)
@@ -105,10 +105,10 @@ class Header:
         return self.separator.join(self.names) or "nothing"
 
 
-def header(decoded: Sequence[str], wanted: Sequence[str], separators: Sequence[str] = SEPARATORS) -> Header:
-    """The first line that is not blank, by the separator with which most of the wanted columns are there.
+def header(decoded: Sequence[str], required: Sequence[str], separators: Sequence[str] = SEPARATORS) -> Header:
+    """The first line that is not blank, split by the separator that gives most of the required columns.
 
-    Names are compared without regard to capitals and spaces around them. Excel's "sep=;" goes before.
+    Names are compared without case and surrounding spaces. Excel's "sep=;" may precede the line.
     """
     start = 0
     if decoded and (match := re.fullmatch(r'"?sep=(.)"?\s*', decoded[0], re.IGNORECASE)):
@@ -117,11 +117,11 @@ def header(decoded: Sequence[str], wanted: Sequence[str], separators: Sequence[s
         start += 1
     if start == len(decoded):
         return Header()
-    found = [_header(decoded, start, wanted, separator) for separator in separators]
+    found = [_header(decoded, start, required, separator) for separator in separators]
     return max(found, key=lambda each: (len(each.columns), len(each.names)))
 
 
-def _header(decoded: Sequence[str], start: int, wanted: Sequence[str], separator: str) -> Header:
+def _header(decoded: Sequence[str], start: int, required: Sequence[str], separator: str) -> Header:
     reader = csv.reader(decoded[start:], delimiter=separator, strict=True)
     try:
         names = tuple(name.strip() for name in next(reader))
@@ -129,7 +129,7 @@ def _header(decoded: Sequence[str], start: int, wanted: Sequence[str], separator
         names = (decoded[start].strip(),)
     folded = [name.casefold() for name in names]
     columns = {}
-    for name in wanted:
+    for name in required:
         if name in names:
             columns[name] = names.index(name)
         elif folded.count(name.casefold()) == 1:
@@ -137,22 +137,22 @@ def _header(decoded: Sequence[str], start: int, wanted: Sequence[str], separator
     return Header(start + max(1, reader.line_num), separator, names, columns)
 
 
-def first_line(path: Path, wanted: Sequence[str]) -> Header:
-    """The header of a file, of which only the beginning is read."""
+def first_line(path: Path, required: Sequence[str]) -> Header:
+    """The header of a file; reads only its beginning."""
     with path.open("rb") as file:
         data = file.read(65_536)
     cut = data[: len(data) - len(data) % 4] if len(data) == 65_536 else data
     try:
         text = _utf8(path, cut)
-    except DataUnavailable:  # is said when the file is read
+    except DataUnavailable:  # raised again when the whole file is read
         text = cut
-    return header(text.decode(errors="replace").splitlines(keepends=True), wanted)
+    return header(text.decode(errors="replace").splitlines(keepends=True), required)
 
 
 def records(decoded: Sequence[str], found: Header) -> Iterator[tuple[int, Record]]:
-    """Each record after the header, by the names of its columns and the wanted ones, and its first line.
+    """Each record after the header, by its own and the required column names, with its line number.
 
-    Records without any text are left out: spreadsheets write empty rows as separators alone.
+    Empty records are skipped: spreadsheets write an empty row as separators.
     """
     rows = csv.reader(decoded[found.line :], delimiter=found.separator, strict=True)
     while True:
@@ -167,7 +167,7 @@ def records(decoded: Sequence[str], found: Header) -> Iterator[tuple[int, Record
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(found.names):
-            yield number, f"{len(row)} columns, the first line names {len(found.names)}"
+            yield number, f"{len(row)} columns, expected {len(found.names)} as in the first line"
         else:
-            wanted = {name: row[place] for name, place in found.columns.items()}
-            yield number, {**dict(zip(found.names, row, strict=True)), **wanted}
+            required = {name: row[i] for name, i in found.columns.items()}
+            yield number, {**dict(zip(found.names, row, strict=True)), **required}

@@ -1,14 +1,14 @@
-"""Texts with a label, and a text to go on with.
+"""Labelled texts, and a text for next-token prediction.
 
 `languages`    which of 20 languages three names are in (CLDR, which Babel ships)
 `corpus`       the reference text of Python's own documentation, which Python ships
 `keras_dataset`  imdb and reuters: word ids, downloaded
-`table`        a file of one's own, a text and a label a line:
+`table`        your own file with a text and a label per line:
 
-    reviews.csv:    a first line "text,label", then one a line; as spreadsheets write it, see `tables`
-    reviews.jsonl:  {"text": "...", "label": "..."} a line
+    reviews.csv:    a first line "text,label", then one example per line; see `tables`
+    reviews.jsonl:  one {"text": "...", "label": "..."} per line
 
-Texts are str; how a model reads them, as bytes or tokens, is not decided here.
+Texts are str; the caller decides whether a model reads them as bytes or tokens.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ Labelled = tuple[list[str], np.ndarray]  # texts, labels (n,) int32
 
 # Which language
 
-# As it is called in English -> its locale in CLDR. All but Russian and Ukrainian are in Latin script, so that
-# letters alone do not tell; no two are so near as Spanish and Portuguese, which short names leave open.
+# English name -> locale in CLDR. All but Russian and Ukrainian use Latin script, so letters alone do not
+# suffice; no two are as close as Spanish and Portuguese, which short names do not distinguish.
 CODES = {
     "Czech": "cs",
     "Danish": "da",
@@ -65,12 +65,12 @@ LONGEST = 64  # bytes of an example in UTF-8
 
 
 def languages() -> dict[str, Labelled]:
-    """Three names of places, languages, months or days, "Griechisch, Mongolei, Juli", to tell the language.
+    """Three names of countries, languages, months or days, "Griechisch, Mongolei, Juli", in one language.
 
-    6,000 texts of at most 64 bytes to learn from and 1,500 held out, 300 and 75 of each of `LANGUAGES`, whose
-    places are the labels. Only names that one of the 20 languages alone has; a fifth of them is held out, so
-    that no name of `test` is in `train`. The names are CLDR's, the Unicode consortium's, as Babel ships them.
-    Raises DataUnavailable without Babel.
+    6,000 training texts of at most 64 bytes and 1,500 held out, 300 and 75 for each of `LANGUAGES`, whose
+    index is the label. Only names that are unique to one of the 20 languages are used; a fifth of them is
+    held out, so that no name of `test` is in `train`. The names are those of CLDR (Unicode), which Babel
+    ships. Raises DataUnavailable if Babel is not installed.
     """
     named = {language: _names(code) for language, code in CODES.items()}
     owners = Counter(key for names in named.values() for key in names)
@@ -88,9 +88,9 @@ def languages() -> dict[str, Labelled]:
 
 
 def _names(code: str) -> dict[str, str]:
-    """A locale's names without a comma, each by its letters without case.
+    """A locale's names without a comma, by their case-folded form.
 
-    Months and days as they stand in dates: Babel's other forms leak from one locale into another
+    Months and days are in the form used in dates: Babel's other forms leak from one locale into another
     (github.com/python-babel/babel/issues/1234).
     """
     locale = babel().Locale.parse(code)
@@ -100,7 +100,7 @@ def _names(code: str) -> dict[str, str]:
 
 
 def _triples(names: np.ndarray, rng: np.random.Generator) -> Iterator[str]:
-    """Three different names at a time, for ever, those that are not too long."""
+    """An endless stream of three different names, joined, that are not too long."""
     while True:
         text = ", ".join(rng.choice(names, 3, replace=False))
         if len(text.encode()) <= LONGEST:
@@ -108,24 +108,24 @@ def _triples(names: np.ndarray, rng: np.random.Generator) -> Iterator[str]:
 
 
 def babel() -> Any:
-    """The package, with `babel.dates`; raises DataUnavailable where it is not installed."""
+    """The package, with `babel.dates`; raises DataUnavailable if it is not installed."""
     try:
         import babel.dates
     except ImportError:
         raise DataUnavailable(
-            "names and dates of the languages come with Babel, which is not installed. To install it: "
+            "the names and dates of this task come from Babel, which is not installed. To install it: "
             'pip install "keras-zoo-parity[text]"'
         ) from None
     return babel
 
 
-# A text to go on with
+# A text for next-token prediction
 
 
 def corpus() -> dict[str, str]:
-    """The reference text of Python's documentation, as `help` shows it: the last tenth is held out.
+    """The reference text of Python's documentation, as `help` shows it; the last tenth is held out.
 
-    465 thousand characters in Python 3.11. It is that of the Python that runs: a release rewords some of it.
+    465 thousand characters in Python 3.11. It is that of the running Python; releases reword parts of it.
     """
     from pydoc_data.topics import topics
 
@@ -133,13 +133,13 @@ def corpus() -> dict[str, str]:
 
 
 def parts(text: str) -> dict[str, str]:
-    """The first nine tenths to learn from, the last held out."""
+    """The first nine tenths for training, the last held out."""
     end = len(text) * 9 // 10
     return {"train": text[:end], "test": text[end:]}
 
 
 def read(path: Path) -> str:
-    """A text, see `tables`. Raises DataUnavailable that names the bad lines by number."""
+    """The text of a file, see `tables`. Raises DataUnavailable that names invalid lines by number."""
     decoded, bad = lines(path)
     refuse(path, bad)
     return "".join(decoded)
@@ -147,15 +147,15 @@ def read(path: Path) -> str:
 
 # Data sets of keras.datasets
 
-# Ids are below it: 0 pads, 1 begins a text, 2 is any rarer word, others follow from 4, most frequent first.
+# The vocabulary: 0 is padding, 1 starts a text, 2 is any rarer word; others follow from 4, by frequency.
 WORDS = 20_000
 
 
 def keras_dataset(name: str) -> Callable[[], dict[str, tuple[list[np.ndarray], np.ndarray]]]:
-    """imdb (2 labels) or reuters (46), downloaded on first use and kept where Keras keeps them.
+    """imdb (2 labels) or reuters (46), downloaded on first use to Keras's cache.
 
-    Loading gives for each split a list of texts, word ids (length,) int32 below `WORDS`, and labels (n,).
-    Raises DataUnavailable when it is neither here nor to be had.
+    Loading returns for each split a list of texts, word ids (length,) int32 below `WORDS`, and labels (n,).
+    Raises DataUnavailable if it is neither cached nor downloadable.
     """
 
     def load() -> dict[str, tuple[list[np.ndarray], np.ndarray]]:
@@ -163,8 +163,8 @@ def keras_dataset(name: str) -> Callable[[], dict[str, tuple[list[np.ndarray], n
             train, test = getattr(keras.datasets, name).load_data(num_words=WORDS)
         except Exception as error:  # Keras raises a bare Exception when a download fails
             raise DataUnavailable(
-                f"{name}: {error}. It is downloaded on first use: connect to the network, or put the file "
-                "into ~/.keras/datasets. `corpus` needs no download."
+                f"{name}: {error}. It is downloaded on first use: connect to the network, or copy the file "
+                "to ~/.keras/datasets. The task languages needs no download."
             ) from error
         return {
             split: ([np.array(words, np.int32) for words in texts], np.array(labels, np.int32))
@@ -174,12 +174,12 @@ def keras_dataset(name: str) -> Callable[[], dict[str, tuple[list[np.ndarray], n
     return load
 
 
-# A file of one's own
+# Your own file
 
 
 @dataclass(frozen=True)
 class Table:
-    """A file's texts and labels, places in `classes`; `test` is empty where no class has three examples."""
+    """A file's texts and labels, indices into `classes`; `test` is empty if no class has three examples."""
 
     name: str
     classes: tuple[str, ...]
@@ -188,17 +188,17 @@ class Table:
 
 
 def table(path: str | Path, *, text: str = "text", label: str = "label") -> Table:
-    """A .csv, .tsv or .txt whose first line names its columns, or a .jsonl or .ndjson with an object a line.
+    """Read a .csv, .tsv or .txt whose first line names its columns, or a .jsonl or .ndjson of objects.
 
-    `text` and `label` name the two columns or keys, in capitals or not; others are left alone, and so are
-    blank lines. Columns are separated by commas, semicolons or tabs. A label is a string or, in JSON, an
-    integer, without spaces around it; classes are sorted, as numbers if all are. A fifth of each is held out,
-    always the same. Raises DataUnavailable that names the bad lines by number, WrongConfiguration for another
-    ending.
+    `text` and `label` name the two columns or keys, matched without case; other columns and blank lines are
+    ignored. Columns are separated by commas, semicolons or tabs. A label is a string or, in JSON, an integer,
+    and surrounding spaces are removed; classes are sorted, numerically if all are numbers. A fifth of each is
+    held out, always the same examples. Raises DataUnavailable that names the invalid lines by number,
+    WrongConfiguration for another ending.
     """
     path = Path(path)
     if path.suffix.lower() not in READERS:
-        raise WrongConfiguration(f"{path}: expected a file that ends in {', '.join(READERS)}")
+        raise WrongConfiguration(f"{path}: unknown ending; expected {', '.join(READERS)}")
     decoded, bad = lines(path)
     rows: list[tuple[str, str]] = []
     for number, record in READERS[path.suffix.lower()](decoded, (text, label)):
@@ -212,8 +212,8 @@ def table(path: str | Path, *, text: str = "text", label: str = "label") -> Tabl
     classes = ordered(called for _, called in rows)
     if len(classes) < 2:
         raise DataUnavailable(
-            f"{path}: {len(rows)} texts of {len(classes)} labels ({', '.join(classes)}); expected two labels "
-            "or more"
+            f"{path}: {len(rows)} texts of {len(classes)} labels ({', '.join(classes)}); expected at least "
+            "two labels"
         )
     labels = np.array([classes.index(called) for _, called in rows], np.int32)
     apart = held_out(labels, "table")
@@ -221,27 +221,27 @@ def table(path: str | Path, *, text: str = "text", label: str = "label") -> Tabl
     return Table(path.name, classes, train, test)
 
 
-Record = dict[str, Any] | str  # a line's fields by name, or what is wrong with it
+Record = dict[str, Any] | str  # a line's fields by name, or its error
 
 
-def _csv_records(decoded: Sequence[str], wanted: tuple[str, str]) -> Iterator[tuple[int, Record]]:
-    """Each record after the first line, with the number of the line it begins in."""
-    found = tables.header(decoded, wanted)
-    missing = [name for name in wanted if name not in found.columns]
+def _csv_records(decoded: Sequence[str], required: tuple[str, str]) -> Iterator[tuple[int, Record]]:
+    """Each record after the first line, with the number of its first line."""
+    found = tables.header(decoded, required)
+    missing = [name for name in required if name not in found.columns]
     if missing and found.line:
-        lacks = " and no ".join(map(repr, missing))
+        absent = " and no ".join(map(repr, missing))
         yield (
             found.line,
             (
-                f"no {lacks}, there are {', '.join(found.names)}; a table of texts has a column 'text' and a "
-                "column 'label', or name the two by text= and label="
+                f"no column {absent}; the columns are {', '.join(found.names)}; expected "
+                "'text' and 'label', or the names given as text= and label="
             ),
         )
     elif not missing:
         yield from tables.records(decoded, found)
 
 
-def _json_records(decoded: Sequence[str], wanted: tuple[str, str]) -> Iterator[tuple[int, Record]]:
+def _json_records(decoded: Sequence[str], required: tuple[str, str]) -> Iterator[tuple[int, Record]]:
     """Each line that is not blank, with its number."""
     for number, line in enumerate(decoded, start=1):
         if not line.strip():
@@ -254,15 +254,15 @@ def _json_records(decoded: Sequence[str], wanted: tuple[str, str]) -> Iterator[t
         if not isinstance(record, dict):
             yield number, "expected an object, {...}"
             continue
-        keys = {name: _key(record, name) for name in wanted}
+        keys = {name: _key(record, name) for name in required}
         if missing := [name for name, key in keys.items() if key is None]:
-            yield number, f"no {missing[0]!r}, there are {', '.join(record)}"
+            yield number, f"no key {missing[0]!r}; the keys are {', '.join(record)}"
         else:
             yield number, {**record, **{name: record[key] for name, key in keys.items()}}
 
 
 def _key(record: Mapping[str, Any], name: str) -> str | None:
-    """What a record calls it: as it is, or in other capitals if that is one key alone."""
+    """The record's key of that name: the same, or the only one that differs in case alone."""
     alike = [key for key in record if key.casefold() == name.casefold()]
     return name if name in record else alike[0] if len(alike) == 1 else None
 
@@ -274,14 +274,14 @@ READERS = {
 
 
 def _fault(record: Mapping[str, Any], text: str, label: str) -> str | None:
-    """What is wrong with a record, if anything is."""
-    written, called = record[text], record[label]
-    if not isinstance(written, str) or not written.strip():
-        return f"{text!r} is {reprlib.repr(written)}; expected a text"
-    if not isinstance(called, str | int) or isinstance(called, bool) or not str(called).strip():
-        return f"{label!r} is {reprlib.repr(called)}; expected a string or an integer"
+    """The error of an invalid record, or None."""
+    content, name = record[text], record[label]
+    if not isinstance(content, str) or not content.strip():
+        return f"{text!r} is {reprlib.repr(content)}; expected a text"
+    if not isinstance(name, str | int) or isinstance(name, bool) or not str(name).strip():
+        return f"{label!r} is {reprlib.repr(name)}; expected a string or an integer"
     try:
-        f"{written}{called}".encode()
+        f"{content}{name}".encode()
     except UnicodeEncodeError:
-        return "half of a surrogate pair, which no UTF-8 holds"
+        return "half of a surrogate pair, which UTF-8 cannot encode"
     return None

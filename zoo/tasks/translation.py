@@ -1,7 +1,7 @@
-"""Texts to turn into other texts, and how well that was done.
+"""Pairs of texts, and metrics of translations.
 
 `dates`   dates as people write them in ten locales -> ISO 8601 (CLDR, which Babel ships)
-`pairs`   a file of one's own: a text, a tab and its translation a line
+`pairs`   your own file: a text, a tab and its translation per line
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ LOCALES = ("de", "en", "es", "fr", "hu", "it", "ja", "pl", "ru", "sv")
 LENGTHS = ("short", "medium", "long", "full")  # CLDR's four
 SKELETONS = ("yMd", "yMEd", "yMMMd", "yMMMEd")  # numbers or a short month, without and with a weekday
 LEFT_OUT = {
-    # 9/10/26 and 9/10/2026: the other locales that write strokes and end on the year begin with the day.
+    # 9/10/26 and 9/10/2026: the other locales with slashes and a final year start with the day.
     ("en", "short"),
     ("en", "yMd"),
-    # Its weekday is of the forms that leak from one locale into another (python-babel/babel#1234).
+    # Its weekday has one of the forms that leak from one locale into another (python-babel/babel#1234).
     ("ru", "yMEd"),
 }
-FIRST, LAST = date(1970, 1, 1), date(2049, 12, 31)  # less than a century: two digits tell the year
+FIRST, LAST = date(1970, 1, 1), date(2049, 12, 31)  # less than a century: two digits determine the year
 COUNTS = {"train": 8000, "test": 1000}
 
 
 def dates() -> dict[str, Translated]:
     """Dates as people write them, "mar. 24 nov. 2026", to ISO 8601, "2026-11-24".
 
-    8,000 to learn from and 1,000 held out, every one another day of 1970 to 2049; sources of at most 40
-    characters, in ten locales and CLDR's forms of a date, as they are, in small letters, or without the stops
-    and commas as well. No source can mean two days. Raises DataUnavailable without Babel.
+    8,000 for training and 1,000 held out, all different days from 1970 to 2049. Sources have at most 40
+    characters, in ten locales and CLDR's date formats, unchanged, in lower case, or in lower case without
+    full stops and commas. No source is ambiguous. Raises DataUnavailable if Babel is not installed.
     """
     rng = random.generator("dates")
     days = rng.permutation((LAST - FIRST).days + 1)[: sum(COUNTS.values())]
-    ways = list(product(forms(), HANDS))
+    styles = list(product(forms(), SPELLINGS))
     pairs = []
-    for day, way in zip(days, rng.integers(len(ways), size=len(days)), strict=True):
-        (locale, form), hand = ways[way]
+    for day, style in zip(days, rng.integers(len(styles), size=len(days)), strict=True):
+        (locale, form), spelling = styles[style]
         when = FIRST + timedelta(int(day))
-        pairs.append((hand(write(when, locale, form)), when.isoformat()))
+        pairs.append((spelling(write(when, locale, form)), when.isoformat()))
     end = COUNTS["train"]
     return {"train": _apart(pairs[:end]), "test": _apart(pairs[end:])}
 
 
 def forms() -> list[tuple[str, str]]:
-    """Each locale with each form of a date, but for what is `LEFT_OUT`."""
-    return [way for way in product(LOCALES, LENGTHS + SKELETONS) if way not in LEFT_OUT]
+    """Each locale with each date format, except `LEFT_OUT`."""
+    return [form for form in product(LOCALES, LENGTHS + SKELETONS) if form not in LEFT_OUT]
 
 
 def write(when: date, locale: str, form: str) -> str:
-    """A date in a form of `LENGTHS` or `SKELETONS`; the narrow spaces of typesetters become plain ones."""
+    """A date in a format of `LENGTHS` or `SKELETONS`; narrow spaces become ordinary ones."""
     formats = babel().dates
     if form in LENGTHS:
         text = formats.format_date(when, form, locale=locale)
@@ -70,22 +70,22 @@ def write(when: date, locale: str, form: str) -> str:
 
 
 def _without_stops(text: str) -> str:
-    """Small letters, and no stops or commas at the end of a word."""
+    """Lower case, without full stops and commas at the ends of words."""
     return re.sub(r"[.,]+(?= |$)", "", text.lower())
 
 
-HANDS: tuple[Callable[[str], str], ...] = (str, str.lower, _without_stops)
+SPELLINGS: tuple[Callable[[str], str], ...] = (str, str.lower, _without_stops)
 
 
-# A file of one's own
+# Your own file
 
 
 def pairs(path: str | Path) -> dict[str, Translated]:
-    """A text, a tab and its translation a line, see `tables.lines`; blank lines are left out.
+    """Read a text, a tab and its translation per line, see `tables.lines`; blank lines are skipped.
 
-    Every line has as many columns as the first; those after the second are left alone (sentence pairs of
-    Tatoeba carry their origin there). A fifth of the sources is held out, with all their translations, always
-    the same. Raises DataUnavailable that names the bad lines by number.
+    Every line has as many columns as the first; those after the second are ignored (Tatoeba's sentence pairs
+    have their source there). A fifth of the sources is held out with all their translations, always the same
+    ones. Raises DataUnavailable that names the invalid lines by number.
     """
     path = Path(path)
     decoded, bad = lines(path)
@@ -95,14 +95,14 @@ def pairs(path: str | Path) -> dict[str, Translated]:
     columns = max(2, len(next(iter(split.values()), [])))
     for number, fields in split.items():
         if len(fields) != columns:
-            bad.setdefault(number, f"{len(fields)} columns between tabs, expected {columns}")
+            bad.setdefault(number, f"{len(fields)} columns separated by tabs, expected {columns}")
         elif not (fields[0].strip() and fields[1].strip()):
-            bad.setdefault(number, "no text before the first tab, or none after it")
+            bad.setdefault(number, "text missing before or after the first tab")
     refuse(path, bad)
     sources = sorted({fields[0] for fields in split.values()})
     if len(sources) < 2:
         raise DataUnavailable(
-            f"{path}: {len(sources)} different sources; expected two or more, for some are held out"
+            f"{path}: {len(sources)} different sources; expected two or more, as some are held out"
         )
     order = random.generator("pairs").permutation(len(sources))
     apart = {sources[i] for i in order[: -(-len(sources) // 5)]}
@@ -117,14 +117,14 @@ def _apart(pairs: Sequence[tuple[str, str]]) -> Translated:
     return [source for source, _ in pairs], [target for _, target in pairs]
 
 
-# How well
+# Metrics
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """BLEU of a corpus with one reference a hypothesis, 0 to 100 (Papineni et al. 2002, ACL).
+    """Corpus BLEU with one reference per hypothesis, 0 to 100 (Papineni et al. 2002, ACL).
 
-    Tokens and smoothing are sacrebleu's defaults: "13a" and "exp" (Post 2018, arXiv:1804.08771). Raises
-    WrongConfiguration for lists of different lengths or none, DataUnavailable without sacrebleu.
+    Tokenization and smoothing are sacrebleu's defaults, "13a" and "exp" (Post 2018, arXiv:1804.08771). Raises
+    WrongConfiguration for empty lists or different lengths, DataUnavailable if sacrebleu is not installed.
     """
     _check(hypotheses, references)
     try:
@@ -138,9 +138,9 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """The share of hypotheses that are their references, letter for letter, 0 to 1.
+    """The fraction of hypotheses that equal their references exactly, 0 to 1.
 
-    Raises WrongConfiguration for lists of different lengths or none.
+    Raises WrongConfiguration for empty lists or different lengths.
     """
     _check(hypotheses, references)
     return sum(map(str.__eq__, hypotheses, references)) / len(hypotheses)
@@ -148,8 +148,9 @@ def exact_match(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if isinstance(hypotheses, str) or isinstance(references, str):
-        raise WrongConfiguration("expected lists of texts, hypotheses and references; got a single text")
+        raise WrongConfiguration("got a single text; expected two lists of texts, hypotheses and references")
     if len(hypotheses) != len(references) or not len(hypotheses):
         raise WrongConfiguration(
-            f"{len(hypotheses)} hypotheses and {len(references)} references; expected as many, at least 1"
+            f"{len(hypotheses)} hypotheses and {len(references)} references; expected as many of both, at "
+            "least 1"
         )

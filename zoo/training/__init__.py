@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo._lazy import keras
-from zoo.augment import Wanted
-from zoo.tasks import Code, Task
+from zoo.augment import AugmentSpec
+from zoo.tasks import Task, Tokenizer
 from zoo.training.engines import ENGINES
 from zoo.training.loop import Loop
 from zoo.training.plan import Options, plan_run
@@ -40,8 +40,8 @@ def train(
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
     validation: tuple[Any, Any] | None = None,
-    augment: Wanted | None = None,
-    tokenizer: Code | str | Path | None = None,
+    augment: AugmentSpec | None = None,
+    tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
     early_stopping: EarlyStopping | None = None,
     seed: int | None = None,

@@ -1,7 +1,7 @@
 """A training run in a file: saved on any framework by either engine, resumed on any other.
 
-One safetensors file holds the model's variables by path ("model/head/kernel"), what the optimizer remembers
-("optimizer/momentum/head/kernel", see `zoo.optimizers.Optimizer.memory`), the losses so far, and in its
+One safetensors file holds the model's variables by path ("model/head/kernel"), the optimizer state
+("optimizer/momentum/head/kernel", see `zoo.optimizers.Optimizer.state_dict`), the losses so far, and in its
 header the model's name, the seed, the batch size and the optimizer's description. Layer names are the zoo's
 and not a counter's, so the paths are the same everywhere.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from zoo import backends, storage
 from zoo._lazy import keras, ops
-from zoo.augment import written
+from zoo.augment import format_transforms
 from zoo.errors import WrongConfiguration, ZooError
 from zoo.tasks import Task
 from zoo.training.run import Run
@@ -79,16 +79,16 @@ class Checkpoint:
                 f"resume: {self.path} has {len(losses)} steps already; steps={total} (or as many epochs) "
                 "counts from the beginning, so ask for more"
             )
-        kept = run.trainer.memory()
+        kept = run.trainer.state_dict()
         memory = (
             self._weighed(self.part("optimizer"), run) if "weight_sum" in kept else self.part("optimizer")
         )
         shapes = {v.path: tuple(v.shape) for v in run.model.variables}
         _same(f"resume: {self.path}: variables", shapes, {k: x.shape for k, x in model.items()})
-        _same(f"resume: {self.path}: the optimizer's memory", _shapes(kept), _shapes(memory))
+        _same(f"resume: {self.path}: the optimizer state", _shapes(kept), _shapes(memory))
         for variable in run.model.variables:
             variable.assign(model[variable.path])
-        run.trainer.restore(memory)
+        run.trainer.load_state_dict(memory)
         run.losses = [float(x) for x in losses]
         run.history = [dict(metrics) for metrics in self.facts["history"]]
 
@@ -114,7 +114,7 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
 
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
-    arrays |= {f"optimizer/{name}": x for name, x in run.trainer.memory().items()}
+    arrays |= {f"optimizer/{name}": x for name, x in run.trainer.state_dict().items()}
     arrays["losses"] = np.array(run.losses, np.float64)
     header: dict[str, Any] = {
         "version": VERSION,
@@ -125,7 +125,7 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
         "seed": run.seed,
         "batch_size": run.batch_size,
         "history": run.history,
-        "augment": written(run.task.augment),
+        "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
         **({} if facts is None else {"run": facts}),
     }

@@ -35,7 +35,7 @@ def check_fit(model: keras.Model, task: Task) -> None:
             f"{model.name} has no trainable weights; expected at least one layer that is not frozen. Set "
             "trainable = True on the model and on the layers to train"
         )
-    seen = x if task.spoil is None else task.first(1)
+    seen = x if task.corrupt is None else task.first(1)
     expected, given = signature.input_shapes(model), tasks.shapes(seen)
     if isinstance(expected, dict):
         given = given if isinstance(given, dict) else {"token_ids": given}
@@ -46,7 +46,7 @@ def check_fit(model: keras.Model, task: Task) -> None:
     for name, part in _tokens(x):
         signature.check_tokens(model, {name: sequences.extremes(part)})
     limit = signature.longest(model)
-    for split in (seen, task.test[0]) if task.test and task.spoil is None else (seen,):
+    for split in (seen, task.test[0]) if task.test and task.corrupt is None else (seen,):
         for name, part in _tokens(split):
             signature.check_length(model, name, sequences.longest(part), limit)
     if isinstance(task.loss, str) and task.loss not in LOSSES:

@@ -81,16 +81,16 @@ class Engine(Predicts, Protocol):
         """Make steps on these batches until `steps.stopped`; the last epoch may be cut."""
         ...
 
-    def memory(self) -> dict[str, np.ndarray]:
-        """What the optimizer remembers, see `zoo.optimizers.Optimizer.memory`."""
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The optimizer state, see `zoo.optimizers.Optimizer.state_dict`."""
         ...
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        """Go on from such a memory."""
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Load such a state."""
         ...
 
-    def finish(self) -> bool:
-        """Put averaged weights in their place; whether there are any."""
+    def copy_ema_to_weights(self) -> bool:
+        """Copy averaged weights into the model; whether there are any."""
         ...
 
 
@@ -182,14 +182,14 @@ class NativeEngine(Predictor):
         """The step's."""
         return self.step.mode
 
-    def memory(self) -> dict[str, np.ndarray]:
-        return self.step.updater.memory()
+    def state_dict(self) -> dict[str, np.ndarray]:
+        return self.step.updater.state_dict()
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        self.step.updater.restore(memory)
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        self.step.updater.load_state_dict(state)
 
-    def finish(self) -> bool:
-        self.step.updater.finish()
+    def copy_ema_to_weights(self) -> bool:
+        self.step.updater.copy_ema_to_weights()
         return self.averages
 
 
@@ -272,8 +272,8 @@ class KerasEngine:
         tensor = backends.current().tensor
         return number(self.objective(tensor(y), tensor(logits)))
 
-    def memory(self) -> dict[str, np.ndarray]:
-        from zoo.optimizers import Optimizer, memory_of
+    def state_dict(self) -> dict[str, np.ndarray]:
+        from zoo.optimizers import Optimizer, state_of
 
         optimizer = self.built()
         inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -281,12 +281,12 @@ class KerasEngine:
             raise WrongConfiguration(
                 f"optimizer={type(inner).__name__}: a checkpoint keeps those of zoo.optimizers"
             )
-        return memory_of(optimizer)
+        return state_of(optimizer)
 
-    def restore(self, memory: Mapping[str, np.ndarray]) -> None:
-        from zoo.optimizers import restore_into
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        from zoo.optimizers import load_state_into
 
-        restore_into(self.built(), memory)
+        load_state_into(self.built(), state)
 
     def built(self) -> Any:
         """The model's optimizer, its variables made: Keras makes them at the first step."""
@@ -294,7 +294,7 @@ class KerasEngine:
             self.optimizer.build(self.model.trainable_variables)
         return self.optimizer
 
-    def finish(self) -> bool:
+    def copy_ema_to_weights(self) -> bool:
         finalize = type(self.optimizer).finalize_variable_values  # not what stands in for it within `fit`
         finalize(self.optimizer, self.model.trainable_variables)
         if self.averages:  # else on JAX weights and averages are one array, and the next step frees it

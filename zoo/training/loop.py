@@ -62,7 +62,7 @@ class Loop:
             run.train_s = time.perf_counter() - self.begin - self.paused
         run.interrupted, run.mode = self.interrupt.is_set(), run.trainer.mode
         run.losses = [number(loss) for loss in self.losses]
-        changed = [run.trainer.finish(), self.stopper is not None and self.stopper.restore()]
+        changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
         remember_training(run, self.plan.folder, changed=any(changed))

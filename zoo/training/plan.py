@@ -13,10 +13,10 @@ from typing import Any
 
 from zoo import backends, pretrained, registry, storage, tasks, tokenizers
 from zoo._lazy import keras
-from zoo.augment import Wanted, parse
+from zoo.augment import AugmentSpec, parse
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
-from zoo.tasks import Code, Task
+from zoo.tasks import Task, Tokenizer
 from zoo.training.checkpoints import FILE, Checkpoint, read, writable
 from zoo.training.engines import ENGINES
 from zoo.training.recipes import Recipe, fine_tuning, recipe
@@ -55,7 +55,7 @@ def plan_model(
     task: Any = None,
     weights: str | Path | None = None,
     *,
-    tokenizer: Code | None = None,
+    tokenizer: Tokenizer | None = None,
     loss: Any = None,
     fine_tune: bool = False,
 ) -> ModelPlan:
@@ -83,7 +83,7 @@ def check_weights(model: str, weights: str | Path) -> None:
 
 
 def task_arguments(
-    card: registry.Card, task: Any, loss: Any = None, tokenizer: Code | None = None
+    card: registry.Card, task: Any, loss: Any = None, tokenizer: Tokenizer | None = None
 ) -> dict[str, Any]:
     """The builder's arguments that a task decides: classes, channels, the shape of an example.
 
@@ -92,7 +92,7 @@ def task_arguments(
     """
     if isinstance(task, str):
         _, source = tasks.source(task, tokenizer)
-        arguments = source.wanted(tokenizer)
+        arguments = source.requirements(tokenizer)
         if source.side is not None and card.preprocessing is not None:
             least = {"image_size": max(32, card.small["image_size"])}
             arguments = {**(card.small if source.side < 28 else least), **arguments}
@@ -106,7 +106,7 @@ def task_arguments(
     return {name: x for name, x in arguments.items() if name in card.arguments and x is not None}
 
 
-def task_summary(card: registry.Card, task: str, tokenizer: Code | None = None) -> str:
+def task_summary(card: registry.Card, task: str, tokenizer: Tokenizer | None = None) -> str:
     """What a task changes of a model, in a line; nothing if only its classes and channels."""
     usual = {**card.arguments, "classes": None, "channels": None}
     arguments = task_arguments(card, task, tokenizer=tokenizer)
@@ -132,8 +132,8 @@ class Options:
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
     validation: tuple[Any, Any] | None = None
-    augment: Wanted | None = None
-    tokenizer: Code | str | Path | None = None
+    augment: AugmentSpec | None = None
+    tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
     early_stopping: EarlyStopping | None = None
     seed: int | None = None

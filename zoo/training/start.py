@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo import backends, tasks
 from zoo._lazy import keras
-from zoo.augment import parse, written
+from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
 from zoo.tasks import Task
 from zoo.training.checkpoints import tokenizer
@@ -38,7 +38,7 @@ def start(plan: Plan) -> Start:
     model = plan.model.build(plan.seed) if isinstance(plan.model, ModelPlan) else plan.model
     task = _augmented(plan, _task(plan, model))
     if plan.saved is not None:
-        plan.saved.take("augment", written(task.augment))
+        plan.saved.take("augment", format_transforms(task.augment))
         plan.saved.take("tokenizer", tokenizer(task))
         check_classes(plan.saved, task)
     network = as_functional(model, task.first(1), own_steps=options.engine == "keras")
@@ -59,7 +59,7 @@ def start(plan: Plan) -> Start:
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
     run.saved = plan.folder or plan.checkpoint
     if plan.checkpoint is not None:
-        engine.memory()  # raises for an optimizer that cannot be kept
+        engine.state_dict()  # raises for an optimizer that cannot be kept
     if plan.saved is not None:
         plan.saved.restore(run, steps)
         del run.history[len(run.losses) // per_epoch :]  # of an epoch that was cut: it will end again

@@ -70,7 +70,7 @@ class EarlyStopper:
             yield
             return
         own = _numbers(self.run.model)
-        self.run.trainer.finish()
+        self.run.trainer.copy_ema_to_weights()
         try:
             yield
         finally:

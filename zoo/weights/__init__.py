@@ -1,12 +1,12 @@
-"""Other people's weights in, the zoo's out: files, the hub, torch's state dicts, by names and shapes.
+"""Load and save weights with the parameter names of other libraries: files, the hub, state dicts.
 
-    zoo.weights.load(model, "resnet50.safetensors")           # torchvision's, timm's or the zoo's own names
+    zoo.weights.load(model, "resnet50.safetensors")           # names of torchvision, timm or the zoo
     zoo.weights.load(model, "hf://timm/resnet50.a1_in1k")
     zoo.weights.from_torch(model, torchvision_model.state_dict())
     zoo.weights.save(model, "resnet50.safetensors", layout="torchvision")
 
 Every array of the file and every weight of the model is accounted for, or nothing is loaded. A layout
-(`zoo.weights.layouts`) says who names what how; it is recognized by the names.
+(`zoo.weights.layouts`) is a library's naming scheme; it is recognized by the names.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was loaded: by whose names, how many arrays, and what is not as it was in the file."""
+    """The result of loading: the layout, the number of arrays, and notes on what was changed or left out."""
 
     model: str
     layout: str
@@ -60,12 +60,12 @@ def load(
 ) -> Loaded:
     """Load weights from a file, a folder, or the hub.
 
-    `source` is a path: .safetensors (read piece by piece from the mapped file), a sharded model's
-    .index.json, .npz, Keras's .weights.h5, torch's .pt, .pth, .bin, .ckpt and .pt.tar (tensors only: nothing
-    in them is run), a checkpoint of `zoo.train`, or a folder that holds one of the hub's names. Or it is
-    "hf://owner/name[/file][@revision]", fetched by huggingface_hub and kept in its cache, or the name of
-    weights that come with the zoo (`zoo.pretrained`). `layout` and `head` are those of `from_torch`, and so
-    is what is raised; DataUnavailable, with nothing loaded, for a file that is not there or is damaged.
+    `source` is a path: .safetensors (memory-mapped, read array by array), a sharded model's
+    .index.json, .npz, Keras's .weights.h5, torch's .pt, .pth, .bin, .ckpt and .pt.tar (tensors only: no code
+    in them is run), a checkpoint of `zoo.train`, or a folder with a file of one of the hub's names. Or it is
+    "hf://owner/name[/file][@revision]", downloaded to huggingface_hub's cache, or the name of weights
+    included with the zoo (`zoo.pretrained`). `layout`, `head` and the errors are those of `from_torch`;
+    raises DataUnavailable, with nothing loaded, for a file that is missing or damaged.
     """
     path = located(model.name, source)
     with files.reading(path) as arrays:
@@ -73,7 +73,7 @@ def load(
 
 
 def located(model: str, source: str | Path) -> Path:
-    """The file that is meant, downloaded if it is the hub's. Raises UnknownName, DataUnavailable."""
+    """The path of a source, downloaded if it is on the hub. Raises UnknownName, DataUnavailable."""
     if str(source).startswith("hf:"):
         return hub.fetch(str(source))
     trained = pretrained.find(model, source)
@@ -87,22 +87,21 @@ def from_torch(
     *,
     head: str = "auto",
 ) -> Loaded:
-    """Load a state dict: torch tensors of any device, or NumPy arrays, by name.
+    """Load a state dict: torch tensors on any device, or NumPy arrays, by name.
 
-    A training script's dict that has one under "state_dict", "model", "ema" or the like is searched for it,
-    and "module.", "_orig_mod." or "model." in front of every name is removed, each with a note. `layout` is
+    A state dict in a training script's dict, under "state_dict", "model", "ema" or the like, is found, and a
+    prefix "module.", "_orig_mod." or "model." of every name is removed, each with a note. `layout` is
     "torchvision", "timm", "transformers", "mingpt", "nanogpt", "torch" or "zoo", by default recognized by the
-    names and shapes, or a `Layout` of your own. With `head` "auto", a head of another number of classes is
-    left as it was built, and this is logged; "require" makes it an error, "skip" never loads a head, ours or
-    theirs. An array that a file has twice is loaded if both are equal. A Vision Transformer's position
-    embeddings are interpolated to the model's image size, by the rule of the library whose names they have.
-    Integers (`num_batches_tracked`) are no weights and not looked at. Returns what was done; raises
-    WeightsMismatch, with nothing loaded, unless names and shapes are the model's and the types are floats of
-    16 bits or more.
+    names and shapes, or your own `Layout`. With `head` "auto", a head with another number of classes is not
+    loaded, and this is logged; "require" makes it an error, "skip" never loads a head. An array that a file
+    has twice is loaded if both copies are equal. A Vision Transformer's position embeddings are interpolated
+    to the model's image size as the library does whose names they have. Integers (`num_batches_tracked`) are
+    ignored. Raises WeightsMismatch, with nothing loaded, unless the names and shapes match the model and the
+    types are floats of 16 bits or more.
     """
     if not isinstance(state_dict, Mapping):
         raise WrongConfiguration(
-            f"from_torch: expected a state dict, got a {type(state_dict).__name__}; give its .state_dict()"
+            f"from_torch: got a {type(state_dict).__name__}, expected a state dict; pass its .state_dict()"
         )
     try:
         arrays = files.unwrapped(state_dict)
@@ -112,10 +111,10 @@ def from_torch(
 
 
 def to_torch(model: keras.Model, layout: str | Scheme) -> dict[str, Any]:
-    """The weights as a state dict of torch tensors, which the original loads with strict=True.
+    """The weights as a state dict of torch tensors, which the original model loads with strict=True.
 
-    `layout` is that of `from_torch`. Raises BackendError without torch; `save` writes the same to a file
-    with NumPy alone.
+    `layout` is that of `from_torch`. Raises BackendError if torch is not installed; `save` writes the same
+    to a file with NumPy alone.
     """
     try:
         backends.checked("torch", "zoo.weights.to_torch")
@@ -128,16 +127,18 @@ def to_torch(model: keras.Model, layout: str | Scheme) -> dict[str, Any]:
 
 
 def save(model: keras.Model, path: str | Path, layout: str | Scheme = "zoo") -> None:
-    """Save the weights, whole or not at all: to .safetensors or .npz, or to Keras's .weights.h5.
+    """Save the weights atomically to .safetensors or .npz, or to Keras's .weights.h5.
 
-    `layout` is that of `from_torch`; the zoo's own names ("stage1_block1_conv1/kernel") are the default, and
-    Keras's format knows no other. Raises WrongConfiguration for another ending or a folder that is not there.
+    `layout` is that of `from_torch`; the default is the zoo's own names ("stage1_block1_conv1/kernel"), the
+    only one for Keras's format. Raises WrongConfiguration for another ending or a missing folder.
     """
     path = Path(path)
     files.check(path)
     if path.suffix == ".h5":
         if layout != "zoo":
-            raise WrongConfiguration(f"{path}: Keras's format has names of its own; leave layout= out")
+            raise WrongConfiguration(
+                f"{path}: layout={layout!r}, but Keras's format has its own names; leave layout= out"
+            )
         with storage.replacing(path) as part:
             model.save_weights(part)
     else:
@@ -149,18 +150,18 @@ def _arrays(model: keras.Model, layout: str | Scheme) -> dict[str, np.ndarray]:
     arrays = {}
     for name, tensor in plan.items():
         arrays |= dict.fromkeys([name, *(names[0] for names in tensor.copies)], tensor.theirs())
-    made = {make: make(model) for make in constants.values()}
-    return arrays | {name: made[make] for name, make in constants.items()}
+    values = {make: make(model) for make in constants.values()}
+    return arrays | {name: values[make] for name, make in constants.items()}
 
 
 def check_layout(layout: str) -> None:
-    """Raise UnknownName, before a model is built, for a layout that no model has."""
+    """Raise UnknownName, before a model is built, for an unknown layout."""
     if layout not in (known := {scheme.name for scheme in SCHEMES}):
         raise UnknownName(f"no layout {layout!r}; {nearest(layout, known)}")
 
 
 def _named(model: keras.Model, layout: str | Scheme) -> Scheme:
-    """The scheme of that name. Raises UnknownName for one that the model has not."""
+    """The scheme of that name. Raises UnknownName if the model has none of that name."""
     if not isinstance(layout, str):
         return layout
     suited = {scheme.name: scheme for scheme in SCHEMES if scheme.suits(model)}
@@ -169,14 +170,14 @@ def _named(model: keras.Model, layout: str | Scheme) -> Scheme:
     return suited[layout]
 
 
-# What wrappers of a network put in front of its names: DataParallel and averages, torch.compile, Lightning.
+# The prefixes of wrappers: DataParallel and averages, torch.compile, Lightning.
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def _bare(arrays: Mapping[str, Stored]) -> list[tuple[str, Mapping[str, Stored]]]:
-    """What can be removed in front of every name, none first, and the arrays without it.
+    """The prefixes that every name has, the empty one first, each with the arrays without it.
 
-    Names of integers do not count: torch's averages have `n_averaged` beside their "module.".
+    Names of integers are not considered: torch's averages have `n_averaged` beside their "module.".
     """
     prefix, found = "", [("", arrays)]
     while True:
@@ -190,7 +191,7 @@ def _bare(arrays: Mapping[str, Stored]) -> list[tuple[str, Mapping[str, Stored]]
 
 
 def _fit(plan: Plan, constants: Constants, arrays: Mapping[str, Stored]) -> tuple[int, int, int]:
-    """How many of the names are the plan's, how many shapes fit, how many constants there are."""
+    """The number of names that match the plan, of shapes that fit, and of constants."""
     shapes = [(t, arrays[keys[0]].shape) for t in plan.values() if (keys := t.found(arrays))]
     fit = sum(tensor.fits(shape) for tensor, shape in shapes)
     return len(shapes), fit, sum(name in arrays for name in constants)
@@ -199,10 +200,10 @@ def _fit(plan: Plan, constants: Constants, arrays: Mapping[str, Stored]) -> tupl
 def _recognized(
     model: keras.Model, arrays: Mapping[str, Stored], layout: str | Scheme | None
 ) -> tuple[Scheme, Plan, Constants, str, Mapping[str, Stored]]:
-    """The scheme by which most of these names are the model's, and of several most shapes.
+    """The scheme that matches most of the names, and among equals most of the shapes.
 
-    A `layout` that is given is the only one that counts. With it, what was removed in front of the names, and
-    the arrays by what is left. Raises WeightsMismatch if no name is the model's.
+    A given `layout` is the only candidate. Also returns the prefix removed from the names, and the arrays
+    without it. Raises WeightsMismatch if no name matches.
     """
     plans = []
     if layout is not None:
@@ -210,23 +211,23 @@ def _recognized(
         plans.append((scheme, *scheme.plan(model)))
     for scheme in () if plans else SCHEMES:
         if scheme.suits(model):
-            with suppress(WrongConfiguration):  # a model of that name, but changed
+            with suppress(WrongConfiguration):  # a modified model of that name
                 plans.append((scheme, *scheme.plan(model)))
-    ways = [(*plan, *way) for way in _bare(arrays) for plan in plans]
-    known = [_fit(plan, constants, bare) for _, plan, constants, _, bare in ways]
-    if not max(known)[0] and layout is None:
+    candidates = [(*plan, *bare) for bare in _bare(arrays) for plan in plans]
+    scores = [_fit(plan, constants, bare) for _, plan, constants, _, bare in candidates]
+    if not max(scores)[0] and layout is None:
         raise WeightsMismatch(
-            f"no name is one of {model.name}'s: {_some(arrays)}; known for it are those of "
+            f"no name belongs to {model.name}: {_some(arrays)}; expected the names of "
             f"{', '.join(scheme.name for scheme, *_ in plans)}, e.g. {next(iter(plans[-1][1]))}. "
             "Nothing was loaded."
         )
-    return ways[known.index(max(known))]
+    return candidates[scores.index(max(scores))]
 
 
 def _fill(
     model: keras.Model, given: Arrays, layout: str | Scheme | None, head: str, source: str = ""
 ) -> Loaded:
-    """Load the arrays once all of them are known to fit and have been read."""
+    """Load the arrays after all of them have been checked and read."""
     if head not in HEADS:
         raise WrongConfiguration(f"head={head!r}; expected {', '.join(map(repr, HEADS))}")
     scheme, plan, constants, prefix, arrays = _recognized(model, given, layout)
@@ -247,7 +248,7 @@ def _fill(
     missing = [tensor.names[0] for tensor, keys in pairs if not keys]
     found = [(tensor, keys) for tensor, keys in pairs if keys]
     wrong = _wrong(model.name, found, arrays)
-    if not wrong:  # each is read once before any is written: nothing is loaded if one cannot be
+    if not wrong:  # each is read once before the first is loaded: nothing is loaded if one cannot be read
         wrong = _unequal(model.name, found, arrays, source)
     if wrong or missing or left_over:
         raise WeightsMismatch(_complaint(scheme, prefix, wrong, missing, left_over, heads))
@@ -256,11 +257,11 @@ def _fill(
         for variable, value in tensor.ours(files.read(keys[0], arrays[keys[0]], source)):
             # Narrower variables round by themselves.
             wide = "float64" if variable.dtype == "float64" else "float32"
-            variable.assign(np.array(value, wide))  # in the order it has: torch keeps kernels in theirs
-            backends.current().synchronize(variable.value)  # JAX copies in its own time, and holds the array
-    # The weights are not those of the run that the model may be of (zoo.training.runs) any more.
+            variable.assign(np.array(value, wide))  # in its memory order, which torch's kernels keep
+            backends.current().synchronize(variable.value)  # JAX copies asynchronously, and holds the array
+    # The weights are no longer those of the run that the model may belong to (zoo.runs).
     object.__setattr__(model, "_zoo_run", None)
-    notes = [*given.notes, *([f"{prefix!r} was removed in front of every name"] if prefix else [])]
+    notes = [*given.notes, *([f"the prefix {prefix!r} was removed from every name"] if prefix else [])]
     notes += [
         f"{keys[0]} was interpolated from {arrays[keys[0]].shape} to {tensor.shape}, as "
         f"{'timm' if scheme.name in ('zoo', 'keras') else scheme.name} does"
@@ -268,25 +269,25 @@ def _fill(
         if arrays[keys[0]].shape != tensor.shape
     ]
     if other:
-        notes.append(f"the head, of {other[0]:,} classes, was left out: the model's own has {other[1]:,}")
+        notes.append(f"the head was not loaded: it has {other[0]:,} classes, the model's {other[1]:,}")
     done = Loaded(model.name, scheme.name, sum(len(keys) for _, keys in found), tuple(notes))
     if notes:
         log.warning("%s", done)
     return done
 
 
-Found = Sequence[tuple[Tensor, list[str]]]  # and by what names it is there
+Found = Sequence[tuple[Tensor, list[str]]]  # and its names in the file
 
 
 def _wrong(model: str, found: Found, arrays: Mapping[str, Stored]) -> list[str]:
-    """The arrays of another shape, or of a type that is not loaded."""
+    """Errors for arrays of another shape, or of an unsupported type."""
     shapes = [
         f"{keys[0]} is {arrays[keys[0]].shape}, {model} needs {tensor.shape}"
         for tensor, keys in found
         if not tensor.fits(arrays[keys[0]].shape)
     ]
     types = [
-        f"{key} is of type {arrays[key].dtype}; expected floats of 16, 32 or 64 bits"
+        f"{key} has type {arrays[key].dtype}; expected floats of 16, 32 or 64 bits"
         for _, keys in found
         for key in keys
         if not arrays[key].floating
@@ -295,12 +296,12 @@ def _wrong(model: str, found: Found, arrays: Mapping[str, Stored]) -> list[str]:
 
 
 def _unequal(model: str, found: Found, arrays: Mapping[str, Stored], source: str) -> list[str]:
-    """The arrays that the file has twice and that differ. Raises DataUnavailable for one that is damaged."""
+    """Errors for copies of an array that differ. Raises DataUnavailable for damaged arrays."""
     wrong = []
     for _, keys in found:
         first = files.read(keys[0], arrays[keys[0]], source)
         wrong += [
-            f"{copy} is not {keys[0]}, and {model} has one array for both"
+            f"{copy} differs from {keys[0]}, and {model} has one array for both"
             for copy in keys[1:]
             if not np.array_equal(first, files.read(copy, arrays[copy], source))
         ]
@@ -310,7 +311,7 @@ def _unequal(model: str, found: Found, arrays: Mapping[str, Stored], source: str
 def _other_classes(
     heads: Sequence[tuple[Tensor, list[str]]], arrays: Mapping[str, Stored]
 ) -> tuple[int, int] | None:
-    """How many classes their head tells apart and how many ours, if that is all they differ in."""
+    """The numbers of classes of their head and of ours, if the heads differ in nothing else."""
     found = set()
     for tensor, keys in heads:
         given, needed, axis = arrays[keys[0]].shape if keys else (), tensor.shape, tensor.transform.outputs
@@ -332,12 +333,12 @@ def _complaint(
     if missing:
         parts.append(f"{_count(missing)} missing: {_some(missing)}")
     if left_over:
-        parts.append(f"{_count(left_over)} left over: {_some(left_over)}")
+        parts.append(f"{_count(left_over)} unexpected: {_some(left_over)}")
     advice = ""
     if heads and missing and not (wrong or left_over) and not any(keys for _, keys in heads):
-        advice = ' head="skip" leaves the head as it is.'
+        advice = ' head="skip" does not load the head.'
     advice += scheme.hint(missing, left_over)
-    without = f", without {prefix!r} in front" if prefix else ""
+    without = f" without the prefix {prefix!r}" if prefix else ""
     return f"by {scheme.name}'s names{without}: {'; '.join(parts)}. Nothing was loaded.{advice}"
 
 
@@ -350,7 +351,7 @@ def _count(names: Sequence[str]) -> str:
 
 
 def _some(names: Iterable[str], between: str = ", ") -> str:
-    """The first few, and how many more there are."""
+    """The first few, and the number of others."""
     names = list(names)
     more = [f"and {len(names) - 5:,} more"] if len(names) > 5 else []
     return between.join([*names[:5], *more])

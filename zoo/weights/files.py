@@ -1,6 +1,6 @@
 """Files of arrays by name: safetensors, whole or sharded, NumPy's .npz, Keras's .weights.h5, torch's own.
 
-Shapes and types are known before any array is read, and safetensors and HDF5 read one array at a time.
+Shapes and types are known before any array is read; safetensors and HDF5 files are read array by array.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from zoo._lazy import keras
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.weights.layouts import Plain
 
-# What a repository of the hub, or a folder, calls its weights; the first that is there counts.
+# Names of the file of weights in a folder or a repository of the hub; the first that exists is used.
 NAMES = (
     "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
 )  # fmt: skip
-# Where training scripts keep a state dict in a larger dict, the first that is there; averaged weights last.
+# Keys of a state dict in training scripts' dicts; the first that exists is used; averaged weights come last.
 WRAPPERS = (
     "state_dict", "model_state_dict", "model", "module", "net", "ema", "model_ema", "state_dict_ema",
     "ema_state_dict",
 )  # fmt: skip
-FLOATS = {"float16", "bfloat16", "float32", "float64", "float128", "longdouble"}  # what weights are kept in
+FLOATS = {"float16", "bfloat16", "float32", "float64", "float128", "longdouble"}  # types of weights
 SAFETENSORS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
-# What readers raise for a file that is none of theirs, or cut short; torch's refuses what is no tensor.
+# The errors of readers for foreign or truncated files, and of torch for objects that are not tensors.
 DAMAGE = (
     SafetensorError, OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile,
     pickle.UnpicklingError,
@@ -48,7 +48,7 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Stored:
-    """An array to be read, its type by the name that its file or framework has for it."""
+    """An array to be read; its type has the name that its file or framework uses."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -56,17 +56,17 @@ class Stored:
 
     @property
     def floating(self) -> bool:
-        """Whether it can be a weight: of 16 bits or more. float8 and smaller types are not read."""
+        """Whether it can be a weight: a float of 16 bits or more. float8 and smaller types are not read."""
         return self.dtype in FLOATS
 
     @property
     def integer(self) -> bool:
-        """Whether it counts or indexes (`num_batches_tracked`, masks)."""
+        """Whether it contains integers or bools (`num_batches_tracked`, masks)."""
         return re.match(r"(u?int|bool|[IU]\d|BOOL)", self.dtype) is not None
 
 
 class Arrays(dict[str, Stored]):
-    """Arrays by name, and what was done to find them."""
+    """Arrays by name, with notes on how they were found."""
 
     def __init__(self, arrays: Mapping[str, Stored], notes: Sequence[str] = ()):
         super().__init__(arrays)
@@ -75,23 +75,23 @@ class Arrays(dict[str, Stored]):
 
 @contextmanager
 def reading(path: Path) -> Iterator[Arrays]:
-    """The arrays of a file, while it is open. Raises DataUnavailable for one that is missing or damaged."""
+    """The arrays of a file while it is open. Raises DataUnavailable for a missing or damaged file."""
     if storage.is_dir(path):
         inside = [path / name for name in NAMES if (path / name).is_file()]
         if not inside:
-            raise DataUnavailable(f"{path}: a folder with none of {', '.join(NAMES)}; give the file itself")
+            raise DataUnavailable(
+                f"{path}: the folder contains none of {', '.join(NAMES)}; give the path of a file"
+            )
         path = inside[0]
     if (ending := path.suffix.lower()) not in READERS:
-        raise WrongConfiguration(f"{path}: expected a file that ends in {', '.join(READERS)}")
+        raise WrongConfiguration(f"{path}: unknown ending; expected a file that ends in {', '.join(READERS)}")
     if not storage.is_file(path):
         raise DataUnavailable(f"{path}: no such file")
     with ExitStack() as stack:
         try:
             arrays = READERS[ending](path, stack)
         except DAMAGE as error:
-            raise DataUnavailable(
-                f"{path}: not a file of arrays, or a damaged one ({_reason(error)})"
-            ) from error
+            raise DataUnavailable(f"{path}: not a file of arrays, or damaged ({_reason(error)})") from error
         yield arrays
 
 
@@ -100,7 +100,7 @@ def _reason(error: Exception) -> str:
 
 
 def read(name: str, stored: Stored, source: str) -> np.ndarray:
-    """The array. Raises DataUnavailable, which names it and its type, for one that cannot be read."""
+    """Read the array. Raises DataUnavailable that names it and its type if it cannot be read."""
     try:
         return stored.read()
     except Exception as error:  # of whichever format
@@ -111,7 +111,7 @@ def read(name: str, stored: Stored, source: str) -> np.ndarray:
 
 
 def stored(value: Any) -> Stored:
-    """A torch tensor, or an array, as what a file would hold."""
+    """A torch tensor or an array as a `Stored`."""
     if isinstance(value, np.ndarray):
         return Stored(value.shape, value.dtype.name, lambda: value)
     numpy = import_module("zoo.backends.torch_tensors").numpy
@@ -119,9 +119,9 @@ def stored(value: Any) -> Stored:
 
 
 def unwrapped(found: Mapping[Any, Any]) -> Arrays:
-    """The arrays of a state dict, or of one in a training script's dict, under one of `WRAPPERS`.
+    """The arrays of a state dict, or of one inside a training script's dict, under one of `WRAPPERS`.
 
-    What is no array is not looked at. Raises ValueError where there are no arrays.
+    Other values are ignored. Raises ValueError if there are no arrays.
     """
     path: list[str] = []
     others: list[str] = []
@@ -130,10 +130,10 @@ def unwrapped(found: Mapping[Any, Any]) -> Arrays:
         path.append(inside[0])
     if not _has_arrays(found):
         names = ", ".join(map(str, [*path, *list(found)[:5]])) or "nothing"
-        raise ValueError(f"expected arrays by name, or under one of {', '.join(WRAPPERS)}; there are {names}")
+        raise ValueError(f"found {names}; expected arrays by name, or under one of {', '.join(WRAPPERS)}")
     notes = [f"read from {'.'.join(path)!r}"] if path else []
     if others:
-        notes[-1] += f"; {' and '.join(map(repr, others))} left out"
+        notes[-1] += f"; {' and '.join(map(repr, others))} not used"
     return Arrays({name: stored(value) for name, value in found.items() if _is_array(value)}, notes)
 
 
@@ -142,7 +142,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _has_arrays(found: Any) -> bool:
-    """Whether this has arrays by name, itself or under one of `WRAPPERS`."""
+    """Whether this contains arrays by name, directly or under one of `WRAPPERS`."""
     if not isinstance(found, Mapping):
         return False
     return any(map(_is_array, found.values())) or any(_has_arrays(found.get(key)) for key in WRAPPERS)
@@ -150,7 +150,7 @@ def _has_arrays(found: Any) -> bool:
 
 def _safetensors(path: Path, stack: ExitStack) -> Arrays:
     file: Any = stack.enter_context(safe_open(path, "numpy"))
-    # A checkpoint of zoo.train keeps the model's part of its arrays under this name.
+    # A checkpoint of zoo.train has the model's arrays under this prefix.
     prefix = "model/" if "zoo" in (file.metadata() or {}) else ""
     found = {}
     for name in file.keys():  # noqa: SIM118
@@ -160,7 +160,7 @@ def _safetensors(path: Path, stack: ExitStack) -> Arrays:
 
 
 def entry(file: Any, name: str) -> Stored:
-    """An array of a safetensors file that is open."""
+    """An array of an open safetensors file."""
     part = file.get_slice(name)
     shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
     return Stored(shape, SAFETENSORS.get(dtype, dtype), lambda: file.get_tensor(name))
@@ -171,7 +171,7 @@ def _sharded(path: Path, stack: ExitStack) -> Arrays:
     shards = {}
     for shard in sorted(set(index.values())):
         if not (path.parent / shard).is_file():
-            raise DataUnavailable(f"{path}: its part {shard} is not there")
+            raise DataUnavailable(f"{path}: its part {shard} is missing")
         shards[shard] = READERS[Path(shard).suffix.lower()](path.parent / shard, stack)
     if gone := [name for name, shard in index.items() if name not in shards[shard]]:
         raise DataUnavailable(f"{path}: its part {index[gone[0]]} has no {gone[0]}; {len(gone)} missing")
@@ -201,7 +201,7 @@ def _h5(path: Path, stack: ExitStack) -> Arrays:
             read = lambda: item[()].view("bfloat16") if sixteen else item[()]  # noqa: E731
             found[name] = Stored(item.shape, "bfloat16" if sixteen else item.dtype.name, read)
 
-    file["layers"].visititems(visit)  # beside them a compiled model's file has the optimizer's
+    file["layers"].visititems(visit)  # the file of a compiled model also contains the optimizer
     return Arrays(found)
 
 
@@ -214,8 +214,8 @@ def _torch(path: Path, stack: ExitStack) -> Arrays:
         if (match := re.search(r"Unsupported \w+: GLOBAL (\S+)", str(error))) is None:
             raise
         raise ValueError(
-            f"it holds Python objects beside its tensors, of {match[1]}, which are not loaded because that "
-            "runs code; save its state_dict alone where the file comes from"
+            f"it contains Python objects of {match[1]}, which are not loaded because that runs code; save "
+            "only the state_dict where the file was created"
         ) from None
 
 
@@ -226,7 +226,7 @@ READERS: dict[str, Callable[[Path, ExitStack], Arrays]] = {
 
 
 def keras_names(model: keras.Model) -> dict[str, keras.Variable]:
-    """What `save_weights` calls the variables: each layer by its class and how many came before of that."""
+    """The names of variables in `save_weights`: each layer by its class and its index among those."""
     found, count = {}, Counter()
     for layer in model.layers:
         kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()
@@ -243,16 +243,18 @@ KERAS = Plain("keras", keras_names)
 def check(path: Path) -> None:
     """Raise WrongConfiguration, before any work, unless weights can be written there."""
     if not path.name.endswith((".safetensors", ".npz", ".weights.h5")):
-        raise WrongConfiguration(f"{path}: expected a file that ends in .safetensors, .npz or .weights.h5")
+        raise WrongConfiguration(
+            f"{path}: unknown ending; expected a file that ends in .safetensors, .npz or .weights.h5"
+        )
     storage.check_file("save", path)
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to a .safetensors or .npz, whole or not at all."""
+    """Write arrays to a .safetensors or .npz file, atomically."""
     arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     with storage.replacing(path) as part:
-        if path.suffix == ".npz":  # which has no name for bfloat16: float32 keeps every number
+        if path.suffix == ".npz":  # which does not support bfloat16: float32 represents every value
             own = {name: x if x.dtype.isbuiltin != 2 else x.astype(np.float32) for name, x in arrays.items()}
             np.savez(part, allow_pickle=False, **own)
         else:
-            save_file(arrays, part, {"format": "pt"})  # transformers reads no file without it
+            save_file(arrays, part, {"format": "pt"})  # required by transformers

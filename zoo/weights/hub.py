@@ -1,6 +1,6 @@
 """Weights from the Hugging Face hub: "hf://owner/name[/file][@revision]", by huggingface_hub and its cache.
 
-HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN say from where, to where and as whom, as they do everywhere.
+HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN have their usual meaning.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ REFERENCE = re.compile(r"hf://([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")  # reposi
 
 
 def fetch(reference: str) -> Path:
-    """The file in the cache, downloaded if it is not there yet; of a sharded model its index, and all parts.
+    """The file's path in the cache, downloaded if necessary; of a sharded model the index, with all parts.
 
-    A download that was cut goes on where it stopped. Raises WrongConfiguration for what is no reference,
-    DataUnavailable for what cannot be had or is not what the hub says it is.
+    An interrupted download is resumed. Raises WrongConfiguration for an invalid reference, DataUnavailable
+    for a file that cannot be downloaded or whose checksum is wrong.
     """
     match = REFERENCE.fullmatch(reference)
     if match is None:
@@ -36,7 +36,7 @@ def fetch(reference: str) -> Path:
             f"{reference}: huggingface_hub is not installed. To install it: "
             'pip install "keras-zoo-parity[hub]"'
         ) from None
-    except Exception as error:  # the network's errors are those of whichever client huggingface_hub uses
+    except Exception as error:  # the errors depend on the HTTP client of huggingface_hub
         reason = " ".join(str(error).split())
         raise DataUnavailable(f"{reference}: {type(error).__name__}: {reason}") from error
 
@@ -65,14 +65,14 @@ def _download(repository: str, name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
     path = Path(hf_hub_download(repository, name, revision=revision))
-    # The cache names a large file by its SHA-256, and links to it; the library itself compares sizes alone.
-    promised = path.readlink().name if path.is_symlink() else ""
-    if re.fullmatch(r"[0-9a-f]{64}", promised):
+    # The cache names large files by their SHA-256; the library itself compares only sizes.
+    expected = path.readlink().name if path.is_symlink() else ""
+    if re.fullmatch(r"[0-9a-f]{64}", expected):
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != promised:
+        if found != expected:
             raise DataUnavailable(
-                f"hf://{repository}/{name}: damaged: its SHA-256 is {found}, the hub's {promised}; delete "
+                f"hf://{repository}/{name}: damaged, its SHA-256 is {found}, the hub's {expected}; delete "
                 f"{path.resolve()} and load again"
             )
     return path

@@ -1,12 +1,12 @@
-"""What others call the weights of a model, and how they arrange them: a layout is a table.
+"""Layouts: tables of the names and memory orders that other libraries use for the weights of a model.
 
-A row pairs a pattern of our layers' names with one of theirs. Numbers in braces stand for each other:
+A row pairs a pattern of our layer names with one of theirs. Numbers in braces correspond:
 
-    Row("stage{s}_block{b}_conv{i}", "layer{s}.{b:0}.conv{i}", CONV)      {b:0} is our b, counted from 0
+    Row("stage{s}_block{b}_conv{i}", "layer{s}.{b:0}.conv{i}", CONV)      {b:0} is our b counted from 0
 
-Its kind says which arrays such a layer has, what theirs are called, and the `Transform` between the two.
-Several patterns of ours in one row are stacked in one array of theirs, along the outputs: query, key, value.
-Of "(a|b)" in a name of theirs either is read, the first written; an array that they keep twice has `copies`.
+The kind of a row determines a layer's arrays, the names of theirs, and the `Transform` between the two.
+Several patterns of ours in one row are stacked in one array of theirs along the outputs: query, key, value.
+Of "(a|b)" in their name either is read and the first is written; `copies` name arrays stored twice.
 
     Row("token_embedding", "(transformer.|)wte", EMBEDDING, copies=("lm_head",))
     Layout("timm", "vit-*", (Row("patch_embedding", "patch_embed.proj", CONV), ...))
@@ -34,12 +34,12 @@ Shape = tuple[int, ...]
 Resize = Callable[[Array, int], Array]  # (1, m, c) -> (1, n, c)
 
 
-# How an array of theirs becomes ours
+# From their arrays to ours
 
 
 @dataclass(frozen=True)
 class Transform:
-    """ours = theirs.transpose(axes), or theirs as it is."""
+    """ours = theirs.transpose(axes), or the identity."""
 
     axes: Shape = ()
 
@@ -57,7 +57,7 @@ class Transform:
 
     @property
     def outputs(self) -> int:
-        """The axis of theirs in which our last one lies."""
+        """The axis of their array that corresponds to our last one."""
         return self.axes[-1] if self.axes else -1
 
 
@@ -82,16 +82,16 @@ TRANSPOSED = Transform((1, 0))  # dense: torch keeps (out, in)
 OIHW = Transform((2, 3, 1, 0))  # convolution
 
 
-# What arrays a layer has
+# The arrays of a layer
 
-Constant = Callable[["keras.Model"], Array]  # an array that the model's sizes say
+Constant = Callable[["keras.Model"], Array]  # an array determined by the model's sizes
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Our variable's name -> the end of theirs, which may have numbers as names have, and the transform.
+    """Our variable's name -> the suffix of theirs, which may contain numbers in braces, and the transform.
 
-    `constants` are of theirs alone, by the end of their name: not asked for when read, made when written.
+    `constants` are arrays that only they have, by suffix: not required when read, computed when written.
     """
 
     arrays: Mapping[str, tuple[str, Transform]]
@@ -113,7 +113,7 @@ VALUE = Kind({"value": ("", SAME)})
 
 
 def flattened(side: int) -> Kind:
-    """A dense layer over a map of side x side."""
+    """A dense layer over a flattened map of side x side."""
     return Kind({**DENSE.arrays, "kernel": (".weight", Flattened(side=side))})
 
 
@@ -121,7 +121,7 @@ def flattened(side: int) -> Kind:
 
 
 class Number(int):
-    """A number of a layer's name: "{i}" writes it as we count, from 1, "{i:0}" as those who count from 0."""
+    """A number in a layer's name: "{i}" formats it counted from 1, as ours are, "{i:0}" counted from 0."""
 
     def __format__(self, first: str) -> str:
         return str(int(self) + int(first) - 1 if first else int(self))
@@ -129,10 +129,10 @@ class Number(int):
 
 @dataclass(frozen=True)
 class Row:
-    """Layers of this pattern, ours and theirs; `older` is what theirs were called before.
+    """Patterns of our and their layer names; `older` is an earlier name of theirs.
 
-    `copies` are names of theirs for the same arrays again: each may be missing when read, must be equal, and
-    is written. A row counts only for models that have a layer named `where`, if it says one.
+    `copies` are their names of further copies of the arrays, which may be missing when read, must be equal,
+    and are written. A row with `where` applies only to models that have a layer of that name.
     """
 
     ours: str | Sequence[str]
@@ -143,7 +143,7 @@ class Row:
     where: str | None = None
 
     def match(self, layer: str) -> tuple[int, dict[str, int]] | None:
-        """Which of our patterns it is, and its numbers."""
+        """The index of our pattern that matches, and the numbers in the name."""
         for i, pattern in enumerate([self.ours] if isinstance(self.ours, str) else self.ours):
             if found := _regex(pattern).fullmatch(layer):
                 return i, {name: Number(n) for name, n in found.groupdict().items()}
@@ -159,16 +159,16 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def spellings(name: str, words: Mapping[str, Any]) -> tuple[str, ...]:
-    """All that a name of theirs stands for, its words filled in: "{x}(b|c)" for ab and ac if x is a."""
+    """All expansions of a name of theirs: "{x}(b|c)" gives ab and ac if x is a."""
     parts = (part.split("|") for part in re.split("[()]", name.format(**words)))
     return tuple(dict.fromkeys("".join(chosen) for chosen in product(*parts)))
 
 
 @dataclass
 class Tensor:
-    """One array of theirs: its names, the one of today first, and the variables of ours that make it up.
+    """One array of theirs: its names, the current one first, and our variables that it consists of.
 
-    Each of its `copies` has as many names. `resize` is for the position embeddings of another image size.
+    Each of its `copies` has the same number of names. `resize` interpolates position embeddings.
     """
 
     names: tuple[str, ...]
@@ -178,30 +178,30 @@ class Tensor:
     resize: Resize | None = None
 
     def found(self, arrays: Mapping[str, Any]) -> list[str]:
-        """What it is called in a file, then its copies there; of several names the first."""
+        """Its name in a file and those of its copies there; the first name that exists of each."""
         each = ([name for name in names if name in arrays] for names in (self.names, *self.copies))
-        return [there[0] for there in each if there]
+        return [present[0] for present in each if present]
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Ours, in the order they are stacked."""
+        """Our variables, in the order in which they are stacked."""
         return [self.parts[i] for i in sorted(self.parts)]
 
     @property
     def layer(self) -> str:
-        """Our layer's name; the first one's, if there are several."""
+        """The name of our (first) layer."""
         return self.variables[0].path.rpartition("/")[0]
 
     @property
     def shape(self) -> Shape:
-        """The shape of theirs."""
+        """The shape of their array."""
         first, *more = (list(self.transform.shape(tuple(v.shape))) for v in self.variables)
         for other in more:
             first[self.transform.outputs] += other[self.transform.outputs]
         return tuple(first)
 
     def fits(self, given: Shape) -> bool:
-        """Whether an array of this shape can be it; the position embeddings of another image can."""
+        """Whether an array of this shape can be loaded; position embeddings of other image sizes can."""
         if given == self.shape:
             return True
         if self.layer != "position_embedding" or len(given) != 3 or given[::2] != self.shape[::2]:
@@ -210,7 +210,7 @@ class Tensor:
         return None not in squares and squares[0][0] == squares[1][0]
 
     def ours(self, x: Array) -> list[tuple[keras.Variable, Array]]:
-        """An array that fits, as the values of our variables."""
+        """The values of our variables from an array that fits."""
         if x.shape != self.shape:
             x = (self.resize or resample)(x, self.shape[1])
         parts, axis = [x], self.transform.outputs
@@ -220,30 +220,32 @@ class Tensor:
         return [(v, self.transform.ours(part)) for v, part in zip(self.variables, parts, strict=True)]
 
     def theirs(self) -> Array:
-        """The values of our variables as their array."""
+        """Their array from the values of our variables."""
         values = [self.transform.theirs(ops.convert_to_numpy(v)) for v in self.variables]
         return values[0] if len(values) == 1 else np.concatenate(values, self.transform.outputs)
 
 
 def resample(x: Array, n: int) -> Array:
-    """(1, m, c) -> (1, n, c): the position embeddings of a square of patches, as those of another.
+    """(1, m, c) -> (1, n, c): the position embeddings of a square of patches for another square.
 
-    They are interpolated as an image is, by Pillow's bicubic (a = -0.5, antialiased); the class token's,
-    which come first, stay. Dosovitskiy et al. 2020, section 3.2. timm's `resample_abs_pos_embed`.
+    They are interpolated as an image, by Pillow's bicubic (a = -0.5, antialiased); those of the class token,
+    which come first, are kept. Dosovitskiy et al. 2020, section 3.2. timm's `resample_abs_pos_embed`.
     """
     from PIL import Image
 
-    def resize(grid: Array, wanted: int) -> Array:
+    def resize(grid: Array, new_side: int) -> Array:
         bicubic = Image.Resampling.BICUBIC
         planes = np.moveaxis(np.asarray(grid, np.float32), 2, 0)
-        resized = [np.asarray(Image.fromarray(plane).resize((wanted, wanted), bicubic)) for plane in planes]
+        resized = [
+            np.asarray(Image.fromarray(plane).resize((new_side, new_side), bicubic)) for plane in planes
+        ]
         return np.stack(resized, axis=2)
 
     return _over_patches(x, n, resize)
 
 
 def resample_corners(x: Array, n: int) -> Array:
-    """The same by bicubic interpolation (a = -0.75) whose outermost patches stay where they are.
+    """The same by bicubic interpolation (a = -0.75) between the centres of the outermost patches.
 
     torchvision's `interpolate_embeddings`: torch's `interpolate` with align_corners=True, not antialiased.
     """
@@ -251,7 +253,7 @@ def resample_corners(x: Array, n: int) -> Array:
 
 
 def resample_centres(x: Array, n: int) -> Array:
-    """The same by bicubic interpolation (a = -0.75) about the centres of the patches.
+    """The same by bicubic interpolation (a = -0.75) with half-pixel centres.
 
     transformers' `interpolate_pos_encoding`: torch's `interpolate` with align_corners=False, not antialiased.
     """
@@ -263,14 +265,14 @@ def resample_centres(x: Array, n: int) -> Array:
 
 
 def _over_patches(x: Array, n: int, resize: Callable[[Array, int], Array]) -> Array:
-    """(1, m, c) -> (1, n, c): `resize` makes a grid (side, side, c) one of another side."""
-    (tokens, side), (_, wanted) = _square(x.shape[1]), _square(n)
-    resized = resize(np.reshape(x[0, tokens:], (side, side, -1)), wanted)
-    return np.concatenate([x[:, :tokens], resized.reshape(1, wanted**2, -1)], axis=1)
+    """(1, m, c) -> (1, n, c): `resize` turns a grid (side, side, c) into one of another side."""
+    (tokens, side), (_, new_side) = _square(x.shape[1]), _square(n)
+    resized = resize(np.reshape(x[0, tokens:], (side, side, -1)), new_side)
+    return np.concatenate([x[:, :tokens], resized.reshape(1, new_side**2, -1)], axis=1)
 
 
 def _bicubic(grid: Array, points: Array) -> Array:
-    """(h, h, c) -> (len(points), len(points), c), float32: Keys's cubic convolution; edges hold beyond them.
+    """(h, h, c) -> (len(points), len(points), c), float32: Keys's cubic convolution; edges are extended.
 
     Keys 1981, "Cubic convolution interpolation for digital image processing", with torch's a = -0.75.
     """
@@ -285,22 +287,22 @@ def _bicubic(grid: Array, points: Array) -> Array:
 
 
 def _square(n: int) -> Any:
-    """(0, side) for n = side^2, (1, side) for one more, None for neither."""
+    """(0, side) for n = side^2, (1, side) for side^2 + 1, None otherwise."""
     return next(((extra, isqrt(n - extra)) for extra in (0, 1) if isqrt(n - extra) ** 2 == n - extra), None)
 
 
-Plan = dict[str, Tensor]  # by the name of theirs
+Plan = dict[str, Tensor]  # by their name
 Constants = dict[str, Constant]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Someone's names for the models of a family.
+    """A library's names for the weights of a family of models.
 
-    `models` is a shell pattern of the names of the zoo; of the rows the first that matches counts. `places`
-    gives numbers, or words, that a layer's own name does not tell: model -> {layer: {number: value}}. Of
-    theirs, by shell patterns: `heads` stand on the rest, which head="skip" leaves in the file, and `spare`
-    is what a model can do without. `resize` is how they interpolate position embeddings.
+    `models` is a shell pattern of names of the zoo's models; the first matching row is used. `places` gives
+    numbers, or words, that do not follow from a layer's name: model -> {layer: {number: value}}. Shell
+    patterns of their names: `heads` are the arrays that head="skip" does not load, and `spare` those that a
+    model may leave unused. `resize` is their interpolation of position embeddings.
     """
 
     name: str
@@ -312,32 +314,32 @@ class Layout:
     resize: Resize = resample
 
     def suits(self, model: keras.Model) -> bool:
-        """Whether it is a model of that name."""
+        """Whether the layout is for this model."""
         return fnmatchcase(model.name, self.models)
 
     def hint(self, missing: Sequence[str], left_over: Sequence[str]) -> str:
-        """What names that do not fit tell of the model they come from, if anything."""
+        """Advice, if the names that do not match reveal which model they come from."""
         del missing, left_over
         return ""
 
     def plan(self, model: keras.Model) -> tuple[Plan, Constants]:
-        """What each of theirs is of ours, and their constants.
+        """Their arrays in terms of our variables, and their constants.
 
-        Raises WrongConfiguration for a weight that no row speaks of, or two that are the same of theirs.
+        Raises WrongConfiguration for a weight without a row, or two weights with the same name of theirs.
         """
-        places, plan, constants = self.places(model), {}, {}
-        there = {layer.name for layer in model.layers}
-        rows = [row for row in self.rows if row.where is None or row.where in there]
+        extra, plan, constants = self.places(model), {}, {}
+        names_of_layers = {layer.name for layer in model.layers}
+        rows = [row for row in self.rows if row.where is None or row.where in names_of_layers]
         for variable in weights(model):
             layer, _, own = variable.path.rpartition("/")
             found = next(((row, match) for row in rows if (match := row.match(layer))), None)
             if found is None or own not in found[0].kind.arrays:
                 raise WrongConfiguration(
                     f"{self.name}'s layout of {self.models} has no row for {variable.path} of {model.name}; "
-                    "give a zoo.weights.Layout that has one as layout="
+                    "pass a zoo.weights.Layout with such a row as layout="
                 )
             row, (part, numbers) = found
-            words = {**numbers, **places.get(layer, {})}
+            words = {**numbers, **extra.get(layer, {})}
             end, transform = row.kind.arrays[own]
             names = spellings(row.theirs + end, words)
             if row.older is not None:
@@ -356,7 +358,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Plain:
-    """Every weight as it is, under a name that `names` gives: model -> {name: variable}."""
+    """Every weight unchanged, under the name that `names` gives: model -> {name: variable}."""
 
     name: str
     names: Callable[[keras.Model], Mapping[str, keras.Variable]]
@@ -364,22 +366,22 @@ class Plain:
     spare: Sequence[str] = ()
 
     def suits(self, model: keras.Model) -> bool:
-        """Every model."""
+        """True: it is for every model."""
         del model
         return True
 
     def hint(self, missing: Sequence[str], left_over: Sequence[str]) -> str:
-        """None."""
+        """No advice."""
         del missing, left_over
         return ""
 
     def plan(self, model: keras.Model) -> tuple[Plan, Constants]:
-        """Each is itself."""
+        """Every weight is its own array; there are no constants."""
         return {name: Tensor((name,), SAME, {0: v}) for name, v in self.names(model).items()}, {}
 
 
 def weights(model: keras.Model) -> list[keras.Variable]:
-    """The variables that are weights or running statistics; not the steps that dropout counts."""
+    """The variables that are weights or running statistics, without dropout's step counters."""
     return [v for v in model.variables if keras.backend.is_float_dtype(v.dtype)]
 
 

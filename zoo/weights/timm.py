@@ -1,8 +1,8 @@
 """timm's names (1.0): ResNet, EfficientNet, ViT.
 
 Its `tf_efficientnet` weights were trained by TensorFlow: build the model with padding="same" and
-norm_epsilon=1e-3; and for those of `efficientnet_b5` to b7 with norm_epsilon=1e-5. With others it computes
-something else.
+norm_epsilon=1e-3; for other weights of `efficientnet_b5` to b7, build it with norm_epsilon=1e-5. With other
+settings the outputs differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zoo.weights.layouts import BATCH_NORM, CONV, DENSE, LAYER_NORM, VALUE, Layo
 
 RESNET = replace(torchvision.RESNET, name="timm")
 
-# The blocks of the first stage do not expand; what they share with the others is numbered one lower.
+# The blocks of the first stage do not expand, so the numbers of their other parts are one lower.
 EFFICIENTNET = Layout(
     "timm",
     "efficientnet-*",

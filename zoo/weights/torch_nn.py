@@ -1,12 +1,12 @@
-"""torch.nn's names of recurrent networks, in a module as torch's users write it.
+"""torch.nn's names of recurrent networks, in a module such as
 
     self.embedding = nn.Embedding(259, 64)
     self.rnn = nn.LSTM(64, 128, num_layers=1, batch_first=True)      # or nn.GRU; bidirectional=True for birnn
     self.head = nn.Linear(128, 20)
 
-The gates are in the same order there (LSTM i f g o, GRU r z n) and the biases are pairs, too, so that a
-layout is names and transpositions. LSTMs with projections (`weight_hr_l0`) and recurrences without biases
-have no twin here.
+The gates have the same order (LSTM i f g o, GRU r z n) and the biases are pairs in both, so the layout
+consists of names and transpositions. LSTMs with projections (`weight_hr_l0`) and recurrences without biases
+have no counterpart here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def direction(ending: str) -> Kind:
-    """The arrays of one direction of a layer, all layers being one module."""
+    """The arrays of one direction of a layer; all layers are in one module."""
     return Kind(
         {
             "kernel": (".weight_ih_l{i:0}" + ending, TRANSPOSED),
@@ -39,11 +39,11 @@ class Recurrent(Layout):
     """A layout of recurrent networks that torch.nn can compute."""
 
     def hint(self, missing: Sequence[str], left_over: Sequence[str]) -> str:
-        """Of an LSTM with projections, and of a recurrence without biases."""
+        """Advice for LSTMs with projections, and for recurrences without biases."""
         if any(".weight_hr_" in name for name in left_over):
-            return " It is an LSTM with projections (proj_size), which the zoo's has not; use one without."
+            return " It is an LSTM with projections (proj_size), which the zoo has not; use one without."
         if missing and all(".bias_ih_" in name or ".bias_hh_" in name for name in missing):
-            return " It has no biases (bias=False), ours has; biases of zeros give the same numbers."
+            return " It has no biases (bias=False), but the model has; zeros give the same numbers."
         return ""
 
     def plan(self, model: keras.Model) -> tuple[Plan, Constants]:
@@ -52,7 +52,7 @@ class Recurrent(Layout):
         if before:
             raise WrongConfiguration(
                 f"{self.name}'s layout of {self.models}: {', '.join(before)} of {model.name} has "
-                "reset_after=False, and torch.nn.GRU resets after its recurrent kernel; build the model with "
+                "reset_after=False, but torch.nn.GRU resets after its recurrent kernel; build the model with "
                 "reset_after=True"
             )
         return super().plan(model)

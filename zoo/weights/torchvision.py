@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 def in_sequence(model: keras.Model) -> Mapping[str, Mapping[str, int]]:
-    """The place `n` in one Sequential, where each activation and pooling has its own."""
+    """The index `n` in one Sequential, which counts every activation and pooling."""
     steps = [op for op in model.operations if type(op).__name__ not in ("InputLayer", "Identity")]
     return {op.name: {"n": n} for n, op in enumerate(steps)}
 
 
 def after_stages(model: keras.Model) -> Mapping[str, Mapping[str, int]]:
-    """The place `n` of the last convolution: behind the stem and all stages."""
+    """The index `n` of the last convolution: after the stem and all stages."""
     project = Row("stage{s}_block{b}_project", "", CONV)
     stages = max((match[1]["s"] for op in model.operations if (match := project.match(op.name))), default=0)
     return {"top": {"n": stages + 1}, "top_norm": {"n": stages + 1}}
@@ -74,7 +74,7 @@ RESNET = Layout(
     ),
 )
 
-# The blocks of the first stage do not expand, so what follows moves up.
+# The blocks of the first stage do not expand, so later indices are one lower.
 EFFICIENTNET = Layout(
     "torchvision",
     "efficientnet-*",

@@ -1,15 +1,15 @@
-"""transformers' names (5.23): ViT, BERT, GPT-2, T5. Files on the hub keep those of earlier versions.
+"""transformers' names (5.23): ViT, BERT, GPT-2, T5. Files on the hub have those of earlier versions.
 
-A ViT's config that says layer_norm_eps=1e-12, as most do, calls for a model built with norm_epsilon=1e-12.
+A ViT whose config has layer_norm_eps=1e-12, as most have, needs a model built with norm_epsilon=1e-12.
 
 BERT is BertModel with the head "encoder", BertForMaskedLM with "masked_lm", BertForNextSentencePrediction,
 BertForPreTraining, BertForSequenceClassification with "classifier", BertForTokenClassification with "tagger"
 and BertForQuestionAnswering with "span". The hub's bert-base-uncased is a BertForPreTraining: head="skip"
-takes all but its heads. A pooler that a model has no use for is left in the file.
+loads everything except its heads. A pooler that the model does not use is ignored.
 
-GPT-2 is GPT2LMHeadModel, T5 is T5ForConditionalGeneration. T5 1.1's head is one of its own in files, and
+GPT-2 is GPT2LMHeadModel, T5 is T5ForConditionalGeneration. T5 1.1's head is untied in files, and
 after `from_pretrained`; built from a configuration it is tied in transformers, and `load_state_dict` would
-write head and embedding into the same memory.
+write head and embedding to the same memory.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ VIT = Layout(
 
 @dataclass(frozen=True)
 class Bert(Layout):
-    """A layout of BERTs, of whose heads there are many."""
+    """A layout of BERT models with any head."""
 
     def hint(self, missing: Sequence[str], left_over: Sequence[str]) -> str:
-        """Of the head of a file that the model has not."""
+        """Advice for a file with heads that the model does not have."""
         if any(name.startswith("cls.") for name in left_over):
-            return ' head="skip" leaves its heads in the file; zoo.build(..., head="pretraining") has them.'
+            return ' head="skip" does not load its heads; zoo.build(..., head="pretraining") has them.'
         return super().hint(missing, left_over)
 
 
 def _prefix(model: keras.Model) -> Mapping[str, Mapping[str, str]]:
-    """What stands before the trunk's names: nothing in BertModel, which is the trunk alone."""
+    """The prefix of the trunk's names: empty in BertModel, which is the trunk alone."""
     layers = {layer.name for layer in model.layers}
     alone = "pooler" in layers and not layers & {"head", "masked_lm", "next_sentence"}
     return {layer: {"bert": "" if alone else "bert."} for layer in layers}
@@ -83,7 +83,7 @@ def _prefix(model: keras.Model) -> Mapping[str, Mapping[str, str]]:
 _BERT = "({bert}|bert.|)"
 _LAYER = _BERT + "encoder.layer.{i:0}"
 _BIAS = Kind({"value": (".bias", SAME)})
-# As Google's TensorFlow called them, too, and with it the hub's first files.
+# Also with the names of Google's TensorFlow code, as in the hub's first files.
 _NORM = Kind({"gamma": ("(.weight|.gamma)", SAME), "beta": ("(.bias|.beta)", SAME)})
 _WORDS, _DECODER = f"{_BERT}embeddings.word_embeddings", ("cls.predictions.decoder",)
 
@@ -119,7 +119,7 @@ BERT = Bert(
 
 
 def gpt2(trunk: str, head: str, dense: Kind, attention: tuple[str, Kind]) -> tuple[Row, ...]:
-    """GPT-2's names, which minGPT's and nanoGPT's are, too; how their kernels lie is another matter."""
+    """GPT-2's names, also used by minGPT and nanoGPT, whose kernels are stored differently."""
     block, (name, stacked) = trunk + "h.{i:0}", attention
     parts = ("block{i}_attention_query", "block{i}_attention_key", "block{i}_attention_value")
     return (
@@ -137,7 +137,7 @@ def gpt2(trunk: str, head: str, dense: Kind, attention: tuple[str, Kind]) -> tup
     )
 
 
-# Its Conv1D keeps kernels (in, out), as we do. Earlier versions wrote the masks of attention into files.
+# Its Conv1D stores kernels (in, out), as we do. Earlier versions saved the attention masks in files.
 CONV1D = Kind({"kernel": (".weight", SAME), "bias": (".bias", SAME)})
 MASKS = ("*.attn.bias", "*.attn.masked_bias")
 
@@ -157,7 +157,7 @@ def _attention(ours: str, theirs: str) -> tuple[Row, ...]:
 
 
 def _stack(name: str, mlp: int) -> tuple[Row, ...]:
-    """The encoder or the decoder, whose mlp is that one of a block's layers; version 1.1 has gates."""
+    """The encoder or the decoder, whose mlp is the layer `mlp` of a block; version 1.1 has gates."""
     ours, theirs = name + "_block{i}", name + ".block.{i:0}.layer"
     feed, first = f"{theirs}.{mlp}.DenseReluDense", f"{name}.block.0.layer.0.SelfAttention"
     return (
@@ -188,7 +188,7 @@ T5 = Layout(
         *_attention("decoder_block{i}_memory", f"{_MEMORY}.EncDecAttention"),
         Row("head", "lm_head", DENSE),
     ),
-    # The first files have one that nothing uses.
+    # The first files contain one that is unused.
     spare=("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",),
 )
 
