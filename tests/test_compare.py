@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends, benchmarks, comparison, ladder
+from zoo import backends, benchmarks, comparison
 from zoo.cli import app
 from zoo.ladder import bounds, taps
 from zoo.layers import signature
@@ -169,7 +169,7 @@ def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) ->
     x = zoo.tasks.load(task, signature.input_shapes(built)).first(3)
     found = taps.layer_outputs(built, x)
     logits = built.predict_on_batch(x)
-    assert bounds.difference(next(reversed(found.values())), logits) < 1e-6
+    assert bounds.relative_difference(next(reversed(found.values())), logits) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) ->
 def test_a_difference_is_relative_to_the_largest_value(
     a: list[float], b: list[float], expected: float
 ) -> None:
-    assert bounds.difference(np.array(a), np.array(b)) == pytest.approx(expected)
+    assert bounds.relative_difference(np.array(a), np.array(b)) == pytest.approx(expected)
 
 
 class Drifting:
@@ -239,7 +239,7 @@ def test_where_losses_part_one_run_is_asked_how_far_it_drifts_from_itself(
 @pytest.mark.parity
 def test_a_drift_is_that_of_weights_a_unit_in_the_last_place_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bounds.BOUNDS, "losses", 0.0)  # ask, however little was found
-    monkeypatch.setattr(ladder, "LAST_PLACE", 0.0)
+    monkeypatch.setattr(bounds, "LOSS_ULP", 0.0)
     result = zoo.compare("mlp", steps=30, backends=["jax", "torch"], engines=["native"], out=None)
     (model,) = result["models"]
     assert 0 < result.differences[0]["losses"] <= model["bounds"]["losses"]

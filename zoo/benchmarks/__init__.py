@@ -236,7 +236,7 @@ def _run(how: str, job: Record) -> Record:
     except subprocess.TimeoutExpired:
         return {"error": f"not done after {LIMIT_S} s"}
     if done.returncode:
-        return {"error": machine.last_words(done.stderr) or f"ended with status {done.returncode}"}
+        return {"error": machine.last_error(done.stderr) or f"ended with status {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -709,10 +709,10 @@ def parity(
     except ValueError:
         raise WrongConfiguration(f"--rungs {rungs}: expected numbers from 1 to 8, e.g. 1,2,3") from None
     if faults:
-        from zoo.ladder.faults import hunt
+        from zoo.ladder.injection import inject_faults
 
         with terminal.status(quiet=quiet) as show:
-            rows = hunt(backends=names, show=show)
+            rows = inject_faults(backends=names, show=show)
         if as_json:
             terminal.print_json(rows)
         else:

@@ -247,11 +247,13 @@ def _drift(
     row = min((row for row in rows if not row["error"]), key=lambda row: row["train_s"])
     found, runs = 0.0, 0
     with closing(Worker("zoo.comparison.worker", folder, row["backend"])) as worker, suppress(WorkerDied):
-        while runs < bounds.NUDGES and bounds.floor(found) < apart:
-            row["status"] = f"drift from itself, {runs + 1} of up to {bounds.NUDGES}"
+        while runs < bounds.PERTURBED_RUNS and bounds.floor(found) < apart:
+            row["status"] = f"drift from itself, {runs + 1} of up to {bounds.PERTURBED_RUNS}"
             changed()
             *_, answer = worker.ask("drift", **_training(row, settings), nudge=runs)
-            found = max(found, bounds.gap(np.array(row["losses"]), np.array(answer["losses"])))
+            found = max(
+                found, bounds.absolute_difference(np.array(row["losses"]), np.array(answer["losses"]))
+            )
             runs += 1
     row["status"] = "done"
     return {
@@ -286,7 +288,7 @@ def _difference(a: Record, folder_a: Path, b: Record, folder_b: Path) -> Record:
         "a": _name(a),
         "b": _name(b),
         "initial_weights": _largest(folder_a, folder_b, "initial_weights"),
-        "outputs": bounds.difference(outputs_a[last], outputs_b[last]),
+        "outputs": bounds.relative_difference(outputs_a[last], outputs_b[last]),
         "losses": float(np.max(np.abs(np.subtract(a["losses"], b["losses"])))),
         "final_weights": _largest(folder_a, folder_b, "final_weights"),
         "predictions": int((predictions[0] != predictions[1]).sum()),

@@ -22,15 +22,15 @@ from zoo import backends, registry, tasks, tokenizers, training
 from zoo._lazy import keras, ops
 from zoo.ladder import probe, taps
 from zoo.layers import signature
-from zoo.processes.workers import Tell, serve
+from zoo.processes.workers import Answer, serve
 from zoo.training import engines, plan
 
 
 class Worker:
     """Holds the trained run between commands, so that timings can be repeated."""
 
-    def __init__(self, folder: Path, tell: Tell):
-        self.folder, self.tell = folder, tell
+    def __init__(self, folder: Path, answer: Answer):
+        self.folder, self.answer = folder, answer
 
     def train(self, *, subject: dict[str, Any], how: dict[str, Any]) -> None:
         built, data = prepare(**subject)
@@ -44,7 +44,7 @@ class Worker:
             nonlocal last
             if time.perf_counter() - last > 0.2:
                 last = time.perf_counter()
-                self.tell(step=step + 1, loss=engines.number(loss))
+                self.answer(step=step + 1, loss=engines.number(loss))
 
         run = training.train(built, data, progress=False, watch=watch, **how)
         peak = current.peak_memory()
@@ -52,7 +52,7 @@ class Worker:
         best = [run.stepper.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
         np.savez(self.folder / "predictions.npz", predictions=np.concatenate(best))
         self.run, self.batch = run, next(run.task.batches(run.batch_size, run.seed, 0))
-        self.tell(
+        self.answer(
             last=True,
             mode=run.mode,
             losses=run.losses,
@@ -79,12 +79,12 @@ class Worker:
 
         start = time.perf_counter()
         engine.fit((batch for _ in count()), steps, steps, on_step, lambda: False)
-        self.tell(last=True, ms=(time.perf_counter() - start) * 1e3 / steps)
+        self.answer(last=True, ms=(time.perf_counter() - start) * 1e3 / steps)
 
     def drift(self, *, subject: dict[str, Any], how: dict[str, Any], nudge: int) -> None:
         built, data = prepare(**subject)
-        probe.nudge(built, nudge)
-        self.tell(last=True, losses=training.train(built, data, progress=False, **how).losses)
+        probe.perturb(built, nudge)
+        self.answer(last=True, losses=training.train(built, data, progress=False, **how).losses)
 
 
 def prepare(
