@@ -20,7 +20,7 @@ from typing import Any
 from zoo import backends, registry, storage, tasks, tokenizers
 from zoo._version import __version__
 from zoo.checks import integer
-from zoo.comparison.differences import differences
+from zoo.comparison.differences import run_differences
 from zoo.comparison.runs import Progress, Record, drift, measure
 from zoo.errors import BackendError, UnknownName, WrongConfiguration, nearest
 from zoo.processes import machine
@@ -129,7 +129,7 @@ def _result(
             own = [row for row in rows if row["model"] == card.name]
             folders = [Path(scratch, f"{card.name}-{i}") for i in range(len(own))]
             measure(own, folders, settings, progress)
-            own_pairs = differences(own, folders)
+            own_pairs = run_differences(own, folders)
             divergence = drift(own, own_pairs, Path(scratch, f"{card.name}-drift"), settings, progress)
             models.append({**_describe(card, own, settings), **divergence})
             pairs += own_pairs

@@ -14,7 +14,7 @@ from zoo.ladder.bounds import first_difference, relative_difference
 Record = dict[str, Any]
 
 
-def differences(rows: list[Record], folders: list[Path]) -> list[Record]:
+def run_differences(rows: list[Record], folders: list[Path]) -> list[Record]:
     """One for each pair of runs without an error."""
     runs = [(row, folder) for row, folder in zip(rows, folders, strict=True) if not row["error"]]
     return [_difference(*a, *b) for a, b in itertools.combinations(runs, 2)]
