@@ -4,20 +4,20 @@ import contextlib
 import io
 from pathlib import Path
 
-from zoo.processes.workers import Tell, serve
+from zoo.processes.workers import Answer, serve
 
 
 class Runner:
     """Answers with what a program prints."""
 
-    def __init__(self, folder: Path, tell: Tell):
+    def __init__(self, folder: Path, answer: Answer):
         del folder
-        self.tell = tell
+        self.answer = answer
 
     def run(self, *, code: str) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as said:
             exec(code, {"__name__": "__main__"})
-        self.tell(last=True, said=said.getvalue().strip())
+        self.answer(last=True, said=said.getvalue().strip())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`zoo bench`: what a step is measured on, who competes, and that all of them compute the same."""
+"""`zoo bench`: the workload, the implementations, and that all of them compute the same."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from conftest import numpy
 
 import zoo
 from zoo import backends, benchmarks, registry, tasks
-from zoo.benchmarks import Contestant
-from zoo.benchmarks import references as peers
+from zoo.benchmarks import implementations, references, worker, workload
+from zoo.benchmarks.implementations import Implementation
 
 HERE = backends.current()
-PEER = {"torch": "torchvision", "jax": "flax"}  # what the peers of vision models need
+NEEDS = {"torch": "torchvision", "jax": "flax"}  # by the references of vision models
 VISION = ("resnet18", "efficientnet-b0", "vit-ti16")
 
 
-def photographic() -> list[registry.Card]:
+def natural_image_models() -> list[registry.Card]:
     cards = map(registry.card, registry.list_models())
     return [card for card in cards if card.preprocessing is not None]
 
 
-def test_a_batch_of_photographs_costs_about_the_same_whatever_the_model() -> None:
+def test_a_batch_of_natural_images_costs_about_the_same_for_every_model() -> None:
     """A power of two, within its rounding of 8e9 multiply-adds, or one image of those that cost more."""
-    for card in photographic():
-        size = benchmarks.batch_for(card)
+    for card in natural_image_models():
+        size = workload.batch_for(card)
         assert log2(size) == int(log2(size)), card.name
         assert size == 1 or 8e9 / sqrt(2) <= size * card.multiply_adds <= 8e9 * sqrt(2), card.name
         assert size > 1 or card.multiply_adds >= 8e9 / sqrt(2) / 2, card.name
@@ -39,29 +39,29 @@ def test_a_batch_of_photographs_costs_about_the_same_whatever_the_model() -> Non
 @pytest.mark.parametrize("name", ["mlp", "lenet5"])
 def test_a_quick_model_is_measured_on_the_batch_of_its_recipe_in_bursts_of_ten(name: str) -> None:
     card = zoo.card(name)
-    assert benchmarks.batch_for(card) == zoo.training.recipes.recipe(card.recipe).batch_size
-    assert benchmarks.rounds_and_burst(card, benchmarks.batch_for(card)) == (22, 10)
+    assert workload.batch_for(card) == zoo.training.recipes.recipe(card.recipe).batch_size
+    assert workload.rounds_and_burst(card, workload.batch_for(card)) == (22, 10)
 
 
 def test_slow_steps_are_measured_one_at_a_time() -> None:
-    for card in photographic():
-        rounds, burst = benchmarks.rounds_and_burst(card, benchmarks.batch_for(card))
+    for card in natural_image_models():
+        rounds, burst = workload.rounds_and_burst(card, workload.batch_for(card))
         assert rounds >= 7, "quartiles of fewer say little"
         assert rounds * burst <= 10, card.name
 
 
-def test_photographs_are_noise_in_the_shape_of_the_model() -> None:
-    x, y, loss = benchmarks.batch(zoo.card("vit-ti16"), 16)
+def test_natural_images_are_replaced_by_noise_in_the_shape_of_the_model() -> None:
+    x, y, loss = workload.batch(zoo.card("vit-ti16"), 16)
     assert x.shape == (16, 224, 224, 3)
     assert x.dtype == np.float32
-    assert abs(x.mean()) < 5 / sqrt(x.size)  # five deviations of the mean of standard normal numbers
+    assert abs(x.mean()) < 5 / sqrt(x.size)  # five standard deviations of the mean of standard normal numbers
     assert y.shape == (16,)
     assert 0 <= y.min() < y.max() < 1000
     assert loss == "cross_entropy"
 
 
 def test_digits_are_digits() -> None:
-    x, y, _ = benchmarks.batch(zoo.card("mlp"), 16)
+    x, y, _ = workload.batch(zoo.card("mlp"), 16)
     theirs_x, theirs_y = next(zoo.tasks.load("digits", (28, 28, 1)).batches(16, 0, 0))
     np.testing.assert_array_equal(x, theirs_x)
     np.testing.assert_array_equal(y, theirs_y)
@@ -74,7 +74,7 @@ def test_sequences_are_those_of_a_models_task_by_the_names_of_its_inputs(name: s
         pytest.importorskip("babel")
     card = zoo.card(name)
     model = zoo.build(name)
-    x, y, loss = benchmarks.batch(card, 4)
+    x, y, loss = workload.batch(card, 4)
     assert loss == tasks.source(card.task)[1].loss
     assert sorted(x if isinstance(x, dict) else ["frames"]) == sorted(tensor.name for tensor in model.inputs)
     assert len(numpy(model(backends.tensors(x)))) == len(y) == 4
@@ -90,73 +90,81 @@ def test_sequences_are_those_of_a_models_task_by_the_names_of_its_inputs(name: s
         ("resnet50", "flax", "vision_flax"),
         ("birnn", "torch", "recurrent_torch"),
         ("seq2seq", "torch", None),
-        ("alexnet-2012", "torch", None),  # torchvision has none of two columns
+        ("alexnet-2012", "torch", None),  # torchvision has none with two columns
         ("lenet5-1998", "torch", None),
         ("vit-ti16", "tensorflow", None),
     ],
 )
-def test_a_peer_is_named_after_its_model_or_shared(model: str, framework: str, file: str | None) -> None:
-    assert peers.find(model, framework) == (file and f"zoo.benchmarks.references.{file}")
+def test_a_reference_is_named_after_its_model_or_shared(model: str, framework: str, file: str | None) -> None:
+    assert references.find_module(model, framework) == (file and f"zoo.benchmarks.references.{file}")
 
 
-@pytest.mark.parametrize("backend", benchmarks.PEERS)
-def test_the_transformers_that_torch_takes_from_hugging_face_are_written_by_hand_elsewhere(
+@pytest.mark.parametrize("backend", implementations.LIBRARIES)
+def test_transformers_are_hugging_faces_on_torch_and_written_out_elsewhere(
     backend: str,
 ) -> None:
     for model in ("bert-base", "gpt2", "t5-small"):
-        assert benchmarks.find_peer(model, backend) == f"zoo.benchmarks.references.transformers_{backend}"
+        assert (
+            implementations.find_reference(model, backend)
+            == f"zoo.benchmarks.references.transformers_{backend}"
+        )
     for model in ("t5-v1.1-small", "seq2seq"):
-        assert benchmarks.find_peer(model, backend) is None
+        assert implementations.find_reference(model, backend) is None
 
 
-def test_only_a_peer_that_writes_is_raced_at_writing() -> None:
-    fields = {name: benchmarks.contestants("gpt-mini", name, "generate") for name in benchmarks.PEERS}
-    assert {name: [c.name for c in field] for name, field in fields.items()} == {
+def test_only_a_reference_that_generates_is_timed_at_generating() -> None:
+    names = {
+        name: implementations.list_implementations("gpt-mini", name, "generate")
+        for name in implementations.LIBRARIES
+    }
+    assert {name: [each.name for each in chosen] for name, chosen in names.items()} == {
         "torch": ["zoo traced", "plain eager"],
         "tensorflow": ["zoo graph"],
         "jax": ["zoo jit"],
     }
-    assert len(benchmarks.contestants("resnet18", "torch", "generate")) == 1
+    assert len(implementations.list_implementations("resnet18", "torch", "generate")) == 1
 
 
-def test_a_step_costs_the_same_whoever_ran_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who follows another finds the memory gone that it had, which is no step of its own loop."""
+def test_a_step_costs_the_same_whichever_ran_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After another one, the first step allocates memory again, which its own loop would not."""
     clock, last = 0.0, ""
 
-    def make(contestant: Contestant, _: Any) -> benchmarks.Burst:
+    def make(implementation: Implementation, _: Any) -> worker.Burst:
         def burst(steps: int) -> float:
             nonlocal clock, last
-            clock += steps + (100 if contestant.name != last else 0)
-            last = contestant.name
+            clock += steps + (100 if implementation.name != last else 0)
+            last = implementation.name
             return 0.0
 
         return burst
 
-    monkeypatch.setattr(benchmarks, "make", make)
-    monkeypatch.setattr(benchmarks.time, "perf_counter", lambda: clock)
-    field = [Contestant("zoo", "traced"), Contestant("plain", "eager")]
-    times = benchmarks.race(field, {"rounds": 3, "burst": 2})
-    assert times == {contestant.name: [1000.0] * 3 for contestant in field}
+    monkeypatch.setattr(worker, "make", make)
+    monkeypatch.setattr(worker.time, "perf_counter", lambda: clock)
+    chosen = [Implementation("zoo", "traced"), Implementation("plain", "eager")]
+    times = worker.interleaved(chosen, {"rounds": 3, "burst": 2})
+    assert times == {each.name: [1000.0] * 3 for each in chosen}
 
 
-@pytest.mark.skipif(HERE.NAME not in PEER, reason="no peer of a vision model on TensorFlow")
-def test_without_the_peers_package_its_row_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    package = PEER[HERE.NAME]
-    monkeypatch.setitem(sys.modules, package, None)  # what Python finds where it is not installed
-    module = peers.find("resnet18", *benchmarks.PEERS[HERE.NAME])
+@pytest.mark.skipif(HERE.NAME not in NEEDS, reason="no reference of a vision model on TensorFlow")
+def test_without_the_references_package_its_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    package = NEEDS[HERE.NAME]
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    module = references.find_module("resnet18", *implementations.LIBRARIES[HERE.NAME])
     monkeypatch.delitem(sys.modules, str(module), raising=False)
     job = {"model": "resnet18", "batch_size": 1, "what": "train"}
     with pytest.raises(zoo.BackendError, match=f"needs {package}: pip install {package}"):
-        benchmarks.make(Contestant("plain", "eager"), job)
+        worker.make(Implementation("plain", "eager"), job)
 
 
-def test_ours_and_the_plain_program_are_made_first_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is made first is slower: here by half."""
+def test_ours_and_the_reference_are_made_first_equally_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first to be made is slower: here by half."""
     orders = []
 
-    def run(how: str, job: dict[str, Any]) -> dict[str, Any]:
-        names = job["contestants"]
-        if how == "alone":
+    def run(command: str, job: dict[str, Any]) -> dict[str, Any]:
+        names = job["implementations"]
+        if command == "alone":
             return {"error": None, "first_step_s": 1.0, "peak_mb": 7, "loss": 0.0}
         orders.append(names)
         return {name: [15.0 if name == names[0] else 10.0] * job["rounds"] for name in names}
@@ -168,23 +176,21 @@ def test_ours_and_the_plain_program_are_made_first_as_often(monkeypatch: pytest.
     assert ours["step_ms_quartiles"] == theirs["step_ms_quartiles"] == [10.0, 15.0]
 
 
-def test_a_race_that_fails_is_the_error_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    field = benchmarks.contestants("mlp", HERE.NAME, "infer")
-    count = len(field)
+def test_interleaved_timing_that_fails_is_the_error_of_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = implementations.list_implementations("mlp", HERE.NAME, "infer")
+    count = len(chosen)
     alone = {"first_step_s": 1.0, "peak_mb": 7, "loss": 0.0}
-    race = {contestant.name: [1.0] * 11 for contestant in field}
-    answers = iter([*[alone] * count, race, {"error": "out of memory"}])
+    times = {each.name: [1.0] * 11 for each in chosen}
+    answers = iter([*[alone] * count, times, {"error": "out of memory"}])
     monkeypatch.setattr(benchmarks, "_run", lambda *_: next(answers))
     rows = zoo.bench("mlp", what=["infer"], backends=[HERE.NAME])
     assert [row["error"] for row in rows] == ["out of memory"] * count
 
 
-def race_of_builds(
-    monkeypatch: pytest.MonkeyPatch, answers: dict[str, Iterator[Any]]
-) -> list[dict[str, Any]]:
-    """`zoo bench --build` with these answers in the place of processes."""
+def timed_builds(monkeypatch: pytest.MonkeyPatch, answers: dict[str, Iterator[Any]]) -> list[dict[str, Any]]:
+    """`zoo bench --build` with these answers instead of processes."""
     monkeypatch.setattr(
-        benchmarks, "_run", lambda how, job: {"build": next(answers[job["contestants"][0]])}[how]
+        benchmarks, "_run", lambda command, job: {"build": next(answers[job["implementations"][0]])}[command]
     )
     return zoo.bench("vgg19", what=["build"], backends=["torch"])
 
@@ -192,7 +198,7 @@ def race_of_builds(
 @pytest.mark.skipif(HERE.NAME != "torch", reason="builds on torch")
 def test_builds_are_compared_with_those_beside_them(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = [3.0, 8.0, 5.0, 30.0, 7.0], [2.0, 4.0, 5.0, 20.0, 2.0]  # ratios 1.5 2 1 1.5 3.5
-    row, reference = race_of_builds(
+    row, reference = timed_builds(
         monkeypatch,
         {
             "zoo build": ({"build_s": s, "peak_mb": 7} for s in ours),
@@ -205,88 +211,91 @@ def test_builds_are_compared_with_those_beside_them(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(HERE.NAME != "torch", reason="builds on torch")
-def test_a_build_that_fails_is_a_row_and_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    row, reference = race_of_builds(
+def test_a_build_that_fails_is_a_row_and_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, reference = timed_builds(
         monkeypatch,
         {
             "zoo build": ({"build_s": 1.0, "peak_mb": 7} for _ in range(5)),
-            "plain build": iter([{"error": "the plain peer needs torchvision"}]),
+            "plain build": iter([{"error": "the reference implementation needs torchvision"}]),
         },
     )
     assert (row["error"], row["ratio"], row["build_s"]) == (None, None, 1.0)
-    assert reference["error"] == "the plain peer needs torchvision"
+    assert reference["error"] == "the reference implementation needs torchvision"
 
 
 def test_rows_are_reported_as_soon_as_a_model_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    jobs = []
 
     def run(_: str, job: dict[str, Any]) -> dict[str, Any]:
-        asked.append((job["model"], job["what"]))
-        return {"error": "the machine burns"}
+        jobs.append((job["model"], job["what"]))
+        return {"error": "out of memory"}
 
     monkeypatch.setattr(benchmarks, "_run", run)
-    reported, last_asked = [], []
+    reported, last_jobs = [], []
 
     def report(rows: list[dict[str, Any]]) -> None:
         reported.append({(row["model"], row["what"]) for row in rows})
-        last_asked.append(asked[-1])
+        last_jobs.append(jobs[-1])
 
     rows = zoo.bench("mlp", "lenet5", what=["infer", "build"], backends=[HERE.NAME], report=report)
     order = [("mlp", "infer"), ("mlp", "build"), ("lenet5", "infer"), ("lenet5", "build")]
     assert reported == [{work} for work in order]
-    assert last_asked == order  # nothing of the next was begun
+    assert last_jobs == order  # the next was not started
     assert list(dict.fromkeys((row["model"], row["what"]) for row in rows)) == order
 
 
-# --- the peers of vision models compute what ours do ---
+# --- the references compute what our models do ---
 
 
-def skip_without_peer(model: str) -> None:
-    if peers.find(model, *benchmarks.PEERS[HERE.NAME]) is None:
-        pytest.skip(f"{model} has no peer on {HERE.NAME}")
-    if util.find_spec(PEER[HERE.NAME]) is None:
-        pytest.skip(f"{PEER[HERE.NAME]} is not installed in this environment")
+def skip_without_reference(model: str) -> None:
+    if references.find_module(model, *implementations.LIBRARIES[HERE.NAME]) is None:
+        pytest.skip(f"{model} has no reference on {HERE.NAME}")
+    if util.find_spec(NEEDS[HERE.NAME]) is None:
+        pytest.skip(f"{NEEDS[HERE.NAME]} is not installed in this environment")
 
 
-def losses(contestant: Contestant, model: str, steps: int = 2) -> list[float]:
+def losses(implementation: Implementation, model: str, steps: int = 2) -> list[float]:
     """Before each step of AdamW."""
-    burst = benchmarks.make(contestant, {"model": model, "batch_size": 2, "what": "train"})
+    burst = worker.make(implementation, {"model": model, "batch_size": 2, "what": "train"})
     return [burst(1) for _ in range(steps)]
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("model", VISION)
-def test_a_peer_starts_from_our_weights_and_learns_as_ours(model: str) -> None:
-    skip_without_peer(model)
-    first, second, *_ = benchmarks.contestants(model, HERE.NAME, "train")
+def test_a_reference_starts_from_our_weights_and_trains_like_ours(model: str) -> None:
+    skip_without_reference(model)
+    first, second, *_ = implementations.list_implementations(model, HERE.NAME, "train")
     ours, theirs = losses(first, model), losses(second, model)
     assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
-    assert ours[1] == pytest.approx(theirs[1], rel=1e-3)  # AdamW makes a whole step of a gradient's rounding
+    assert ours[1] == pytest.approx(
+        theirs[1], rel=1e-3
+    )  # AdamW turns the rounding of a gradient into a whole step
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize("model", VISION)
-def test_a_peer_predicts_as_ours(model: str) -> None:
-    skip_without_peer(model)
+def test_a_reference_predicts_like_ours(model: str) -> None:
+    skip_without_reference(model)
     card = zoo.card(model)
-    x, y, _ = benchmarks.batch(card, 2)
-    peer, weights = benchmarks._peer(card)
-    theirs = np.asarray(peer.predictor(weights)(peer.prepare(x, y)[0]))
+    x, y, _ = workload.batch(card, 2)
+    reference, weights = worker.reference_and_weights(card)
+    theirs = np.asarray(reference.predictor(weights)(reference.prepare(x, y)[0]))
     ours = numpy(HERE.predictor(zoo.build(model), backends.MODES[HERE.NAME][0])(HERE.tensor(x)))
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
-@pytest.mark.skipif(HERE.NAME != "torch", reason="the recurrent peer is torch's")
+@pytest.mark.skipif(HERE.NAME != "torch", reason="the recurrent reference is torch's")
 @pytest.mark.parametrize("model", ["lstm", "gru", "birnn"])
-def test_the_recurrent_peer_trains_as_the_zoo_does(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recurrent_reference_trains_like_ours(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On padded texts: torch.nn's module, its state taken at each text's end, its own loop and optimizer."""
     rng = np.random.default_rng(0)
     x = rng.integers(3, 259, (8, 12), dtype=np.int32)
     x[1, 5:] = x[2, 1:] = 0
     y = rng.integers(0, 20, 8, dtype=np.int32)
-    monkeypatch.setattr(benchmarks, "batch", lambda card, size: (x, y, "cross_entropy"))
+    monkeypatch.setattr(worker, "batch", lambda card, size: (x, y, "cross_entropy"))
     job = {"model": model, "batch_size": 8, "what": "train"}
-    ours, theirs = (benchmarks.make(Contestant(*who), job) for who in (("zoo", "traced"), ("plain", "eager")))
+    names = (("zoo", "traced"), ("plain", "eager"))
+    ours, theirs = (worker.make(Implementation(*name), job) for name in names)
     for _ in range(4):
         assert ours(1) == pytest.approx(theirs(1), rel=1e-5)
 
@@ -295,27 +304,29 @@ ANYWHERE = ["mlp", "lenet5", "lstm"]
 ELSEWHERE = [pytest.param(model, marks=pytest.mark.peers) for model in ("resnet18", "bert-tiny")]
 
 
-@pytest.mark.skipif(HERE.NAME != "torch", reason="what the others make lies on the device in use in any case")
+@pytest.mark.skipif(HERE.NAME != "torch", reason="the other frameworks use the device in any case")
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
 @pytest.mark.parametrize("what", ["train", "infer"])
 @pytest.mark.parametrize("model", [*ANYWHERE, *ELSEWHERE])
-def test_a_peer_computes_on_the_device_in_use(model: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it: torch refuses to compute with tensors of two devices. On this one there are no numbers."""
+def test_a_reference_computes_on_the_device_in_use(
+    model: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it: torch does not compute with tensors of two devices. The meta device has no numbers."""
     import torch
 
-    x, y, loss = benchmarks.batch(zoo.card(model), 1)
-    monkeypatch.setattr(benchmarks, "batch", lambda card, size: (x, y, loss))
+    x, y, loss = workload.batch(zoo.card(model), 1)
+    monkeypatch.setattr(worker, "batch", lambda card, size: (x, y, loss))
     monkeypatch.setattr(HERE, "on_device", lambda: torch.device("meta"))
-    burst = benchmarks.make(Contestant("plain", "eager"), {"model": model, "batch_size": 1, "what": what})
-    found = []
-    monkeypatch.setattr(benchmarks, "_numpy", lambda loss: found.append(loss) or 0.0)
-    monkeypatch.setattr(HERE, "synchronize", found.append)
+    burst = worker.make(Implementation("plain", "eager"), {"model": model, "batch_size": 1, "what": what})
+    values = []
+    monkeypatch.setattr(worker, "_numpy", lambda loss: values.append(loss) or 0.0)
+    monkeypatch.setattr(HERE, "synchronize", values.append)
     burst(1)
-    assert [value.device.type for value in found] == ["meta"]
+    assert [value.device.type for value in values] == ["meta"]
 
 
 @pytest.mark.skipif(HERE.NAME != "torch", reason="the others have one")
-def test_what_torch_makes_lies_on_the_device_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_creates_tensors_on_the_device_of_keras(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setenv("KERAS_TORCH_DEVICE", "meta")
@@ -324,11 +335,11 @@ def test_what_torch_makes_lies_on_the_device_of_keras(monkeypatch: pytest.Monkey
     assert torch.zeros(1).device.type == "cpu"
 
 
-def test_a_transformer_by_hand_starts_from_our_weights_and_learns_as_ours() -> None:
-    """Whatever else the recipe sets: a peer knows the learning rate and the weight decay."""
-    model = "gpt-nano"  # tests/test_peers.py has the others learn
+def test_a_transformer_written_out_starts_from_our_weights_and_trains_like_ours() -> None:
+    """Whatever else the recipe sets: a reference takes the learning rate and the weight decay."""
+    model = "gpt-nano"  # tests/test_peers.py trains the others
     if HERE.NAME == "torch":
-        pytest.skip("torch's peer is Hugging Face's")
-    ours, theirs, *_ = benchmarks.contestants(model, HERE.NAME, "train")
+        pytest.skip("torch's reference is Hugging Face's")
+    ours, theirs, *_ = implementations.list_implementations(model, HERE.NAME, "train")
     steps = 3  # the first of Adam's is the same whatever its betas
     assert losses(ours, model, steps) == pytest.approx(losses(theirs, model, steps), rel=1e-5)

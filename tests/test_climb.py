@@ -1,4 +1,4 @@
-"""More climbs: the network that faults are seeded in, a user's own models, every mode."""
+"""More runs of the ladder: the network that faults are injected into, a user's own models, every mode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from zoo import backends, ladder
-from zoo.ladder import faults
+from zoo.ladder import faults, injection, run
 from zoo.processes.workers import Worker
 
 pytestmark = pytest.mark.parity
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parity
 
 @pytest.fixture(scope="module", autouse=True)
 def shared_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A climb leaves its processes to the next: importing a framework takes longer than most climbs here."""
+    """A run leaves its processes to the next: importing a framework takes longer than most runs here."""
     idle: dict[str, Worker] = {}
 
     class Shared(Worker):
@@ -34,31 +34,31 @@ def shared_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         if worker is None:
             worker = Shared(module, tmp_path_factory.mktemp("process"), backend, environment)
             worker.key = key
-        for left in worker.folder.glob("*.*"):  # what it found in the last climb
+        for left in worker.folder.glob("*.*"):  # of the last run
             left.unlink()
         folder.symlink_to(worker.folder)
         return worker
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ladder, "Worker", start)
+        patch.setattr(run, "Worker", start)
         yield
     for worker in idle.values():
         Worker.close(worker)
 
 
-SPECIMEN = np.random.default_rng(0).normal(size=(100, 8, 8, 1)).astype(np.float32)
+IMAGES = np.random.default_rng(0).normal(size=(100, 8, 8, 1)).astype(np.float32)
 
 
 @pytest.mark.long
 def test_every_kind_of_layer_and_regularization_holds() -> None:
-    """Pools, norms, drop-path, dropout, both GELUs, a penalty: the network that faults are seeded in.
+    """Pools, norms, drop-path, dropout, both GELUs, a penalty: the network that faults are injected into.
 
-    On TensorFlow, in float64 and on every rung, the hunt below begins with it, and nothing seeded.
+    The fault injection below begins with it and no fault, in float64, on every rung, with TensorFlow.
     """
     rungs, pair = {1, 2, 3, 5}, ("torch", "jax")
     targets = np.arange(100) % 10
     result = ladder.parity(
-        faults.specimen, inputs=SPECIMEN, targets=targets, rungs=sorted(rungs), modes=(), backends=pair
+        faults.network, inputs=IMAGES, targets=targets, rungs=sorted(rungs), modes=(), backends=pair
     )
     assert {row["rung"] for row in result.rows} == rungs
     assert not result.failed, result.failed
@@ -66,11 +66,10 @@ def test_every_kind_of_layer_and_regularization_holds() -> None:
 
 @pytest.mark.long
 def test_every_fault_is_caught_by_its_rung() -> None:
-    rows = faults.hunt()
-    control, *seeded = rows
+    control, *rows = injection.inject_faults()
     assert control["caught"] is None, control
-    assert len(seeded) == len(faults.FAULTS)
-    for row in seeded:
+    assert len(rows) == len(faults.FAULTS)
+    for row in rows:
         assert row["caught"] == row["rung"], row
 
 
@@ -85,7 +84,7 @@ def stock() -> Any:
 
 
 def faulty(break_: Callable[[Any, Any], Any]) -> Callable[[], Any]:
-    """The same with an operation that is another on JAX."""
+    """The same with an operation that is different on JAX."""
 
     def build() -> Any:
         import keras
@@ -109,7 +108,7 @@ def first_failure(result: ladder.Parity) -> dict[str, Any]:
     return next(row for row in result.rows if row["verdict"] == "fails")
 
 
-def test_a_users_own_model_is_climbed_from_the_same_weights() -> None:
+def test_a_users_own_model_starts_from_the_same_weights() -> None:
     result = ladder.parity(stock, INPUTS)
     assert {row["rung"] for row in result.rows} == {1, 2, 3, 4}
     assert {(row["a"], row["b"]) for row in result.rows} == {
@@ -141,7 +140,7 @@ def test_the_localizer_names_the_operation_whose_gradient_differs() -> None:
     assert row["where"]["b"] == pytest.approx(2 * row["where"]["a"], rel=1e-5)
 
 
-def test_a_process_that_dies_is_a_row_and_the_others_go_on() -> None:
+def test_a_process_that_crashes_is_a_row_and_the_others_continue() -> None:
     def build() -> Any:
         import keras
 
@@ -150,9 +149,9 @@ def test_a_process_that_dies_is_a_row_and_the_others_go_on() -> None:
         return stock()
 
     result = ladder.parity(build, inputs=INPUTS, rungs=(2,))
-    died = [row for row in result.rows if row["error"]]
-    assert [(row["a"], row["verdict"]) for row in died] == [("jax", "fails")]
-    assert "no such luck" in died[0]["error"]
+    (crashed,) = (row for row in result.rows if row["error"])
+    assert (crashed["a"], crashed["verdict"]) == ("jax", "fails")
+    assert "no such luck" in crashed["error"]
     assert [(row["a"], row["b"]) for row in result.rows if not row["error"]] == [("torch", "tensorflow")]
 
 

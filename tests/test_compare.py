@@ -1,4 +1,4 @@
-"""`zoo compare` and `zoo bench`: each framework in its own process, and what becomes of one that dies."""
+"""`zoo compare` and `zoo bench`: each framework in its own process, also one that crashes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import zoo
-from zoo import backends, benchmarks, comparison, ladder
+from zoo import backends, benchmarks, comparison
 from zoo.cli import app
+from zoo.comparison import runs as comparison_runs
 from zoo.ladder import bounds, taps
 from zoo.layers import signature
 from zoo.processes import workers
@@ -32,10 +33,10 @@ KEYS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def hasty() -> Iterator[None]:
-    """Steps are timed, but no time is a claim here."""
+def quick_timing() -> Iterator[None]:
+    """Steps are timed, but no test claims a time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "SECONDS", 0.02)
+        patch.setattr(comparison_runs, "SECONDS", 0.02)
         yield
 
 
@@ -48,8 +49,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[comparison.Compa
 @pytest.mark.parity
 def test_three_frameworks_and_two_engines_make_six_rows(compared: tuple[Any, Path]) -> None:
     result, _ = compared
-    ways = {(run["backend"], run["engine"]) for run in result.runs}
-    assert ways == set(itertools.product(backends.NAMES, ("keras", "native")))
+    engines = {(run["backend"], run["engine"]) for run in result.runs}
+    assert engines == set(itertools.product(backends.NAMES, ("keras", "native")))
     for run in result.runs:
         assert run["error"] is None
         assert run.keys() >= KEYS
@@ -83,7 +84,7 @@ def test_the_folder_holds_the_result_and_the_page(compared: tuple[Any, Path]) ->
 
 
 @pytest.mark.parity
-def test_a_framework_that_fails_to_import_becomes_a_row_and_the_rest_goes_on(
+def test_a_framework_that_fails_to_import_becomes_a_row_and_the_others_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "optax"
@@ -111,7 +112,7 @@ def test_a_worker_that_the_system_kills_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"models": []}, "no model given"),
         ({"models": ["lenet6"]}, "nearest: lenet"),
@@ -122,11 +123,11 @@ def test_a_worker_that_the_system_kills_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_names_are_errors_before_any_process(
-    arguments: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+    arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "Worker", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(comparison_runs, "Worker", lambda *_: pytest.fail("a process was started"))
     models = arguments.pop("models", ["mlp"])
-    with pytest.raises(zoo.ZooError, match=said):
+    with pytest.raises(zoo.ZooError, match=message):
         zoo.compare(*models, out=None, **arguments)
 
 
@@ -163,13 +164,13 @@ def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
     ("model", "task"), [("gpt-nano", "topics"), ("bert-tiny", "topics-masked"), ("t5-tiny", "topics-spans")]
 )
 def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) -> None:
-    """Every operation is looked at, those of masks too; the last gives the model's own logits."""
+    """Every operation is compared, also those of masks; the last gives the model's own logits."""
     small = {**zoo.card(model).small, **plan.task_arguments(zoo.card(model), task), "positions": 160}
     built = zoo.build(model, **{k: v for k, v in small.items() if k in zoo.card(model).arguments})
     x = zoo.tasks.load(task, signature.input_shapes(built)).first(3)
     found = taps.layer_outputs(built, x)
     logits = built.predict_on_batch(x)
-    assert bounds.difference(next(reversed(found.values())), logits) < 1e-6
+    assert bounds.relative_difference(next(reversed(found.values())), logits) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -186,60 +187,60 @@ def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) ->
 def test_a_difference_is_relative_to_the_largest_value(
     a: list[float], b: list[float], expected: float
 ) -> None:
-    assert bounds.difference(np.array(a), np.array(b)) == pytest.approx(expected)
+    assert bounds.relative_difference(np.array(a), np.array(b)) == pytest.approx(expected)
 
 
 class Drifting:
-    """A process whose runs, a unit in the last place off, part from the first by these."""
+    """A process whose perturbed runs differ from the first by these losses."""
 
-    asked: list[int]
+    perturbations: list[int]
     losses: tuple[float, ...]
 
     def __init__(self, *_: Any) -> None: ...
 
-    def ask(self, do: str, *, nudge: int, **_: Any) -> Iterator[dict[str, Any]]:
-        assert do == "drift"
-        self.asked.append(nudge)
-        yield {"losses": [1.0, 0.5 + self.losses[nudge]]}
+    def ask(self, command: str, *, perturbation: int, **_: Any) -> Iterator[dict[str, Any]]:
+        assert command == "drift"
+        self.perturbations.append(perturbation)
+        yield {"losses": [1.0, 0.5 + self.losses[perturbation]]}
 
     def close(self) -> None: ...
 
 
 @pytest.mark.parametrize(
-    ("apart", "losses", "asked", "drift"),
+    ("difference", "losses", "count", "drift"),
     [
-        (1e-5, (1.0,), 0, None),  # within the bound: nobody asks
+        (1e-5, (1.0,), 0, None),  # within the bound: not measured
         (4e-3, (1e-3, 1.0), 1, 1e-3),  # five times a thousandth explains four
         (4e-3, (1e-6, 0.0, 2e-3, 1.0), 3, 2e-3),
         (4e-1, (1e-6, 1e-4, 2e-3, 1e-5), 4, 2e-3),  # nothing explains it
     ],
 )
-def test_where_losses_part_one_run_is_asked_how_far_it_drifts_from_itself(
-    apart: float, losses: tuple[float, ...], asked: int, drift: float | None,
+def test_where_losses_differ_the_divergence_of_one_run_from_itself_is_measured(
+    difference: float, losses: tuple[float, ...], count: int, drift: float | None,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(comparison, "Worker", Drifting)
-    monkeypatch.setattr(Drifting, "asked", [], raising=False)
+    monkeypatch.setattr(comparison_runs, "Worker", Drifting)
+    monkeypatch.setattr(Drifting, "perturbations", [], raising=False)
     monkeypatch.setattr(Drifting, "losses", losses, raising=False)
     run = {"model": "mlp", "engine": "native", "mode": "jit", "error": None, "losses": [1.0, 0.5]}
     rows = [{**run, "backend": name, "train_s": s} for name, s in (("torch", 9.0), ("jax", 2.0))]
     settings = dict.fromkeys(
         ("threads", "device", "task", "tokenizer", "seed", "epochs", "steps", "batch_size", "errors")
     )
-    pairs = [{"losses": apart}, {"losses": float("nan")}]
-    found = comparison._drift(rows, pairs, tmp_path, settings, lambda: None)
-    assert Drifting.asked == list(range(asked))
+    pairs = [{"losses": difference}, {"losses": float("nan")}]
+    found = comparison_runs.drift(rows, pairs, tmp_path, settings, lambda: None)
+    assert Drifting.perturbations == list(range(count))
     if drift is None:
         assert found == {}
     else:
-        assert found["drift"] == {"run": "jax/native/jit", "runs": asked, "losses": pytest.approx(drift)}
+        assert found["drift"] == {"run": "jax/native/jit", "runs": count, "losses": pytest.approx(drift)}
         assert found["bounds"] == {"losses": pytest.approx(5 * drift)}
 
 
 @pytest.mark.parity
-def test_a_drift_is_that_of_weights_a_unit_in_the_last_place_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bounds.BOUNDS, "losses", 0.0)  # ask, however little was found
-    monkeypatch.setattr(ladder, "LAST_PLACE", 0.0)
+def test_a_drift_is_that_of_1_ulp_perturbations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bounds.BOUNDS, "losses", 0.0)  # measured, however small the difference
+    monkeypatch.setattr(bounds, "LOSS_ULP", 0.0)
     result = zoo.compare("mlp", steps=30, backends=["jax", "torch"], engines=["native"], out=None)
     (model,) = result["models"]
     assert 0 < result.differences[0]["losses"] <= model["bounds"]["losses"]
@@ -248,16 +249,18 @@ def test_a_drift_is_that_of_weights_a_unit_in_the_last_place_off(monkeypatch: py
 
 
 @pytest.mark.parity
-def test_every_contestant_of_a_benchmark_arrives_at_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    process, races = benchmarks._run, []
+def test_every_implementation_of_a_benchmark_arrives_at_the_same_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    process, timed = benchmarks._run, []
 
-    def run(how: str, job: dict[str, Any]) -> dict[str, Any]:
-        """Only JAX's first race is run: the others would compile everything again, and no time is a claim."""
-        if how == "race" and (job["backend"] != "jax" or races):
-            return {name: [1.0] * 11 for name in job["contestants"]}
-        if how == "race":
-            races.append(job)
-        return process(how, job)
+    def run(command: str, job: dict[str, Any]) -> dict[str, Any]:
+        """Only JAX's first timing is run: the others would compile everything again."""
+        if command == "interleaved" and (job["backend"] != "jax" or timed):
+            return {name: [1.0] * 11 for name in job["implementations"]}
+        if command == "interleaved":
+            timed.append(job)
+        return process(command, job)
 
     monkeypatch.setattr(benchmarks, "_run", run)
     rows = zoo.bench("mlp", what=["train"], threads=1)
@@ -272,7 +275,7 @@ def test_every_contestant_of_a_benchmark_arrives_at_the_same_loss(monkeypatch: p
     assert max(losses) - min(losses) <= 1e-5
     references = [row for row in rows if row["contestant"] in ("plain eager", "plain graph", "plain jit")]
     assert [row["ratio"] for row in references] == [1.0, 1.0, 1.0]
-    assert len(races) == 1
+    assert len(timed) == 1
 
 
 def test_a_benchmark_of_nothing_known_is_an_error() -> None:

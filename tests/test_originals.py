@@ -1,8 +1,8 @@
 """Ours against the originals: torchvision's, timm's and transformers' own models, their weights random.
 
 Each is built by its library, filled, and loaded into ours; then ours is exported and loaded by its library,
-strictly: in float32, on the framework of KERAS_BACKEND. And both learn, in float64, for which JAX needs
-JAX_ENABLE_X64=1.
+strictly: in float32, on the framework of KERAS_BACKEND. Both also train for a step in float64, for which JAX
+needs JAX_ENABLE_X64=1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ EFFICIENTNET = {**COMMON, "dropout_rate": 0.0, "drop_path_rate": 0.0}
 HALVED = {**EFFICIENTNET, "width": 0.5, "depth": 0.5}
 VIT = {"classes": 5, "image_size": 32, "patch_size": 8, "width": 64, "depth": 2, "heads": 4}
 
-# the original -> ours: a model, and what is changed of it
+# the original -> ours: a model and its arguments
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "torchvision alexnet": ("alexnet", {**COMMON, "units": 24, "dropout_rate": 0.0, "image_size": 67}),
     "torchvision vgg": ("vgg16", VGG),
@@ -47,7 +47,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "torchvision vit": ("vit-b16", VIT),
     "timm resnet": ("resnet50", {**RESNET, "depths": (2, 1, 1, 1)}),
     "timm efficientnet": ("efficientnet-b0", HALVED),
-    "timm tf_efficientnet": (  # maps of odd and of even sizes: TensorFlow pads the even ones unevenly
+    "timm tf_efficientnet": (  # feature maps of odd and even sizes: TensorFlow pads even ones asymmetrically
         "efficientnet-b0", {**HALVED, "padding": "same", "norm_epsilon": 1e-3, "image_size": 37},
     ),
     "timm vit": ("vit-s16", VIT),
@@ -55,7 +55,7 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "transformers vit": ("vit-l16", VIT),
 }  # fmt: skip
 
-# ours in full size -> the originals that it is, by every library that has it
+# ours in full size -> the originals, one of each library that has it
 VARIANTS = {
     "alexnet": ["torchvision alexnet"],
     **{f"vgg{n}": [f"torchvision vgg{n}"] for n in (11, 13, 16, 19)},
@@ -82,15 +82,15 @@ def originals() -> Any:
 
 
 def build(name: str, seed: int = 0) -> keras.Model:
-    model, changes = OURS[name]
-    return zoo.build(model, seed=seed, **changes)
+    model, arguments = OURS[name]
+    return zoo.build(model, seed=seed, **arguments)
 
 
 def library(name: str) -> str:
     return name.partition(" ")[0]
 
 
-def off(ours: Any, theirs: np.ndarray, largest: float | None = None) -> float:
+def distance(ours: Any, theirs: np.ndarray, largest: float | None = None) -> float:
     ours = numpy(ours)
     assert ours.shape == theirs.shape
     return np.abs(ours - theirs).max() / (largest or np.abs(theirs).max())
@@ -107,7 +107,7 @@ def images(model: keras.Model, dtype: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_weights_go_both_ways_and_give_the_same_logits(name: str, originals: Any) -> None:
+def test_weights_convert_both_ways_with_the_same_logits(name: str, originals: Any) -> None:
     theirs, ours = originals.fill(originals.MODELS[name](), "float32"), build(name)
     done = zoo.weights.from_torch(ours, theirs.state_dict())
     assert done.tensors == sum(x.is_floating_point() for x in theirs.state_dict().values())
@@ -117,24 +117,24 @@ def test_weights_go_both_ways_and_give_the_same_logits(name: str, originals: Any
         if back:
             reset(ours)
             theirs.load_state_dict(zoo.weights.to_torch(ours, library(name)), strict=True)
-        assert off(predict(HERE.tensor(x)), originals.logits(theirs, x)) <= BOUNDS["float32"]
+        assert distance(predict(HERE.tensor(x)), originals.logits(theirs, x)) <= BOUNDS["float32"]
 
 
 def reset(model: keras.Model) -> None:
-    """Other weights, and running statistics, than it has."""
+    """Set other weights and running statistics."""
     for v in model.variables:
-        around = 1 if v.path.endswith(("variance", "gamma")) else 0
-        v.assign(random.generator(v.path).normal(around, 0.1, v.shape))
+        mean = 1 if v.path.endswith(("variance", "gamma")) else 0
+        v.assign(random.generator(v.path).normal(mean, 0.1, v.shape))
 
 
 @pytest.mark.once  # the ladder compares the gradients of the same models
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", OURS)
-def test_ours_with_their_weights_learns_as_theirs(name: str, originals: Any) -> None:
+def test_ours_with_their_weights_trains_like_theirs(name: str, originals: Any) -> None:
     """One step of gradient descent: every update, which is its gradient, and all running statistics.
 
-    In float64: a rectifier at its edge, before a batch norm over the 16 numbers of the last maps, makes 1e-3
-    of a rounding in float32, and theirs differ by as much from themselves.
+    In float64: in float32, a ReLU at its kink before a batch norm over the 16 numbers of the last maps
+    amplifies rounding to 1e-3, and theirs differ by as much from themselves.
     """
     theirs, model = originals.fill(originals.MODELS[name](), "float64"), build(name)
     x, y = images(model, "float64"), np.arange(4, dtype=np.int32)
@@ -154,7 +154,7 @@ def test_ours_with_their_weights_learns_as_theirs(name: str, originals: Any) -> 
     moved = [v - w for v, w in zip(weights(), before, strict=True)]
     largest = max(np.abs(update).max() for update in moved)
     for v, w, update, variable in zip(ours, before, moved, model.variables, strict=True):
-        assert off(v - w, update, largest) <= BOUNDS["float64"], variable.path
+        assert distance(v - w, update, largest) <= BOUNDS["float64"], variable.path
 
 
 # --- every variant in full size ---
@@ -172,7 +172,7 @@ def test_a_variant_has_the_originals_parameters_and_multiply_adds(name: str, ori
 def test_a_variant_exports_the_originals_names_and_shapes(
     name: str, originals: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them, in full size; from weights of zero, which are quick to make."""
+    """All of them, in full size, with weights of zero, which are fast to create."""
     monkeypatch.setattr(random.Initializer, "draw", lambda self, key, shape, out: np.zeros(shape, np.float32))
     ours = zoo.build(name)
     for original in VARIANTS[name]:
@@ -182,17 +182,17 @@ def test_a_variant_exports_the_originals_names_and_shapes(
         assert shapes == {n: tuple(x.shape) for n, x in originals.full(original).state_dict().items()}
 
 
-# --- files that they write and read, and what they interpolate ---
+# --- their files, and interpolation ---
 
 
 def test_a_folder_that_transformers_saved_is_loaded(tmp_path: Path, originals: Any) -> None:
-    """It writes the names that the hub's files have, which are not those of its modules."""
+    """Its files have the names of the hub's files, which are not those of its modules."""
     name = "transformers vit"
     theirs, ours = originals.fill(originals.MODELS[name](), "float32"), build(name)
     theirs.save_pretrained(tmp_path)
     zoo.weights.load(ours, tmp_path)
     x = images(ours, "float32")
-    assert off(logits(ours, x), originals.logits(theirs, x)) <= BOUNDS["float32"]
+    assert distance(logits(ours, x), originals.logits(theirs, x)) <= BOUNDS["float32"]
 
 
 def test_transformers_loads_a_file_that_we_saved(tmp_path: Path, originals: Any) -> None:
@@ -202,19 +202,19 @@ def test_transformers_loads_a_file_that_we_saved(tmp_path: Path, originals: Any)
     zoo.weights.save(ours, tmp_path / "model.safetensors", layout="transformers")
     x = images(ours, "float32")
     read = originals.transformers.ViTForImageClassification.from_pretrained(tmp_path)
-    assert off(logits(ours, x), originals.logits(read, x)) <= BOUNDS["float32"]
+    assert distance(logits(ours, x), originals.logits(read, x)) <= BOUNDS["float32"]
 
 
-@pytest.mark.parametrize("wanted", [3, 7, 14])
-def test_position_embeddings_are_interpolated_as_timm_and_jax_do(wanted: int, originals: Any) -> None:
+@pytest.mark.parametrize("size", [3, 7, 14])
+def test_position_embeddings_are_interpolated_as_timm_and_jax_do(size: int, originals: Any) -> None:
     x = np.random.default_rng(0).normal(size=(1, 26, 8)).astype(np.float32)
-    ours = resample(x, 1 + wanted**2)
+    ours = resample(x, 1 + size**2)
     tensor = originals.torch.from_numpy(x)
-    timms = originals.timm.layers.resample_abs_pos_embed(tensor, (wanted, wanted)).numpy()
+    timms = originals.timm.layers.resample_abs_pos_embed(tensor, (size, size)).numpy()
     image = import_module("jax.image")
-    jaxs = image.resize(x[0, 1:].reshape(5, 5, 8), (wanted, wanted, 8), "cubic", antialias=True)
-    assert off(ours, timms) <= 1e-6
-    assert off(ours[:, 1:], np.asarray(jaxs).reshape(1, -1, 8)) <= 1e-6
+    jaxs = image.resize(x[0, 1:].reshape(5, 5, 8), (size, size, 8), "cubic", antialias=True)
+    assert distance(ours, timms) <= 1e-6
+    assert distance(ours[:, 1:], np.asarray(jaxs).reshape(1, -1, 8)) <= 1e-6
 
 
 @pytest.mark.parametrize("size", [16, 24, 56, 64])
@@ -222,10 +222,10 @@ def test_position_embeddings_are_interpolated_as_timm_and_jax_do(wanted: int, or
 def test_a_vit_at_another_image_size_gives_the_logits_of_its_own_library(
     name: str, size: int, originals: Any
 ) -> None:
-    """Their models of 32 pixels at another size, by the function that each library has for it."""
+    """Their models of 32 pixels at another size, by the function of each library."""
     theirs, model = originals.fill(originals.MODELS[name](), "float32"), OURS[name][0]
     ours = zoo.build(model, **{**VIT, "image_size": size})
     (note,) = zoo.weights.from_torch(ours, theirs.state_dict()).notes
     assert f"as {library(name)} does" in note
     x = images(ours, "float32")
-    assert off(logits(ours, x), originals.logits_at(theirs, library(name), x)) <= BOUNDS["float32"]
+    assert distance(logits(ours, x), originals.logits_at(theirs, library(name), x)) <= BOUNDS["float32"]

@@ -1,4 +1,4 @@
-"""Three frameworks, each in a process of its own, climb the ladder: every model, every rung, every pair."""
+"""Three frameworks on the ladder, each in a process of its own: every model, every rung, every pair."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from conftest import everywhere, python
 
 from zoo import backends, ladder, registry
-from zoo.ladder import bounds
+from zoo.ladder import bounds, run
 from zoo.processes.workers import Worker
 
 pytestmark = pytest.mark.parity
 
-# Every family: each kind of block once. `zoo parity --float64` climbs with all and takes an hour.
+# Every family: each kind of block once. `zoo parity --float64` runs all models and takes an hour.
 WHOLE = ("lenet5",)
 VISION = ("mlp", "lenet5-1998", "alexnet-2012", "vgg11-bn", "resnet18", "efficientnet-b0", "vit-ti16")
 SEQUENCES = ("gru", "birnn", "seq2seq", "speech")
@@ -23,15 +23,15 @@ RUNGS = [rung.name for rung in bounds.RUNGS]
 
 
 @pytest.fixture(scope="module")
-def climbed() -> ladder.Parity:
-    """In both float types, on every rung: in float32 with XLA as users have it, which conftest.py hurries."""
+def whole() -> ladder.Parity:
+    """In both float types, on every rung: in float32 with XLA's default flags, not those of conftest.py."""
 
     def worker(module: str, folder: Path, backend: str, environment: Mapping[str, str]) -> Worker:
         flags = {"XLA_FLAGS": ""} if environment["ZOO_PARITY_DTYPE"] == "float32" else {}
         return Worker(module, folder, backend, {**environment, **flags})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ladder, "Worker", worker)
+        patch.setattr(run, "Worker", worker)
         return ladder.parity(*WHOLE, modes=(), float64=True)
 
 
@@ -39,13 +39,13 @@ def climbed() -> ladder.Parity:
 @pytest.mark.parametrize("rung", RUNGS)
 @pytest.mark.parametrize("dtype", bounds.DTYPES)
 @pytest.mark.parametrize("model", WHOLE)
-def test_every_pair_of_frameworks_holds(climbed: ladder.Parity, model: str, dtype: str, rung: str) -> None:
-    check(climbed, model, dtype, rung)
+def test_every_pair_of_frameworks_holds(whole: ladder.Parity, model: str, dtype: str, rung: str) -> None:
+    check(whole, model, dtype, rung)
 
 
 @pytest.fixture(scope="module")
 def computed() -> ladder.Parity:
-    """Every other family in both float types: what differs in float64 is no rounding."""
+    """Every other family in both float types: what differs in float64 is not rounding."""
     return ladder.parity(*VISION, *SEQUENCES, *TRANSFORMERS, rungs=(1, 2, 3), float64=True)
 
 
@@ -57,15 +57,15 @@ def test_every_pair_computes_alike(computed: ladder.Parity, model: str, dtype: s
     check(computed, model, dtype, rung)
 
 
-# Beside LeNet-5 and the network of every layer, running statistics among them (tests/test_climb.py): both
-# directions and CTC; attention, tokens, a tied table. Of each family one is trained on its page
+# Besides LeNet-5 and the network with every layer and running statistics (tests/test_climb.py): both
+# directions and CTC; attention, tokens, a tied embedding. One model of each family is trained for its page
 # (docs/_measured.py).
 TRAINED = ("speech", "gpt-nano")
 
 
 @pytest.fixture(scope="module")
 def trained() -> ladder.Parity:
-    """In float32: of float64, in which gradients are equal to 1e-12, LeNet-5's training tells."""
+    """In float32: gradients are equal to 1e-12 in float64, of which training is tested with LeNet-5."""
     return ladder.parity(*TRAINED, rungs=(5, 6, 7, 8), modes=())
 
 
@@ -76,7 +76,7 @@ def test_every_pair_trains_alike(trained: ladder.Parity, model: str, rung: str) 
     check(trained, model, "float32", rung)
 
 
-WRITES = """
+GENERATES = """
 import zoo
 model = zoo.build("gpt-nano", width=48, vocabulary=259, positions=300, seed=5)
 for v in model.trainable_variables:
@@ -86,21 +86,21 @@ for how in ({"seed": 1}, {"temperature": 0}, {"top_k": 20, "top_p": 0.9, "seed":
 """
 
 
-def test_the_frameworks_write_the_same_text_byte_for_byte() -> None:
-    texts = everywhere(WRITES)
+def test_the_frameworks_generate_the_same_text_byte_for_byte() -> None:
+    texts = everywhere(GENERATES)
     assert len(set(texts.values())) == 1
     assert len(texts["torch"]) > 1000
 
 
-def test_every_family_is_climbed() -> None:
-    climbed = {
+def test_every_family_is_compared() -> None:
+    families = {
         registry.card(name).builder.__module__ for name in (*WHOLE, *VISION, *SEQUENCES, *TRANSFORMERS)
     }
-    assert climbed == {f"zoo.models.{family}" for family in registry.FAMILIES}
+    assert families == {f"zoo.models.{family}" for family in registry.FAMILIES}
 
 
-def check(found: ladder.Parity, model: str, dtype: str, rung: str) -> None:
-    rows = [row for row in found.rows if (row["model"], row["dtype"]) == (model, dtype)]
+def check(result: ladder.Parity, model: str, dtype: str, rung: str) -> None:
+    rows = [row for row in result.rows if (row["model"], row["dtype"]) == (model, dtype)]
     assert not [row["error"] for row in rows if row["error"]]
     rows = [row for row in rows if row["name"] == rung]
     assert len(rows) == 3  # the pairs; of the engines, the frameworks
@@ -110,13 +110,13 @@ def check(found: ladder.Parity, model: str, dtype: str, rung: str) -> None:
 
 
 @pytest.mark.long
-def test_the_chaos_floor_of_a_smooth_network_is_far_below_the_bound(climbed: ladder.Parity) -> None:
-    floors = {row["chaos"] for row in climbed.rows if row["model"] == "lenet5" and row["chaos"] is not None}
+def test_the_chaos_floor_of_a_smooth_network_is_far_below_the_bound(whole: ladder.Parity) -> None:
+    floors = {row["chaos"] for row in whole.rows if row["model"] == "lenet5" and row["chaos"] is not None}
     assert len(floors) == 1
     assert 0 < floors.pop() < 1e-6
 
 
-# What a run, its files and a text need, of both engines; a run of recurrences has lengths that differ.
+# Training, files and text generation with both engines.
 EVERYTHING = """
 import sys, tempfile
 from pathlib import Path
@@ -138,5 +138,5 @@ print(*(name for name in zoo.backends.NAMES if name in sys.modules))
 
 @pytest.mark.parametrize("name", backends.NAMES)
 def test_no_framework_but_the_chosen_one_is_imported(name: str) -> None:
-    """Where all are installed; Keras alone takes JAX along, for Orbax, but not in the zoo's own processes."""
+    """Where all are installed; Keras alone imports JAX, for Orbax, but not in the zoo's own processes."""
     assert python(EVERYTHING, KERAS_BACKEND=name).splitlines()[-1] == name

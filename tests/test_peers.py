@@ -1,6 +1,7 @@
-"""The peers compute what their papers say: ours is a peer, theirs is NumPy in float64, gradients by hand.
+"""The reference implementations compute what their papers state.
 
-Of the transformers written by hand, theirs is the zoo's model, on the framework that runs.
+Ours is a reference, theirs is NumPy in float64 with explicit gradients; of the transformers that are written
+out, theirs is the zoo's model, on the framework that runs.
 """
 
 import importlib
@@ -28,7 +29,7 @@ NEEDS = {"torch": ["torch"], "flax": ["jax", "optax", "flax"], "tensorflow": ["t
 MODES = {"torch": ["eager", "compiled"], "flax": ["jit"], "tensorflow": ["graph", "xla"]}
 BOUND = 1e-5  # float32, of the largest value; optax takes 8e-6, correcting the bias of its moments in float32
 
-# --- theirs: each layer gives its output and the function that carries a gradient back through it ---
+# --- theirs: each layer returns its output and the function that propagates a gradient back through it ---
 
 Back = Callable[[ndarray], list[ndarray]]
 Layer = Callable[..., tuple[ndarray, Back]]
@@ -78,7 +79,7 @@ class Network:
     parameters: int
 
     def weights(self) -> list[ndarray]:
-        """Random, the biases too: where they are zero, a lost one would not show."""
+        """Random, also the biases: if they were zero, a missing one would not show."""
         random = np.random.default_rng(7)
         arrays = []
         for shape in self.kernels:
@@ -115,7 +116,7 @@ class Network:
 class Step:
     loss: float  # before the step
     weights: list[ndarray]  # after it
-    firm: list[ndarray]  # which of them float32 can be held to
+    comparable: list[ndarray]  # which of them are comparable in float32
 
 
 def adamw(
@@ -123,12 +124,12 @@ def adamw(
 ) -> Iterator[Step]:
     """Steps by torch.optim.AdamW's documented algorithm.
 
-    Adam divides each gradient by its own size. Where the sum over the batch all but cancels, what is left in
-    float32 is rounding, and Adam makes a whole step of it. Those, 3 weights in 10,000, are not firm.
+    Adam divides each gradient by its own size. Where the sum over the batch almost cancels, what remains in
+    float32 is rounding, which Adam turns into a whole step. Those, 3 weights in 10,000, are not comparable.
     """
     weights = [w.astype("float64") for w in network.weights()]
     m, v = [np.zeros_like(w) for w in weights], [np.zeros_like(w) for w in weights]
-    firm = [np.full(w.shape, True) for w in weights]
+    comparable = [np.full(w.shape, True) for w in weights]
     for t in itertools.count(1):
         loss, gradients = network.loss_and_gradients(weights, x, y)
         for i, g in enumerate(gradients):
@@ -137,8 +138,8 @@ def adamw(
             v[i] = 0.999 * v[i] + 0.001 * g**2
             m_hat, v_hat = m[i] / (1 - 0.9**t), v[i] / (1 - 0.999**t)
             weights[i] = weights[i] - learning_rate * m_hat / (np.sqrt(v_hat) + 1e-8)
-            firm[i] = firm[i] & ((g == 0) | (np.abs(g) > BOUND * np.abs(g).max()))
-        yield Step(loss, list(weights), list(firm))
+            comparable[i] = comparable[i] & ((g == 0) | (np.abs(g) > BOUND * np.abs(g).max()))
+        yield Step(loss, list(weights), list(comparable))
 
 
 NETWORKS = {
@@ -171,18 +172,18 @@ Pair = tuple[ModuleType, Network]
 
 @pytest.fixture(params=[(n, f) for n in NETWORKS for f in NEEDS], ids="-".join)
 def pair(request: pytest.FixtureRequest) -> Pair:
-    """A peer, and the NumPy network it should equal."""
+    """A reference, and the NumPy network it should equal."""
     network, framework = request.param
     return load(network, framework), NETWORKS[network]
 
 
-def framework(peer: ModuleType) -> str:
-    return peer.__name__.rpartition("_")[2]
+def framework(reference: ModuleType) -> str:
+    return reference.__name__.rpartition("_")[2]
 
 
-def quick_modes(peer: ModuleType) -> list[str]:
-    """All but torch's compiler, which takes ten seconds: it has one test, on the smaller network."""
-    return [mode for mode in MODES[framework(peer)] if mode != "compiled"]
+def quick_modes(reference: ModuleType) -> list[str]:
+    """All but torch's compiler, which takes ten seconds and has one test, on the smaller network."""
+    return [mode for mode in MODES[framework(reference)] if mode != "compiled"]
 
 
 def distance(ours: ndarray, theirs: ndarray) -> float:
@@ -191,26 +192,26 @@ def distance(ours: ndarray, theirs: ndarray) -> float:
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
 
 
-def assert_steps_equal(peer: ModuleType, network: Network, scale: float, mode: str) -> None:
+def assert_steps_equal(reference: ModuleType, network: Network, scale: float, mode: str) -> None:
     settings = {"learning_rate": 1e-3, "weight_decay": 0.5}
     x, y = network.batch()
-    step, read = peer.trainer(network.weights(), mode=mode, **settings)
-    batch = peer.prepare(scale * x, y)
+    step, read = reference.trainer(network.weights(), mode=mode, **settings)
+    batch = reference.prepare(scale * x, y)
     for theirs in itertools.islice(adamw(network, scale * x, y, **settings), 3):
         assert float(step(*batch)) == pytest.approx(theirs.loss, rel=BOUND)
-        for ours, weights, firm in zip(read(), theirs.weights, theirs.firm, strict=True):
-            assert distance(np.where(firm, ours, weights), weights) <= BOUND
+        for ours, weights, comparable in zip(read(), theirs.weights, theirs.comparable, strict=True):
+            assert distance(np.where(comparable, ours, weights), weights) <= BOUND
 
 
-def assert_logits_equal(peer: ModuleType, network: Network, mode: str) -> None:
+def assert_logits_equal(reference: ModuleType, network: Network, mode: str) -> None:
     x, y = network.batch()
-    images, _ = peer.prepare(x, y)
-    logits = peer.predictor(network.weights(), mode=mode)(images)
+    images, _ = reference.prepare(x, y)
+    logits = reference.predictor(network.weights(), mode=mode)(images)
     assert distance(np.asarray(logits), network.forward(network.weights(), x)[0]) <= BOUND
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-def test_the_gradients_written_out_here_are_central_differences(network: Network) -> None:
+def test_the_explicit_gradients_are_central_differences(network: Network) -> None:
     weights, (x, y) = [w.astype("float64") for w in network.weights()], network.batch(2)
     _, gradients = network.loss_and_gradients(weights, x, y)
     random, h = np.random.default_rng(9), 1e-6
@@ -225,62 +226,62 @@ def test_the_gradients_written_out_here_are_central_differences(network: Network
             assert slope == pytest.approx(gradient.flat[index], rel=1e-6, abs=1e-9)
 
 
-def test_it_has_the_parameters_that_the_literature_counts(pair: Pair) -> None:
-    peer, network = pair
-    _, read = peer.trainer(network.weights())
+def test_it_has_the_parameters_of_the_literature(pair: Pair) -> None:
+    reference, network = pair
+    _, read = reference.trainer(network.weights())
     assert sum(weight.size for weight in read()) == network.parameters
 
 
 def test_weights_come_back_as_they_went_in(pair: Pair) -> None:
-    peer, network = pair
-    _, read = peer.trainer(network.weights())
+    reference, network = pair
+    _, read = reference.trainer(network.weights())
     for ours, theirs in zip(read(), network.weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", ["int32", "int64"])
 def test_labels_may_be_any_integers(pair: Pair, kind: str) -> None:
-    peer, network = pair
+    reference, network = pair
     x, y = network.batch()
-    _, labels = peer.prepare(x, y.astype(kind))
+    _, labels = reference.prepare(x, y.astype(kind))
     np.testing.assert_array_equal(np.asarray(labels), y)
 
 
 def test_the_logits_are_numpys(pair: Pair) -> None:
-    peer, network = pair
-    for mode in quick_modes(peer):
-        assert_logits_equal(peer, network, mode)
+    reference, network = pair
+    for mode in quick_modes(reference):
+        assert_logits_equal(reference, network, mode)
 
 
-# At the first scale the gradients dwarf epsilon. At the second those of the first kernel are of its size, so
-# that an epsilon of another value or in another place shows.
+# At the first scale the gradients are much larger than epsilon. At the second those of the first kernel are
+# of its size, so that an epsilon with another value or in another position shows.
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
 def test_three_steps_of_adamw_are_numpys(pair: Pair, scale: float) -> None:
-    peer, network = pair
-    for mode in quick_modes(peer):
-        assert_steps_equal(peer, network, scale, mode)
+    reference, network = pair
+    for mode in quick_modes(reference):
+        assert_steps_equal(reference, network, scale, mode)
 
 
 # torch 2.13's inductor imports its own torch.utils.mkldnn, which still uses it.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_torch_computes_the_same() -> None:
-    peer = load("mlp", "torch")
-    assert_logits_equal(peer, NETWORKS["mlp"], "compiled")
-    assert_steps_equal(peer, NETWORKS["mlp"], 1.0, "compiled")
+    reference = load("mlp", "torch")
+    assert_logits_equal(reference, NETWORKS["mlp"], "compiled")
+    assert_steps_equal(reference, NETWORKS["mlp"], 1.0, "compiled")
 
 
 @pytest.mark.parametrize("entry", ["trainer", "predictor"])
-def test_a_wrong_mode_is_told_the_right_ones(pair: Pair, entry: str) -> None:
-    peer, network = pair
-    names = ", ".join(MODES[framework(peer)])
-    with pytest.raises(ValueError, match=f'no mode "warp"; this peer has: {names}$'):
-        getattr(peer, entry)(network.weights(), mode="warp")
+def test_a_wrong_mode_is_an_error_with_the_right_ones(pair: Pair, entry: str) -> None:
+    reference, network = pair
+    names = ", ".join(MODES[framework(reference)])
+    with pytest.raises(ValueError, match=f'no mode "warp"; this reference has: {names}$'):
+        getattr(reference, entry)(network.weights(), mode="warp")
 
 
 def test_training_changes_neither_the_weights_given_nor_those_read_before(pair: Pair) -> None:
-    peer, network = pair
-    given, batch = network.weights(), peer.prepare(*network.batch())
-    step, read = peer.trainer(given)
+    reference, network = pair
+    given, batch = network.weights(), reference.prepare(*network.batch())
+    step, read = reference.trainer(given)
     before = read()
     step(*batch)
     for ours, read_before, after, theirs in zip(given, before, read(), network.weights(), strict=True):
@@ -289,7 +290,7 @@ def test_training_changes_neither_the_weights_given_nor_those_read_before(pair: 
         assert (after != theirs).any()
 
 
-# --- transformers by hand ---
+# --- transformers that are written out ---
 
 HERE = backends.current()
 SIZES = transformers_sizes.BERTS | transformers_sizes.GPTS | transformers_sizes.T5S
@@ -297,10 +298,10 @@ SIZES = transformers_sizes.BERTS | transformers_sizes.GPTS | transformers_sizes.
 
 @dataclass(frozen=True)
 class Transformer:
-    """Ours and theirs of one small shape, theirs with weights all random, and texts with padding."""
+    """Ours and theirs of one small shape, theirs with random weights, and texts with padding."""
 
-    peer: ModuleType
-    ours: Any  # the peer's network
+    reference: ModuleType
+    ours: Any  # the reference's network
     theirs: Any  # the zoo's model
     x: dict[str, ndarray]
     y: ndarray
@@ -313,10 +314,13 @@ class Transformer:
 def transformer(request: pytest.FixtureRequest) -> Transformer:
     if HERE.NAME == "torch":
         pytest.skip("torch's are Hugging Face's own: tests/test_weights_transformers.py")
-    peer, name = importlib.import_module(f"zoo.benchmarks.references.transformers_{HERE.NAME}"), request.param
+    reference, name = (
+        importlib.import_module(f"zoo.benchmarks.references.transformers_{HERE.NAME}"),
+        request.param,
+    )
     theirs = zoo.build(name, **{**zoo.card(name).small, "dropout_rate": 0.0})
     rng = np.random.default_rng(3)
-    for v in theirs.variables:  # a bias of 0 could be lost, a scale of 1 too
+    for v in theirs.variables:  # a missing bias of 0 or scale of 1 would not show
         v.assign(numpy(v) + 0.3 * rng.standard_normal(v.shape).astype("float32"))
     n, m = (150, 140) if name == "t5" else (24, 24)  # T5's farthest bucket begins at a distance of 128
 
@@ -330,12 +334,12 @@ def transformer(request: pytest.FixtureRequest) -> Transformer:
     if name == "t5":
         x |= zip(("decoder_token_ids", "decoder_padding_mask"), text(m), strict=True)
     y = np.where(rng.random((3, m)) < 0.3, -1, rng.integers(0, 13, (3, m))).astype("int32")
-    return Transformer(peer, partial(getattr(peer, name), depth=2, heads=2), theirs, x, y)
+    return Transformer(reference, partial(getattr(reference, name), depth=2, heads=2), theirs, x, y)
 
 
 @pytest.mark.parametrize("model", SIZES)
-def test_a_transformer_by_hand_has_as_many_parameters_as_the_zoos(model: str) -> None:
-    """A BERT that guesses hidden words has a layer, a norm and a bias in the place of the pooler."""
+def test_a_transformer_has_as_many_parameters_as_the_zoos(model: str) -> None:
+    """A BERT with a masked language model head has a layer, a norm and a bias instead of the pooler."""
     width = SIZES[model][0]
     instead = 2 * width + 30_522 if model.startswith("bert") else 0
     ours = sum(map(prod, transformers_sizes.shapes(model).values()))
@@ -343,35 +347,37 @@ def test_a_transformer_by_hand_has_as_many_parameters_as_the_zoos(model: str) ->
 
 
 @pytest.mark.parametrize("model", ["bert-tiny", "gpt-nano", "t5-tiny"])
-def test_a_transformer_by_hand_has_weights_of_the_zoos_names_and_shapes(model: str) -> None:
+def test_a_transformer_has_weights_of_the_zoos_names_and_shapes(model: str) -> None:
     theirs = zoo.build(model, **({"head": "masked_lm"} if model == "bert-tiny" else {}))
-    wanted = {v.path: tuple(v.shape) for v in theirs.variables}
-    assert transformers_sizes.shapes(model) == wanted
+    shapes = {v.path: tuple(v.shape) for v in theirs.variables}
+    assert transformers_sizes.shapes(model) == shapes
     if HERE.NAME != "torch":
-        peer = importlib.import_module(f"zoo.benchmarks.references.transformers_{HERE.NAME}").peer(model)
-        assert {name: tuple(array.shape) for name, array in peer.build().items()} == wanted
+        reference = importlib.import_module(f"zoo.benchmarks.references.transformers_{HERE.NAME}").reference(
+            model
+        )
+        assert {name: tuple(array.shape) for name, array in reference.build().items()} == shapes
 
 
-def test_a_transformer_by_hand_gives_the_zoos_logits(transformer: Transformer) -> None:
+def test_a_transformer_gives_the_zoos_logits(transformer: Transformer) -> None:
     t = transformer
     theirs = numpy(t.theirs(backends.tensors(t.x)))
-    x, _ = t.peer.prepare(t.x, t.y)
-    for mode in t.peer.MODES:
-        ours = np.asarray(t.peer.predictor(t.ours, t.weights(), mode=mode)(x))
+    x, _ = t.reference.prepare(t.x, t.y)
+    for mode in t.reference.MODES:
+        ours = np.asarray(t.reference.predictor(t.ours, t.weights(), mode=mode)(x))
         assert distance(ours, theirs) <= BOUND
 
 
-def test_a_transformer_by_hand_learns_as_the_zoos(transformer: Transformer) -> None:
+def test_a_transformer_trains_like_the_zoos(transformer: Transformer) -> None:
     t, settings = transformer, {"learning_rate": 1e-3, "weight_decay": 0.5}
-    weights, batch = t.weights(), t.peer.prepare(t.x, t.y)
-    optimizer, way = optimizers.AdamW(**settings), backends.MODES[HERE.NAME][0]
+    weights, batch = t.weights(), t.reference.prepare(t.x, t.y)
+    optimizer, mode = optimizers.AdamW(**settings), backends.MODES[HERE.NAME][0]
     engine: Any = engines.make_engine(
-        "native", t.theirs, objectives.Objective("cross_entropy"), optimizer, way
+        "native", t.theirs, objectives.Objective("cross_entropy"), optimizer, mode
     )
     inputs, labels = backends.tensors(t.x), HERE.tensor(t.y)
     theirs = [float(numpy(engine.step(inputs, labels))) for _ in range(5)]
     assert theirs[-1] < theirs[0]
-    for mode in t.peer.MODES:
-        step, read = t.peer.trainer(t.ours, weights, mode=mode, **settings)
+    for mode in t.reference.MODES:
+        step, read = t.reference.trainer(t.ours, weights, mode=mode, **settings)
         assert [float(step(*batch)) for _ in theirs] == pytest.approx(theirs, rel=BOUND)
         assert all((array != weights[name]).any() for name, array in read().items())

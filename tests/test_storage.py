@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import comparison, ladder, storage, training
+from zoo import storage, training
+from zoo.comparison import runs
+from zoo.ladder import run
 from zoo.training import checkpoints
 
 pytestmark = pytest.mark.once
@@ -126,7 +128,7 @@ def test_a_report_into_a_file_is_refused_before_any_process_starts(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    for module in (ladder, comparison):
+    for module in (run, runs):
         monkeypatch.setattr(module, "Worker", None)
     for out in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / LONG):
         with pytest.raises(zoo.WrongConfiguration, match=r"out: "):

@@ -318,7 +318,7 @@ def _difference(
         if done.returncode or not found.exists():
             raise ZooError(
                 f"export: {format} of {model.name} does not run at every batch size and length, nothing was "
-                f"written: {machine.last_words(done.stderr)[:300]}. {INSTEAD.get(format, '')}"
+                f"written: {machine.last_error(done.stderr)[:300]}. {INSTEAD.get(format, '')}"
             )
         arrays = dict(np.load(found))
     differences = []

@@ -151,11 +151,11 @@ def parity(
 
 def _seed_faults(backends: list[str] | None, *, quiet: bool, as_json: bool) -> int:
     """Print which rung catches which fault; the exit status."""
-    from zoo.ladder.faults import hunt
+    from zoo.ladder.injection import inject_faults
     from zoo.report import ladder as ladder_report
 
     with terminal.status(quiet=quiet) as show:
-        rows = hunt(backends=backends, show=show)
+        rows = inject_faults(backends=backends, show=show)
     if as_json:
         terminal.print_json(rows)
     else:

@@ -1,10 +1,10 @@
 """One run of a comparison, in a process of its own: `python -m zoo.comparison.worker FOLDER`.
 
-It imports one framework; the orchestrator none. Commands, see `zoo.processes.workers`:
+It imports one framework; the main process none. Commands, see `zoo.processes.workers`:
 
-    train   trains; answers {"step", "loss"} now and then, and at the end the facts of the run
+    train   trains; answers {"step", "loss"} from time to time, and at the end the facts of the run
     time    n more steps on one batch: {"ms": a step}
-    drift   trains from weights a unit in the last place off: {"losses"}
+    drift   trains from a 1-ulp perturbation of the initial weights: {"losses"}
 """
 
 from __future__ import annotations
@@ -20,39 +20,40 @@ from safetensors.numpy import save_file
 
 from zoo import backends, registry, tasks, tokenizers, training
 from zoo._lazy import keras, ops
-from zoo.ladder import probe, taps
+from zoo.ladder.probe import perturb
+from zoo.ladder.taps import layer_outputs
 from zoo.layers import signature
-from zoo.processes.workers import Tell, serve
+from zoo.processes.workers import Answer, serve
 from zoo.training import engines, plan
 
 
 class Worker:
-    """Holds the trained run between commands, so that timings can be repeated."""
+    """Keeps the trained run between commands, so that timing can be repeated."""
 
-    def __init__(self, folder: Path, tell: Tell):
-        self.folder, self.tell = folder, tell
+    def __init__(self, folder: Path, answer: Answer):
+        self.folder, self.answer = folder, answer
 
-    def train(self, *, subject: dict[str, Any], how: dict[str, Any]) -> None:
-        built, data = prepare(**subject)
+    def train(self, *, setup: dict[str, Any], options: dict[str, Any]) -> None:
+        model, task = prepare(**setup)
         current = backends.current()
-        save_file(_weights(built), self.folder / "initial_weights.safetensors")
-        outputs = taps.layer_outputs(built, data.first(16))
-        np.savez(self.folder / "outputs.npz", allow_pickle=False, **outputs)  # keeps the layers in order
-        last = 0.0
+        save_file(_weights(model), self.folder / "initial_weights.safetensors")
+        outputs = layer_outputs(model, task.first(16))
+        np.savez(self.folder / "outputs.npz", allow_pickle=False, **outputs)  # keeps their order
+        answered = 0.0
 
-        def watch(step: int, loss: Any) -> None:
-            nonlocal last
-            if time.perf_counter() - last > 0.2:
-                last = time.perf_counter()
-                self.tell(step=step + 1, loss=engines.number(loss))
+        def on_step(step: int, loss: Any) -> None:
+            nonlocal answered
+            if time.perf_counter() - answered > 0.2:
+                answered = time.perf_counter()
+                self.answer(step=step + 1, loss=engines.number(loss))
 
-        run = training.train(built, data, progress=False, watch=watch, **how)
+        run = training.train(model, task, progress=False, watch=on_step, **options)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
-        best = [run.trainer.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
-        np.savez(self.folder / "predictions.npz", predictions=np.concatenate(best))
+        predictions = [run.trainer.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
+        np.savez(self.folder / "predictions.npz", predictions=np.concatenate(predictions))
         self.run, self.batch = run, next(run.task.batches(run.batch_size, run.seed, 0))
-        self.tell(
+        self.answer(
             last=True,
             mode=run.mode,
             losses=run.losses,
@@ -63,19 +64,19 @@ class Worker:
             train_s=run.train_s,
             peak_mb=peak / 2**20,
             version=current.version(),
-            device=subject["device"] or current.devices()[0].name,
+            device=setup["device"] or current.devices()[0].name,
             code=inspect.getsource(type(getattr(run.trainer, "step", run.trainer))),
         )
 
     def time(self, *, steps: int) -> None:
         start = time.perf_counter()
         self.run.trainer.fit(repeat(self.batch), engines.Countdown(steps))
-        self.tell(last=True, ms=(time.perf_counter() - start) * 1e3 / steps)
+        self.answer(last=True, ms=(time.perf_counter() - start) * 1e3 / steps)
 
-    def drift(self, *, subject: dict[str, Any], how: dict[str, Any], nudge: int) -> None:
-        built, data = prepare(**subject)
-        probe.nudge(built, nudge)
-        self.tell(last=True, losses=training.train(built, data, progress=False, **how).losses)
+    def drift(self, *, setup: dict[str, Any], options: dict[str, Any], perturbation: int) -> None:
+        model, task = prepare(**setup)
+        perturb(model, perturbation)
+        self.answer(last=True, losses=training.train(model, task, progress=False, **options).losses)
 
 
 def prepare(
@@ -92,9 +93,9 @@ def prepare(
     """The model with its initial weights, and the data."""
     backends.use(backend, threads=threads, device=device)
     card, reader = registry.card(model), tokenizers.found(tokenizer)
-    named = task or card.task
-    built = plan.plan_model(model, named, tokenizer=reader).build(seed)
-    return built, tasks.load(named, signature.input_shapes(built), card.preprocessing, reader, errors=errors)
+    name = task or card.task
+    built = plan.plan_model(model, name, tokenizer=reader).build(seed)
+    return built, tasks.load(name, signature.input_shapes(built), card.preprocessing, reader, errors=errors)
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:

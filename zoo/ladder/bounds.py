@@ -1,4 +1,4 @@
-"""What each rung claims, its bounds, and how far two arrays are apart.
+"""The claim and the bounds of each rung, and how different two arrays are.
 
 NumPy only: the report reads the same bounds as the ladder.
 """
@@ -45,42 +45,42 @@ RUNGS = (
 )
 NUMBERS = tuple(rung.number for rung in RUNGS)
 FLOORS = 5  # times the chaos floor
-NUDGES = 4  # runs that measure it
-LAST_PLACE = 2.0**-22  # of a loss between 2 and 4 in float32: no floor is less
+PERTURBED_RUNS = 4  # that measure it
+LOSS_ULP = 2.0**-22  # one ulp of a loss between 2 and 4 in float32: the least chaos floor
 
 
 @dataclass(frozen=True)
 class Gap:
-    """What is known not to hold. One that closes fails the ladder, so that it leaves this list."""
+    """A known exception to a rung. One that holds again fails the ladder until it is removed."""
 
     model: str
     rung: int
     dtype: str
     pair: tuple[str, str]
     reason: str
-    upstream: str  # the issue's address
+    upstream: str  # the address of the issue
 
 
 GAPS: tuple[Gap, ...] = ()
 
 
 def floor(chaos: float) -> float:
-    """The bound that a training run's losses are held to in float32."""
-    return FLOORS * max(chaos, LAST_PLACE)
+    """The bound of the losses of a training run in float32."""
+    return FLOORS * max(chaos, LOSS_ULP)
 
 
-# The comparison of each rung
+# Two arrays
 
 
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference, relative to the largest value of either; inf where shapes or NaNs differ."""
-    if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
-        return inf
-    scale = max(np.abs(np.nan_to_num(a)).max(initial=0), np.abs(np.nan_to_num(b)).max(initial=0))
-    return gap(a, b) / float(scale) if gap(a, b) else 0.0
+def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The max-norm relative difference; inf where shapes or NaNs differ."""
+    largest = absolute_difference(a, b)
+    if not largest or largest == inf:
+        return largest
+    return largest / float(max(np.abs(np.nan_to_num(x)).max(initial=0) for x in (a, b)))
 
 
-def gap(a: np.ndarray, b: np.ndarray) -> float:
+def absolute_difference(a: np.ndarray, b: np.ndarray) -> float:
     """The largest absolute difference; inf where shapes or NaNs differ."""
     if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
         return inf
@@ -91,7 +91,7 @@ def gap(a: np.ndarray, b: np.ndarray) -> float:
 def first_difference(a: Arrays, b: Arrays, bound: float = BOUNDS["outputs"]) -> Record | None:
     """The first layer, in the order of `a`, that differs by more than the bound; None if none does."""
     for layer, value in a.items():
-        apart = difference(value, b[layer]) if layer in b else inf
-        if apart > bound:
-            return {"layer": layer, "difference": apart}
+        difference = relative_difference(value, b[layer]) if layer in b else inf
+        if difference > bound:
+            return {"layer": layer, "difference": difference}
     return None

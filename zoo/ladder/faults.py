@@ -1,12 +1,13 @@
-"""Faults to seed: each breaks one thing in one framework, and must be caught by the rung that it belongs to.
+"""Faults to inject: each breaks one thing in one framework, and must be caught by the rung that it belongs to.
 
-`zoo parity --faults` climbs the ladder with a small network that has a bit of everything, on two frameworks,
-once for each fault, and lists which rung caught it first. A ladder that lets one through proves nothing.
+`zoo parity --faults` runs the ladder on a small network that has layers of every kind, on two frameworks, once
+for each fault, and lists which rung caught it first (`zoo.ladder.injection`). A ladder that misses a fault
+proves nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -23,22 +24,22 @@ Patches = list[Any]  # of unittest.mock.patch
 
 @dataclass(frozen=True)
 class Fault:
-    """What is broken, and the first rung that must see it. `seed` makes the patches."""
+    """What is broken, and the first rung that must catch it."""
 
     name: str
     rung: int
-    seed: Callable[[], Patches]
+    patches: Callable[[], Patches]
 
 
-def specimen() -> keras.Model:
+def network() -> keras.Model:
     """(b, 8, 8, 1) -> (b, 10): convolutions, pools, norms, recurrences, drop-path, dropout, GELU, a penalty."""
     from zoo import layers as z
 
     image = z.Input((8, 8, 1))
-    rows = image[..., 0]  # (b, 8, 8): a sequence, which ends with the last row that begins above zero
-    real = z.lengths(z.relu(rows[..., 0]))  # (b,)
-    read, first = z.gru(rows, 4, lengths=real, reverse=True, name="rows_gru")  # (b, 8, 4), (b, 4)
-    _, *states = z.lstm(read, 4, lengths=real, states=(first, None), name="rows_lstm")  # (b, 4) twice
+    rows = image[..., 0]  # (b, 8, 8): a sequence, which ends with the last row whose first value is positive
+    lengths = z.lengths(z.relu(rows[..., 0]))  # (b,)
+    y, state = z.gru(rows, 4, lengths=lengths, reverse=True, name="rows_gru")  # (b, 8, 4), (b, 4)
+    _, *states = z.lstm(y, 4, lengths=lengths, states=(state, None), name="rows_lstm")  # (b, 4) twice
     x = z.conv(image, 4, 3, name="stem")  # (b, 8, 8, 4)
     x = z.relu(z.batch_norm(x, name="stem_norm"))
     y = z.conv(x, 4, 3, name="block_conv", regularizer=z.l2(1e-3))  # (b, 8, 8, 4)
@@ -52,16 +53,16 @@ def specimen() -> keras.Model:
 
 
 @contextmanager
-def seeded(name: str | None) -> Iterator[None]:
-    """The fault of that name, while it lasts; None breaks nothing."""
+def injected(name: str | None) -> Iterator[None]:
+    """A context in which the fault of that name is injected; None injects nothing."""
     with ExitStack() as stack:
         if name is not None:
-            for each in next(fault for fault in FAULTS if fault.name == name).seed():
+            for each in next(fault for fault in FAULTS if fault.name == name).patches():
                 stack.enter_context(each)
         yield
 
 
-# How things are broken
+# How something is broken
 
 
 def wrap(owner: Any, name: str, around: Callable[..., Any]) -> Any:
@@ -90,7 +91,7 @@ def _method(owner: Any, name: str, around: Callable[..., Any]) -> Any:
 
 
 def backward(factor: float) -> Callable[..., Any]:
-    """The same output, its gradient scaled: y + (f - 1)(y - stop(y))."""
+    """The same output with its gradient scaled: y + (f - 1)(y - stop(y))."""
 
     def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         y = original(*args, **kwargs)
@@ -99,9 +100,9 @@ def backward(factor: float) -> Callable[..., Any]:
     return around
 
 
-def setting(**changes: Any) -> Callable[..., Any]:
+def setting(**settings: Any) -> Callable[..., Any]:
     """The operation with other settings."""
-    return lambda original, *args, **kwargs: original(*args, **{**kwargs, **changes})
+    return lambda original, *args, **kwargs: original(*args, **{**kwargs, **settings})
 
 
 def _other_gelu(original: Any, x: Any, *, approximate: bool) -> Any:
@@ -113,7 +114,7 @@ def _transposed(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) ->
 
 
 def _uneven(original: Any, x: Any, kernel: Any, bias: Any, *, stride: int, padding: int, groups: int) -> Any:
-    """Padding as TensorFlow's "same" under a stride: all of it on one side."""
+    """All padding on one side, as with TensorFlow's "same" and a stride."""
     if stride > 1:
         x, padding = ops.pad(x, ((0, 0), (0, 2 * padding), (0, 2 * padding), (0, 0))), 0
     return original(x, kernel, bias, stride=stride, padding=padding, groups=groups)
@@ -126,8 +127,8 @@ def _biased_variance(
     if not kwargs["training"]:
         return y, new_mean, new_variance
     n = x.shape[0] * x.shape[1] * x.shape[2]
-    fresh = (new_variance - (1 - kwargs["momentum"]) * variance) * ((n - 1) / n)
-    return y, new_mean, (1 - kwargs["momentum"]) * variance + fresh
+    batch = (new_variance - (1 - kwargs["momentum"]) * variance) * ((n - 1) / n)
+    return y, new_mean, (1 - kwargs["momentum"]) * variance + batch
 
 
 def _swapped_gates(original: Any, x: Any, h: Any, c: Any, *weights: Any) -> Any:
@@ -140,14 +141,14 @@ def _swapped_gates(original: Any, x: Any, h: Any, c: Any, *weights: Any) -> Any:
     return original(x, h, c, *map(swapped, weights))
 
 
-def _turned_update(original: Any, x: Any, h: Any, *weights: Any) -> Any:
-    """(1 - z) h + z n, as Chung et al. 2014 have it: sigmoid(-a) is 1 - sigmoid(a)."""
+def _inverted_update(original: Any, x: Any, h: Any, *weights: Any) -> Any:
+    """(1 - z) h + z n, as in Chung et al. 2014: sigmoid(-a) is 1 - sigmoid(a)."""
 
-    def turned(w: Any) -> Any:
+    def inverted(w: Any) -> Any:
         r, z, n = ops.split(w, 3, axis=-1)
         return ops.concatenate([r, -z, n], axis=-1)
 
-    return original(x, h, *map(turned, weights))
+    return original(x, h, *map(inverted, weights))
 
 
 def _reset_before(
@@ -157,12 +158,12 @@ def _reset_before(
 
 
 def _fading() -> Patches:
-    """In the padding the forget gate is left to what it learnt."""
+    """The forget gate is not saturated in the padding."""
     return [patch.object(import_module("zoo.layers.recurrent").LSTM, "KEEP", (-200.0, 0.0, 0.0, -200.0))]
 
 
 def _padding_first() -> Patches:
-    """A padded sequence is turned as a whole."""
+    """A padded sequence is reversed with its padding."""
     return [wrap(import_module("zoo.layers.recurrent"), "_reversed", lambda f, x, lengths: f(x, None))]
 
 
@@ -210,15 +211,16 @@ def _transposed_draw(original: Any, self: Any, key: Any, shape: Any, out: Any) -
 
 
 def _forgets(original: Any, self: Any, gradients: Any) -> Any:
-    """The memory of a moment is lost at every fifth update."""
-    found = original(gradients)
-    self.forgotten = getattr(self, "forgotten", 0) + 1
-    if self.forgotten % 5 == 0:
-        memory = self.state_dict()
-        self.load_state_dict(
-            {k: np.zeros_like(x) if k.startswith("momentum/") else x for k, x in memory.items()}
-        )
-    return found
+    """The momentum is reset at every fifth update."""
+    result = original(gradients)
+    self.calls = getattr(self, "calls", 0) + 1
+    if self.calls % 5 == 0:
+        self.load_state_dict(_zeroed("momentum/", self.state_dict()))
+    return result
+
+
+def _zeroed(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.zeros_like(x) if name.startswith(prefix) else x for name, x in state.items()}
 
 
 def _unclipped(original: Any, self: Any, gradients: Any) -> Any:
@@ -226,10 +228,10 @@ def _unclipped(original: Any, self: Any, gradients: Any) -> Any:
 
 
 def _dropped_batch(original: Any, self: Any, batch_size: int, seed: int, epoch: int) -> Any:
-    """The short batch at an epoch's end is a batch of the next epoch's order."""
-    found = list(original(batch_size, seed, epoch))
+    """The short batch at the end of an epoch has examples of the next epoch's first batch."""
+    *batches, short = original(batch_size, seed, epoch)
     first = next(iter(original(batch_size, seed, epoch + 1)))
-    return iter([*found[:-1], tuple(part[: len(found[-1][0])] for part in first)])
+    return iter([*batches, tuple(part[: len(short[0])] for part in first)])
 
 
 def _no_penalty() -> Patches:
@@ -237,7 +239,7 @@ def _no_penalty() -> Patches:
 
 
 def _constructed(module: str, owner: str, name: str, value: Any) -> Callable[[], Patches]:
-    """Objects of a class whose attribute is another than they were asked for."""
+    """Objects of a class with another value of an attribute than they were constructed with."""
 
     def around(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
@@ -247,7 +249,7 @@ def _constructed(module: str, owner: str, name: str, value: Any) -> Callable[[],
 
 
 def _native(around: Callable[..., Any]) -> Callable[[], Patches]:
-    """The native updater alone: Keras's engine goes on as it should."""
+    """Only the native updater: Keras's engine works as it should."""
 
     def update(original: Any, self: Any, gradients: Any, *weight: Any) -> Any:
         return around(lambda gradients: original(gradients, *weight), self, gradients)
@@ -263,29 +265,29 @@ def _engine(name: str, around: Callable[..., Any]) -> Callable[[], Patches]:
     return method("training.engines", "NativeEngine", name, around)
 
 
-def _lost_memory(original: Any, self: Any, memory: Any) -> Any:
-    return original({k: np.zeros_like(x) if k.startswith("velocity/") else x for k, x in memory.items()})
+def _lost_velocity(original: Any, self: Any, state: Any) -> Any:
+    return original(_zeroed("velocity/", state))
 
 
-def _lost_count(original: Any, self: Any, memory: Any) -> Any:
-    return original({**memory, "batches": np.array(0)})
+def _lost_count(original: Any, self: Any, state: Any) -> Any:
+    return original({**state, "batches": np.array(0)})
 
 
-def _twice(original: Any, self: Any, batches: Any, per_epoch: int, *rest: Any) -> Any:
-    def doubled() -> Iterator[Any]:
+def _repeated_batch(original: Any, self: Any, batches: Any, per_epoch: int, *rest: Any) -> Any:
+    def repeated() -> Iterator[Any]:
         last = None
         for i, batch in enumerate(batches):
             yield last if i % per_epoch == 3 else batch
             last = batch
 
-    return original(doubled(), per_epoch, *rest)
+    return original(repeated(), per_epoch, *rest)
 
 
-def _once_more(original: Any, self: Any, gradients: Any) -> Any:
-    """Beyond the twelve updates of the fourth rung."""
-    found = original(gradients)
-    self.counted = getattr(self, "counted", 0) + 1
-    return original([0 * g for g in gradients]) if self.counted % 20 == 0 else found
+def _extra_update(original: Any, self: Any, gradients: Any) -> Any:
+    """At every twentieth update: rung 4 makes twelve."""
+    result = original(gradients)
+    self.calls = getattr(self, "calls", 0) + 1
+    return original([0 * g for g in gradients]) if self.calls % 20 == 0 else result
 
 
 def _other_mode(original: Any, model: Any, loss: Any, optimizer: Any, mode: str, *rest: Any) -> Any:
@@ -295,9 +297,8 @@ def _other_mode(original: Any, model: Any, loss: Any, optimizer: Any, mode: str,
     )
 
 
-def _half_prediction(original: Any, self: Any, x: Any) -> Any:
-    logits = original(x)
-    return np.roll(logits, 1, axis=-1)
+def _shifted_classes(original: Any, self: Any, x: Any) -> Any:
+    return np.roll(original(x), 1, axis=-1)
 
 
 FAULTS = (
@@ -309,29 +310,33 @@ FAULTS = (
     ),
     Fault("dense kernels drawn transposed", 1, method("random", "Initializer", "draw", _transposed_draw)),
     Fault("batches in the same order every epoch", 1, method("tasks", "Task", "batches", _no_order)),
-    Fault("the short batch taken from another epoch", 1, method("tasks", "Task", "batches", _dropped_batch)),
+    Fault("the short batch of another epoch", 1, method("tasks", "Task", "batches", _dropped_batch)),
     Fault("dropout reuses its first mask", 1, lambda: [wrap(random, "keep", _reused_mask)]),
     Fault("a dropout mask inverted", 1, lambda: [wrap(random, "keep", _inverted_mask)]),
     # 2 forward
     Fault("convolution kernels transposed", 2, operation("conv", _transposed)),
     Fault("a strided convolution padded on one side", 2, operation("conv", _uneven)),
-    Fault("max pooling one beside", 2, operation("max_pool", lambda f, x, *a: f(ops.roll(x, 1, axis=1), *a))),
+    Fault(
+        "max pooling shifted by one row",
+        2,
+        operation("max_pool", lambda f, x, *a: f(ops.roll(x, 1, axis=1), *a)),
+    ),
     Fault("GELU's other form", 2, operation("gelu", _other_gelu)),
     Fault("layer norm's epsilon 1e-3", 2, operation("layer_norm", setting(epsilon=1e-3))),
     Fault("batch norm's epsilon 1e-3", 2, operation("batch_norm", setting(epsilon=1e-3))),
     Fault("a biased running variance", 2, operation("batch_norm", _biased_variance)),
-    Fault("batch norm's momentum turned round", 2, operation("batch_norm", setting(momentum=0.9))),
+    Fault("batch norm's momentum inverted", 2, operation("batch_norm", setting(momentum=0.9))),
     Fault(
         "activation before normalization",
         2,
         operation("batch_norm", lambda f, x, *a, **k: f(ops.relu(x), *a, **k)),
     ),
     Fault("an LSTM's input and forget gates swapped", 2, operation("lstm", _swapped_gates)),
-    Fault("a GRU's update gate turned round", 2, operation("gru", _turned_update)),
+    Fault("a GRU's update gate inverted", 2, operation("gru", _inverted_update)),
     Fault("a GRU's reset gate before its kernel", 2, operation("gru", _reset_before)),
-    Fault("an LSTM's cell not kept in the padding", 2, _fading),
+    Fault("an LSTM's cell state changed in the padding", 2, _fading),
     Fault(
-        "a GRU that speaks in the padding",
+        "a GRU's outputs not zero in the padding",
         2,
         method("layers.recurrent", "GRU", "trimmed", lambda f, self, outputs, lengths: outputs),
     ),
@@ -351,37 +356,28 @@ FAULTS = (
         "weight decay on biases and norms", 4, method("optimizers", "Optimizer", "group", _decays_everything)
     ),
     Fault("schedules one step ahead", 4, method("schedules", "WarmupDecay", "rate", _late)),
-    Fault("momentum forgotten at every fifth update", 4, _native(_forgets)),
+    Fault("momentum reset at every fifth update", 4, _native(_forgets)),
     Fault("gradients not clipped", 4, method("optimizers", "Optimizer", "_clip_gradients", _unclipped)),
-    Fault("Nesterov's momentum plain", 4, _constructed("optimizers", "Momentum", "nesterov", False)),
-    Fault("LAMB always corrects its bias", 4, _constructed("optimizers", "LAMB", "bias_correction", True)),
+    Fault(
+        "Nesterov momentum replaced by plain momentum",
+        4,
+        _constructed("optimizers", "Momentum", "nesterov", False),
+    ),
+    Fault(
+        "LAMB with bias correction always on", 4, _constructed("optimizers", "LAMB", "bias_correction", True)
+    ),
     # 5 training
-    Fault("one batch of each epoch seen twice", 5, method("training.engines", "NativeEngine", "fit", _twice)),
-    Fault("an update too many at each epoch's end", 5, _native(_once_more)),
+    Fault(
+        "one batch of each epoch used twice",
+        5,
+        method("training.engines", "NativeEngine", "fit", _repeated_batch),
+    ),
+    Fault("an additional update in each epoch", 5, _native(_extra_update)),
     # 6 evaluation
-    Fault("predictions of the neighbouring class", 6, _engine("predict", _half_prediction)),
+    Fault("predictions of the neighbouring class", 6, _engine("predict", _shifted_classes)),
     # 7 engines
     Fault("another loss in other modes", 7, operation("step", _other_mode)),
     # 8 resume
-    Fault("second moments lost on resuming", 8, _engine("load_state_dict", _lost_memory)),
+    Fault("second moments lost on resuming", 8, _engine("load_state_dict", _lost_velocity)),
     Fault("the count of updates lost on resuming", 8, _engine("load_state_dict", _lost_count)),
 )
-
-
-def hunt(
-    names: Sequence[str] | None = None, *, backends: Sequence[str] | None = None, show: Any = None
-) -> list[dict[str, Any]]:
-    """Seed each fault in the first of two frameworks: rows of fault, expected rung, and the rung that caught it.
-
-    `caught` is None for a fault that no rung saw. The first row seeds nothing: there every rung must hold.
-    """
-    from zoo import ladder
-
-    x = np.random.default_rng(0).normal(size=(100, 8, 8, 1)).astype(np.float32)
-    y = (np.arange(100) % 10).astype(np.int32)
-    with ladder.Hunt(specimen, x, y, backends=backends, show=show) as climb:
-        rows = [climb.fault(None, 0)]
-        rows += [
-            climb.fault(fault.name, fault.rung) for fault in FAULTS if names is None or fault.name in names
-        ]
-    return rows

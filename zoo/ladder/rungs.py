@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
 
-from zoo.ladder.bounds import GAPS, Arrays, Record, Rung, difference, first_difference, gap
+from zoo.ladder.bounds import (
+    GAPS,
+    Arrays,
+    Record,
+    Rung,
+    absolute_difference,
+    first_difference,
+    relative_difference,
+)
 
 
 def chaos_of(arrays: Arrays) -> float:
-    """How far a framework drifts from itself, its weights a unit in the last place off; 0 if not measured."""
-    nudged = part(arrays, "nudged/").values()
-    return max((gap(x, arrays["training/native"]) for x in nudged), default=0.0)
+    """How far the losses diverge under 1-ulp perturbations of the initial weights; 0 if not measured."""
+    perturbed = part(arrays, "perturbed/").values()
+    return max((absolute_difference(x, arrays["training/native"]) for x in perturbed), default=0.0)
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The largest difference of a rung, and where it first goes beyond the bound."""
 
     value: float
@@ -27,19 +35,26 @@ class Measured:
 
 
 def row(
-    model: str, dtype: str, rung: Rung, a: str, b: str, found: Measured, bound: float, chaos: float
+    model: str,
+    dtype: str,
+    rung: Rung,
+    pair: tuple[str, str],
+    measurement: Measurement,
+    bound: float,
+    chaos: float,
 ) -> Record:
     """A row of the table, with its verdict: holds, fails, gap (known), closed (a gap that holds now)."""
-    holds = bool(found.value <= bound)
-    gap_ = next(
-        (g for g in GAPS if (g.model, g.rung, g.dtype, g.pair) == (model, rung.number, dtype, (a, b))), None
+    holds = bool(measurement.value <= bound)
+    gap = next(
+        (g for g in GAPS if (g.model, g.rung, g.dtype, g.pair) == (model, rung.number, dtype, pair)), None
     )
-    verdict = ("closed" if gap_ else "holds") if holds else ("gap" if gap_ else "fails")
+    verdict = ("closed" if gap else "holds") if holds else ("gap" if gap else "fails")
     return {
-        "model": model, "dtype": dtype, "rung": rung.number, "name": rung.name, "a": a, "b": b,
-        "measured": found.value, "bound": bound, "verdict": verdict, "where": None if holds else found.where,
+        "model": model, "dtype": dtype, "rung": rung.number, "name": rung.name, "a": pair[0], "b": pair[1],
+        "measured": measurement.value, "bound": bound, "verdict": verdict,
+        "where": None if holds else measurement.where,
         "chaos": chaos if rung.float32 is None and dtype == "float32" else None,
-        "reason": gap_ and f"{gap_.reason} ({gap_.upstream})", "error": None,
+        "reason": gap and f"{gap.reason} ({gap.upstream})", "error": None,
     }  # fmt: skip
 
 
@@ -48,22 +63,22 @@ def part(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
     return {name[len(prefix) :]: x for name, x in arrays.items() if name.startswith(prefix)}
 
 
-def apart(layer: str, a: np.ndarray, b: np.ndarray, scale: float | None = None) -> Record:
-    """Where two arrays differ most: the place, both values, by how much."""
+def location(layer: str, a: np.ndarray, b: np.ndarray) -> Record:
+    """Where two arrays differ most: the index, both values, and the relative difference."""
     if a.shape != b.shape:
         return {"layer": layer, "difference": None, "a": f"shape {a.shape}", "b": f"shape {b.shape}"}
-    wide = np.abs(
+    distance = np.abs(
         np.nan_to_num(a.astype(np.float64), nan=np.inf) - np.nan_to_num(b.astype(np.float64), nan=-np.inf)
     )
-    place = np.unravel_index(np.nanargmax(wide), wide.shape) if wide.size else ()
-    by = difference(a, b) if scale is None else gap(a, b) / scale
-    values = {"a": float(a[place]), "b": float(b[place])}
-    return {"layer": layer, "difference": by, "index": [int(i) for i in place], **values}
+    index = np.unravel_index(np.nanargmax(distance), distance.shape) if distance.size else ()
+    values = {"a": float(a[index]), "b": float(b[index])}
+    difference = relative_difference(a, b)
+    return {"layer": layer, "difference": difference, "index": [int(i) for i in index], **values}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What two frameworks found of a model, to be compared within a bound."""
+    """The arrays of one model from two frameworks, to be compared within a bound."""
 
     name_a: str
     name_b: str
@@ -78,18 +93,18 @@ class Pair:
         return part(self.a, prefix), part(self.b, prefix)
 
     def engines(self, name: str) -> dict[str, np.ndarray]:
-        """The array of that name from each engine on each side, those there are."""
+        """The array of that name from each engine of both frameworks, where there is one."""
         sides = ((self.name_a, self.a), (self.name_b, self.b))
         return {
-            f"{who} {engine}": arrays[key]
-            for who, arrays in sides
+            f"{backend} {engine}": arrays[key]
+            for backend, arrays in sides
             for engine in ("native", "keras")
             if (key := name.format(engine=engine)) in arrays
         }
 
 
-def _exact(pair: Pair) -> Measured:
-    """Rung 1. Values that are equal bit for bit, and of one type."""
+def _initial(pair: Pair) -> Measurement:
+    """Rung 1. Values are equal bit for bit, and of the same type."""
     ours, theirs = pair.parts("initial/")
     worst, where = 0.0, None
     for name in dict.fromkeys([*ours, *theirs]):
@@ -98,39 +113,42 @@ def _exact(pair: Pair) -> Measured:
             worst, where = inf, where or {"layer": name, "difference": None, "suspect": "missing on one side"}
         elif x.dtype != y.dtype or x.shape != y.shape or x.tobytes() != y.tobytes():
             x, y = x.astype(np.float64), y.astype(np.float64)
-            worst = max(worst, gap(x, y) or inf)  # of another type, or -0 for 0
-            where = where or apart(name, x, y)
-    return Measured(worst, where)
+            worst = max(worst, absolute_difference(x, y) or inf)  # inf: another type, or -0 for 0
+            where = where or location(name, x, y)
+    return Measurement(worst, where)
 
 
-def _forward(pair: Pair) -> Measured:
-    """Rung 2. The first operation whose output differs is the suspect: what flows into it is equal."""
+def _forward(pair: Pair) -> Measurement:
+    """Rung 2. The first operation whose output differs is the suspect: its inputs are equal."""
     ours, theirs = pair.parts("forward/")
     names = dict.fromkeys([*ours, *theirs])
-    worst = max(difference(ours[n], theirs[n]) if n in ours and n in theirs else inf for n in names)
+    worst = max(relative_difference(ours[n], theirs[n]) if n in ours and n in theirs else inf for n in names)
     where = None
     if (first := first_difference(ours, theirs, pair.bound)) is not None:
         label = first["layer"]
         suspect = pair.facts.get("kinds", {}).get(
             label, "the non-trainable state, such as running statistics"
         )
-        where = {**apart(label, ours[label], theirs.get(label, np.zeros(0))), "suspect": suspect}
-    return Measured(worst, where)
+        where = {**location(label, ours[label], theirs.get(label, np.zeros(0))), "suspect": suspect}
+    return Measurement(worst, where)
 
 
-def _gradients(pair: Pair) -> Measured:
-    """Rung 3. Going back from the loss: an output's gradient is the work of the operations that read it."""
+def _gradients(pair: Pair) -> Measurement:
+    """Rung 3. Backwards from the loss: an output's gradient is computed by the operations that read it."""
     ours, theirs = pair.parts("gradients/")
-    if odd := sorted(ours.keys() ^ theirs.keys()):
-        return Measured(inf, {"layer": ", ".join(odd[:3]), "difference": None, "suspect": "on one side only"})
+    if unpaired := sorted(ours.keys() ^ theirs.keys()):
+        layers = ", ".join(unpaired[:3])
+        return Measurement(inf, {"layer": layers, "difference": None, "suspect": "on one side only"})
     kinds, facts = ("loss", "outputs/", "weights/"), pair.facts
     largest = {
         k: max((np.abs(x).max() for n, x in ours.items() if n.startswith(k)), default=0) for k in kinds
     }
 
-    def by(name: str) -> float:
+    def difference(name: str) -> float:
         scale = next(size for kind, size in largest.items() if name.startswith(kind))
-        return gap(ours[name], theirs[name]) / float(scale or 1)
+        return absolute_difference(ours[name], theirs[name]) / float(scale or 1)
+
+    worst = max(map(difference, ours))
 
     backward = [("loss", "the loss, or the forward pass before it")]
     for label in reversed(facts["order"]):
@@ -139,47 +157,50 @@ def _gradients(pair: Pair) -> Measured:
         own = f"the backward pass of {label}: {facts['kinds'][label]}, for its weight"
         backward += [(f"weights/{path}", own) for path in facts["weights"][label]]
     for name, suspect in backward:
-        if name in ours and not by(name) <= pair.bound:
-            where = {**apart(name, ours[name], theirs[name]), "difference": by(name), "suspect": suspect}
-            return Measured(max(map(by, ours)), where)
-    return Measured(max(map(by, ours)))
+        if name in ours and not difference(name) <= pair.bound:
+            where = location(name, ours[name], theirs[name])
+            return Measurement(worst, {**where, "difference": difference(name), "suspect": suspect})
+    return Measurement(worst)
 
 
-def _updates(pair: Pair) -> Measured:
+def _updates(pair: Pair) -> Measurement:
     """Rung 4. The schedules, then the updates by both engines of both frameworks, each pair of the four."""
-    found: list[tuple[float, str, str]] = []
-    paths: dict[str, list[str]] = {}  # by optimizer
+    differences: list[tuple[float, str, str]] = []  # of (difference, suspect, where)
+    paths: dict[str, list[str]] = {}  # of weights, by optimizer
     for name in (name for name in pair.a if name.startswith("update/")):
         _, optimizer, *rest = name.split("/")
         if optimizer == "rates":
-            x, y = pair.a[name], pair.b[name]  # (steps, 2): as a tensor, as a float
-            for u, v in ((x, y), (x[:, :1], x[:, 1:])):
-                scale = np.where(v == 0, np.abs(v).max(), np.abs(v))
-                found.append((float((np.abs(u - v) / scale).max()), rest[0], f"the schedule of {rest[0]}"))
+            for difference in _rate_differences(pair.a[name], pair.b[name]):
+                differences.append((difference, rest[0], f"the schedule of {rest[0]}"))
         elif rest[0] == "native":
             paths.setdefault(optimizer, []).append("/".join(rest[1:]))
     for optimizer, own in paths.items():
         four = [pair.engines(f"update/{optimizer}/{{engine}}/{path}") for path in own]
-        scale = np.max([np.abs(x - x[:1]).reshape(len(x), -1).max(1) for x in map(_any, four)], axis=0)[1:]
+        any_run = [next(iter(runs.values())) for runs in four]
+        scale = np.max([np.abs(x - x[:1]).reshape(len(x), -1).max(1) for x in any_run], axis=0)[1:]
         for path, runs in zip(own, four, strict=True):
             for m, n in itertools.combinations(runs, 2):
-                by = update_difference(runs[m], runs[n], scale, pair.dtype)
-                found.append((by, optimizer, f"{optimizer}, {path} ({m} and {n})"))
-    worst = max((by for by, _, _ in found), default=0.0)
-    first = next((f for f in found if not f[0] <= pair.bound), None)
-    where = None if first is None else {"layer": first[2], "difference": first[0], "suspect": first[1]}
-    return Measured(worst, where)
+                difference = update_difference(runs[m], runs[n], scale, pair.dtype)
+                differences.append((difference, optimizer, f"{optimizer}, {path} ({m} and {n})"))
+    worst = float(np.max([difference for difference, _, _ in differences], initial=0))  # keeps NaN
+    for difference, suspect, where in differences:
+        if not difference <= pair.bound:
+            return Measurement(worst, {"layer": where, "difference": difference, "suspect": suspect})
+    return Measurement(worst)
 
 
-def _any(runs: Mapping[str, np.ndarray]) -> np.ndarray:
-    return next(iter(runs.values()))
+def _rate_differences(x: np.ndarray, y: np.ndarray) -> Iterator[float]:
+    """Relative differences of schedules, (steps, 2): of two frameworks, and of a tensor's and a float's."""
+    for u, v in ((x, y), (x[:, :1], x[:, 1:])):
+        scale = np.where(v == 0, np.abs(v).max(), np.abs(v))
+        yield float((np.abs(u - v) / scale).max())
 
 
 def update_difference(x: np.ndarray, y: np.ndarray, scale: np.ndarray, dtype: str) -> float:
-    """How far two sets of updates of a weight part, each relative to its scale.
+    """The largest difference of a weight's updates, each relative to its scale.
 
-    The first of each array is the weight before, the others that after an update. Beyond the rounding of the
-    weight that an update is added to: two units in the last place.
+    Row 0 of each array is the weight before, the others are the weight after one update. Differences count
+    beyond two ulps of the weight: the rounding of the sum of weight and update.
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
     rounding = 2 * np.spacing(np.maximum(np.abs(x[:1]), np.abs(x[1:])).astype(dtype)).astype(np.float64)
@@ -187,70 +208,65 @@ def update_difference(x: np.ndarray, y: np.ndarray, scale: np.ndarray, dtype: st
     return float((beyond.reshape(len(beyond), -1).max(1) / np.where(scale == 0, 1, scale)).max())
 
 
-def _training(pair: Pair) -> Measured | None:
+def _training(pair: Pair) -> Measurement | None:
     """Rung 5. Both engines of both frameworks."""
     runs = pair.engines("training/{engine}")
     pairs = [(m, n) for m, n in itertools.combinations(runs, 2) if m.split()[0] != n.split()[0]]
     return _losses({f"{m} and {n}": (runs[m], runs[n]) for m, n in pairs})
 
 
-def _losses(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Measured | None:
-    """The pair whose losses are furthest apart, and at which step they first are by a tenth of that."""
+def _losses(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Measurement | None:
+    """The largest difference of any pair's losses, and the first step with a tenth of it."""
     if not pairs:
         return None
-    by = {name: gap(x, y) for name, (x, y) in pairs.items()}
-    name = max(by, key=lambda n: by[n])
+    differences = {name: absolute_difference(x, y) for name, (x, y) in pairs.items()}
+    name, largest = max(differences.items(), key=lambda item: item[1])
     x, y = pairs[name]
     if x.shape != y.shape:
-        return Measured(inf, {"layer": f"{name}: {len(x)} and {len(y)} steps", "difference": None})
-    step = int(np.argmax(~(np.abs(x - y) <= by[name] / 10)))
-    where = {
-        "layer": f"step {step + 1}, {name}",
-        "difference": by[name],
-        "a": float(x[step]),
-        "b": float(y[step]),
-    }
-    return Measured(by[name], where)
+        return Measurement(inf, {"layer": f"{name}: {len(x)} and {len(y)} steps", "difference": None})
+    step = int(np.argmax(~(np.abs(x - y) <= largest / 10)))
+    where = {"layer": f"step {step + 1}, {name}", "difference": largest}
+    return Measurement(largest, {**where, "a": float(x[step]), "b": float(y[step])})
 
 
-def _evaluation(pair: Pair) -> Measured | None:
+def _evaluation(pair: Pair) -> Measurement | None:
     """Rung 6. How many predictions differ."""
     runs = pair.engines("evaluation/{engine}")
-    found = {(m, n): int((runs[m] != runs[n]).sum()) for m, n in itertools.combinations(runs, 2)}
-    if not found:
+    counts = {f"{m} and {n}": float((runs[m] != runs[n]).sum()) for m, n in itertools.combinations(runs, 2)}
+    if not counts:
         return None
-    m, n = max(found, key=lambda names: found[names])
-    return Measured(float(found[m, n]), {"layer": f"{m} and {n}", "difference": float(found[m, n])})
+    names, count = max(counts.items(), key=lambda item: item[1])
+    return Measurement(count, {"layer": names, "difference": count})
 
 
-def engines(arrays: Arrays) -> Measured:
-    """Rung 7. Keras's losses and those of every other mode, against the native engine's."""
+def engines(arrays: Arrays) -> Measurement:
+    """Rung 7. The losses of Keras and of every other mode against those of the native engine."""
     native = arrays["training/native"]
     others = {"keras": arrays["training/keras"], **part(arrays, "modes/")}
-    found = _losses({f"native and {name}": (native[: len(x)], x) for name, x in others.items()})
-    assert found is not None
-    return found
+    measurement = _losses({f"native and {name}": (native[: len(x)], x) for name, x in others.items()})
+    assert measurement is not None
+    return measurement
 
 
-def _resume(pair: Pair) -> Measured | None:
-    """Rung 8. Each framework goes on from the other's checkpoint as the other did itself."""
+def _resume(pair: Pair) -> Measurement | None:
+    """Rung 8. A run resumed from the other's checkpoint has the losses of the other's own run."""
     sides = ((pair.name_a, pair.a, pair.name_b, pair.b), (pair.name_b, pair.b, pair.name_a, pair.a))
     return _losses(
         {
-            f"{source} resumed on {who}": (arrays[f"resume/{source}"], own["training/native"])
-            for who, arrays, source, own in sides
+            f"{source} resumed on {backend}": (arrays[f"resume/{source}"], own["training/native"])
+            for backend, arrays, source, own in sides
             if f"resume/{source}" in arrays
         }
     )
 
 
-COMPARE: dict[int, Callable[[Pair], Measured | None]] = {
-    1: _exact,
+COMPARISONS: dict[int, Callable[[Pair], Measurement | None]] = {
+    1: _initial,
     2: _forward,
     3: _gradients,
     4: _updates,
     5: _training,
     6: _evaluation,
-    7: lambda _: None,  # within a framework, see `engines`
+    7: lambda _: None,  # within one framework: see `engines`
     8: _resume,
 }

@@ -1,7 +1,7 @@
-"""Taps in a functional Keras model: what flows through it, forward and back, at every operation.
+"""Taps in a functional Keras model: the output of every operation, and the gradient with respect to it.
 
-The graph is run again over the same layers with an addition of zeros after each operation. The zeros are
-weights, so that an operation's output gradient is the gradient of its zeros.
+The graph is rebuilt from the same layers, with zeros added after each operation. The zeros are weights, so
+the gradient with respect to an operation's output is the gradient of its zeros.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TAP = "tap_"
 
 
 class Taps:
-    """A model with a tap after every operation, for inputs of the shapes of these.
+    """A model with a tap after every operation, for inputs of these shapes.
 
-    `order` names the operations as the data flows; `consumers` says who reads whose output, `kinds` what each
-    is, `weights` the paths of each one's trainable weights.
+    `order` names the operations in data-flow order. By the name of an operation, `consumers` are the
+    operations that read its output, `kinds` its class, `weights` the paths of its trainable weights.
 
     Raises WrongConfiguration for a model that is not functional.
     """
@@ -42,24 +42,24 @@ class Taps:
             for x in keras.tree.flatten((args, kwargs)):
                 if (source := producers.get(id(x))) is not None:
                     self.consumers[source].append(label)
-            found = operation(*args, **kwargs)
+            result = operation(*args, **kwargs)
             tapped = []
-            for y in keras.tree.flatten(found):
-                float_ = keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))
-                out = _tap_layer()(name=f"{TAP}{len(outputs)}")(y) if float_ and not tapped else y
+            for y in keras.tree.flatten(result):
+                real = keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))
+                out = _tap_layer()(name=f"{TAP}{len(outputs)}")(y) if real and not tapped else y
                 producers[id(out)] = label
                 tapped.append(out)
             outputs.append(tapped[0])
-            return keras.tree.pack_sequence_as(found, tapped)
+            return keras.tree.pack_sequence_as(result, tapped)
 
         if not hasattr(model, "operations"):
             if not isinstance(model, keras.Sequential) or not model.built:
                 raise WrongConfiguration(
-                    f"{model.name}: a {type(model).__name__} has no graph to walk; parity takes functional "
+                    f"{model.name}: a {type(model).__name__} has no graph; parity takes functional "
                     "models, and sequential ones with an Input"
                 )
             model = keras.Model(model.inputs, model.outputs)
-        # Of the shapes of these arrays: the zeros have a length where the model takes any.
+        # With the shapes of these arrays: the zeros need a length where the model takes any.
         start = [
             keras.Input(batch_shape=x.shape, dtype=tensor.dtype, name=tensor.name)
             for tensor, x in zip(model.inputs, _ordered(model, inputs), strict=True)
@@ -74,12 +74,12 @@ class Taps:
         self.whole = clone
 
     def _label(self, operation: Any) -> str:
-        """Its name if it has weights, else what it is and its place: the same in every process."""
-        place, owned = len(self.order) + 1, getattr(operation, "weights", None)
-        kind = type(operation).__name__
-        label = operation.name if owned else f"{kind.lower()} (operation {place})"
+        """Its name if it has weights, otherwise its class and number: the same in every process."""
+        number, kind = len(self.order) + 1, type(operation).__name__
+        weights = getattr(operation, "weights", None)
+        label = operation.name if weights else f"{kind.lower()} (operation {number})"
         if label in self.kinds:
-            label = f"{label} (operation {place})"
+            label = f"{label} (operation {number})"
         self.order.append(label)
         self.consumers[label] = []
         self.kinds[label] = kind
@@ -87,7 +87,7 @@ class Taps:
         return label
 
     def outputs(self, inputs: Any) -> dict[str, Array]:
-        """Every operation's output in inference mode, as the data flows."""
+        """The output of every operation in inference mode, in data-flow order."""
         values = keras.tree.flatten(self.tapped.predict_on_batch(inputs))
         return {label: np.asarray(value) for label, value in zip(self.order, values, strict=True)}
 
@@ -96,17 +96,18 @@ class Taps:
     ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
         """(loss, gradients, state) in training mode, gradients named "outputs/LABEL" and "weights/PATH".
 
-        State is what each layer remembers after the pass, by the layer's path: running statistics, steps of
-        dropout. One array a layer: a mean that is zero in exact arithmetic is judged beside its variance.
+        State is each layer's non-trainable state after the pass, by the layer's path: running statistics,
+        dropout steps. It is one array a layer, so that a mean that is zero in exact arithmetic is compared
+        relative to its variance.
 
-        Without targets the loss is half the squared distance of the outputs from numbers drawn at random: a
-        sum of squares does not cancel, so its rounding is small beside it whatever the outputs are.
+        Without targets the loss is half the squared distance of the outputs from random numbers: a sum of
+        squares does not cancel, so its rounding error is relatively small whatever the outputs are.
         """
         backend = backends.current()
         objective = _distance if targets is None else _objective(targets, loss)
         y = backend.tensor(np.zeros(1, np.int32) if targets is None else targets)
         value, gradients, state = backend.gradients(self.whole, objective)(backends.tensors(inputs), y)
-        found: dict[str, Array] = {}
+        named: dict[str, Array] = {}
         for variable, gradient in zip(self.whole.trainable_variables, gradients, strict=True):
             owner = variable.path.split("/")[0]
             name = (
@@ -114,21 +115,21 @@ class Taps:
                 if owner.startswith(TAP)
                 else f"weights/{variable.path}"
             )
-            found[name] = _numpy(gradient)
-        kept: dict[str, list[Array]] = {}
+            named[name] = _numpy(gradient)
+        states: dict[str, list[Array]] = {}
         for variable, after in zip(self.whole.non_trainable_variables, state, strict=True):
-            kept.setdefault(variable.path.rpartition("/")[0], []).append(_numpy(after).ravel())
-        return _numpy(value), found, {layer: np.concatenate(values) for layer, values in kept.items()}
+            states.setdefault(variable.path.rpartition("/")[0], []).append(_numpy(after).ravel())
+        return _numpy(value), named, {layer: np.concatenate(values) for layer, values in states.items()}
 
 
 def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, Array]:
-    """What every operation of a functional model gives in inference mode, in data-flow order."""
-    inputs = _filled(model, inputs)
+    """The output of every operation of a functional model in inference mode, in data-flow order."""
+    inputs = _with_optional(model, inputs)
     return Taps(model, inputs).outputs(inputs)
 
 
-def _filled(model: keras.Model, inputs: Any) -> Any:
-    """With the inputs that were left out, since every operation runs: masks that hide nothing, segment 0."""
+def _with_optional(model: keras.Model, inputs: Any) -> Any:
+    """The inputs and defaults for those left out, since every operation runs: masks of ones, segment 0."""
     if not (optional := signature.optional_inputs(model)):
         return inputs
     given = dict(inputs) if isinstance(inputs, Mapping) else {"token_ids": inputs}
@@ -152,15 +153,15 @@ def _numpy(tensor: Any) -> Array:
 def _objective(targets: Array, loss: Any) -> Any:
     from zoo.training.objectives import Objective
 
-    named = "cross_entropy" if np.issubdtype(targets.dtype, np.integer) else "mean_squared_error"
-    return Objective(loss or named).native()
+    default = "cross_entropy" if np.issubdtype(targets.dtype, np.integer) else "mean_squared_error"
+    return Objective(loss or default).native()
 
 
 def _distance(_: Any, outputs: Any) -> Any:
     total: Any = 0.0
     for i, y in enumerate(keras.tree.flatten(outputs)):
-        drawn = random.generator("target", i).standard_normal(tuple(y.shape))
-        total = total + ops.sum(ops.square(y - ops.convert_to_tensor(drawn, dtype=y.dtype))) / 2
+        target = random.generator("target", i).standard_normal(tuple(y.shape))
+        total = total + ops.sum(ops.square(y - ops.convert_to_tensor(target, dtype=y.dtype))) / 2
     return total
 
 

@@ -1,1 +1,1 @@
-"""Processes: one framework each, and what the machine has."""
+"""Worker processes, each with one framework, and facts about the machine."""

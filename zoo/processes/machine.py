@@ -1,4 +1,4 @@
-"""What this machine has: for `zoo doctor`, and beside every comparison."""
+"""The machine, its frameworks and their versions: for `zoo doctor`, and in every result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from zoo import _lazy, backends
 from zoo.backends import cores
 
-# The interpreter, not taking modules from the folder it runs in: that may hold a folder named zoo.
+# -P: do not import from the working directory, which may contain a folder named zoo.
 PYTHON = (sys.executable, "-P")
 PACKAGES = ("keras", "numpy", "torch", "tensorflow", "tensorflow-cpu", "jax", "jaxlib", "optax", "flax")
 
@@ -33,12 +33,12 @@ def environment() -> dict[str, Any]:
 
 
 def frameworks() -> dict[str, dict[str, Any]]:
-    """What each framework finds here (see `describe`), or {"error": why}; each in a process of its own."""
+    """What `describe` says of each framework, in a process of its own, or {"error": the reason}."""
     return {name: _ask(name) for name in backends.NAMES}
 
 
 def describe(name: str) -> dict[str, Any]:
-    """One framework: its version, devices, threads, memory at the peak, and modes. Imports it."""
+    """The version, devices, threads, peak memory and modes of a framework, which is imported."""
     backend = backends.load(name)
     return {
         "version": backend.version(),
@@ -50,7 +50,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def quiet() -> dict[str, str]:
-    """The environment of a process whose framework should not chat about itself on the terminal."""
+    """The environment of a process whose framework should not log to the terminal."""
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
 
 
@@ -58,15 +58,15 @@ def _ask(name: str) -> dict[str, Any]:
     if name not in backends.installed():
         return {"error": f'not installed: pip install "keras-zoo-parity[{name}]"'}
     command = [*PYTHON, "-m", "zoo.processes.machine", name]
-    environment = {**quiet(), "KERAS_BACKEND": name}  # importing TensorFlow imports Keras: on itself, then
+    environment = {**quiet(), "KERAS_BACKEND": name}  # importing TensorFlow imports Keras
     answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if answer.returncode:
-        return {"error": last_words(answer.stderr) or f"exit status {answer.returncode}"}
+        return {"error": last_error(answer.stderr) or f"exit status {answer.returncode}"}
     return json.loads(answer.stdout.splitlines()[-1])
 
 
-def last_words(text: str) -> str:
-    """What a process that died had to say: the error its traceback ends with, or its last line."""
+def last_error(text: str) -> str:
+    """The error that a process's output ends with, or its last line."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)(:|$)", line)]
     return (errors or lines or [""])[-1]

@@ -1,7 +1,7 @@
-"""Processes that each run one framework: commands in as JSON lines, answers out as JSON lines.
+"""Worker processes, one for each framework: commands and answers are lines of JSON.
 
-Only one framework's Keras runs in a process, so whatever compares frameworks starts one for each. The
-orchestrator's side is `Worker`; the process's is `serve`.
+Keras runs on one framework in a process, so whatever compares frameworks starts a process for each. `Worker`
+is the side of the main process, `serve` that of the worker.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +23,11 @@ Record = dict[str, Any]
 
 
 class WorkerDied(ZooError):
-    """A process ended before it had answered."""
+    """A worker process ended before it answered."""
 
 
 class Worker:
-    """`python -m MODULE FOLDER` with Keras on this backend; the folder is for files exchanged."""
+    """`python -m MODULE FOLDER` with Keras on this backend; files are exchanged through the folder."""
 
     def __init__(self, module: str, folder: Path, backend: str, environment: Mapping[str, str] | None = None):
         self.folder, self.backend = folder, backend
@@ -42,29 +42,29 @@ class Worker:
             env={**machine.quiet(), "KERAS_BACKEND": backend, **(environment or {})},
         )
 
-    def ask(self, do: str, **arguments: Any) -> Iterator[Record]:
-        """Send a command and yield its answers up to the last. Raises WorkerDied, saying of what."""
+    def ask(self, command: str, **arguments: Any) -> Iterator[Record]:
+        """Send a command and yield its answers up to the last. Raises WorkerDied with the error."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         try:
-            print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
+            print(json.dumps({"command": command, **arguments}), file=self.process.stdin, flush=True)
         except BrokenPipeError:
-            raise WorkerDied(self.last_words()) from None
+            raise WorkerDied(self.error()) from None
         for line in self.process.stdout:
             answer = json.loads(line)
             last = answer.pop("last")
             yield answer
             if last:
                 return
-        raise WorkerDied(self.last_words())
+        raise WorkerDied(self.error())
 
-    def last_words(self) -> str:
-        """What the process died of, in a line."""
+    def error(self) -> str:
+        """Why the process ended, in one line."""
         status = self.process.wait()
         if status == -9:
             return "killed by the system, most likely out of memory"
         self.errors.seek(0)
-        return machine.last_words(self.errors.read()) or f"ended with status {status}"
+        return machine.last_error(self.errors.read()) or f"ended with status {status}"
 
     def close(self) -> None:
         """End the process and wait for it."""
@@ -73,29 +73,29 @@ class Worker:
         self.errors.close()
 
 
-class Tell(Protocol):
-    """Answers the orchestrator."""
+class Answer(Protocol):
+    """Answers the main process."""
 
     def __call__(self, *, last: bool = False, **facts: Any) -> None:
         """Send these facts; `last` ends the answer to a command."""
         ...
 
 
-def serve(make: Any) -> None:
-    """Carry out commands until the input ends: "do" names a method of `make(folder, tell)`.
+def serve(service: Callable[[Path, Answer], Any]) -> None:
+    """Execute commands until the input ends; each names a method of `service(folder, answer)`.
 
     What frameworks print goes to standard error.
     """
     _lazy.leave_out_extras()
-    answers = os.fdopen(os.dup(1), "w")
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(*, last: bool = False, **facts: Any) -> None:
-        print(json.dumps({"last": last, **facts}), file=answers, flush=True)
+    def answer(*, last: bool = False, **facts: Any) -> None:
+        print(json.dumps({"last": last, **facts}), file=output, flush=True)
 
-    worker = make(Path(sys.argv[1]), tell)
+    worker = service(Path(sys.argv[1]), answer)
     for line in sys.stdin:
         gc.collect()
-        gc.freeze()  # a framework's half a million objects stay: no later collection looks at them
-        command = json.loads(line)
-        getattr(worker, command.pop("do"))(**command)
+        gc.freeze()  # no later collection scans a framework's half a million objects
+        arguments = json.loads(line)
+        getattr(worker, arguments.pop("command"))(**arguments)

@@ -3,8 +3,8 @@
 LeCun et al. 1998, "Gradient-based learning applied to document recognition", as it is taught today:
 tanh, average pooling, every map of the first convolution connected to every map of the second.
 
-In Linen. NNX, Flax's newer way, gives XLA the same program, but `nnx.jit` walks the model in Python at each
-call, 1 to 3 ms a step here. NNX split by hand for `jax.jit` is as fast as this, and longer.
+In Linen. NNX, Flax's newer API, compiles to the same program, but `nnx.jit` traverses the model in Python at
+each call, 1 to 3 ms a step here. NNX split explicitly for `jax.jit` is as fast as this, and longer.
 """
 
 from collections.abc import Callable, Mapping
@@ -53,7 +53,7 @@ def trainer(
 ) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], Callable[[], Weights]]:
     optimizer = optax.adamw(learning_rate, eps=1e-8, weight_decay=weight_decay)
     state = TrainState.create(apply_fn=LeNet5().apply, params=load(weights), tx=optimizer)
-    fast_update = choose(mode, MODES)(update, donate_argnums=0)  # the new state takes the old one's memory
+    fast_update = choose(mode, MODES)(update, donate_argnums=0)  # the new state reuses the old one's memory
 
     def step(x: jax.Array, y: jax.Array) -> jax.Array:
         nonlocal state

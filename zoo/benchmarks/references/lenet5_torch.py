@@ -3,8 +3,8 @@
 LeCun et al. 1998, "Gradient-based learning applied to document recognition", as it is taught today:
 tanh, average pooling, every map of the first convolution connected to every map of the second.
 
-Images are (b, c, h, w). `channels_last` changes only the strides behind that shape; on a CPU it is the
-faster of the two, by a tenth to a third here.
+Images are (b, c, h, w). `channels_last` changes only the strides of that shape; on a CPU it is faster here,
+by a tenth to a third.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from zoo.benchmarks.references import Weights, choose
 
-# fullgraph: better an error than a model that quietly falls back to Python halfway.
+# fullgraph: an error rather than a model that silently runs in part in Python.
 MODES = {"eager": lambda function: function, "compiled": partial(torch.compile, fullgraph=True)}
 
 

@@ -45,7 +45,7 @@ def trainer(
 ) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], Callable[[], Weights]]:
     optimizer = optax.adamw(learning_rate, eps=1e-8, weight_decay=weight_decay)
     state = TrainState.create(apply_fn=MLP().apply, params=load(weights), tx=optimizer)
-    fast_update = choose(mode, MODES)(update, donate_argnums=0)  # the new state takes the old one's memory
+    fast_update = choose(mode, MODES)(update, donate_argnums=0)  # the new state reuses the old one's memory
 
     def step(x: jax.Array, y: jax.Array) -> jax.Array:
         nonlocal state

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from zoo.benchmarks.references import Weights, choose
 
-# fullgraph: better an error than a model that quietly falls back to Python halfway.
+# fullgraph: an error rather than a model that silently runs in part in Python.
 MODES = {"eager": lambda function: function, "compiled": partial(torch.compile, fullgraph=True)}
 
 

@@ -1,11 +1,11 @@
 """The originals whose weights the zoo loads: torchvision's, timm's and transformers' own models.
 
-`MODELS` builds them, narrower or shallower; `fill` gives one random weights and running statistics; `logits`
-and `learn` take images (b, h, w, c) and labels (b,) as NumPy.
+`MODELS` builds them, narrower or shallower; `fill` sets random weights and running statistics; `logits` and
+`learn` take images (b, h, w, c) and labels (b,) as NumPy arrays.
 """
 
 # pyright: reportMissingImports=false
-# They are installed in tox's environment "peers" alone.
+# They are installed only in tox's environment "peers".
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def vgg(plan: list[Any], *, norm: bool) -> nn.Module:
 
 
 def narrow(model: Any, inputs: int) -> nn.Module:
-    """With dense layers of 24 units: they have nine tenths of the weights. Without dropout."""
+    """With dense layers of 24 units, which otherwise have nine tenths of the weights, and without dropout."""
     for i, layer in enumerate(model.classifier):
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
@@ -51,21 +51,21 @@ def narrow(model: Any, inputs: int) -> nn.Module:
 
 
 class ResNet(resnet.ResNet):
-    """A quarter as wide, which its constructor cannot make."""
+    """A quarter as wide, which its constructor does not support."""
 
     def __init__(self, block: Any, depths: list[int]) -> None:
         super().__init__(block, depths)
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16)
         self.fc = nn.Linear(self.fc.in_features // 4, CLASSES)
 
-    def _make_layer(self, block: Any, planes: int, *how: Any, **more: Any) -> nn.Sequential:
-        if planes == 64:  # the first stage, behind the stem
+    def _make_layer(self, block: Any, planes: int, *args: Any, **kwargs: Any) -> nn.Sequential:
+        if planes == 64:  # the first stage, after the stem
             self.inplanes = 16
-        return super()._make_layer(block, planes // 4, *how, **more)
+        return super()._make_layer(block, planes // 4, *args, **kwargs)
 
 
 def timm_resnet() -> nn.Module:
-    """As narrow."""
+    """A quarter as wide."""
     bottleneck: Any = timm.models.resnet.Bottleneck
     model: Any = timm.models.ResNet(bottleneck, (2, 1, 1, 1), CLASSES, channels=(16, 32, 64, 128))
     model.conv1, model.bn1 = nn.Conv2d(3, 16, 7, 2, 3, bias=False), nn.BatchNorm2d(16)
@@ -87,7 +87,7 @@ def vit(**changes: Any) -> nn.Module:
     return transformers.ViTForImageClassification(config(**changes))
 
 
-# by the library that it is of, and a name
+# by library and name
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "torchvision alexnet": alexnet,
     "torchvision vgg": partial(vgg, [8, "M", 16, 16, "M", 32, "M"], norm=False),
@@ -123,7 +123,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def fill(model: nn.Module, dtype: str) -> nn.Module:
-    """Random weights and running statistics; what goes in keeps its size on the way through."""
+    """Random weights and running statistics, scaled so that activations keep their size."""
     model, rng = model.to(getattr(torch, dtype)), np.random.default_rng(1)
     with torch.no_grad():
         for name, x in [*model.named_parameters(), *model.named_buffers()]:
@@ -140,11 +140,11 @@ def fill(model: nn.Module, dtype: str) -> nn.Module:
 def logits(model: nn.Module, x: np.ndarray) -> np.ndarray:
     """(b, h, w, c) -> (b, classes), in inference."""
     with torch.no_grad():
-        return answer(model.eval(), x).numpy()
+        return output(model.eval(), x).numpy()
 
 
 def logits_at(model: Any, library: str, x: np.ndarray) -> np.ndarray:
-    """(b, h, w, c) -> (b, classes): those of a ViT of 8 x 8 patches at the size of these images."""
+    """(b, h, w, c) -> (b, classes), of a ViT with 8 x 8 patches, converted to the size of these images."""
     size, state = x.shape[1], model.state_dict()
     if library == "transformers":
         with torch.no_grad():
@@ -167,17 +167,17 @@ def logits_at(model: Any, library: str, x: np.ndarray) -> np.ndarray:
 
 def learn(model: nn.Module, x: np.ndarray, y: np.ndarray) -> None:
     """One step of gradient descent on the mean cross-entropy, at a rate of 1."""
-    F.cross_entropy(answer(model.train(), x), torch.from_numpy(y).long()).backward()
+    F.cross_entropy(output(model.train(), x), torch.from_numpy(y).long()).backward()
     torch.optim.SGD(model.parameters(), 1.0).step()
 
 
-def answer(model: nn.Module, x: np.ndarray) -> torch.Tensor:
-    found = model(torch.from_numpy(x).permute(0, 3, 1, 2))
-    return getattr(found, "logits", found)  # transformers wraps them
+def output(model: nn.Module, x: np.ndarray) -> torch.Tensor:
+    logits = model(torch.from_numpy(x).permute(0, 3, 1, 2))
+    return getattr(logits, "logits", logits)  # transformers wraps them
 
 
 def full(name: str) -> nn.Module:
-    """A model of torchvision or timm in full size, without memory."""
+    """A model of torchvision or timm in full size, on the meta device."""
     library, _, model = name.partition(" ")
     make = torchvision.models.get_model if library == "torchvision" else timm.create_model
     with torch.device("meta"):
@@ -186,7 +186,7 @@ def full(name: str) -> nn.Module:
 
 def count(model: nn.Module, size: int) -> tuple[int, float]:
     """Parameters, and multiply-adds of one image."""
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation, which the counter does not know
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not support its operation
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.empty(1, 3, size, size, device="meta"))
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() / 2

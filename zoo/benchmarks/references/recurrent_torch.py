@@ -1,8 +1,7 @@
 """Recurrent classifiers the PyTorch way: nn.Embedding, nn.LSTM or nn.GRU, nn.Linear on the last state.
 
-Texts (b, n) are padded behind. One way, the fast way is to read the padding too and to take the state at
-each text's end. Both ways, the reader from the end must not start in the padding: torch's answer is a packed
-sequence.
+Texts (b, n) are padded at the end. In one direction, it is fastest to process the padding too and take the
+state at each text's end. The backward direction must not start in the padding: torch uses packed sequences.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from zoo.benchmarks.references import Peer, choose
+from zoo.benchmarks.references import Reference, choose
 
 MODES = {"eager": lambda function: function, "compiled": torch.compile}
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "birnn": nn.LSTM}
@@ -27,15 +26,15 @@ Arrays = Mapping[str, np.ndarray]
 class Classifier(nn.Module):
     def __init__(self, model: str) -> None:
         super().__init__()
-        self.ways = ("forward", "backward") if model == "birnn" else ("forward",)
+        self.directions = ("forward", "backward") if model == "birnn" else ("forward",)
         self.embedding = nn.Embedding(VOCABULARY, EMBEDDING)
-        self.rnn = CELLS[model](EMBEDDING, WIDTH, batch_first=True, bidirectional=len(self.ways) > 1)
-        self.head = nn.Linear(WIDTH * len(self.ways), CLASSES)
+        self.rnn = CELLS[model](EMBEDDING, WIDTH, batch_first=True, bidirectional=len(self.directions) > 1)
+        self.head = nn.Linear(WIDTH * len(self.directions), CLASSES)
 
     def forward(self, texts: Texts) -> Tensor:
         tokens, lengths = texts
         x = self.embedding(tokens)  # (b, n, c)
-        if len(self.ways) > 1:
+        if len(self.directions) > 1:
             packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
             _, (last, _) = self.rnn(packed)  # (2, b, u)
             return self.head(torch.cat([last[0], last[1]], -1))
@@ -43,9 +42,9 @@ class Classifier(nn.Module):
         return self.head(outputs[torch.arange(len(tokens)), lengths - 1])  # (b, classes)
 
 
-def peer(model: str) -> Peer:
+def reference(model: str) -> Reference:
     make = partial(Classifier, model)
-    return Peer(prepare, partial(trainer, make), partial(predictor, make), make, layout="zoo")
+    return Reference(prepare, partial(trainer, make), partial(predictor, make), make, layout="zoo")
 
 
 def prepare(x: np.ndarray, y: np.ndarray) -> tuple[Texts, Tensor]:
@@ -87,12 +86,12 @@ def predictor(
 
 
 def names(model: Classifier) -> dict[str, Tensor]:
-    """The zoo's names of the module's parameters, whose matrices lie transposed there but for the table."""
-    found = {"embedding/table": model.embedding.weight}
+    """The parameters by the zoo's names; all matrices but the table are transposed in the zoo."""
+    named = {"embedding/table": model.embedding.weight}
     ours = ("kernel", "recurrent_kernel", "bias", "recurrent_bias")
-    for way, theirs in zip(model.ways, model.rnn.all_weights, strict=True):
-        found |= {f"layer1_{way}/{name}": weight for name, weight in zip(ours, theirs, strict=True)}
-    return found | {"head/kernel": model.head.weight, "head/bias": model.head.bias}
+    for direction, theirs in zip(model.directions, model.rnn.all_weights, strict=True):
+        named |= {f"layer1_{direction}/{name}": weight for name, weight in zip(ours, theirs, strict=True)}
+    return named | {"head/kernel": model.head.weight, "head/bias": model.head.bias}
 
 
 @torch.no_grad()

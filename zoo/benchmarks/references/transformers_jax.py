@@ -1,8 +1,8 @@
-"""BERT, GPT-2 and T5 by hand in JAX: pure functions of a dict of arrays, jax.jit, and optax's AdamW.
+"""BERT, GPT-2 and T5 in plain JAX: pure functions of a dict of arrays, jax.jit, and optax's AdamW.
 
 Devlin et al. 2018, arXiv:1810.04805; Radford et al. 2019; Raffel et al. 2019, arXiv:1910.10683. Each array
 has the name of the zoo's weight. Labels of -1 do not count.
-Axes: b batch, n tokens, m tokens that are asked, c channels, d channels of a head.
+Axes: b batch, n tokens, m context tokens, c channels, d channels of a head.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax import nn
 
-from zoo.benchmarks.references import Peer, choose
+from zoo.benchmarks.references import Reference, choose
 from zoo.benchmarks.references.transformers_sizes import network_of, relative_buckets, shapes
 
 MODES = {"jit": jax.jit}
@@ -23,7 +23,7 @@ Arrays = Mapping[str, jax.Array]
 Network = Callable[[Arrays, Arrays], jax.Array]  # weights, inputs -> logits (b, n, vocabulary)
 
 
-# What the three are made of
+# Layers
 
 
 def dense(w: Arrays, name: str, x: jax.Array) -> jax.Array:
@@ -41,20 +41,22 @@ def rms_norm(w: Arrays, name: str, x: jax.Array) -> jax.Array:
     return x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6) * w[f"{name}/gamma"]
 
 
-def attention(w: Arrays, name: str, x: jax.Array, asked: jax.Array, heads: int, **how: Any) -> jax.Array:
+def attention(
+    w: Arrays, name: str, x: jax.Array, context: jax.Array, heads: int, **options: Any
+) -> jax.Array:
     """(b, n, c), (b, m, c) -> (b, n, c)."""
-    parts = (("query", x), ("key", asked), ("value", asked))
+    parts = (("query", x), ("key", context), ("value", context))
     split = (dense(w, f"{name}_{part}", y).reshape(*y.shape[:2], heads, -1) for part, y in parts)
-    y = nn.dot_product_attention(*split, **how)  # (b, n, heads, d)
+    y = nn.dot_product_attention(*split, **options)  # (b, n, heads, d)
     return dense(w, f"{name}_output", y.reshape(*y.shape[:2], -1))
 
 
 def real(x: Arrays, mask: str = "padding_mask") -> jax.Array | None:
-    """(b, 1, 1, m): the tokens that may be asked; None where all may."""
+    """(b, 1, 1, m): the tokens that may be attended to; None if all may."""
     return x[mask][:, None, None] != 0 if mask in x else None
 
 
-# The three
+# Networks
 
 
 def bert(w: Arrays, x: Arrays, depth: int, heads: int) -> jax.Array:
@@ -85,37 +87,37 @@ def gpt(w: Arrays, x: Arrays, depth: int, heads: int) -> jax.Array:
 def t5(w: Arrays, x: Arrays, depth: int, heads: int) -> jax.Array:
     table = w["token_embedding/table"]
 
-    def stack(kind: str, tokens: jax.Array, memory: jax.Array | None = None, **how: Any) -> jax.Array:
+    def stack(kind: str, tokens: jax.Array, encoded: jax.Array | None = None, **options: Any) -> jax.Array:
         h = table[tokens]  # (b, n, c)
-        buckets = relative_buckets(tokens.shape[1], causal=memory is not None)
+        buckets = relative_buckets(tokens.shape[1], causal=encoded is not None)
         near = w[f"{kind}_positions/table"][buckets].transpose(2, 0, 1)[None]  # (1, heads, n, n)
         for block in (f"{kind}_block{i + 1}" for i in range(depth)):
             y = rms_norm(w, f"{block}_attention_norm", h)
-            h += attention(w, f"{block}_attention", y, y, heads, bias=near, scale=1.0, **how)
-            if memory is not None:
+            h += attention(w, f"{block}_attention", y, y, heads, bias=near, scale=1.0, **options)
+            if encoded is not None:
                 y = rms_norm(w, f"{block}_memory_norm", h)
-                h += attention(w, f"{block}_memory", y, memory, heads, scale=1.0, mask=real(x))
+                h += attention(w, f"{block}_memory", y, encoded, heads, scale=1.0, mask=real(x))
             y = nn.relu(dense(w, f"{block}_mlp_in", rms_norm(w, f"{block}_mlp_norm", h)))
             h += dense(w, f"{block}_mlp_out", y)
         return rms_norm(w, f"{kind}_norm", h)
 
-    memory = stack("encoder", x["token_ids"], mask=real(x))
-    how = {"mask": real(x, "decoder_padding_mask"), "is_causal": True}
-    h = stack("decoder", x["decoder_token_ids"], memory, **how)
+    encoded = stack("encoder", x["token_ids"], mask=real(x))
+    options = {"mask": real(x, "decoder_padding_mask"), "is_causal": True}
+    h = stack("decoder", x["decoder_token_ids"], encoded, **options)
     return h * h.shape[-1] ** -0.5 @ table.T
 
 
-# The way they are trained
+# Training and inference
 
 
-def peer(model: str) -> Peer:
+def reference(model: str) -> Reference:
     network = network_of(model, bert=bert, gpt=gpt, t5=t5)
-    made = partial(trainer, network), partial(predictor, network), partial(build, model)
-    return Peer(prepare, *made, layout="zoo")
+    functions = partial(trainer, network), partial(predictor, network), partial(build, model)
+    return Reference(prepare, *functions, layout="zoo")
 
 
 def build(model: str) -> dict[str, jax.Array]:
-    """N(0, 0.02^2); norms begin at 1, biases at 0."""
+    """N(0, 0.02^2); norms start at 1, biases at 0."""
     key = jax.random.key(0)
 
     def draw(i: int, name: str, shape: tuple[int, ...]) -> jax.Array:
@@ -154,7 +156,9 @@ def trainer(
         updates, state = optimizer.update(gradients, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    fast_update = choose(mode, MODES)(update, donate_argnums=(0, 1))  # the new take the old ones' memory
+    fast_update = choose(mode, MODES)(
+        update, donate_argnums=(0, 1)
+    )  # the new ones reuse the old ones' memory
 
     def step(x: Arrays, y: jax.Array) -> jax.Array:
         nonlocal params, state

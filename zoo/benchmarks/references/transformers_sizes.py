@@ -1,4 +1,4 @@
-"""What BERT, GPT-2 and T5 by hand share: sizes, the shape of every weight, T5's buckets of distances."""
+"""Sizes and weight shapes of the BERT, GPT-2 and T5 references, and T5's buckets of distances."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,14 +13,14 @@ BERTS = {
 }  # fmt: skip
 # github.com/karpathy/minGPT; Radford et al. 2019, table 2
 GPTS = {"gpt-nano": (48, 3, 3), "gpt-micro": (128, 4, 4), "gpt-mini": (192, 6, 6), "gpt2": (768, 12, 12)}
-# And the mlp's width: Tay et al. 2021, arXiv:2109.10686; Raffel et al. 2019, section 3.1.1
+# And the width of the MLP: Tay et al. 2021, arXiv:2109.10686; Raffel et al. 2019, section 3.1.1
 T5S = {"t5-tiny": (256, 4, 4, 1024), "t5-mini": (384, 4, 8, 1536), "t5-small": (512, 6, 8, 2048)}
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def network_of(model: str, *, bert: Any, gpt: Any, t5: Any) -> Callable[..., Any]:
-    """Of the three functions (weights, inputs, depth, heads) the model's, of its size."""
+    """The function (weights, inputs) of a model: one of the three, with its depth and heads."""
     if model in T5S:
         _, depth, heads, _ = T5S[model]
         return partial(t5, depth=depth, heads=heads)
@@ -29,7 +29,7 @@ def network_of(model: str, *, bert: Any, gpt: Any, t5: Any) -> Callable[..., Any
 
 
 def shapes(model: str) -> Shapes:
-    """Of each weight, by the name that it has in the zoo; gamma is a norm's scale, beta its shift."""
+    """The shape of each weight by its name in the zoo; gamma is the scale of a norm, beta its shift."""
     return t5(*T5S[model]) if model in T5S else bert_or_gpt(*(BERTS | GPTS)[model], bert=model in BERTS)
 
 
@@ -42,37 +42,37 @@ def norm(name: str, c: int) -> Shapes:
 
 
 def bert_or_gpt(c: int, depth: int, heads: int, *, bert: bool) -> Shapes:
-    del heads  # they share the width
+    del heads  # their number does not change the shapes
     vocabulary, positions = (30_522, 512) if bert else (50_257, 1024)
-    found: Shapes = {"token_embedding/table": (vocabulary, c), "position_embedding/table": (positions, c)}
+    named: Shapes = {"token_embedding/table": (vocabulary, c), "position_embedding/table": (positions, c)}
     for block in (f"block{i + 1}" for i in range(depth)):
         for part in ("query", "key", "value", "output"):
-            found |= dense(f"{block}_attention_{part}", c, c)
-        found |= dense(f"{block}_mlp1", c, 4 * c) | dense(f"{block}_mlp2", 4 * c, c)
-        found |= norm(f"{block}_norm1", c) | norm(f"{block}_norm2", c)
+            named |= dense(f"{block}_attention_{part}", c, c)
+        named |= dense(f"{block}_mlp1", c, 4 * c) | dense(f"{block}_mlp2", 4 * c, c)
+        named |= norm(f"{block}_norm1", c) | norm(f"{block}_norm2", c)
     if not bert:
-        return found | norm("norm", c)
-    found |= {"segment_embedding/table": (2, c), "masked_lm_bias/value": (vocabulary,)}
-    return found | norm("embedding_norm", c) | dense("masked_lm", c, c) | norm("masked_lm_norm", c)
+        return named | norm("norm", c)
+    named |= {"segment_embedding/table": (2, c), "masked_lm_bias/value": (vocabulary,)}
+    return named | norm("embedding_norm", c) | dense("masked_lm", c, c) | norm("masked_lm_norm", c)
 
 
 def t5(c: int, depth: int, heads: int, mlp: int) -> Shapes:
     plain, inner = partial(dense, bias=False), 64 * heads
-    found: Shapes = {"token_embedding/table": (32_128, c)}
+    named: Shapes = {"token_embedding/table": (32_128, c)}
     for kind, attentions in (("encoder", ("attention",)), ("decoder", ("attention", "memory"))):
-        found |= {f"{kind}_positions/table": (32, heads), f"{kind}_norm/gamma": (c,)}
+        named |= {f"{kind}_positions/table": (32, heads), f"{kind}_norm/gamma": (c,)}
         for block in (f"{kind}_block{i + 1}" for i in range(depth)):
             for name in (f"{block}_{attention}" for attention in attentions):
                 for part in ("query", "key", "value"):
-                    found |= plain(f"{name}_{part}", c, inner)
-                found |= plain(f"{name}_output", inner, c) | {f"{name}_norm/gamma": (c,)}
-            found |= plain(f"{block}_mlp_in", c, mlp) | plain(f"{block}_mlp_out", mlp, c)
-            found |= {f"{block}_mlp_norm/gamma": (c,)}
-    return found
+                    named |= plain(f"{name}_{part}", c, inner)
+                named |= plain(f"{name}_output", inner, c) | {f"{name}_norm/gamma": (c,)}
+            named |= plain(f"{block}_mlp_in", c, mlp) | plain(f"{block}_mlp_out", mlp, c)
+            named |= {f"{block}_mlp_norm/gamma": (c,)}
+    return named
 
 
 def relative_buckets(n: int, *, causal: bool, buckets: int = 32, farthest: int = 128) -> np.ndarray:
-    """(n, n): half of the buckets a step wide, half ever wider; unless causal, half of all for later keys."""
+    """(n, n): half of the buckets have width 1, the others grow; half are for later keys unless causal."""
     ahead = np.arange(n) - np.arange(n)[:, None]
     later, distance = 0, -np.minimum(ahead, 0)
     if not causal:

@@ -1,8 +1,8 @@
-"""BERT, GPT-2 and T5 by hand in TensorFlow: functions of a dict of variables, tf.function, GradientTape.
+"""BERT, GPT-2 and T5 in plain TensorFlow: functions of a dict of variables, tf.function, GradientTape.
 
 Devlin et al. 2018, arXiv:1810.04805; Radford et al. 2019; Raffel et al. 2019, arXiv:1910.10683. Each variable
 has the name of the zoo's weight. Labels of -1 do not count.
-Axes: b batch, n tokens, m tokens that are asked, c channels, h heads, d channels of a head, v vocabulary.
+Axes: b batch, n tokens, m context tokens, c channels, h heads, d channels of a head, v vocabulary.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,23 +11,23 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from zoo.benchmarks.references import Peer, choose
+from zoo.benchmarks.references import Reference, choose
 from zoo.benchmarks.references.lenet5_tensorflow import AdamW
 from zoo.benchmarks.references.transformers_sizes import network_of, relative_buckets, shapes
 
 MODES = {"graph": tf.function, "xla": partial(tf.function, jit_compile=True)}
-HIDDEN = -1e9  # the score of a token that may not be asked
+MASK_VALUE = -1e9  # added to the score of a token that may not be attended to
 
 Variables = Mapping[str, tf.Variable]
 Inputs = Mapping[str, tf.Tensor]
 Network = Callable[[Variables, Inputs], tf.Tensor]  # weights, inputs -> logits (b, n, v)
 
 
-# What the three are made of
+# Layers
 
 
 def size(x: tf.Tensor, axis: int) -> int:
-    """Known wherever a function is traced for tensors at hand."""
+    """The static size of an axis, known when a function is traced for concrete tensors."""
     return int(x.shape[axis] or 0)
 
 
@@ -47,7 +47,13 @@ def rms_norm(w: Variables, name: str, x: tf.Tensor) -> tf.Tensor:
 
 
 def attention(
-    w: Variables, name: str, x: tf.Tensor, asked: tf.Tensor, heads: int, bias: tf.Tensor, scaled: bool = True
+    w: Variables,
+    name: str,
+    x: tf.Tensor,
+    context: tf.Tensor,
+    heads: int,
+    bias: tf.Tensor,
+    scaled: bool = True,
 ) -> tf.Tensor:
     """(b, n, c), (b, m, c) -> (b, n, c); the bias (b or 1, h or 1, n or 1, m) is added to the scores."""
 
@@ -55,7 +61,7 @@ def attention(
         y = dense(w, f"{name}_{part}", x)
         return tf.transpose(tf.reshape(y, (*x.shape[:2], heads, -1)), (0, 2, 1, 3))  # (b, h, n, d)
 
-    query, key, value = split("query", x), split("key", asked), split("value", asked)
+    query, key, value = split("query", x), split("key", context), split("value", context)
     scores = tf.matmul(query, key, transpose_b=True) * (size(query, -1) ** -0.5 if scaled else 1.0) + bias
     y = tf.transpose(tf.nn.softmax(scores) @ value, (0, 2, 1, 3))  # (b, n, h, d)
     return dense(w, f"{name}_output", tf.reshape(y, (*x.shape[:2], -1)))
@@ -63,15 +69,15 @@ def attention(
 
 def padding(x: Inputs, mask: str = "padding_mask") -> tf.Tensor:
     """(b, 1, 1, m): hides the tokens whose mask is 0."""
-    return tf.where(x[mask] == 0, HIDDEN, 0.0)[:, None, None] if mask in x else tf.zeros(())
+    return tf.where(x[mask] == 0, MASK_VALUE, 0.0)[:, None, None] if mask in x else tf.zeros(())
 
 
 def later(n: int) -> tf.Tensor:
-    """(n, n): hides from each token those behind it."""
-    return tf.constant(np.triu(np.full((n, n), HIDDEN, np.float32), 1))
+    """(n, n): masks the tokens after each token."""
+    return tf.constant(np.triu(np.full((n, n), MASK_VALUE, np.float32), 1))
 
 
-# The three
+# Networks
 
 
 def bert(w: Variables, x: Inputs, depth: int, heads: int) -> tf.Tensor:
@@ -103,37 +109,37 @@ def gpt(w: Variables, x: Inputs, depth: int, heads: int) -> tf.Tensor:
 def t5(w: Variables, x: Inputs, depth: int, heads: int) -> tf.Tensor:
     table = w["token_embedding/table"]
 
-    def stack(kind: str, tokens: tf.Tensor, bias: tf.Tensor, memory: tf.Tensor | None = None) -> tf.Tensor:
+    def stack(kind: str, tokens: tf.Tensor, bias: tf.Tensor, encoded: tf.Tensor | None = None) -> tf.Tensor:
         h = tf.gather(table, tokens)  # (b, n, c)
-        buckets = relative_buckets(size(tokens, 1), causal=memory is not None)
+        buckets = relative_buckets(size(tokens, 1), causal=encoded is not None)
         bias += tf.transpose(tf.gather(w[f"{kind}_positions/table"], buckets), (2, 0, 1))  # (b or 1, h, n, n)
         for block in (f"{kind}_block{i + 1}" for i in range(depth)):
             y = rms_norm(w, f"{block}_attention_norm", h)
             h += attention(w, f"{block}_attention", y, y, heads, bias, scaled=False)
-            if memory is not None:
+            if encoded is not None:
                 y = rms_norm(w, f"{block}_memory_norm", h)
-                h += attention(w, f"{block}_memory", y, memory, heads, padding(x), scaled=False)
+                h += attention(w, f"{block}_memory", y, encoded, heads, padding(x), scaled=False)
             y = tf.nn.relu(dense(w, f"{block}_mlp_in", rms_norm(w, f"{block}_mlp_norm", h)))
             h += dense(w, f"{block}_mlp_out", y)
         return rms_norm(w, f"{kind}_norm", h)
 
     tokens = x["decoder_token_ids"]
-    memory = stack("encoder", x["token_ids"], padding(x))
-    h = stack("decoder", tokens, padding(x, "decoder_padding_mask") + later(size(tokens, 1)), memory)
+    encoded = stack("encoder", x["token_ids"], padding(x))
+    h = stack("decoder", tokens, padding(x, "decoder_padding_mask") + later(size(tokens, 1)), encoded)
     return tf.einsum("bnc,vc->bnv", h * size(h, -1) ** -0.5, table)
 
 
-# The way they are trained
+# Training and inference
 
 
-def peer(model: str) -> Peer:
+def reference(model: str) -> Reference:
     network = network_of(model, bert=bert, gpt=gpt, t5=t5)
-    made = partial(trainer, network), partial(predictor, network), partial(build, model)
-    return Peer(prepare, *made, layout="zoo")
+    functions = partial(trainer, network), partial(predictor, network), partial(build, model)
+    return Reference(prepare, *functions, layout="zoo")
 
 
 def build(model: str) -> dict[str, tf.Variable]:
-    """N(0, 0.02^2); norms begin at 1, biases at 0."""
+    """N(0, 0.02^2); norms start at 1, biases at 0."""
 
     def draw(name: str, shape: tuple[int, ...]) -> tf.Tensor:
         if len(shape) == 1:

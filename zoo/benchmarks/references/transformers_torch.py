@@ -1,11 +1,11 @@
-"""Transformers of tokens the PyTorch way: Hugging Face's own, in a loop as its users write it.
+"""Token transformers the PyTorch way: Hugging Face's models, in a training loop as its users write it.
 
 transformers 5.23, https://github.com/huggingface/transformers, with torch's scaled_dot_product_attention, its
 default. Labels of -1 do not count.
 """
 
 # pyright: reportMissingImports=false
-# transformers is installed in tox's environment "peers" alone.
+# transformers is installed only in tox's environment "peers".
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ from transformers import (
 )
 
 import zoo.benchmarks.references.vision_torch  # noqa: F401  declares what torchvision lacks; transformers imports it
-from zoo.benchmarks.references import Peer, choose
+from zoo.benchmarks.references import Reference, choose
 
 MODES = {"eager": lambda function: function, "compiled": torch.compile}
 # width, depth, heads: Turc et al. 2019, table 1; minGPT's sizes; Tay et al. 2021, with the mlp's width
@@ -50,18 +50,18 @@ Inputs = dict[str, Tensor]
 State = Mapping[str, Tensor]
 
 
-def peer(model: str) -> Peer:
+def reference(model: str) -> Reference:
     make = partial(build, model)
-    made = partial(trainer, make), partial(predictor, make), make
-    return Peer(prepare, *made, layout="transformers", writer=partial(writer, make))
+    functions = partial(trainer, make), partial(predictor, make), make
+    return Reference(prepare, *functions, layout="transformers", generator=partial(generator, make))
 
 
 def build(model: str) -> nn.Module:
     if model in BERTS:
         width, depth = BERTS[model]
         shape: Any = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": width // 64}
-        quiet: Any = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        return BertForMaskedLM(BertConfig(intermediate_size=4 * width, **shape, **quiet))
+        rates: Any = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        return BertForMaskedLM(BertConfig(intermediate_size=4 * width, **shape, **rates))
     if model in GPTS:
         width, depth, heads = GPTS[model]
         return GPT2LMHeadModel(
@@ -71,8 +71,8 @@ def build(model: str) -> nn.Module:
         )
     width, depth, heads, mlp = T5S[model]
     size: Any = {"d_model": width, "num_layers": depth, "num_heads": heads, "d_ff": mlp, "d_kv": 64}
-    begin: Any = {"decoder_start_token_id": 0}
-    return T5ForConditionalGeneration(T5Config(dropout_rate=0.0, **size, **begin))
+    start: Any = {"decoder_start_token_id": 0}
+    return T5ForConditionalGeneration(T5Config(dropout_rate=0.0, **size, **start))
 
 
 def prepare(x: np.ndarray | Mapping[str, np.ndarray], y: np.ndarray) -> tuple[Inputs, Tensor]:
@@ -92,10 +92,10 @@ def trainer(
     model = load(make(), weights)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
-    kept = {} if isinstance(model, BertForMaskedLM) else {"use_cache": False}  # the keys and values
+    options = {} if isinstance(model, BertForMaskedLM) else {"use_cache": False}
 
     def loss_of(x: Inputs, y: Tensor) -> Tensor:
-        return F.cross_entropy(model(**x, **kept).logits.flatten(0, 1), y.flatten(), ignore_index=-1)
+        return F.cross_entropy(model(**x, **options).logits.flatten(0, 1), y.flatten(), ignore_index=-1)
 
     cross_entropy = choose(mode, MODES)(loss_of)
 
@@ -121,17 +121,17 @@ def predictor(
     return predict
 
 
-def writer(make: Callable[[], nn.Module], weights: State) -> Callable[[np.ndarray, int], np.ndarray]:
-    """(prompt (n,), tokens to write) -> the likeliest token each time; nothing ends a text early."""
+def generator(make: Callable[[], nn.Module], weights: State) -> Callable[[np.ndarray, int], np.ndarray]:
+    """(prompt (n,), count) -> count tokens, the most likely each time; no token ends a text early."""
     model: Any = load(make(), weights).eval()
 
-    def write(prompt: np.ndarray, count: int) -> np.ndarray:
+    def generate(prompt: np.ndarray, count: int) -> np.ndarray:
         tokens = torch.tensor(prompt[None], dtype=torch.int64, device=model.device)
-        how = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": 0}
-        found = model.generate(tokens, attention_mask=torch.ones_like(tokens), eos_token_id=None, **how)
-        return found[0, -count:].numpy(force=True)
+        options = {"max_new_tokens": count, "min_new_tokens": count, "do_sample": False, "pad_token_id": 0}
+        texts = model.generate(tokens, attention_mask=torch.ones_like(tokens), eos_token_id=None, **options)
+        return texts[0, -count:].numpy(force=True)
 
-    return write
+    return generate
 
 
 def load(model: nn.Module, weights: State) -> nn.Module:

@@ -1,7 +1,7 @@
 """ResNet and the Vision Transformer the Flax way: modules that own no weights, a pure update, optax's AdamW.
 
-In Linen, for the speed of its step: lenet5_flax.py says why. Each submodule has the name of the zoo's layer,
-so that weights need no table. Axes: b batch, h height, w width, n tokens, c channels.
+In Linen, for the speed of its step: see lenet5_flax.py. Each submodule has the name of the zoo's layer,
+so weights need no table of names. Axes: b batch, h height, w width, n tokens, c channels.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
 
-from zoo.benchmarks.references import Peer, choose
+from zoo.benchmarks.references import Reference, choose
 
 MODES = {"jit": jax.jit}
 # He et al. 2015, arXiv:1512.03385, table 1: blocks a stage
@@ -99,12 +99,12 @@ class State(TrainState):
     batch_stats: Any
 
 
-def peer(model: str) -> Peer:
+def reference(model: str) -> Reference:
     if model in RESNETS:
         network = ResNet(RESNETS[model], bottleneck=model not in ("resnet18", "resnet34"))
     else:
         network = ViT(*VITS[model])
-    return Peer(
+    return Reference(
         prepare, partial(trainer, network), partial(predictor, network), partial(build, network), layout="zoo"
     )
 
@@ -137,7 +137,7 @@ def trainer(
 ) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], Callable[[], dict[str, np.ndarray]]]:
     optimizer = optax.adamw(learning_rate, eps=1e-8, weight_decay=weight_decay)
     state = State.create(apply_fn=network.apply, tx=optimizer, **load(weights))
-    fast_update = choose(mode, MODES)(update, donate_argnums=0)  # the new state takes the old one's memory
+    fast_update = choose(mode, MODES)(update, donate_argnums=0)  # the new state reuses the old one's memory
 
     def step(x: jax.Array, y: jax.Array) -> jax.Array:
         nonlocal state
@@ -158,22 +158,22 @@ def predictor(
 def load(weights: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """The zoo's layouts are Flax's own. Copies: a donated array must not be the caller's."""
     theirs = {ours: name for name, ours in OURS.items()} | {"beta": "bias"}
-    found: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
+    named: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
     for path, array in weights.items():
         layer, name = path.split("/")
-        tree = found["batch_stats" if name.startswith("moving") else "params"]
+        tree = named["batch_stats" if name.startswith("moving") else "params"]
         if name == "value":
             tree[layer] = jnp.array(array)
         else:
             tree.setdefault(layer, {})[theirs.get(name, name)] = jnp.array(array)
-    return found
+    return named
 
 
 def read(variables: Variables) -> dict[str, np.ndarray]:
-    found = {}
+    named = {}
     for tree in variables.values():
         for layer, arrays in tree.items():
             for name, array in arrays.items() if isinstance(arrays, Mapping) else [("value", arrays)]:
                 ours = "beta" if name == "bias" and "scale" in arrays else OURS.get(name, name)
-                found[f"{layer}/{ours}"] = np.array(array)
-    return found
+                named[f"{layer}/{ours}"] = np.array(array)
+    return named

@@ -1,10 +1,10 @@
-"""Vision models the PyTorch way: torchvision's own, in a loop as its users write it.
+"""Vision models the PyTorch way: torchvision's models, in a training loop as its users write it.
 
 torchvision 0.28, https://github.com/pytorch/vision. Images are (b, c, h, w), channels last in memory.
 """
 
 # pyright: reportMissingImports=false
-# torchvision is installed in tox's environment "peers" alone.
+# torchvision is installed only in tox's environment "peers".
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.benchmarks.references import Peer, choose
+from zoo.benchmarks.references import Reference, choose
 
 try:
     from torchvision.models import VisionTransformer, get_model
 except RuntimeError:
-    # Its compiled operators load beside the torch that they were built with alone, and no model needs them:
-    # elsewhere those that it has something to register for are declared.
+    # Its compiled operators load only with the torch that they were built for. No model needs them: otherwise
+    # those that torchvision registers something for are declared.
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
     library.define("qnms(Tensor boxes, Tensor scores, float threshold) -> Tensor")
@@ -28,18 +28,18 @@ except RuntimeError:
     from torchvision.models import VisionTransformer, get_model
 from torchvision.ops import StochasticDepth
 
-# fullgraph: better an error than a model that quietly falls back to Python halfway.
+# fullgraph: an error rather than a model that silently runs in part in Python.
 MODES = {"eager": lambda function: function, "compiled": partial(torch.compile, fullgraph=True)}
-# Touvron et al. 2021, arXiv:2012.12877, table 1: width and heads. torchvision names none as small.
+# Touvron et al. 2021, arXiv:2012.12877, table 1: width and heads. torchvision has no ViT as small.
 SMALL_VITS = {"vit-ti16": (192, 3), "vit-s16": (384, 6)}
 VITS = {"vit-b16": "vit_b_16", "vit-b32": "vit_b_32", "vit-l16": "vit_l_16", "vit-l32": "vit_l_32"}
 
 State = Mapping[str, Tensor]
 
 
-def peer(model: str) -> Peer:
+def reference(model: str) -> Reference:
     make = partial(build, model)
-    return Peer(prepare, partial(trainer, make), partial(predictor, make), make, layout="torchvision")
+    return Reference(prepare, partial(trainer, make), partial(predictor, make), make, layout="torchvision")
 
 
 def build(model: str) -> nn.Module:

@@ -1,0 +1,148 @@
+"""The networks that the ladder compares: a model, and data to train it on.
+
+A registered model is built in its small configuration. A user's builder and data travel to every process in a
+folder, see `save`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo import random, registry, tasks
+from zoo._lazy import keras
+from zoo.errors import WrongConfiguration
+from zoo.layers import signature
+from zoo.training.recipes import Recipe, recipe
+
+Array = np.ndarray
+SEED = 3
+EXAMPLES = 100  # of the data made for a registered model
+
+
+class Network:
+    """A model that can be built any number of times with the same weights, and data to train it on."""
+
+    def __init__(
+        self,
+        build: Callable[[], keras.Model],
+        inputs: Any,
+        targets: Array | None,
+        loss: Any,
+        recipe: Recipe | None = None,
+    ):
+        self.builder, self.inputs, self.targets, self.loss, self.recipe = build, inputs, targets, loss, recipe
+        self.weights: list[Array] | None = None  # copied from another framework
+
+    def build(self) -> keras.Model:
+        """A new model with the initial weights that every framework starts from."""
+        keras.utils.clear_session()
+        model = self.builder()
+        if self.weights is not None:
+            model.set_weights(self.weights)
+        return model
+
+    def task(self) -> tasks.Task:
+        """The data as a task."""
+        loss = self.loss if isinstance(self.loss, str) else None
+        return tasks.from_arrays((self.inputs, self.targets), loss=loss)
+
+    def first(self, count: int) -> tuple[Any, Array | None]:
+        """The first inputs and targets."""
+        x = self.inputs
+        x = {name: a[:count] for name, a in x.items()} if isinstance(x, Mapping) else x[:count]
+        return x, None if self.targets is None else self.targets[:count]
+
+
+# A model of the zoo
+
+
+def registered(name: str) -> Network:
+    """A model of the zoo in its small configuration, on data of its size."""
+    card = registry.card(name)
+    x, y = data_for(card)
+    loss = tasks.source(card.task)[1].loss
+    named = None if loss == "cross_entropy" else loss  # the default, with smoothed labels
+    return Network(lambda: registry.build(name, seed=SEED, **card.small), x, y, named, recipe(card.recipe))
+
+
+def data_for(card: registry.Card) -> tuple[Any, Array]:
+    """Digits at the size of the small configuration, of the classes it distinguishes; or sequences."""
+    arguments = {**card.arguments, **card.small}
+    if None in card.input:
+        return sequences_for(registry.build(card.name, **card.small))
+    x, y = tasks.load("digits", replace(card, config=arguments).input).train
+    rows = np.flatnonzero(y < arguments.get("classes", 10))[:EXAMPLES]
+    return x[rows], y[rows]
+
+
+def sequences_for(model: keras.Model) -> tuple[Any, Array]:
+    """Padded sequences with random labels: one for each, or one for each step, -1 in the padding."""
+    x, rng = signature.example(model, EXAMPLES, SEED), random.generator(SEED, "labels")
+    *steps, classes = model.output_shape[1:]
+    if not steps:
+        return x, rng.integers(classes, size=EXAMPLES, dtype=np.int32)
+    inputs: Any = x.get("decoder_token_ids", x.get("token_ids")) if isinstance(x, Mapping) else x
+    if inputs.ndim == 2:
+        return x, np.where(inputs == 0, -1, rng.integers(classes, size=inputs.shape, dtype=np.int32))
+    # For CTC: one symbol, and a second, different one where there are frames for two.
+    first = rng.integers(1, classes, size=EXAMPLES, dtype=np.int32)
+    second = np.where(inputs[:, 4:].any((1, 2)), 1 + first % (classes - 1), 0)
+    return x, np.stack([first, second], 1)
+
+
+# A user's own
+
+
+def save(folder: Path, build: Any, inputs: Any, targets: Any, loss: Any) -> None:
+    """Write a user's builder and data where every process can load them. Raises WrongConfiguration."""
+    import cloudpickle
+
+    single = not isinstance(inputs, Mapping)
+    arrays = {"": inputs} if single else inputs
+    data = {f"inputs/{name}": np.asarray(x) for name, x in arrays.items()}
+    lengths = {len(x) for x in data.values()} | ({len(targets)} if targets is not None else set())
+    if len(lengths) != 1 or 0 in lengths:
+        raise WrongConfiguration(
+            f"inputs and targets of {sorted(lengths)} examples; expected as many, at least 1"
+        )
+    if targets is not None:
+        data["targets"] = np.asarray(targets)
+    folder.mkdir()
+    try:
+        code = cloudpickle.dumps((build, loss, single))
+    except Exception as error:
+        raise WrongConfiguration(f"the model's builder cannot be sent to another process: {error}") from None
+    (folder / "build.pkl").write_bytes(code)
+    (folder / "path.json").write_text(json.dumps([p or str(Path.cwd()) for p in sys.path]))
+    np.savez(folder / "data.npz", allow_pickle=False, **data)
+
+
+def save_weights(folder: Path) -> None:
+    """Write the initial weights of the network in a folder, for the other frameworks to start from."""
+    weights = {str(i): np.asarray(w) for i, w in enumerate(load(folder).build().get_weights())}
+    np.savez(folder / "weights.npz", allow_pickle=False, **weights)
+
+
+def load(folder: Path) -> Network:
+    """A network that `save` wrote, with the weights of `save_weights` if there are any."""
+    import cloudpickle
+
+    sys.path += [p for p in json.loads((folder / "path.json").read_text()) if p not in sys.path]
+    build, loss, single = cloudpickle.loads((folder / "build.pkl").read_bytes())
+    with np.load(folder / "data.npz") as data:
+        inputs: Any = {
+            name.removeprefix("inputs/"): data[name] for name in data.files if name.startswith("inputs/")
+        }
+        targets = data["targets"] if "targets" in data.files else None
+    network = Network(build, inputs[""] if single else inputs, targets, loss)
+    if (weights := folder / "weights.npz").exists():
+        with np.load(weights) as arrays:
+            network.weights = [arrays[str(i)] for i in range(len(arrays.files))]
+    return network
