@@ -5,21 +5,15 @@ from __future__ import annotations
 import html
 import itertools
 from collections.abc import Iterator
-from decimal import ROUND_CEILING, Context, Decimal
 from typing import TYPE_CHECKING, Any
+
+from zoo.report.words import scientific
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 Record = dict[str, Any]
 escape = html.escape
-
-
-def scientific(value: float | None) -> str:
-    """Two digits, rounded up: "within 4.6e-7" has to be true."""
-    if value is None:
-        return "not a number"
-    return f"{Context(prec=2, rounding=ROUND_CEILING).create_decimal(Decimal(repr(value))):.1e}"
 
 
 def cell(row: Record) -> str:

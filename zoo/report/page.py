@@ -10,8 +10,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -24,25 +23,30 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from zoo import storage
-from zoo.ladder.bounds import BOUNDS, FLOORS
+from zoo.ladder.bounds import BOUNDS
 from zoo.report import ladder as ladder_report
-from zoo.report.ladder import scientific
+from zoo.report.charts import COMPILING, WHISKER, bar_chart, difference_chart, loss_chart
+from zoo.report.words import (
+    FRAMEWORKS,
+    PARITY,
+    Record,
+    Run,
+    beyond,
+    finding,
+    framework,
+    integer,
+    listed,
+    megabytes,
+    milliseconds,
+    number,
+    power,
+    read_runs,
+    scientific,
+    seconds,
+)
 from zoo.tasks.baselines import Baseline
 
-Number = float | None
-Record = dict[str, Any]  # what JSON calls an object: a result, a part of one, a chart's specification
-
 __all__ = ["iframe", "render", "save"]
-
-FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
-ENGINES = {"keras": "Keras", "native": "native"}
-PARITY = {
-    "initial_weights": "Initial weights",
-    "outputs": "Outputs",
-    "losses": "Losses",
-    "final_weights": "Final weights",
-    "predictions": "Predictions that differ",
-}
 
 here = Path(__file__).parent
 escape = html.escape
@@ -106,292 +110,6 @@ def iframe(result: Record, height: int = 720) -> str:
         f'<iframe title="{title}" sandbox="allow-scripts allow-popups" srcdoc="{escape(render(result))}" '
         f'style="width: 100%; height: {height}px; border: 0"></iframe>'
     )
-
-
-# A run, and what it is called
-
-
-@dataclass
-class Run:
-    """A row of `result["runs"]`; what is missing or null there is None or empty here."""
-
-    backend: str
-    engine: str
-    mode: str = ""
-    losses: list[Number] = field(default_factory=list)
-    metrics: dict[str, Number] = field(default_factory=dict)
-    step_ms: Number = None
-    step_ms_quartiles: tuple[Number, Number] = (None, None)
-    examples_per_second: Number = None
-    compile_s: Number = None
-    first_step_s: Number = None
-    train_s: Number = None
-    peak_mb: Number = None
-    version: str = ""
-    code: str = ""
-    error: str = ""
-    # Ours: a name that is safe in an expression, and the pattern of its line.
-    id: str = ""
-    dash: tuple[float, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return f"{self.backend}/{self.engine}/{self.mode}"
-
-    @property
-    def way(self) -> str:
-        return ENGINES.get(self.engine, self.engine) + (f" ({self.mode})" if self.mode else "")
-
-    @property
-    def name(self) -> str:
-        return f"{framework(self.backend)} {self.way}"
-
-    @property
-    def broken_at(self) -> int | None:
-        """The first step, counted from 1, whose loss is not a number."""
-        return self.losses.index(None) + 1 if None in self.losses else None
-
-
-def framework(backend: str) -> str:
-    return FRAMEWORKS.get(backend, backend)
-
-
-def read_runs(rows: Iterable[Record]) -> list[Run]:
-    # The hue tells the framework, the dash tells that framework's runs apart: solid is Keras.
-    dashes = {"keras": [(), (14, 3)], "native": [(6, 4), (2, 3), (10, 3, 2, 3)]}
-    known = {f.name for f in fields(Run)}
-    runs: list[Run] = []
-    for row in rows:
-        run = Run(**{name: value for name, value in row.items() if name in known and value is not None})
-        patterns = dashes.get(run.engine, [(2, 8)])
-        before = sum((r.backend, r.engine) == (run.backend, run.engine) for r in runs)
-        run.id, run.dash = f"run{len(runs)}", patterns[before % len(patterns)]
-        runs.append(run)
-    return runs
-
-
-# The finding, in words
-
-
-def finding(
-    runs: list[Run], pairs: list[Record], bounds: dict[str, float], drift: Record | None
-) -> Iterator[str]:
-    """What the numbers say, a sentence at a time, the most important first."""
-    yield from agreement(runs, pairs, bounds["losses"], drifts=drift is not None)
-    if drift:
-        who = next(run.name for run in runs if run.key == drift["run"])
-        by, asked = scientific(drift["losses"]), count(drift["runs"], "run")
-        yield (
-            f"With initial weights a unit in the last place off, {who} drifts up to {by} from itself "
-            f"({asked}): {word(FLOORS)} times that is the bound."
-        )
-    for quantity in ("initial_weights", "outputs"):
-        over = [pair for pair in pairs if beyond(pair, quantity, bounds)]
-        if over:
-            yield f"{PARITY[quantity]} differ beyond the bound in {len(over)} of {count(len(pairs), 'pair')}."
-    timed = sorted((run.step_ms, run.name) for run in runs if run.step_ms and not run.error)
-    if len(timed) > 1:
-        (least, fastest), (most, slowest) = timed[0], timed[-1]
-        times = f"{most / least:.1f} times as fast as the slowest, {slowest}"
-        yield f"{fastest} is fastest, {milliseconds(least)} a step: {times}."
-    for run in runs:
-        if run.error:
-            yield f"{run.name} failed."
-        elif run.broken_at:
-            yield f"The loss of {run.name} is not a number from step {run.broken_at:,}."
-
-
-def agreement(runs: list[Run], pairs: list[Record], bound: float, *, drifts: bool = False) -> Iterator[str]:
-    sound = {run.key: run.name for run in runs if run.losses and not run.error and not run.broken_at}
-    compared = [p for p in pairs if p["a"] in sound and p["b"] in sound and p.get("losses") is not None]
-    total = count(len(runs), "run")
-    some = f"{total}," if len(sound) == len(runs) else f"{word(len(sound))} of {total}"
-    if not sound:
-        yield f"none of {total} gave numbers to compare"
-    elif not compared:
-        yield f"{some.rstrip(',')}, nothing to compare"
-    else:
-        worst = max(compared, key=lambda pair: pair["losses"])
-        if worst["losses"] == 0:
-            yield f"{some} equal to the last bit at every step"
-        elif worst["losses"] <= bound and drifts:
-            yield f"{some} up to {scientific(worst['losses'])} apart, which rounding alone explains"
-        elif worst["losses"] <= bound:
-            yield f"{some} equal within {scientific(worst['losses'])} at every step"
-        else:
-            yield f"{some} up to {scientific(worst['losses'])} apart, beyond the bound of {power(bound)}"
-            layer = worst.get("first_layer")
-            where = f", first in the layer {layer['layer']}" if layer else ""
-            yield f"Furthest apart are {sound[worst['a']]} and {sound[worst['b']]}{where}."
-
-
-def beyond(pair: Record, quantity: str, bounds: dict[str, float]) -> bool:
-    """Whether a pair breaks a bound, as a difference that is not a number does."""
-    if quantity not in bounds or quantity not in pair:
-        return False
-    return pair[quantity] is None or pair[quantity] > bounds[quantity]
-
-
-# The charts, in Vega-Lite: what is drawn. Its colours, fonts and widths are in report.css and report.js.
-
-
-def mark(kind: str, style: str, **encoding: Any) -> Record:
-    return {"mark": {"type": kind, "style": style, "clip": kind in ("line", "point")}, "encoding": encoding}
-
-
-def values(name: str, **more: Any) -> Record:
-    return {"field": name, "type": "quantitative", "title": None, **more}
-
-
-def identity(run: Run) -> Record:
-    # A row of a chart's data.
-    return {"run": run.id, "name": run.name, "framework": framework(run.backend), "dash": run.dash}
-
-
-HUE = {"field": "framework", "scale": {"domain": list(FRAMEWORKS.values())}, "legend": None}
-# `chosen` is the run picked in the legend, which is HTML.
-CHOSEN = {"name": "chosen", "value": None}
-OPACITY = {"condition": {"test": "!chosen || datum.run === chosen", "value": 1}, "value": 0.2}
-WHOLE = {"test": "datum.run === chosen", "value": []}
-DASH = {"field": "dash", "type": "nominal", "scale": None, "condition": WHOLE}
-CURVE = {"color": HUE, "opacity": OPACITY, "strokeDash": DASH, "detail": {"field": "run"}}
-FITTED = {"zero": False, "nice": False}
-STEP = values("step", title="step", scale=FITTED, axis={"grid": False, "format": ",d", "tickMinStep": 1})
-# The wheel belongs to the page; with the shift key it zooms.
-WHEEL = {"type": "interval", "encodings": ["x"], "zoom": "wheel![event.shiftKey]"}
-ZOOM = {"name": "zoom", "select": WHEEL, "bind": "scales"}
-
-
-def loss_chart(runs: list[Run], points: int) -> Record:
-    runs = sorted(runs, key=lambda run: run.engine != "keras")
-    every = math.ceil(max(len(run.losses) for run in runs) / points)
-    chart = line_chart(runs, [thin(run.losses, every, lambda some: some[0]) for run in runs], every)
-    # Equal curves hide each other. So each is drawn over the last with one dash less in every period:
-    # where they are equal the colours alternate along one line, where they part each is a line of its own.
-    for i, row in enumerate(chart["data"]["values"]):
-        row["dash"] = [7 * (len(runs) - i), 7 * i]
-    curve = mark("line", "curve", x=STEP, y=values("value"), **CURVE)
-    return chart | {
-        "description": f"Lines: the training loss at each step, of {listed(run.name for run in runs)}.",
-        "layer": [curve, crosshair(runs, ".8f"), *breaks(runs)],
-    }
-
-
-def breaks(runs: list[Run]) -> list[Record]:
-    """A cross where losses stop being numbers: the line alone would end there without a word."""
-    rows: list[Record] = [
-        identity(run) | {"step": run.broken_at, "value": run.losses[run.broken_at - 2], "text": "NaN"}
-        for run in runs
-        if run.broken_at and run.broken_at > 1
-    ]
-    where = {"x": STEP, "y": values("value"), "color": HUE, "opacity": OPACITY}
-    layer = [mark("point", "break"), mark("text", "break-name", text={"field": "text"})]
-    return [{"data": {"values": rows}, "encoding": where, "layer": layer}] if rows else []
-
-
-def difference_chart(runs: list[Run], bound: float) -> Record:
-    first, *others = runs
-    every = math.ceil(len(first.losses) / 120)
-    gaps = [[gap(a, b) for a, b in zip(first.losses, run.losses, strict=False)] for run in others]
-    columns = [thin(some, every, max) for some in gaps]
-    # A logarithmic axis has no zero: what is equal is drawn a decade below all that is not.
-    positive = [value for column in columns for value in column if value] + [bound or 1e-6]
-    floor, top = math.floor(math.log10(min(positive))) - 1, math.log10(3 * max(positive))
-    decades = [10.0**n for n in range(floor, math.floor(top) + 1, math.ceil((top - floor) / 8))]
-    labels = "datum.index ? format(datum.value, '.0e') : '0'"
-    axis = {
-        "scale": {"type": "log", "domain": [10.0**floor, 10.0**top], "nice": False},
-        "axis": {"values": decades, "labelExpr": labels, "labelOverlap": False},
-    }
-    chart = line_chart(others, columns, every)
-    chart["transform"] += [
-        {"calculate": f"isValid(datum.value) ? max(datum.value, {10.0**floor}) : null", "as": "drawn"},
-        {"window": [{"op": "max", "field": "drawn", "as": "top"}], "groupby": ["run"]},
-        {"calculate": "isValid(datum.drawn) ? datum.top : null", "as": "largest"},  # a gap stays a gap
-    ]
-    limit = {
-        "data": {"values": [{"bound": bound, "text": f"bound {power(bound)}"}]},
-        "encoding": {"y": values("bound", **axis)},
-        "layer": [
-            mark("rule", "bound"),
-            mark("text", "bound-name", x={"value": "width"}, text={"field": "text"}),
-        ],
-    }
-    names = listed(run.name for run in others)
-    return chart | {
-        "description": f"Lines, logarithmic: how far the losses of {names} are from that of {first.name}.",
-        "layer": [
-            mark("point", "gap", x=STEP, y=values("drawn", **axis), color=HUE, opacity=OPACITY),
-            mark("line", "largest", x=STEP, y=values("largest", **axis), **CURVE),
-            crosshair(others, ".1e"),
-            *([limit] if bound else []),
-        ],
-    }
-
-
-def line_chart(runs: list[Run], columns: list[list[Number]], every: int) -> Record:
-    """A row a run, its values in a list, which is a third as long as a row a point."""
-    rows: list[Record] = [
-        identity(run)
-        | {"step": [1 + every * i for i in range(len(column))]}
-        | {"value": [None if value is None else float(f"{value:.9g}") for value in column]}
-        for run, column in zip(runs, columns, strict=True)
-    ]
-    flat = [{"flatten": ["step", "value"]}]
-    return {"params": [CHOSEN], "data": {"values": rows}, "transform": flat, "height": 260}
-
-
-def crosshair(runs: list[Run], form: str) -> Record:
-    """A vertical line at the step nearest to the pointer, and every run's value there."""
-    hover = {"type": "point", "on": "pointerover", "clear": "pointerout", "nearest": True, "fields": ["step"]}
-    shown = [values(run.id, title=run.name, format=form) for run in runs]
-    near = {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0}
-    line = mark("rule", "crosshair", x=STEP, opacity=near, tooltip=[values("step", title="step"), *shown])
-    return line | {
-        "transform": [{"pivot": "run", "value": "value", "groupby": ["step"], "op": "max"}],
-        "params": [{"name": "hover", "select": hover}, ZOOM],
-    }
-
-
-LENGTH = {"axis": None, "scale": {"nice": False}}
-WHISKER = mark("rule", "whisker", x=values("low", **LENGTH), x2={"field": "high"})
-COMPILING = mark("bar", "part", x=values("compile_s", **LENGTH), color=HUE)
-BAR_TOOLTIP = [
-    {"field": "name", "title": "run"},
-    values("step_ms", title="step, ms", format=",.3r"),
-    values("low", title="lower quartile, ms", format=",.3r"),
-    values("high", title="upper quartile, ms", format=",.3r"),
-    values("first_step_s", title="first step, s", format=",.3r"),
-    values("compile_s", title="of it compiling, s", format=",.3r"),
-    values("peak_mb", title="memory, MB", format=",.0f"),
-]
-
-
-def bar_chart(
-    runs: list[Run], what: str, length: str, form: Callable[[Number], str], *over: Record
-) -> Record:
-    """A bar a run, its name and its number above it, and `over` drawn on it."""
-    rows: list[Record] = [
-        identity(run)
-        | {name: getattr(run, name) for name in ("step_ms", "first_step_s", "compile_s", "peak_mb")}
-        | dict(zip(("low", "high"), run.step_ms_quartiles, strict=True))
-        | {"text": form(getattr(run, length))}
-        for run in runs
-    ]
-    y = {"field": "run", "type": "nominal", "sort": None, "axis": None, "scale": {"padding": 0}}
-    return {
-        "description": f"Bars: {what}, of {listed(row['name'] + ' ' + row['text'] for row in rows)}.",
-        "params": [CHOSEN],
-        "data": {"values": rows},
-        "height": 42 * len(rows),
-        "encoding": {"y": y, "opacity": OPACITY},
-        "layer": [
-            mark("bar", length, x=values(length, **LENGTH), color=HUE, tooltip=BAR_TOOLTIP),
-            *over,
-            mark("text", "name", x={"value": 0}, text={"field": "name"}),
-            mark("text", "amount", x={"value": "width"}, text={"field": "text"}),
-        ],
-    }
 
 
 # The page's parts
@@ -614,63 +332,6 @@ def made(result: Record) -> str:
     moment = datetime.fromisoformat(result["created"]).astimezone(UTC)
     text = f"{moment.day} {moment:%B %Y, %H:%M} UTC"
     return f'zoo {escape(result["zoo"])}, <time datetime="{moment.isoformat()}">{text}</time>'
-
-
-# Numbers and words
-
-
-def gap(a: Number, b: Number) -> Number:
-    return None if a is None or b is None else abs(a - b)
-
-
-def thin(column: list[Number], every: int, pick: Callable[[list[float]], float]) -> list[Number]:
-    """One value for each `every`; None where any is None, for a gap must not be thinned away."""
-    chunks = [column[i : i + every] for i in range(0, len(column), every)]
-    return [
-        None if None in chunk else pick([value for value in chunk if value is not None]) for chunk in chunks
-    ]
-
-
-def power(bound: float) -> str:
-    return scientific(bound).replace(".0e", "e")
-
-
-def number(value: Number, unit: str = "") -> str:
-    """Three digits, or all before the point."""
-    if value is None:
-        return "–"
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:,.{digits}f}{unit}"
-
-
-def milliseconds(value: Number) -> str:
-    return number(value, " ms")
-
-
-def seconds(value: Number) -> str:
-    return number(value, " s")
-
-
-def megabytes(value: Number) -> str:
-    return number(value, " MB")
-
-
-def integer(value: Number) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def word(n: int) -> str:
-    words = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
-    return words[n] if n < len(words) else f"{n:,}"
-
-
-def count(n: int, noun: str) -> str:
-    return f"{word(n)} {noun}" if n == 1 else f"{word(n)} {noun}s"
-
-
-def listed(names: Iterable[str]) -> str:
-    *most, last = [*names] or [""]
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 # What keeps the page safe: strict JSON, no script but ours, no request
