@@ -1,4 +1,4 @@
-"""The charts of the report in Vega-Lite: what is drawn; colours, fonts and widths are in the CSS and JavaScript."""
+"""The charts of the report as Vega-Lite specifications. Colours, fonts and widths are CSS and JavaScript."""
 
 import math
 from collections.abc import Callable

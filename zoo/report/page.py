@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import vl_convert
 from pygments import highlight
@@ -44,6 +43,7 @@ from zoo.report.words import (
     scientific,
     seconds,
 )
+from zoo.storage import finite
 from zoo.tasks.baselines import Baseline
 
 __all__ = ["iframe", "render", "save"]
@@ -93,13 +93,12 @@ def save(result: Record, folder: Path) -> Path:
     beside = json.loads((folder / other).read_text("utf-8")) if (folder / other).is_file() else None
     pages = {"parity.json": (beside, result) if beside else (result, None), "result.json": (result, beside)}
     texts = {
-        own: json.dumps(finite(result), indent=1, allow_nan=False) + "\n",
+        own: storage.json_text(result),
         "report.html": render(*pages[own]),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        with storage.replacing(folder / name) as part:
-            part.write_text(text, encoding="utf-8", newline="\n")
+        storage.write_text(folder / name, text)
     return folder / "report.html"
 
 
@@ -334,16 +333,7 @@ def made(result: Record) -> str:
     return f'zoo {escape(result["zoo"])}, <time datetime="{moment.isoformat()}">{text}</time>'
 
 
-# What keeps the page safe: strict JSON, no script but ours, no request
-
-
-def finite(value: Any) -> Any:
-    """The same data with None for NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+# What keeps the page safe: no script but ours, no request
 
 
 @cache
