@@ -1,12 +1,11 @@
-"""The report of a comparison: one page that opens anywhere and asks the network for nothing.
+"""The report of a comparison or a parity ladder: one HTML file that needs no network.
 
-Words, tables and numbers are HTML made here, so that the page reads, prints and searches without
-JavaScript; only the charts need it (Vega-Lite, inlined). `docs/result.md` describes what comes in.
+Text, tables and numbers are HTML, so that the page can be read, printed and searched without JavaScript; only
+the charts need it (Vega-Lite, embedded). The templates beside this module escape every value they print.
 """
 
 import base64
 import hashlib
-import html
 import json
 import math
 import re
@@ -14,220 +13,169 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from string import Template
 
 import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from zoo import storage
-from zoo.ladder.bounds import BOUNDS
 from zoo.report import ladder as ladder_report
-from zoo.report.charts import COMPILING, WHISKER, bar_chart, difference_chart, loss_chart
+from zoo.report.charts import COMPILE_TIME, QUARTILES, bar_chart, difference_chart, loss_chart
 from zoo.report.words import (
-    FRAMEWORKS,
     PARITY,
+    Evidence,
     Record,
     Run,
-    beyond,
-    finding,
+    baseline_text,
+    bound_text,
+    conjunction,
+    findings,
     framework,
     integer,
-    listed,
     megabytes,
     milliseconds,
     number,
-    power,
-    read_runs,
     scientific,
     seconds,
 )
-from zoo.storage import finite
-from zoo.tasks.baselines import Baseline
 
 __all__ = ["iframe", "render", "save"]
 
-here = Path(__file__).parent
-escape = html.escape
+HERE = Path(__file__).parent
+Figure = tuple[str, str, Record]  # title, note, chart
 
 
 def render(result: Record, ladder: Record | None = None) -> str:
-    """The page, complete: its style, its charts and their JavaScript are inside it.
+    """The page with its style, charts and JavaScript.
 
-    `result` is a comparison, or a parity ladder by itself; `ladder` one that joins a comparison.
+    `result` is a comparison, or a parity ladder alone; `ladder` one that is added to a comparison.
     """
-    result, ladder = finite(result), finite(ladder)
+    result, ladder = storage.finite(result), storage.finite(ladder)
     if "rungs" in result:
-        ladder, sections = result, []
-        names, links = result["models"], [escape(name) for name in result["models"]]
-        frameworks = listed(map(framework, result["backends"]))
+        ladder, names, backends = result, result["models"], result["backends"]
     else:
         names = [model["name"] for model in result["models"]]
-        links = [f'<a href="#model{i}">{escape(name)}</a>' for i, name in enumerate(names)]
-        frameworks = listed(dict.fromkeys(framework(row["backend"]) for row in result["runs"]))
-        sections = [section(model, result) for model in result["models"]]
-        sections = [index(result), *sections] if len(names) > 1 else sections
-    sections += [ladder_report.section(ladder)] if ladder else []
-    scripts = [library(), (here / "report.js").read_text("utf-8")]
-    return Template((here / "report.html").read_text("utf-8")).substitute(
-        policy=escape(policy(scripts)),
-        style=(here / "report.css").read_text("utf-8"),
-        title=escape(f"{listed(names)} on {frameworks}"),
-        heading=f"{listed(links)} on {escape(frameworks)}",
-        made=made(result),
-        sections="\n".join(sections),
+        backends = [row["backend"] for row in result["runs"]]
+    scripts = [library(), Markup((HERE / "report.js").read_text("utf-8"))]
+    return TEMPLATES.get_template("report.html").render(
+        result=result,
+        names=names,
+        frameworks=list(dict.fromkeys(map(framework, backends))),
+        created=datetime.fromisoformat(result["created"]).astimezone(UTC),
+        models=[] if result is ladder else [section(model, result) for model in result["models"]],
+        ladder=ladder and ladder_report.section(ladder),
         environment=environment(result["environment"]),
         data="parity.json" if result is ladder else "result.json",
-        library=scripts[0],
-        script=scripts[1],
+        style=Markup((HERE / "report.css").read_text("utf-8")),
+        scripts=scripts,
+        policy=policy(scripts),
     )
 
 
 def save(result: Record, folder: Path) -> Path:
-    """Writes `result.json` (`parity.json` of a ladder) and `report.html`, each whole or not at all.
+    """Write `result.json` (`parity.json` for a ladder) and `report.html`, each whole or not at all.
 
     Returns the page's path. A comparison and a ladder saved into one folder share the page.
     """
     own, other = ("parity.json", "result.json") if "rungs" in result else ("result.json", "parity.json")
-    beside = json.loads((folder / other).read_text("utf-8")) if (folder / other).is_file() else None
-    pages = {"parity.json": (beside, result) if beside else (result, None), "result.json": (result, beside)}
-    texts = {
-        own: storage.json_text(result),
-        "report.html": render(*pages[own]),
-    }
+    saved = json.loads((folder / other).read_text("utf-8")) if (folder / other).is_file() else None
+    page = render(saved, result) if saved and own == "parity.json" else render(result, saved)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        storage.write_text(folder / name, text)
+    storage.write_text(folder / own, storage.json_text(result))
+    storage.write_text(folder / "report.html", page)
     return folder / "report.html"
 
 
 def iframe(result: Record, height: int = 720) -> str:
     """The page as one element, for a notebook's `_repr_html_`; height in CSS pixels."""
     title = "zoo parity" if "rungs" in result else "zoo compare"
-    return (
-        f'<iframe title="{title}" sandbox="allow-scripts allow-popups" srcdoc="{escape(render(result))}" '
-        f'style="width: 100%; height: {height}px; border: 0"></iframe>'
+    element = Markup(
+        '<iframe title="{}" sandbox="allow-scripts allow-popups" srcdoc="{}" '
+        'style="width: 100%; height: {}px; border: 0"></iframe>'
     )
+    return str(element.format(title, render(result), height))
 
 
-# The page's parts
+# One model's section
 
 
-def of(model: Record, result: Record) -> tuple[list[Run], list[Record], dict[str, float], Record | None]:
-    """A model's runs, pairs, bounds and drift: what `finding` reads."""
-    runs = read_runs(row for row in result["runs"] if row["model"] == model["name"])
-    pairs = [pair for pair in result["differences"] if pair["model"] == model["name"]]
-    # A model may bring bounds of its own: what a chaotic one drifts from itself is no framework's fault.
-    return runs, pairs, BOUNDS | (model.get("bounds") or {}), model.get("drift")
-
-
-def index(result: Record) -> str:
-    """What was found of each model, in a line that leads to it."""
-    rows = []
-    for i, model in enumerate(result["models"]):
-        first = next(finding(*of(model, result)))
-        rows.append(f'<li><a href="#model{i}">{escape(model["name"])}</a>: {prose(first)}</li>')
-    return f'<nav aria-label="Models"><ol>{"".join(rows)}</ol></nav>'
-
-
-def section(model: Record, result: Record) -> str:
-    """All that the page says of one model."""
-    runs, pairs, bounds, drift = of(model, result)
-    finished = [run for run in runs if not run.error]
-    first, *rest = finding(runs, pairs, bounds, drift)
-    title = f"model{result['models'].index(model)}"
-    # The whole page draws some 20,000 points a chart at most: a long training must not make it heavy.
+def section(model: Record, result: Record) -> Record:
+    """The variables of model.html."""
+    evidence = Evidence(model, result)
+    finished = [run for run in evidence.runs if not run.error]
+    headline, *others = findings(evidence)
+    columns = run_columns(evidence.runs)
+    # At most some 20,000 points per chart on the whole page, so that a long training does not make it large.
     points = min(600, 20_000 // max(1, len(result["runs"])))
-    return f"""<section class="model" aria-labelledby="{title}">
-<h2 id="{title}">{escape(model["name"])}: {prose(first)}</h2>
-<p class="lead">{prose(" ".join(rest))}</p>
-{facts(model)}
-{legend(finished) if finished else ""}
-<div class="figures">{"".join(figures(finished, bounds["losses"], points))}</div>
-<h3>Runs</h3>
-{runs_table(model["name"], runs)}
-<h3>Parity</h3>
-{parity_table(model["name"], runs, pairs, bounds)}
-<h3>One definition, and the loops that trained it</h3>
-{code(model, finished)}
-</section>"""
+    return {
+        **{name: model[name] for name in ("name", "idea", "paper", "definition")},
+        "id": f"model{result['models'].index(model)}",
+        "headline": headline,
+        "findings": others,
+        "link": model["url"] if (model["url"] or "").startswith(("https://", "http://")) else None,
+        "facts": facts(model),
+        "finished": finished,
+        "figures": list(figures(finished, evidence.bounds["losses"], points)),
+        "columns": list(columns),
+        "rows": [(run, [text(run) for text in columns.values()]) for run in evidence.runs],
+        "limits": limits(evidence.bounds),
+        "parity_columns": ["Pair", *PARITY.values(), "First layer that differs"],
+        "pairs": list(pairs(evidence)),
+        "loops": loops(finished),
+    }
 
 
-def prose(text: str) -> str:
-    """Text in which no line ends inside a number such as 4.6e-7."""
-    return re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', escape(text))
-
-
-def facts(model: Record) -> str:
-    baseline = model.get("baseline")
-    rows = {
+def facts(model: Record) -> Record:
+    """The model, its task and its recipe in a few words each."""
+    return {
         "Parameters": integer(model["parameters"]),
         "Multiply-adds": integer(model["multiply_adds"]),
         "Task": model["task"],
-        **({"Non-neural baseline": str(Baseline(**baseline))} if baseline else {}),
+        **({"Non-neural baseline": baseline_text(model["baseline"])} if model.get("baseline") else {}),
         **{name.replace("_", " ").capitalize(): value for name, value in model["recipe"].items()},
         "Seed": model["seed"],
     }
-    paper, url = escape(model["paper"]), model["url"] or ""
-    if url.startswith(("https://", "http://")):  # and never "javascript:"
-        paper = f'<a href="{escape(url)}" target="_blank" rel="noreferrer">{paper}</a>'
-    return f'<p class="idea">{escape(model["idea"])} <cite>{paper}</cite></p>{description_list(rows)}'
 
 
-def legend(runs: list[Run]) -> str:
-    button = '<button type="button" aria-pressed="false" data-run="{}">{}{}</button>'
-    buttons = "".join(button.format(run.id, swatch(run), escape(run.name)) for run in runs)
-    return f"""<div class="legend" role="group" aria-label="Highlight a run in the charts">{buttons}</div>
-<p class="note hint">Select a run to highlight it. Hover over a curve to read its values; shift+scroll to
-zoom, drag to pan, double-click to reset.</p>"""
-
-
-def swatch(run: Run) -> str:
-    hue = f"var(--{run.backend})" if run.backend in FRAMEWORKS else "var(--muted)"
-    dash = " ".join(map(str, run.dash)) or "none"
-    line = f'<line x1="1" y1="5" x2="29" y2="5" stroke="{hue}" stroke-dasharray="{dash}"/>'
-    return f'<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">{line}</svg>'
-
-
-def figures(runs: list[Run], bound: float, points: int) -> Iterator[str]:
+def figures(runs: list[Run], bound: float, points: int) -> Iterator[Figure]:
+    """The charts for which there is data."""
     curves = [run for run in runs if run.losses]
     timed = [run for run in runs if run.step_ms is not None]
     started = [run for run in runs if run.first_step_s is not None]
     measured = [run for run in runs if run.peak_mb is not None]
     if curves:
-        note = "Of each batch. Where runs are equal, their colours alternate along one line."
-        yield figure("Loss", note, loss_chart(curves, points))
+        note = "The loss of each batch. Where runs are equal, their colours alternate along one line."
+        yield "Loss", note, loss_chart(curves, points)
     if len(curves) > 1:
-        note = f"From {curves[0].name}: each point a difference, each line the largest so far."
-        yield figure("Loss difference", note, difference_chart(curves, bound))
+        note = f"Difference from {curves[0].name}: points are single steps, lines the largest so far."
+        yield "Loss difference", note, difference_chart(curves, bound)
     if timed:
-        chart = bar_chart(timed, "median time of a step", "step_ms", milliseconds, WHISKER)
-        yield figure("One step", "Median time; the whisker spans the quartiles.", chart)
+        chart = bar_chart(timed, "median time per step", "step_ms", milliseconds, QUARTILES)
+        yield "Step time", "The median; the whisker spans the quartiles.", chart
     if started:
-        chart = bar_chart(started, "time of the first step", "first_step_s", seconds, COMPILING)
-        yield figure("The first step", "The dark part is tracing and compiling.", chart)
+        chart = bar_chart(started, "time of the first step", "first_step_s", seconds, COMPILE_TIME)
+        yield "First step", "The dark part is tracing and compilation.", chart
     if measured:
-        chart = bar_chart(measured, "peak memory", "peak_mb", megabytes)
-        yield figure("Memory", "The peak memory of the process.", chart)
+        yield (
+            "Memory",
+            "The peak memory of the process.",
+            bar_chart(measured, "peak memory", "peak_mb", megabytes),
+        )
 
 
-def figure(title: str, note: str, chart: Record) -> str:
-    # "</script>" would end the element, whatever the JSON around it.
-    data = json.dumps(chart, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return f"""<figure><figcaption><strong>{escape(title)}</strong> {escape(note)}</figcaption>
-<div class="chart"></div><script type="application/json">{data}</script></figure>"""
-
-
-def runs_table(model: str, runs: list[Run]) -> str:
+def run_columns(runs: list[Run]) -> dict[str, Callable[[Run], str]]:
+    """The columns of the table of runs: how each is written, by heading."""
     fastest = min((run.step_ms for run in runs if run.step_ms), default=math.nan)
     columns: dict[str, Callable[[Run], str]] = {
-        "Step, quartiles": lambda run: "\n".join(
-            (milliseconds(run.step_ms), " – ".join(map(number, run.step_ms_quartiles)))
+        "Step, quartiles": lambda run: (
+            f"{milliseconds(run.step_ms)}\n{' – '.join(map(number, run.step_ms_quartiles))}"
         ),
         "×\u00a0fastest": lambda run: f"{run.step_ms / fastest:.2f}" if run.step_ms else "–",
         "Examples per second": lambda run: integer(run.examples_per_second),
-        "Compiling": lambda run: seconds(run.compile_s),
+        "Compilation": lambda run: seconds(run.compile_s),
         "First step": lambda run: seconds(run.first_step_s),
         "Training": lambda run: seconds(run.train_s),
         "Peak memory": lambda run: megabytes(run.peak_mb),
@@ -236,115 +184,104 @@ def runs_table(model: str, runs: list[Run]) -> str:
         columns[f"Test {metric.replace('_', ' ')}"] = lambda run, name=metric: (
             "NaN" if name in run.metrics and run.metrics[name] is None else number(run.metrics.get(name))
         )
-    columns["Version"] = lambda run: run.version
-    rows = []
-    for run in runs:
-        cells = "".join(f"<td>{escape(show(run)).replace(chr(10), '<br>')}</td>" for show in columns.values())
-        failure = f'<td class="fail wide" colspan="{len(columns)}">✗ failed: {escape(run.error)}</td>'
-        rows.append(f'<th scope="row">{swatch(run)}{escape(run.name)}</th>{failure if run.error else cells}')
-    note = "Step times exclude the first step. Test metrics are measured on held-out examples."
-    return table(f"Runs of {model}", note, ["Run", *columns], rows)
+    return {**columns, "Version": lambda run: run.version}
 
 
-def parity_table(model: str, runs: list[Run], pairs: list[Record], bounds: dict[str, float]) -> str:
-    names = {run.key: run.name for run in runs}
-    header = ["Pair", *PARITY.values(), "First layer to differ"]
-    rows = []
-    for pair in pairs:
-        a, b = (escape(names.get(pair[side], str(pair[side]))) for side in "ab")
-        cells = "".join(parity_cell(pair, quantity, bounds) for quantity in PARITY)
+def pairs(evidence: Evidence) -> Iterator[Record]:
+    """The rows of the table of parity."""
+    names = {run.key: run.name for run in evidence.runs}
+    for pair in evidence.pairs:
         layer = pair.get("first_layer")
-        where = f"{layer['layer']}, by {scientific(layer['difference'])}" if layer else "–"
-        rows.append(f'<th scope="row">{a} <span>and</span> {b}</th>{cells}<td>{escape(where)}</td>')
-    limits = listed(
-        f"{PARITY[name].lower()} {power(bounds[name]) if bounds[name] else 'equal'}" for name in bounds
+        yield {
+            **{side: names.get(pair[side], pair[side]) for side in "ab"},
+            "cells": [(difference(pair, name), evidence.exceeds(pair, name)) for name in PARITY],
+            "layer": f"{layer['layer']}, by {scientific(layer['difference'])}" if layer else "–",
+        }
+
+
+def difference(pair: Record, quantity: str) -> str:
+    """One difference of a pair."""
+    if quantity not in pair:
+        return "–"
+    value = pair[quantity]
+    return integer(value) if quantity == "predictions" else "equal" if value == 0 else scientific(value)
+
+
+def limits(bounds: dict[str, float]) -> str:
+    """The bounds of the table of parity."""
+    texts = [
+        f"{PARITY[name].lower()} {bound_text(value) if value else 'equal'}" for name, value in bounds.items()
+    ]
+    return (
+        f"The largest differences of each pair. Bounds: {conjunction(texts)}. ✗ marks what exceeds its bound."
     )
-    note = f"Each pair's largest differences. Bounds: {limits}. ✗ marks what is beyond."
-    return table(f"Pairs of {model}'s runs", note, header, rows)
 
 
-def parity_cell(pair: Record, quantity: str, bounds: dict[str, float]) -> str:
-    value = pair.get(quantity, math.nan)
-    if quantity == "predictions":
-        text = integer(pair.get(quantity))
-    elif quantity not in pair:
-        text = "–"
-    else:
-        text = "equal" if value == 0 else scientific(value)
-    return f'<td class="fail">✗ {text}</td>' if beyond(pair, quantity, bounds) else f"<td>{text}</td>"
-
-
-def table(label: str, note: str, header: list[str], rows: list[str]) -> str:
-    """A table in a box of its own, which scrolls where the page is too narrow."""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"""<p class="note">{prose(note)}</p>
-<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}"><table>
-<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"""
-
-
-def code(model: Record, runs: list[Run]) -> str:
-    """The definition, and beside it the loops in tabs; frameworks that share a text share a tab."""
-    loops: dict[str, list[Run]] = {}
+def loops(runs: list[Run]) -> list[tuple[str, str]]:
+    """(name, code) of each training loop; frameworks with the same code share it."""
+    users: dict[str, list[Run]] = {}
     for run in runs:
-        loops.setdefault(run.code, []).append(run)
-    tabs = []
-    for text, users in loops.items():
-        alone = len(users) == 1
-        name = users[0].name if alone else f"{users[0].way} on {listed(framework(r.backend) for r in users)}"
-        radio = f'<input type="radio" name="{escape(model["name"])}"{"" if tabs else " checked"}>'
-        tabs.append(f'<label>{radio}{escape(name)}</label><div class="panel">{python(text)}</div>')
-    return f"""<div class="code">
-<div><p class="file">{escape(model["definition"]["file"])}</p>{python(model["definition"]["code"])}</div>
-<div class="tabs" role="radiogroup" aria-label="Training loops">{"".join(tabs)}</div>
-</div>"""
+        users.setdefault(run.code, []).append(run)
+    return [
+        (
+            own[0].name
+            if len(own) == 1
+            else f"{own[0].variant} on {conjunction(framework(run.backend) for run in own)}",
+            code,
+        )
+        for code, own in users.items()
+    ]
 
 
-def python(text: str) -> str:
-    lines = highlight(text, PythonLexer(), HtmlFormatter(nowrap=True))
-    return f'<pre tabindex="0"><code>{lines}</code></pre>'
-
-
-def environment(machine: Record) -> str:
+def environment(machine: Record) -> Record:
+    """The machine and the software."""
     memory = machine.get("memory_gb")
-    rows = {
+    return {
         "Platform": machine.get("platform"),
         "Processor": machine.get("processor"),
         "Cores": machine.get("cores"),
-        "Threads used": machine.get("threads"),
+        "Threads": machine.get("threads"),
         "Memory": memory and f"{memory:.1f} GB",
         "Python": machine.get("python"),
         **(machine.get("versions") or {}),
-        **{f"{framework(name)} ran on": place for name, place in (machine.get("devices") or {}).items()},
+        **{f"{framework(name)} device": device for name, device in (machine.get("devices") or {}).items()},
     }
-    return description_list(rows)
 
 
-def description_list(rows: Record) -> str:
-    shown = {escape(name): "–" if value is None else escape(str(value)) for name, value in rows.items()}
-    return (
-        f"<dl>{''.join(f'<div><dt>{name}</dt><dd>{value}</dd></div>' for name, value in shown.items())}</dl>"
-    )
+# HTML that is not escaped
 
 
-def made(result: Record) -> str:
-    moment = datetime.fromisoformat(result["created"]).astimezone(UTC)
-    text = f"{moment.day} {moment:%B %Y, %H:%M} UTC"
-    return f'zoo {escape(result["zoo"])}, <time datetime="{moment.isoformat()}">{text}</time>'
+def prose(text: str) -> Markup:
+    """Text in which no line breaks inside a number such as 4.6e-7."""
+    return Markup(re.sub(r"[\d.]+e-\d+", r'<span class="number">\g<0></span>', str(escape(text))))
 
 
-# What keeps the page safe: no script but ours, no request
+def python(code: str) -> Markup:
+    """Python source, highlighted."""
+    lines = highlight(code, PythonLexer(), HtmlFormatter(nowrap=True))
+    return Markup(f'<pre tabindex="0"><code>{lines}</code></pre>')
 
 
 @cache
-def library() -> str:
-    """Vega, Vega-Lite and vega-embed; made in two seconds, once."""
+def library() -> Markup:
+    """Vega, Vega-Lite and vega-embed: bundled once, in two seconds."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return re.sub("<(/script|!--)", r"\\x3c\1", bundle, flags=re.IGNORECASE)
+    return Markup(re.sub("<(/script|!--)", r"\\x3c\1", bundle, flags=re.IGNORECASE))
 
 
-def policy(scripts: list[str]) -> str:
-    """The browser's own guard: no script but these, and nothing fetched. Vega compiles its expressions."""
+def policy(scripts: list[Markup]) -> str:
+    """The content security policy: only these scripts, and no request. Vega compiles its expressions."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-eval' {allowed}"
+
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(HERE),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+TEMPLATES.filters |= {"conjunction": conjunction, "prose": prose, "python": python}
+TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}

@@ -1,4 +1,4 @@
-"""What the report says: the names of runs, numbers, and the findings as sentences."""
+"""What the report says: the names of runs, numbers as text, and the findings as sentences."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields
 from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
-from zoo.ladder.bounds import FLOORS
+from zoo.ladder.bounds import BOUNDS, FLOORS
 
 Number = float | None
-Record = dict[str, Any]  # what JSON calls an object: a result, or a part of one
+Record = dict[str, Any]  # a JSON object
 
 FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
 ENGINES = {"keras": "Keras", "native": "native"}
@@ -20,13 +20,13 @@ PARITY = {
     "final_weights": "Final weights",
     "predictions": "Predictions that differ",
 }
-
-# A run, and what it is called
+# The line pattern distinguishes the runs of one framework, the hue the frameworks; Keras has solid lines.
+DASHES = {"keras": [(), (14, 3)], "native": [(6, 4), (2, 3), (10, 3, 2, 3)]}
 
 
 @dataclass
 class Run:
-    """A row of `result["runs"]`; what is missing or null there is None or empty here."""
+    """A row of `result["runs"]`; a field that is missing or null there is None or empty here."""
 
     backend: str
     engine: str
@@ -43,7 +43,7 @@ class Run:
     version: str = ""
     code: str = ""
     error: str = ""
-    # Ours: a name that is safe in an expression, and the pattern of its line.
+    # Not in the row: a name that is safe in a Vega expression, and the pattern of the run's line.
     id: str = ""
     dash: tuple[float, ...] = ()
 
@@ -52,115 +52,133 @@ class Run:
         return f"{self.backend}/{self.engine}/{self.mode}"
 
     @property
-    def way(self) -> str:
+    def variant(self) -> str:
         return ENGINES.get(self.engine, self.engine) + (f" ({self.mode})" if self.mode else "")
 
     @property
     def name(self) -> str:
-        return f"{framework(self.backend)} {self.way}"
+        return f"{framework(self.backend)} {self.variant}"
 
     @property
-    def broken_at(self) -> int | None:
+    def hue(self) -> str:
+        """The CSS variable of its colour, without the dashes before it."""
+        return self.backend if self.backend in FRAMEWORKS else "muted"
+
+    @property
+    def nan_step(self) -> int | None:
         """The first step, counted from 1, whose loss is not a number."""
         return self.losses.index(None) + 1 if None in self.losses else None
 
 
+class Evidence:
+    """The results of one model: its runs, the differences of their pairs, its bounds and its drift."""
+
+    def __init__(self, model: Record, result: Record) -> None:
+        self.runs = read_runs(row for row in result["runs"] if row["model"] == model["name"])
+        self.pairs = [pair for pair in result["differences"] if pair["model"] == model["name"]]
+        # A chaotic model has bounds of its own: its drift under rounding is not a difference of frameworks.
+        self.bounds: dict[str, float] = BOUNDS | (model.get("bounds") or {})
+        self.drift: Record | None = model.get("drift")
+
+    def exceeds(self, pair: Record, quantity: str) -> bool:
+        """Whether a difference violates its bound, as one that is not a number does."""
+        if quantity not in self.bounds or quantity not in pair:
+            return False
+        return pair[quantity] is None or pair[quantity] > self.bounds[quantity]
+
+
 def framework(backend: str) -> str:
+    """The name of a framework as its authors write it."""
     return FRAMEWORKS.get(backend, backend)
 
 
 def read_runs(rows: Iterable[Record]) -> list[Run]:
-    # The hue tells the framework, the dash tells that framework's runs apart: solid is Keras.
-    dashes = {"keras": [(), (14, 3)], "native": [(6, 4), (2, 3), (10, 3, 2, 3)]}
-    known = {f.name for f in fields(Run)}
+    """The rows of one model as runs, with identifiers and line patterns."""
+    names = {f.name for f in fields(Run)}
     runs: list[Run] = []
     for row in rows:
-        run = Run(**{name: value for name, value in row.items() if name in known and value is not None})
-        patterns = dashes.get(run.engine, [(2, 8)])
+        run = Run(**{name: value for name, value in row.items() if name in names and value is not None})
+        patterns = DASHES.get(run.engine, [(2, 8)])
         before = sum((r.backend, r.engine) == (run.backend, run.engine) for r in runs)
         run.id, run.dash = f"run{len(runs)}", patterns[before % len(patterns)]
         runs.append(run)
     return runs
 
 
-# The finding, in words
+# The findings
 
 
-def finding(
-    runs: list[Run], pairs: list[Record], bounds: dict[str, float], drift: Record | None
-) -> Iterator[str]:
-    """What the numbers say, a sentence at a time, the most important first."""
-    yield from agreement(runs, pairs, bounds["losses"], drifts=drift is not None)
+def findings(evidence: Evidence) -> Iterator[str]:
+    """What the numbers say, one sentence each, the most important first."""
+    runs, pairs, drift = evidence.runs, evidence.pairs, evidence.drift
+    yield from agreement(evidence)
     if drift:
-        who = next(run.name for run in runs if run.key == drift["run"])
-        by, asked = scientific(drift["losses"]), count(drift["runs"], "run")
+        name = next(run.name for run in runs if run.key == drift["run"])
         yield (
-            f"With initial weights a unit in the last place off, {who} drifts up to {by} from itself "
-            f"({asked}): {word(FLOORS)} times that is the bound."
+            f"Under 1-ulp perturbations of its initial weights, {name} differs from itself by up to "
+            f"{scientific(drift['losses'])} ({count(drift['runs'], 'run')}); the bound is "
+            f"{number_word(FLOORS)} times that."
         )
     for quantity in ("initial_weights", "outputs"):
-        over = [pair for pair in pairs if beyond(pair, quantity, bounds)]
-        if over:
-            yield f"{PARITY[quantity]} differ beyond the bound in {len(over)} of {count(len(pairs), 'pair')}."
-    timed = sorted((run.step_ms, run.name) for run in runs if run.step_ms and not run.error)
-    if len(timed) > 1:
-        (least, fastest), (most, slowest) = timed[0], timed[-1]
-        times = f"{most / least:.1f} times as fast as the slowest, {slowest}"
-        yield f"{fastest} is fastest, {milliseconds(least)} a step: {times}."
+        if n := sum(evidence.exceeds(pair, quantity) for pair in pairs):
+            yield f"{PARITY[quantity]} differ by more than the bound in {n} of {count(len(pairs), 'pair')}."
+    times = sorted((run.step_ms, run.name) for run in runs if run.step_ms and not run.error)
+    if len(times) > 1:
+        (least, fastest), (most, slowest) = times[0], times[-1]
+        ratio = f"{most / least:.1f} times as fast as the slowest, {slowest}"
+        yield f"{fastest} is the fastest at {milliseconds(least)} per step, {ratio}."
     for run in runs:
         if run.error:
             yield f"{run.name} failed."
-        elif run.broken_at:
-            yield f"The loss of {run.name} is not a number from step {run.broken_at:,}."
+        elif run.nan_step:
+            yield f"The loss of {run.name} is NaN from step {run.nan_step:,} on."
 
 
-def agreement(runs: list[Run], pairs: list[Record], bound: float, *, drifts: bool = False) -> Iterator[str]:
-    sound = {run.key: run.name for run in runs if run.losses and not run.error and not run.broken_at}
-    compared = [p for p in pairs if p["a"] in sound and p["b"] in sound and p.get("losses") is not None]
+def agreement(evidence: Evidence) -> Iterator[str]:
+    """How far the losses are apart."""
+    runs, bound = evidence.runs, evidence.bounds["losses"]
+    names = {run.key: run.name for run in runs if run.losses and not run.error and not run.nan_step}
+    pairs = [p for p in evidence.pairs if p["a"] in names and p["b"] in names and p.get("losses") is not None]
     total = count(len(runs), "run")
-    some = f"{total}," if len(sound) == len(runs) else f"{word(len(sound))} of {total}"
-    if not sound:
-        yield f"none of {total} gave numbers to compare"
-    elif not compared:
-        yield f"{some.rstrip(',')}, nothing to compare"
+    subject = f"{total}," if len(names) == len(runs) else f"{number_word(len(names))} of {total}"
+    if not names:
+        yield f"none of {total} produced losses to compare"
+        return
+    if not pairs:
+        yield f"{subject.rstrip(',')}, nothing to compare"
+        return
+    worst = max(pairs, key=lambda pair: pair["losses"])
+    difference = scientific(worst["losses"])
+    if worst["losses"] == 0:
+        yield f"{subject} bit-for-bit equal at every step"
+    elif worst["losses"] <= bound and evidence.drift:
+        yield f"{subject} up to {difference} apart, which rounding alone explains"
+    elif worst["losses"] <= bound:
+        yield f"{subject} equal within {difference} at every step"
     else:
-        worst = max(compared, key=lambda pair: pair["losses"])
-        if worst["losses"] == 0:
-            yield f"{some} equal to the last bit at every step"
-        elif worst["losses"] <= bound and drifts:
-            yield f"{some} up to {scientific(worst['losses'])} apart, which rounding alone explains"
-        elif worst["losses"] <= bound:
-            yield f"{some} equal within {scientific(worst['losses'])} at every step"
-        else:
-            yield f"{some} up to {scientific(worst['losses'])} apart, beyond the bound of {power(bound)}"
-            layer = worst.get("first_layer")
-            where = f", first in the layer {layer['layer']}" if layer else ""
-            yield f"Furthest apart are {sound[worst['a']]} and {sound[worst['b']]}{where}."
+        yield f"{subject} up to {difference} apart, beyond the bound of {bound_text(bound)}"
+        layer = worst.get("first_layer")
+        where = f"; the first layer that differs is {layer['layer']}" if layer else ""
+        yield f"The largest difference is between {names[worst['a']]} and {names[worst['b']]}{where}."
 
 
-def beyond(pair: Record, quantity: str, bounds: dict[str, float]) -> bool:
-    """Whether a pair breaks a bound, as a difference that is not a number does."""
-    if quantity not in bounds or quantity not in pair:
-        return False
-    return pair[quantity] is None or pair[quantity] > bounds[quantity]
+# Numbers and lists as text
 
 
-# Numbers and words
-
-
-def scientific(value: float | None) -> str:
-    """Two digits, rounded up: "within 4.6e-7" has to be true."""
-    if value is None:
-        return "not a number"
+def scientific(value: Number) -> str:
+    """Two digits, rounded up, because "within 4.6e-7" has to be true."""
+    if value is None or not math.isfinite(value):
+        return "not finite"
     return f"{Context(prec=2, rounding=ROUND_CEILING).create_decimal(Decimal(repr(value))):.1e}"
 
 
-def power(bound: float) -> str:
+def bound_text(bound: float) -> str:
+    """A bound, in most cases a power of ten: 1e-5."""
     return scientific(bound).replace(".0e", "e")
 
 
 def number(value: Number, unit: str = "") -> str:
-    """Three digits, or all before the point."""
+    """Three digits, or all digits before the point."""
     if value is None:
         return "–"
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
@@ -183,15 +201,21 @@ def integer(value: Number) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
-def word(n: int) -> str:
+def number_word(n: int) -> str:
     words = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
     return words[n] if n < len(words) else f"{n:,}"
 
 
 def count(n: int, noun: str) -> str:
-    return f"{word(n)} {noun}" if n == 1 else f"{word(n)} {noun}s"
+    return f"{number_word(n)} {noun}" if n == 1 else f"{number_word(n)} {noun}s"
 
 
-def listed(names: Iterable[str]) -> str:
-    *most, last = [*names] or [""]
-    return f"{', '.join(most)} and {last}" if most else last
+def conjunction(names: Iterable[str]) -> str:
+    """a, b and c."""
+    *others, last = [*names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def baseline_text(baseline: Record) -> str:
+    """The metric, value and method of a non-neural baseline."""
+    return f"{baseline['metric'].replace('_', ' ')} {baseline['value']:.4g} by {baseline['method']}"
