@@ -813,7 +813,7 @@ def test_the_terminal_shows_the_ladder_and_what_failed() -> None:
     assert re.search(r"torch, jax +2\.5e-1", text)
     assert max(map(len, text.splitlines())) <= 80
     assert "2.5e-1" in text
-    assert "2 forward: claim 2 (1e-05)" in text
+    assert "2 forward: claim 2 (1e-5)" in text
     assert "rung 2, torch and jax: first differs at conv2[0, 3]: 1 against 1.25" in " ".join(text.split())
     assert text.rstrip().endswith("2 comparisons, 1 beyond its bound")
 

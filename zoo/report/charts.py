@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from zoo.report.words import FRAMEWORKS, Number, Record, Run, bound_text, conjunction, framework
+from zoo.report.results import Number
+from zoo.report.words import FRAMEWORKS, Record, Run, bound_text, conjunction, framework
 
 
 def mark(kind: str, style: str, **encoding: Any) -> Record:

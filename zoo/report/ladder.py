@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from zoo.report.words import Record, scientific
+from zoo.report.results import Location, ParityRow
+from zoo.report.words import Record, bound_text, scientific
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 FAILURES = ("fails", "closed")  # verdicts
 
 
-def cell(row: Record) -> str:
+def cell(row: ParityRow) -> str:
     """The measurement of a row: "equal", a difference, or a number of predictions."""
     value = row["measured"]
     if value is None or value == float("inf"):
@@ -25,9 +26,9 @@ def cell(row: Record) -> str:
     return f"{value:.0f}" if row["name"] == "evaluation" else scientific(value)
 
 
-def grid(result: Record) -> Iterator[tuple[str, str, str, dict[int, Record]]]:
+def grid(result: Record) -> Iterator[tuple[str, str, str, dict[int, ParityRow]]]:
     """(model, float type, pair, its rows by rung), the pairs of a model together."""
-    rows: dict[tuple[str, str, str], dict[int, Record]] = {}
+    rows: dict[tuple[str, str, str], dict[int, ParityRow]] = {}
     for row in result["rows"]:
         pair = row["a"] if row["a"] == row["b"] else f"{row['a']}, {row['b']}"
         rows.setdefault((row["model"], row["dtype"], pair), {})[row["rung"]] = row
@@ -44,7 +45,7 @@ def claims(result: Record) -> list[str]:
         bounds = {
             dtype: "five times the chaos floor"
             if rung[dtype] is None
-            else "equal" if rung[dtype] == 0 else f"{rung[dtype]:.0e}"
+            else "equal" if rung[dtype] == 0 else bound_text(rung[dtype])
             for dtype in dict.fromkeys(row["dtype"] for row in result["rows"])
         }  # fmt: skip
         same = len(set(bounds.values())) == 1
@@ -64,19 +65,20 @@ def failures(result: Record) -> Iterator[str]:
             yield f"{head}: a closed gap; remove it from zoo.ladder.GAPS. It was: {row['reason']}"
         elif row["verdict"] != "holds":
             reason = f" Known gap: {row['reason']}." if row["verdict"] == "gap" else ""
-            yield f"{head}: {location(row['where'] or {})} Bound {scientific(row['bound'])}.{reason}"
+            yield f"{head}: {location(row['where'])} Bound {scientific(row['bound'])}.{reason}"
 
 
-def location(where: Record) -> str:
+def location(where: Location | None) -> str:
     """The first layer that differs, both values, their difference, and the suspected operation."""
-    text = f"first differs at {where.get('layer', 'an unknown layer')}"
-    if where.get("index") is not None and "a" in where:
-        text += f"{where['index']}: {where['a']:.9g} against {where['b']:.9g}"
+    if not where:
+        return "first differs at an unknown layer."
+    text, index, difference = f"first differs at {where['layer']}", where.get("index"), where["difference"]
+    if index is not None and "a" in where:
+        text += f"{index}: {where['a']:.9g} against {where.get('b'):.9g}"
     elif "a" in where:
-        text += f": {where['a']} against {where['b']}"
-    difference = where.get("difference")
-    text += f", by {scientific(difference)}." if difference is not None else "."
-    return text + (f" Suspect: {where['suspect']}." if where.get("suspect") else "")
+        text += f": {where['a']} against {where.get('b')}"
+    text += "." if difference is None else f", by {scientific(difference)}."
+    return text + (f" Suspect: {suspect}." if (suspect := where.get("suspect")) else "")
 
 
 def failure_count(result: Record) -> int:
@@ -132,7 +134,7 @@ def summary(result: Record, console: Console) -> None:
     console.print(f"{total} comparisons, {failed or 'none'} beyond its bound", highlight=False, markup=False)
 
 
-def _text(row: Record | None) -> Text:
+def _text(row: ParityRow | None) -> Text:
     from rich.text import Text
 
     return Text(cell(row) if row else "", style="bold red" if row and row["verdict"] != "holds" else "")

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
+import jinja2
 import vl_convert
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -24,6 +24,7 @@ from pygments.lexers import PythonLexer
 from zoo import storage
 from zoo.report import ladder as ladder_report
 from zoo.report.charts import COMPILE_TIME, QUARTILES, bar_chart, difference_chart, loss_chart
+from zoo.report.results import ComparisonResult, Environment, ModelResult, Number, PairResult
 from zoo.report.words import (
     PARITY,
     Evidence,
@@ -53,22 +54,23 @@ def render(result: Record, ladder: Record | None = None) -> str:
 
     `result` is a comparison, or a parity ladder alone; `ladder` one that is added to a comparison.
     """
-    result, ladder = storage.finite(result), storage.finite(ladder)
-    if "rungs" in result:
-        ladder, names, backends = result, result["models"], result["backends"]
+    comparison, parity = storage.finite(result), storage.finite(ladder)
+    if "rungs" in comparison:
+        comparison, parity = None, comparison
+        names, backends = parity["models"], parity["backends"]
     else:
-        names = [model["name"] for model in result["models"]]
-        backends = [row["backend"] for row in result["runs"]]
+        names = [model["name"] for model in comparison["models"]]
+        backends = [run["backend"] for run in comparison["runs"]]
     scripts = [library(), Markup((HERE / "report.js").read_text("utf-8"))]
     return TEMPLATES.get_template("report.html").render(
-        result=result,
+        zoo=result["zoo"],
         names=names,
         frameworks=list(dict.fromkeys(map(framework, backends))),
         created=datetime.fromisoformat(result["created"]).astimezone(UTC),
-        models=[] if result is ladder else [section(model, result) for model in result["models"]],
-        ladder=ladder and ladder_report.section(ladder),
-        environment=environment(result["environment"]),
-        data="parity.json" if result is ladder else "result.json",
+        models=[section(model, comparison) for model in comparison["models"]] if comparison else [],
+        ladder=parity and ladder_report.section(parity),
+        environment=environment((comparison or parity)["environment"]),
+        data="result.json" if comparison else "parity.json",
         style=Markup((HERE / "report.css").read_text("utf-8")),
         scripts=scripts,
         policy=policy(scripts),
@@ -102,7 +104,7 @@ def iframe(result: Record, height: int = 720) -> str:
 # One model's section
 
 
-def section(model: Record, result: Record) -> Record:
+def section(model: ModelResult, result: ComparisonResult) -> Record:
     """The variables of model.html."""
     evidence = Evidence(model, result)
     finished = [run for run in evidence.runs if not run.error]
@@ -128,13 +130,14 @@ def section(model: Record, result: Record) -> Record:
     }
 
 
-def facts(model: Record) -> Record:
+def facts(model: ModelResult) -> Record:
     """The model, its task and its recipe in a few words each."""
+    baseline = model.get("baseline")
     return {
         "Parameters": integer(model["parameters"]),
         "Multiply-adds": integer(model["multiply_adds"]),
         "Task": model["task"],
-        **({"Non-neural baseline": baseline_text(model["baseline"])} if model.get("baseline") else {}),
+        **({"Non-neural baseline": baseline_text(baseline)} if baseline else {}),
         **{name.replace("_", " ").capitalize(): value for name, value in model["recipe"].items()},
         "Seed": model["seed"],
     }
@@ -147,10 +150,10 @@ def figures(runs: list[Run], bound: float, points: int) -> Iterator[Figure]:
     started = [run for run in runs if run.first_step_s is not None]
     measured = [run for run in runs if run.peak_mb is not None]
     if curves:
-        note = "The loss of each batch. Where runs are equal, their colours alternate along one line."
+        note = "The loss of each batch. Where runs are equal, their colours alternate."
         yield "Loss", note, loss_chart(curves, points)
     if len(curves) > 1:
-        note = f"Difference from {curves[0].name}: points are single steps, lines the largest so far."
+        note = f"From {curves[0].name}: points are steps, lines the largest so far."
         yield "Loss difference", note, difference_chart(curves, bound)
     if timed:
         chart = bar_chart(timed, "median time per step", "step_ms", milliseconds, QUARTILES)
@@ -175,7 +178,7 @@ def run_columns(runs: list[Run]) -> dict[str, Callable[[Run], str]]:
         ),
         "×\u00a0fastest": lambda run: f"{run.step_ms / fastest:.2f}" if run.step_ms else "–",
         "Examples per second": lambda run: integer(run.examples_per_second),
-        "Compilation": lambda run: seconds(run.compile_s),
+        "Compile": lambda run: seconds(run.compile_s),
         "First step": lambda run: seconds(run.first_step_s),
         "Training": lambda run: seconds(run.train_s),
         "Peak memory": lambda run: megabytes(run.peak_mb),
@@ -199,11 +202,11 @@ def pairs(evidence: Evidence) -> Iterator[Record]:
         }
 
 
-def difference(pair: Record, quantity: str) -> str:
+def difference(pair: PairResult, quantity: str) -> str:
     """One difference of a pair."""
     if quantity not in pair:
         return "–"
-    value = pair[quantity]
+    value: Number = pair.get(quantity)
     return integer(value) if quantity == "predictions" else "equal" if value == 0 else scientific(value)
 
 
@@ -233,7 +236,7 @@ def loops(runs: list[Run]) -> list[tuple[str, str]]:
     ]
 
 
-def environment(machine: Record) -> Record:
+def environment(machine: Environment) -> Record:
     """The machine and the software."""
     memory = machine.get("memory_gb")
     return {
@@ -276,10 +279,10 @@ def policy(scripts: list[Markup]) -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-eval' {allowed}"
 
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(HERE),
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(HERE),
     autoescape=True,
-    undefined=StrictUndefined,
+    undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )

@@ -7,8 +7,8 @@ from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 from zoo.ladder.bounds import BOUNDS, FLOORS
+from zoo.report.results import Baseline, ComparisonResult, Drift, ModelResult, Number, PairResult, RunResult
 
-Number = float | None
 Record = dict[str, Any]  # a JSON object
 
 FRAMEWORKS = {"torch": "PyTorch", "tensorflow": "TensorFlow", "jax": "JAX"}
@@ -73,18 +73,17 @@ class Run:
 class Evidence:
     """The results of one model: its runs, the differences of their pairs, its bounds and its drift."""
 
-    def __init__(self, model: Record, result: Record) -> None:
+    def __init__(self, model: ModelResult, result: ComparisonResult) -> None:
         self.runs = read_runs(row for row in result["runs"] if row["model"] == model["name"])
         self.pairs = [pair for pair in result["differences"] if pair["model"] == model["name"]]
         # A chaotic model has bounds of its own: its drift under rounding is not a difference of frameworks.
         self.bounds: dict[str, float] = BOUNDS | (model.get("bounds") or {})
-        self.drift: Record | None = model.get("drift")
+        self.drift: Drift | None = model.get("drift")
 
-    def exceeds(self, pair: Record, quantity: str) -> bool:
-        """Whether a difference violates its bound, as one that is not a number does."""
-        if quantity not in self.bounds or quantity not in pair:
-            return False
-        return pair[quantity] is None or pair[quantity] > self.bounds[quantity]
+    def exceeds(self, pair: PairResult, quantity: str) -> bool:
+        """Whether a difference violates its bound, as one that is not finite does."""
+        difference: Number = pair.get(quantity, 0.0)
+        return quantity in self.bounds and (difference is None or difference > self.bounds[quantity])
 
 
 def framework(backend: str) -> str:
@@ -92,12 +91,13 @@ def framework(backend: str) -> str:
     return FRAMEWORKS.get(backend, backend)
 
 
-def read_runs(rows: Iterable[Record]) -> list[Run]:
+def read_runs(rows: Iterable[RunResult]) -> list[Run]:
     """The rows of one model as runs, with identifiers and line patterns."""
     names = {f.name for f in fields(Run)}
     runs: list[Run] = []
     for row in rows:
-        run = Run(**{name: value for name, value in row.items() if name in names and value is not None})
+        values: Record = {name: x for name, x in row.items() if name in names and x is not None}
+        run = Run(**values)
         patterns = DASHES.get(run.engine, [(2, 8)])
         before = sum((r.backend, r.engine) == (run.backend, run.engine) for r in runs)
         run.id, run.dash = f"run{len(runs)}", patterns[before % len(patterns)]
@@ -138,28 +138,31 @@ def agreement(evidence: Evidence) -> Iterator[str]:
     """How far the losses are apart."""
     runs, bound = evidence.runs, evidence.bounds["losses"]
     names = {run.key: run.name for run in runs if run.losses and not run.error and not run.nan_step}
-    pairs = [p for p in evidence.pairs if p["a"] in names and p["b"] in names and p.get("losses") is not None]
+    differences = [
+        (losses, pair)
+        for pair in evidence.pairs
+        if pair["a"] in names and pair["b"] in names and (losses := pair["losses"]) is not None
+    ]
     total = count(len(runs), "run")
     subject = f"{total}," if len(names) == len(runs) else f"{number_word(len(names))} of {total}"
     if not names:
         yield f"none of {total} produced losses to compare"
         return
-    if not pairs:
+    if not differences:
         yield f"{subject.rstrip(',')}, nothing to compare"
         return
-    worst = max(pairs, key=lambda pair: pair["losses"])
-    difference = scientific(worst["losses"])
-    if worst["losses"] == 0:
+    most, pair = max(differences, key=lambda item: item[0])
+    if most == 0:
         yield f"{subject} bit-for-bit equal at every step"
-    elif worst["losses"] <= bound and evidence.drift:
-        yield f"{subject} up to {difference} apart, which rounding alone explains"
-    elif worst["losses"] <= bound:
-        yield f"{subject} equal within {difference} at every step"
+    elif most <= bound and evidence.drift:
+        yield f"{subject} up to {scientific(most)} apart, which rounding alone explains"
+    elif most <= bound:
+        yield f"{subject} equal within {scientific(most)} at every step"
     else:
-        yield f"{subject} up to {difference} apart, beyond the bound of {bound_text(bound)}"
-        layer = worst.get("first_layer")
+        yield f"{subject} up to {scientific(most)} apart, beyond the bound of {bound_text(bound)}"
+        layer = pair.get("first_layer")
         where = f"; the first layer that differs is {layer['layer']}" if layer else ""
-        yield f"The largest difference is between {names[worst['a']]} and {names[worst['b']]}{where}."
+        yield f"The largest difference is between {names[pair['a']]} and {names[pair['b']]}{where}."
 
 
 # Numbers and lists as text
@@ -216,6 +219,6 @@ def conjunction(names: Iterable[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def baseline_text(baseline: Record) -> str:
+def baseline_text(baseline: Baseline) -> str:
     """The metric, value and method of a non-neural baseline."""
     return f"{baseline['metric'].replace('_', ' ')} {baseline['value']:.4g} by {baseline['method']}"
