@@ -21,6 +21,7 @@ from zoo.cli import terminal
 from zoo.ladder import bounds
 from zoo.processes import machine
 from zoo.report import ladder as ladder_report
+from zoo.report.words import scientific
 
 Record = dict[str, Any]
 FOLDER = Path(__file__).parent / "measured"
@@ -117,7 +118,7 @@ def _parity(found: Record) -> list[str]:
                 row([pair, *(ladder_report.cell(rows[n]) if n in rows else "" for n in bounds.NUMBERS)])
             )
         limits = {n: rows[n]["bound"] for _, _, _, rows in own for n in rows}
-        written = (ladder_report.scientific(limits[n]) if limits[n] else "equal" for n in bounds.NUMBERS)
+        written = (scientific(limits[n]) if limits[n] else "equal" for n in bounds.NUMBERS)
         lines.append(row(["*bound*", *written]))
     return lines
 

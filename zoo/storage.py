@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from zoo.errors import WrongConfiguration
@@ -84,3 +87,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file in UTF-8 with Unix line ends, whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def finite(value: Any) -> Any:
+    """The same data with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_text(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Strict JSON with null for numbers that are not finite; `default` converts what JSON cannot hold."""
+    return json.dumps(finite(value), indent=1, ensure_ascii=False, allow_nan=False, default=default) + "\n"

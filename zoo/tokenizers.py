@@ -88,8 +88,7 @@ class Tokenizer(ABC):
                 f"{path}: unknown ending; expected a folder, or the name of a .json file"
             )
         storage.check_file("save", path)
-        with storage.replacing(path) as part:
-            part.write_text(self.content, encoding="utf-8")
+        storage.write_text(path, self.content)
         return path
 
     def check(self, model: keras.Model) -> None:

@@ -6,7 +6,6 @@ FORCE_COLOR. What `compare` and `parity` found is printed by `zoo.report.termina
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -15,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+from zoo import storage
 
 if TYPE_CHECKING:
     import keras
@@ -47,11 +48,8 @@ def table(*headings: str) -> Table:
 
 
 def print_json(result: Any) -> None:
-    """One JSON document; null stands for a number that is not finite, a function is told by its name."""
-    from zoo.report.page import finite
-
-    named = lambda value: getattr(value, "__name__", str(value))  # noqa: E731
-    print(json.dumps(finite(result), indent=1, ensure_ascii=False, allow_nan=False, default=named))
+    """Print one JSON document: null for numbers that are not finite, the names of functions."""
+    print(storage.json_text(result, default=lambda value: getattr(value, "__name__", str(value))), end="")
 
 
 def note(text: str, *, quiet: bool = False) -> None:

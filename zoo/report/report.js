@@ -46,9 +46,9 @@
     const buttons = [...section.querySelectorAll(".legend button")];
     for (const button of buttons)
       button.addEventListener("click", () => {
-        const chosen = button.getAttribute("aria-pressed") === "true" ? null : button;
-        for (const other of buttons) other.setAttribute("aria-pressed", other === chosen);
-        for (const view of views) view.signal("chosen", chosen && chosen.dataset.run).runAsync();
+        const selection = button.getAttribute("aria-pressed") === "true" ? null : button;
+        for (const other of buttons) other.setAttribute("aria-pressed", other === selection);
+        for (const view of views) view.signal("selection", selection && selection.dataset.run).runAsync();
       });
   };
 

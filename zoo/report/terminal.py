@@ -1,4 +1,4 @@
-"""The comparison on the terminal: rows that fill while it runs, and what they say at the end."""
+"""A comparison on the terminal: a table that is updated while it runs, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -7,88 +7,82 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.live import Live
 from rich.table import Table
 
 from zoo.ladder.bounds import BOUNDS
-from zoo.tasks.baselines import Baseline
+from zoo.report.words import Record, baseline_text, bound_text, scientific
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Record = dict[str, Any]
 
 BARS, WIDTH = "▁▂▃▄▅▆▇█", 12
 
 
 @contextmanager
 def live(console: Console) -> Iterator[Callable[[list[Record]], None]]:
-    """Shows the rows as they change on a terminal; elsewhere a line as each run ends."""
+    """A callback that displays the rows on a terminal; elsewhere it prints a line when a run ends."""
     if not console.is_terminal:
-        told: set[int] = set()
+        finished: set[int] = set()
 
-        def tell(rows: list[Record]) -> None:
+        def update(rows: list[Record]) -> None:
             for row in rows:
-                if id(row) not in told and row["status"] in ("trained", "failed"):
-                    told.add(id(row))
-                    console.print(
-                        f"{_name(row)}: {row['error'] or _state(row)}", highlight=False, markup=False
-                    )
+                if id(row) not in finished and row["status"] in ("trained", "failed"):
+                    finished.add(id(row))
+                    _print(console, f"{_name(row)}: {row['error'] or _status(row)}")
 
-        yield tell
+        yield update
         return
     with Live(console=console, auto_refresh=False, transient=True) as display:
         yield lambda rows: display.update(_table(rows, running=True), refresh=True)
 
 
 def summary(result: Record, console: Console) -> None:
-    """The rows, what failed and of what, and for each model how far apart its runs are."""
+    """Print the runs, the errors of those that failed, and for each model how far its runs are apart."""
     console.print(_table(result["runs"]))
     for row in result["runs"]:
         if row["error"]:
-            console.print(f"{_name(row)} failed: {row['error']}", highlight=False, markup=False)
+            _print(console, f"{_name(row)} failed: {row['error']}")
     for model in result["models"]:
-        if model.get("baseline"):
-            reached = Baseline(**model["baseline"])
-            console.print(f"{model['task']}, non-neural baseline: {reached}", highlight=False)
-        pairs = [d for d in result["differences"] if d["model"] == model["name"]]
-        if not pairs:
-            continue
-        worst = {
-            key: max(d[key] for d in pairs) for key in ("initial_weights", "outputs", "losses", "predictions")
-        }
-        weights = "bit-equal" if worst["initial_weights"] == 0 else f"{worst['initial_weights']:.1e} apart"
-        console.print(
-            f"{model['name']}, {len(pairs)} pairs: initial weights {weights}, outputs within "
-            f"{worst['outputs']:.1e}, losses within {worst['losses']:.1e} at every step, "
-            + differing(worst["predictions"]),
-            highlight=False,
+        for line in _parity(model, [d for d in result["differences"] if d["model"] == model["name"]]):
+            _print(console, line)
+
+
+def _parity(model: Record, pairs: list[Record]) -> Iterator[str]:
+    """The baseline of a model's task, the largest differences of its runs, the layers that differ first."""
+    if baseline := model.get("baseline"):
+        yield f"{model['task']}, non-neural baseline: {baseline_text(baseline)}"
+    if not pairs:
+        return
+    outputs, losses = (scientific(max(pair[key] for pair in pairs)) for key in ("outputs", "losses"))
+    weights, predictions = (max(pair[key] for pair in pairs) for key in ("initial_weights", "predictions"))
+    yield (
+        f"{model['name']}, {len(pairs)} pairs: initial weights "
+        f"{f'{scientific(weights)} apart' if weights else 'bit-equal'}, outputs within {outputs}, "
+        f"losses within {losses} at every step, "
+        + (f"at most {predictions} predictions differ" if predictions else "no predictions differ")
+    )
+    if drift := model.get("drift"):
+        yield (
+            f"  with 1-ulp perturbations of the initial weights {drift['run']} differs from itself by up "
+            f"to {scientific(drift['losses'])}; the bound is {scientific(model['bounds']['losses'])}"
         )
-        if drift := model.get("drift"):
-            console.print(
-                f"  with 1-ulp perturbations of the initial weights {drift['run']} differs from itself by "
-                f"up to {drift['losses']:.1e}: the bound of the losses is {model['bounds']['losses']:.1e}",
-                highlight=False,
+    for pair in pairs:
+        if layer := pair["first_layer"]:
+            yield (
+                f"  {pair['a']} and {pair['b']} first differ at {layer['layer']}: "
+                f"{scientific(layer['difference'])}, bound {bound_text(BOUNDS['outputs'])}"
             )
-        for pair in pairs:
-            if pair["first_layer"]:
-                first, bound = pair["first_layer"], BOUNDS["outputs"]
-                console.print(
-                    f"  {pair['a']} and {pair['b']} first differ at {first['layer']}: "
-                    f"{first['difference']:.1e}, bound {bound:.0e}",
-                    highlight=False,
-                )
 
 
-def differing(predictions: int) -> str:
-    """The largest number of predictions that differ, in words."""
-    return f"at most {predictions} predictions differ" if predictions else "no predictions differ"
+def _print(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False)
 
 
-# heading -> how a trained row says it; the metric's heading is its name
+# By heading, the cell of a trained run; the heading of the metric is replaced by its name.
 FIGURES: dict[str, Callable[[Record], str]] = {
     "loss": lambda row: f"{row['losses'][-1]:.4f}",
     "metric": lambda row: next((f"{value:.4f}" for value in row["metrics"].values()), ""),
@@ -99,12 +93,12 @@ FIGURES: dict[str, Callable[[Record], str]] = {
 
 
 def _table(rows: list[Record], *, running: bool = False) -> Table:
-    """A row a run; while they run, with what each is doing."""
+    """A row per run; while they run, with their losses and status."""
     several = len({row["model"] for row in rows}) > 1
     metric = next((name for row in rows for name in row.get("metrics", {})), "metric")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     figures = {name: FIGURES[name] for name in (("metric",) if running else FIGURES)}
-    table.add_column("run")  # where it is narrow this wraps, and no number is cut
+    table.add_column("run")  # wraps on a narrow terminal, so that no number is cut
     if running:
         table.add_column("losses", no_wrap=True)
     for heading in figures:
@@ -113,31 +107,31 @@ def _table(rows: list[Record], *, running: bool = False) -> Table:
         table.add_column("", no_wrap=True)
     for row in rows:
         run = " ".join(row[key] for key in ("backend", "engine", "mode") if row[key] != "fit")
-        said = [say(row) if "losses" in row else "" for say in figures.values()]
-        now = [curve(row, rows)] if running else []
-        state = [_state(row)] if running else []
-        table.add_row(f"{row['model']} {run}" if several else run, *now, *said, *state)
+        cells = [figure(row) if "losses" in row else "" for figure in figures.values()]
+        if running:
+            cells = [curve(row, rows), *cells, _status(row)]
+        table.add_row(f"{row['model']} {run}" if several else run, *cells)
     return table
 
 
 def curve(row: Record, rows: list[Record]) -> str:
-    """The losses so far as bars of eighths, logarithmic, on one scale for all runs of a model."""
-    own = [_thinned(other) for other in rows if other["model"] == row["model"]]
+    """The losses so far as bars on a logarithmic scale, the same for all runs of a model."""
+    own = [_means(other) for other in rows if other["model"] == row["model"]]
     heights = [math.log(loss) for losses in own for loss in losses]
     if not heights:
         return ""
     low, span = min(heights), (max(heights) - min(heights)) or 1.0
-    return "".join(BARS[round(7 * (math.log(loss) - low) / span)] for loss in _thinned(row))
+    return "".join(BARS[round(7 * (math.log(loss) - low) / span)] for loss in _means(row))
 
 
-def _thinned(row: Record) -> list[float]:
-    """A dozen of the losses, each the mean of those around it; what is no positive number is left out."""
+def _means(row: Record) -> list[float]:
+    """The losses as at most `WIDTH` means of neighbours, without those that are not finite and positive."""
     losses = [x for x in row.get("losses") or row.get("watched") or [] if math.isfinite(x) and x > 0]
     ends = [round(i * len(losses) / WIDTH) for i in range(WIDTH + 1)]
     return [fmean(losses[a:b]) for a, b in pairwise(ends) if b > a]
 
 
-def _state(row: Record) -> str:
+def _status(row: Record) -> str:
     if row["error"]:
         return "failed"
     if row["status"] == "trained":

@@ -245,8 +245,6 @@ def preprocessing_of(task: Task) -> Preprocessing | None:
 
 def write(folder: Path, run: Run) -> None:
     """Write what is to be read beside a run's checkpoint: run.json and tokenizer.json."""
-    from zoo.report.page import finite
-
     facts = facts_of(run)
     tokenizer = facts.pop("tokenizer")
     shown = {
@@ -257,13 +255,9 @@ def write(folder: Path, run: Run) -> None:
         "history": run.history,
         "interrupted": run.interrupted,
     }
-    with storage.replacing(folder / FACTS) as part:
-        part.write_text(
-            json.dumps(finite(shown), indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+    storage.write_text(folder / FACTS, storage.json_text(shown))
     if tokenizer and tokenizer["content"]:
-        with storage.replacing(folder / TOKENIZER) as part:
-            part.write_text(tokenizer["content"], encoding="utf-8")
+        storage.write_text(folder / TOKENIZER, tokenizer["content"])
 
 
 def save(checkpoint: str | Path, folder: Path | None, run: Run, optimizer: Any) -> None:
