@@ -60,15 +60,7 @@ def dense(
     name: str,
 ) -> Tensor:
     """(..., c) -> (..., units): x kernel + bias."""
-    layer = _layers().Dense(
-        units,
-        use_bias=use_bias,
-        initializer=initializer,
-        bias_initializer=bias_initializer,
-        regularizer=regularizer,
-        name=name,
-    )
-    return layer(x)
+    return _layers().Dense(units, use_bias, initializer, bias_initializer, regularizer, name=name)(x)
 
 
 def conv(
@@ -100,19 +92,8 @@ def conv(
         raise WrongConfiguration(
             f"{name}: {groups} groups; expected a divisor of its {x.shape[-1]} channels and {filters} filters"
         )
-    layer = _layers().Conv(
-        filters,
-        size,
-        stride=stride,
-        padding=padding,
-        groups=groups,
-        use_bias=use_bias,
-        initializer=initializer,
-        bias_initializer=bias_initializer,
-        regularizer=regularizer,
-        name=name,
-    )
-    return layer(x)
+    window = (filters, size, stride, padding, groups)
+    return _layers().Conv(*window, use_bias, initializer, bias_initializer, regularizer, name=name)(x)
 
 
 def batch_norm(x: Tensor, *, momentum: float = 0.1, epsilon: float = 1e-5, name: str) -> Tensor:
@@ -126,7 +107,7 @@ def batch_norm(x: Tensor, *, momentum: float = 0.1, epsilon: float = 1e-5, name:
     correction n / (n - 1) is taken as 1, so that the running variance gets the biased estimate, as in Keras
     and Flax. torch raises an error there, which would end a run at the end of its first epoch.
     """
-    return _layers().BatchNorm(momentum=momentum, epsilon=epsilon, name=name)(x)
+    return _layers().BatchNorm(momentum, epsilon, name=name)(x)
 
 
 def layer_norm(x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
@@ -134,7 +115,7 @@ def layer_norm(x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
 
     Ba et al. 2016, arXiv:1607.06450, eq. 4; epsilon as torch.nn.LayerNorm's.
     """
-    return _layers().LayerNorm(epsilon=epsilon, name=name)(x)
+    return _layers().LayerNorm(epsilon, name=name)(x)
 
 
 def rms_norm(x: Tensor, *, epsilon: float = 1e-6, name: str) -> Tensor:
@@ -142,7 +123,7 @@ def rms_norm(x: Tensor, *, epsilon: float = 1e-6, name: str) -> Tensor:
 
     Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4; epsilon as T5's.
     """
-    return _layers().RMSNorm(epsilon=epsilon, name=name)(x)
+    return _layers().RMSNorm(epsilon, name=name)(x)
 
 
 def attention(
@@ -181,7 +162,7 @@ def attention(
         return dense(x, units, use_bias=use_bias, initializer=own, name=f"{name}_{part}")
 
     asked = x if memory is None else memory
-    layer = _layers().Attention(heads, causal=causal, scaled=scaled, dropout_rate=dropout_rate, name=name)
+    layer = _layers().Attention(heads, causal, scaled, dropout_rate, name=name)
     y = layer(project(x, "query"), project(asked, "key"), project(asked, "value"), padding_mask, bias)
     return project(y, "output", channels)
 
@@ -190,12 +171,12 @@ def parameter(
     x: Tensor, shape: Sequence[int], *, initializer: Initializer = random.zeros, name: str
 ) -> Tensor:
     """A trainable array of this shape, independent of the input; `x` is any tensor of the model."""
-    return _layers().Parameter(shape, initializer=initializer, name=name)(x)
+    return _layers().Parameter(tuple(shape), initializer, name=name)(x)
 
 
 def token(x: Tensor, *, initializer: Initializer = random.zeros, name: str) -> Tensor:
     """(b, n, c) -> (b, n + 1, c): prepends a trainable vector to each sequence, such as a class token."""
-    return _layers().Token(initializer=initializer, name=name)(x)
+    return _layers().Token(initializer, name=name)(x)
 
 
 # Sequences (b, n, c): `lengths` (b,) says how many steps are real, the rest is padding
@@ -212,21 +193,21 @@ def embedding(
     """(b, n) int32 -> (b, n, width): a vector for each token; initialized from N(0, 1), as
     torch.nn.Embedding.
     """
-    return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)(token_ids)
+    return _layers().Embedding(vocabulary, width, initializer, name=name)(token_ids)
 
 
 def shared_embedding(
     vocabulary: int, width: int, *, initializer: Initializer = random.standard_normal, name: str
 ) -> Any:
     """A tied embedding: `table(token_ids)` embeds tokens, `table.logits(x)` multiplies by its transpose."""
-    return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)
+    return _layers().Embedding(vocabulary, width, initializer, name=name)
 
 
 def learned_positions(
     x: Tensor, limit: int, *, initializer: Initializer = random.standard_normal, name: str
 ) -> Tensor:
     """(b, n, c) -> (b, n, c): adds learned positional embeddings for up to `limit` positions."""
-    return _layers().Positions(limit, initializer=initializer, name=name)(x)
+    return _layers().Positions(limit, initializer, name=name)(x)
 
 
 def learnt_positions(*args: Any, **kwargs: Any) -> Tensor:
@@ -260,10 +241,7 @@ def relative_positions(
     Raffel et al. 2019, arXiv:1910.10683, section 2.1: distances share `buckets`, which become wider up to
     `distance`.
     """
-    layer = _layers().RelativePositions(
-        heads, causal=causal, buckets=buckets, distance=distance, initializer=initializer, name=name
-    )
-    return layer(x)
+    return _layers().RelativePositions(heads, causal, buckets, distance, initializer, name=name)(x)
 
 
 def segments(
@@ -275,7 +253,7 @@ def segments(
     name: str,
 ) -> Tensor:
     """(b, n, c), ids (b, n) -> (b, n, c): adds a trainable vector for each segment; ids are 0 by default."""
-    return _layers().Segments(count, initializer=initializer, name=name)(x, segment_ids)
+    return _layers().Segments(count, initializer, name=name)(x, segment_ids)
 
 
 def lengths(x: Tensor) -> Tensor:
@@ -305,8 +283,7 @@ def lstm(
     With `reverse` each sequence is processed from its end; outputs are aligned with their inputs. A padded
     sequence gives the same numbers as the sequence alone.
     """
-    layer = _layers().LSTM(units, reverse=reverse, initializer=initializer, name=name)
-    return layer(x, lengths, *states)
+    return _layers().LSTM(units, reverse, initializer, name=name)(x, lengths, *states)
 
 
 def gru(
@@ -325,8 +302,7 @@ def gru(
     As torch.nn.GRU; without `reset_after` as Cho et al. 2014, arXiv:1406.1078, eq. 5 to 8, where the reset
     gate is applied to the state before the recurrent kernel. The other arguments are those of `lstm`.
     """
-    layer = _layers().GRU(units, reverse=reverse, reset_after=reset_after, initializer=initializer, name=name)
-    return layer(x, lengths, state)
+    return _layers().GRU(units, reverse, initializer, reset_after, name=name)(x, lengths, state)
 
 
 def attention_decoder(
@@ -338,7 +314,7 @@ def attention_decoder(
     weights over the encoder output `memory` from its last state. `lengths` are those of `memory`, `states`
     the initial h and c.
     """
-    return _layers().AttentionDecoder(units, name=name)(x, memory, lengths, *states)
+    return _layers().AttentionDecoder(units, random.glorot_uniform, name=name)(x, memory, lengths, *states)
 
 
 def flatten_steps(x: Tensor) -> Tensor:
@@ -462,7 +438,7 @@ def leaky_relu(x: Tensor, slope: float = 0.01) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     """x Phi(x), exact (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
-    return _layers().Gelu()(x)
+    return _layers().Gelu(approximate=False)(x)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from zoo import backends, random
 from zoo._lazy import keras, ops
 from zoo.backends import MASK_VALUE
 from zoo.layers import cache as caching
-from zoo.layers.base import Layer, Shape, Tensor, _initializer
+from zoo.layers.base import Layer, Shape, Tensor
 from zoo.random import Initializer
 
 
@@ -92,15 +91,11 @@ class Recurrent(Layer):
     sequence gives the numbers of the sequence alone: what comes of the padding is left out.
     """
 
-    ARGUMENTS = ("units", "reverse", "initializer")
+    units: int
+    reverse: bool
+    initializer: Initializer
     GATES: int
     STATES: int
-
-    def __init__(
-        self, units: int, *, reverse: bool = False, initializer: Any = random.glorot_uniform, **kwargs: Any
-    ):
-        super().__init__(**kwargs)
-        self.units, self.reverse, self.initializer = units, reverse, _initializer(initializer)
 
     def build(self, x_shape: Shape, **states: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del states
@@ -195,12 +190,8 @@ class LSTM(Recurrent):
 class GRU(Recurrent):
     """Cho et al. 2014; with `reset_after` as torch.nn.GRU, which resets what the recurrent kernel gives."""
 
-    ARGUMENTS = (*Recurrent.ARGUMENTS, "reset_after")
+    reset_after: bool
     GATES, STATES = 3, 1
-
-    def __init__(self, units: int, *, reset_after: bool = True, **kwargs: Any):
-        super().__init__(units, **kwargs)
-        self.reset_after = reset_after
 
     @property
     def paired(self) -> bool:
@@ -220,11 +211,8 @@ class AttentionDecoder(Layer):
     (b, m, c), memory (b, n, k) and its lengths, states (b, u) twice -> [h_i; context_i] (b, m, u + k).
     """
 
-    ARGUMENTS = ("units", "initializer")
-
-    def __init__(self, units: int, *, initializer: Any = random.glorot_uniform, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.units, self.initializer = units, _initializer(initializer)
+    units: int
+    initializer: Initializer
 
     def build(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x_shape: Shape, memory_shape: Shape, **rest: Shape

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, random
+from zoo import backends
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
 from zoo.layers import cache as caching
 from zoo.layers import signature
-from zoo.layers.base import Layer, Shape, Tensor, _initializer
+from zoo.layers.base import Layer, Shape, Tensor
 from zoo.layers.common import Dropout
 from zoo.layers.recurrent import _is_symbolic, _of_length, _steps
+from zoo.random import Initializer
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -27,22 +28,15 @@ class Attention(Layer):
     query that sees padding alone gives zeros.
     """
 
-    ARGUMENTS = ("heads", "causal", "scaled", "dropout_rate")
+    heads: int
+    causal: bool
+    scaled: bool
+    dropout_rate: float
 
-    def __init__(
-        self,
-        heads: int,
-        *,
-        causal: bool = False,
-        scaled: bool = True,
-        dropout_rate: float = 0.0,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.heads, self.causal, self.scaled, self.dropout_rate = heads, causal, scaled, dropout_rate
-        self.dropout = (
-            Dropout(dropout_rate, seed=self.seed, name=f"{self.name}_dropout") if dropout_rate else None
-        )
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        rate, name = self.dropout_rate, f"{self.name}_dropout"
+        self.dropout = Dropout(rate, seed=self.seed, name=name) if rate else None
 
     def build(self, query_shape: Shape, **more: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del query_shape, more
@@ -107,13 +101,9 @@ class Attention(Layer):
 class Embedding(Layer):
     """(...) int32 -> (..., units): a row of the table for each token; `logits` go the other way."""
 
-    ARGUMENTS = ("vocabulary", "units", "initializer")
-
-    def __init__(
-        self, vocabulary: int, units: int, *, initializer: Any = random.standard_normal, **kwargs: Any
-    ):
-        super().__init__(**kwargs)
-        self.vocabulary, self.units, self.initializer = vocabulary, units, _initializer(initializer)
+    vocabulary: int
+    units: int
+    initializer: Initializer
 
     def build(self, input_shape: Shape) -> None:
         del input_shape
@@ -145,11 +135,8 @@ class Embedding(Layer):
 class Positions(Layer):
     """(b, n, c) -> (b, n, c): adds a trainable vector for each of the first `limit` places."""
 
-    ARGUMENTS = ("limit", "initializer")
-
-    def __init__(self, limit: int, *, initializer: Any = random.standard_normal, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.limit, self.initializer = limit, _initializer(initializer)
+    limit: int
+    initializer: Initializer
 
     def build(self, input_shape: Shape) -> None:
         self.table = self.weight("table", (self.limit, input_shape[-1]), self.initializer)
@@ -188,11 +175,8 @@ class Sinusoids(Layer):
 class Segments(Layer):
     """(b, n, c) -> (b, n, c): adds a trainable vector for each token's segment, (b, n), by default 0."""
 
-    ARGUMENTS = ("count", "initializer")
-
-    def __init__(self, count: int = 2, *, initializer: Any = random.standard_normal, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.count, self.initializer = count, _initializer(initializer)
+    count: int
+    initializer: Initializer
 
     def build(self, input_shape: Shape, **more: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del more
@@ -216,21 +200,15 @@ class RelativePositions(Layer):
     of its code, github.com/tensorflow/mesh, `_relative_position_bucket`).
     """
 
-    ARGUMENTS = ("heads", "causal", "buckets", "distance", "initializer")
+    heads: int
+    causal: bool
+    buckets: int
+    distance: int
+    initializer: Initializer
 
-    def __init__(
-        self,
-        heads: int,
-        *,
-        causal: bool = False,
-        buckets: int = 32,
-        distance: int = 128,
-        initializer: Any = random.standard_normal,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.heads, self.causal, self.buckets, self.distance = heads, causal, buckets, distance
-        self.initializer = _initializer(initializer)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        buckets, distance, causal = self.buckets, self.distance, self.causal
         # A table, from -distance to distance: no framework's logarithm decides where a bucket ends.
         count = buckets if causal else buckets // 2
         exact, steps = count // 2, np.arange(distance + 1, dtype=np.float32)
