@@ -158,7 +158,9 @@ def _reset_before(
 
 def _fading() -> Patches:
     """In the padding the forget gate is left to what it learnt."""
-    return [patch.object(import_module("zoo.layers.recurrent").LSTM, "KEEP", (-200.0, 0.0, 0.0, -200.0))]
+    return [
+        patch.object(import_module("zoo.layers.recurrent").LSTM, "PADDING_GATES", (-200.0, 0.0, 0.0, -200.0))
+    ]
 
 
 def _padding_first() -> Patches:

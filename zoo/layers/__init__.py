@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo import random
 from zoo._lazy import keras, ops
+from zoo.checks import renamed_argument
 from zoo.errors import WrongConfiguration, nearest
 from zoo.random import Initializer
 
@@ -126,11 +127,12 @@ def rms_norm(x: Tensor, *, epsilon: float = 1e-6, name: str) -> Tensor:
     return _layers().RMSNorm(epsilon, name=name)(x)
 
 
+@renamed_argument("memory", "encoder_output")
 def attention(
     x: Tensor,
     heads: int,
     *,
-    memory: Tensor | None = None,
+    encoder_output: Tensor | None = None,
     padding_mask: Tensor | None = None,
     bias: Tensor | None = None,
     causal: bool = False,
@@ -143,10 +145,11 @@ def attention(
 ) -> Tensor:
     """(b, n, c) -> (b, n, c): multi-head attention with `heads` heads of width / heads channels each.
 
-    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2. Keys and values come from `memory` (b, m,
-    k), by default x itself (self-attention). Positions where `padding_mask` (b, m) is 0 are masked, and with
-    `causal` all later ones. A query for which every key is masked, as in a row of padding alone or in padding
-    before the first token, gets zeros, as from torch's scaled_dot_product_attention with a boolean mask.
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2. Keys and values are projections of
+    `encoder_output` (b, m, k), by default of x itself (self-attention). Positions where `padding_mask` (b, m)
+    is 0 are masked, and with `causal` all later ones. A query for which every key is masked, as in a row of
+    padding alone or in padding before the first token, gets zeros, as from torch's
+    scaled_dot_product_attention with a boolean mask.
     `bias` (1 or b, heads, n, m) is added to the scores, which are not `scaled` in T5. `width` is c by
     default. Dropout applies to the attention weights. `initializer` is one for all matrices, or a dict:
     "query", "key", "value", "output". Raises WrongConfiguration unless heads divide the width.
@@ -161,9 +164,9 @@ def attention(
         own = initializer[part] if isinstance(initializer, Mapping) else initializer
         return dense(x, units, use_bias=use_bias, initializer=own, name=f"{name}_{part}")
 
-    asked = x if memory is None else memory
+    source = x if encoder_output is None else encoder_output
     layer = _layers().Attention(heads, causal, scaled, dropout_rate, name=name)
-    y = layer(project(x, "query"), project(asked, "key"), project(asked, "value"), padding_mask, bias)
+    y = layer(project(x, "query"), project(source, "key"), project(source, "value"), padding_mask, bias)
     return project(y, "output", channels)
 
 
@@ -305,16 +308,18 @@ def gru(
     return _layers().GRU(units, reverse, initializer, reset_after, name=name)(x, lengths, state)
 
 
+@renamed_argument("memory", "encoder_output")
 def attention_decoder(
-    x: Tensor, units: int, *, memory: Tensor, lengths: Tensor, states: Sequence[Tensor], name: str
+    x: Tensor, units: int, *, encoder_output: Tensor, lengths: Tensor, states: Sequence[Tensor], name: str
 ) -> Tensor:
-    """(b, m, c), memory (b, n, k) -> (b, m, units + k): an LSTM's h, and the context it attends to.
+    """(b, m, c), encoder output (b, n, k) -> (b, m, units + k): an LSTM's h and its attention context.
 
     Bahdanau et al. 2014, arXiv:1409.0473, eq. 4 to 6: before every step the decoder computes attention
-    weights over the encoder output `memory` from its last state. `lengths` are those of `memory`, `states`
-    the initial h and c.
+    weights over `encoder_output` from its last state. `lengths` are those of `encoder_output`, `states` the
+    initial h and c.
     """
-    return _layers().AttentionDecoder(units, random.glorot_uniform, name=name)(x, memory, lengths, *states)
+    layer = _layers().AttentionDecoder(units, random.glorot_uniform, name=name)
+    return layer(x, encoder_output, lengths, *states)
 
 
 def flatten_steps(x: Tensor) -> Tensor:
