@@ -153,6 +153,19 @@ def test_a_text_ends_before_a_stop_and_pieces_make_it_up() -> None:
 
 
 @pytest.mark.once
+def test_what_may_be_the_start_of_a_stop_waits() -> None:
+    pieces: list[tuple[int, str]] = []
+    stream = generation._Stream(
+        zoo.tokenizers.ByteTokenizer(), ["bcdef"], lambda *piece: pieces.append(piece)
+    )
+    assert not stream(0, encode("abc").tolist(), False)
+    assert pieces == []
+    assert not stream(0, encode("abcdx").tolist(), False)
+    assert stream(0, encode("abcdxbcdef").tolist(), True)
+    assert "".join(piece for _, piece in pieces) == "abcdx"
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("beams", [1, 3])
 def test_t5_translates_by_writing(beams: int) -> None:
     """The likeliest tokens after each text, as the model without a cache says them."""
