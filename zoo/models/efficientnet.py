@@ -136,6 +136,14 @@ def round_channels(channels: float) -> int:
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
+ABOUT = {
+    "paper": 'Tan, Le 2019, "EfficientNet: rethinking model scaling for convolutional neural networks"',
+    "url": "https://arxiv.org/abs/1905.11946",
+    "year": 2019,
+    "idea": "Depth, width and resolution are scaled together.",
+    "task": "digits",
+    "recipe": "efficientnet",
+}
 # name; width, depth, image size and dropout (the authors' code); what torchvision scales photographs to;
 # parameters; multiply-adds; receptive field. The largest three normalize as TensorFlow does, there too.
 TENSORFLOW: dict[str, Any] = {"norm_momentum": 0.01, "norm_epsilon": 1e-3}
@@ -165,13 +173,5 @@ for name, (width, depth, image_size, dropout_rate), resize, parameters, multiply
         image_size=image_size,
         dropout_rate=dropout_rate,
         **(TENSORFLOW if image_size > 400 else {}),
-        about={
-            "paper": 'Tan, Le 2019, "EfficientNet: rethinking model scaling for convolutional neural '
-            'networks"',
-            "url": "https://arxiv.org/abs/1905.11946",
-            "year": 2019,
-            "idea": "Depth, width and resolution are scaled together.",
-            "task": "digits",
-            "recipe": "efficientnet",
-        },
+        about=ABOUT,
     )

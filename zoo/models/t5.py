@@ -128,6 +128,15 @@ def t5(
     return TokenModel(inputs, dense(x, vocabulary, use_bias=False, initializer=standard_normal, name="head"))
 
 
+ABOUT = {
+    "paper": 'Raffel et al. 2019, "Exploring the limits of transfer learning with a unified '
+    'text-to-text transformer"',
+    "url": "https://arxiv.org/abs/1910.10683",
+    "year": 2019,
+    "idea": "Every task as text-to-text.",
+    "task": "dates",
+    "recipe": "t5",
+}
 # Raffel et al. 2019, section 3.1.1, Tay et al. 2021 (arXiv:2109.10686) for the smaller two, and version 1.1:
 # name, width, depth of each stack, heads, mlp width, whether 1.1, parameters, multiply-adds of one token read
 # and one written.
@@ -160,13 +169,5 @@ for name, width, depth, heads, mlp_width, newer, parameters, multiply_adds in SI
         mlp_width=mlp_width,
         gated=newer,
         tied=not newer,
-        about={
-            "paper": 'Raffel et al. 2019, "Exploring the limits of transfer learning with a unified '
-            'text-to-text transformer"',
-            "url": "https://arxiv.org/abs/1910.10683",
-            "year": 2019,
-            "idea": "Every task as text-to-text.",
-            "task": "dates",
-            "recipe": "t5",
-        },
+        about=ABOUT,
     )
