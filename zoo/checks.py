@@ -40,7 +40,8 @@ def python_value(value: Any) -> Any:
         return tuple(map(python_value, value))
     if isinstance(value, list):
         return list(map(python_value, value))
-    return value.item() if isinstance(value, Real) and hasattr(value, "item") else value
+    item = getattr(value, "item", None)
+    return item() if isinstance(value, Real) and item is not None else value
 
 
 def renamed_argument(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

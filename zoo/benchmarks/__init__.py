@@ -275,7 +275,7 @@ def make(contestant: Contestant, job: Record) -> Burst:
     trainer = engines.make_engine(
         engine, model, objectives.Objective(loss), optimizers.AdamW(**settings), mode
     )
-    if engine == "native":
+    if isinstance(trainer, engines.NativeEngine):
         tx, ty = backends.tensors(x), backend.tensor(y)
         return _training(lambda: trainer.step(tx, ty))
 

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def use_float64() -> None:
     """
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+    dtypes: Any = import_module("keras.src.backend.common.dtypes")
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
 
 class Subject:
@@ -248,7 +250,7 @@ def initial(subject: Subject, *, compiled: bool) -> Iterator[tuple[str, Array]]:
             wraps |= {"compiled": backend.compile} if compiled else {}
             for how, wrap in wraps.items():
                 draw = wrap(lambda step, layer=layer: random.keep((8, 32), layer.rate, layer.key, step))
-                masks = [numpy(draw(backend.tensor(np.int32(step)))) for step in range(3)]
+                masks = [numpy(draw(backend.tensor(np.array(step, np.int32)))) for step in range(3)]
                 yield f"initial/masks/{layer.name}/{how}", np.stack(masks)
 
 

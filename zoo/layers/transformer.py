@@ -52,10 +52,10 @@ class Attention(Layer):
         bias: Tensor | None = None,
         training: bool = False,
     ) -> Tensor:
-        split = [
-            ops.reshape(x, (*ops.shape(x)[:2], self.heads, x.shape[2] // self.heads))
+        q, k, v = (
+            ops.reshape(x, (*ops.shape(x)[:2], self.heads, x.shape[2] // self.heads))  # (b, n, heads, d)
             for x in (query, key, value)
-        ]
+        )
         cache, causal, drop, unmasked = caching.current() if self.causal else None, self.causal, None, None
         if padding_mask is not None:
             real = ops.not_equal(_of_length(key, padding_mask), 0)
@@ -63,14 +63,14 @@ class Attention(Layer):
             padding = caching.additive_mask(ops.expand_dims(real, (1, 2)), query.dtype)
             bias = padding if bias is None else bias + padding
         if cache is not None:
-            split[1:] = cache.extend(self.name, *split[1:])
-            later = cache.bias(split[0].shape[1], query.dtype)
+            k, v = cache.extend(self.name, k, v)
+            later = cache.bias(q.shape[1], query.dtype)
             bias, causal = later if bias is None else bias + later, False
         if training and self.trainable and self.dropout is not None:
             dropout = self.dropout
             drop = lambda weights: dropout(weights, training=True)  # noqa: E731
-        scale = split[0].shape[-1] ** -0.5 if self.scaled else 1.0
-        y = backends.current().attention(*split, bias, causal=causal, scale=scale, drop=drop)
+        scale = q.shape[-1] ** -0.5 if self.scaled else 1.0
+        y = backends.current().attention(q, k, v, bias, causal=causal, scale=scale, drop=drop)
         y = ops.reshape(y, ops.shape(query))
         return y if unmasked is None else ops.where(ops.expand_dims(unmasked, -1), y, ops.zeros((), y.dtype))
 

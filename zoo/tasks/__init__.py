@@ -399,7 +399,7 @@ def _pair(name: str, data: Any, loss: str | None) -> Pair:
     if isinstance(y, Sequences):
         return x, y
     if np.issubdtype(y.dtype, np.integer):
-        inputs = x.values() if several else [x]
+        inputs: list[Any] = list(x.values()) if isinstance(x, dict) else [x]
         stepwise = y.ndim == 2 and (
             loss == "ctc" or any(p.shape[1:2] in (y.shape[1:], (None,)) for p in inputs)
         )
