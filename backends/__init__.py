@@ -41,8 +41,8 @@ NAMES = tuple(MODES)
 ALIASES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow"}  # as people call them
 Tensor = Any  # a tensor of whichever framework runs
 
-# What is added to the score of a key that is padding: so far below any other that exp gives 0, a number in 16
-# bits, and finite, so that a query that sees no other key has a softmax, whose gradient is finite.
+# Added to the score of a masked key: so far below any other that exp gives 0, representable in float16, and
+# finite, so that the softmax of a query whose keys are all masked, and its gradient, are finite.
 MASK_VALUE = -3e4
 
 

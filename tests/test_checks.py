@@ -9,7 +9,7 @@ import pytest
 import zoo
 from zoo import checks, optimizers, schedules, tokenizers
 from zoo.augment import RandomCrop, SpecAugment, format_transforms, parse
-from zoo.generation import Rules
+from zoo.generation import SamplingConfig
 from zoo.tasks import ctc
 from zoo.training import EarlyStopping
 
@@ -28,9 +28,9 @@ def test_what_is_no_integer_of_1_or_more_is_refused(value: Any) -> None:
         checks.integer("who", "count", value)
 
 
-def rules(**changes: Any) -> Rules:
+def rules(**changes: Any) -> SamplingConfig:
     usual: dict[str, Any] = {"temperature": 0.0, "top_k": None, "top_p": None, "beams": 1}
-    return Rules(**{**usual, "repetition_penalty": 1.0, "seed": 0, "max_tokens": 1, **changes})
+    return SamplingConfig(**{**usual, "repetition_penalty": 1.0, "seed": 0, "max_tokens": 1, **changes})
 
 
 # Every public call that takes an integer, and the argument's name.

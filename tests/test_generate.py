@@ -42,7 +42,7 @@ def logits(model: keras.Model, prompt: ndarray, written: list[int]) -> ndarray:
 @pytest.mark.parametrize("name", ["gpt-nano", "t5-tiny"])
 def test_a_cache_changes_nothing(name: str) -> None:
     """Prompts of different lengths at once; each token is what the model without a cache draws."""
-    model, rules = writer(name), generation.Rules(1.5, None, None, 1, 1.0, 3, 10)
+    model, rules = writer(name), generation.SamplingConfig(1.5, None, None, 1, 1.0, 3, 10)
     found = zoo.generate(model, PROMPTS, 10, temperature=1.5, seed=3)
     for place, (prompt, tokens) in enumerate(zip(PROMPTS, found, strict=True)):
         written: list[int] = []
@@ -56,7 +56,7 @@ def test_a_step_is_compiled_once() -> None:
     """Two shapes, the prompt and a token, for whatever is written; and none more for another prompt."""
     model = writer()
     shapes = []
-    inner = generation._writer(model).steps.step
+    inner = generation._decoder(model).step.step
     call = inner.call
     inner.call = lambda inputs, training=False: (shapes.append(inputs["token_ids"].shape), call(inputs))[1]
     zoo.generate(model, PROMPTS[0], 12)
@@ -68,7 +68,7 @@ def test_a_step_is_compiled_once() -> None:
 
 def test_tokens_are_drawn_from_the_softmax() -> None:
     scores = np.array([1.0, 0.0, 2.0, -1.0])
-    rules = generation.Rules(0.7, None, None, 1, 1.0, 3, 1)
+    rules = generation.SamplingConfig(0.7, None, None, 1, 1.0, 3, 1)
     drawn = Counter(rules.choose(scores, place, step) for place in range(40) for step in range(100))
     p = softmax(scores / 0.7)
     for token, share in enumerate(p):
@@ -82,13 +82,13 @@ def test_tokens_are_drawn_from_the_softmax() -> None:
 def test_only_the_likeliest_are_drawn(top_k: int | None, top_p: float | None, allowed: set[int]) -> None:
     """Shares 0.24, 0.09, 0.64, 0.03: the fewest that make up top_p, the one that reaches it among them."""
     scores = np.array([1.0, 0.0, 2.0, -1.0])
-    rules = generation.Rules(1.0, top_k, top_p, 1, 1.0, 0, 1)
+    rules = generation.SamplingConfig(1.0, top_k, top_p, 1, 1.0, 0, 1)
     assert {rules.choose(scores, 0, step) for step in range(400)} == allowed
 
 
 def test_a_penalty_makes_tokens_that_are_there_less_likely() -> None:
-    rules = generation.Rules(0, None, None, 1, 2.0, 0, 1)
-    assert rules.penalized(np.array([4.0, -1.0, 3.0]), [0, 1, 1]).tolist() == [2.0, -2.0, 3.0]
+    rules = generation.SamplingConfig(0, None, None, 1, 2.0, 0, 1)
+    assert rules.penalize(np.array([4.0, -1.0, 3.0]), [0, 1, 1]).tolist() == [2.0, -2.0, 3.0]
     model = writer()
     plain = zoo.generate(model, PROMPTS[0], 12, temperature=0)
     varied = zoo.generate(model, PROMPTS[0], 12, temperature=0, repetition_penalty=1e6)
@@ -150,6 +150,19 @@ def test_a_text_ends_before_a_stop_and_pieces_make_it_up() -> None:
     assert cut == text[: text.index(stop)]
     assert "".join(piece for _, piece in pieces) == cut
     assert len(pieces) > 5
+
+
+@pytest.mark.once
+def test_what_may_be_the_start_of_a_stop_waits() -> None:
+    pieces: list[tuple[int, str]] = []
+    stream = generation._Stream(
+        zoo.tokenizers.ByteTokenizer(), ["bcdef"], lambda *piece: pieces.append(piece)
+    )
+    assert not stream(0, encode("abc").tolist(), False)
+    assert pieces == []
+    assert not stream(0, encode("abcdx").tolist(), False)
+    assert stream(0, encode("abcdxbcdef").tolist(), True)
+    assert "".join(piece for _, piece in pieces) == "abcdx"
 
 
 @pytest.mark.once

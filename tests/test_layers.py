@@ -655,3 +655,14 @@ def test_the_old_name_of_learned_positions_warns_and_does_the_same() -> None:
     new = layers.learned_positions(inputs, 4, name="positions")
     x = noise(2, 4, 3)
     assert np.array_equal(numpy(Model(inputs, old)(x)), numpy(Model(inputs, new)(x)))
+
+
+@pytest.mark.once
+def test_an_argument_s_old_name_warns_and_does_the_same() -> None:
+    x, y = Input((3, 4)), Input((5, 6))
+    with pytest.warns(DeprecationWarning, match="attention: the argument memory= is now encoder_output="):
+        old = layers.attention(x, 2, memory=y, name="a")  # pyright: ignore[reportCallIssue]
+    new = layers.attention(x, 2, encoder_output=y, name="a")
+    a, b = noise(2, 3, 4), noise(2, 5, 6)
+    ours, theirs = (numpy(Model([x, y], out)([a, b])) for out in (old, new))
+    np.testing.assert_array_equal(ours, theirs)

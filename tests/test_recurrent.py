@@ -161,7 +161,7 @@ def test_a_decoder_looks_at_what_was_read_and_at_no_padding() -> None:
         Input((8,), name="d"), Input((8,), name="e"),
     ]  # fmt: skip
     y = layers.attention_decoder(
-        inputs[0], 8, memory=inputs[1], lengths=inputs[2], states=inputs[3:], name="decoder"
+        inputs[0], 8, encoder_output=inputs[1], lengths=inputs[2], states=inputs[3:], name="decoder"
     )
     model = Model(inputs, y)
     w = {v.name: numpy(v).astype(np.float64) for v in model.variables}

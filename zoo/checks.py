@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import operator
+import warnings
+from collections.abc import Callable
+from functools import wraps
 from numbers import Real
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from zoo.errors import WrongConfiguration
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def is_integer(value: Any, least: int = 1) -> bool:
@@ -34,4 +40,22 @@ def python_value(value: Any) -> Any:
         return tuple(map(python_value, value))
     if isinstance(value, list):
         return list(map(python_value, value))
-    return value.item() if isinstance(value, Real) and hasattr(value, "item") else value
+    item = getattr(value, "item", None)
+    return item() if isinstance(value, Real) and item is not None else value
+
+
+def renamed_argument(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: the function also accepts an argument by its old name, with a DeprecationWarning."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if old in kwargs:
+                message = f"{function.__name__}: the argument {old}= is now {new}="
+                warnings.warn(message, DeprecationWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

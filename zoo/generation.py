@@ -67,42 +67,52 @@ def generate(
     and invalid options.
     """
     model = runs.resolved(model)
-    writer = _writer(model)
-    rules = Rules(temperature, top_k, top_p, beams, repetition_penalty, seed, max_tokens)
+    decoder = _decoder(model)
+    config = SamplingConfig(temperature, top_k, top_p, beams, repetition_penalty, seed, max_tokens)
     if watch is not None and beams > 1:
         raise WrongConfiguration("generate: watch= goes with beams=1; a beam knows its text at the end only")
-    given = [prompt] if isinstance(prompt, str | np.ndarray) else list(prompt)
-    texts = bool(given) and isinstance(given[0], str)
+    prompts = [prompt] if isinstance(prompt, str | np.ndarray) else list(prompt)
+    texts = bool(prompts) and isinstance(prompts[0], str)
     reader = tokenizers.found(tokenizer) or (_usual_tokenizer(model) if texts or stop else None)
     if reader is not None:
         reader.check(model)
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
-    tokens = [reader.encode(x) if reader and isinstance(x, str) else np.asarray(x) for x in given]
-    writer.check(tokens, max_tokens)
+    tokens = [reader.encode(x) if reader and isinstance(x, str) else np.asarray(x) for x in prompts]
+    decoder.check(tokens, max_tokens)
     begin, end = (None, None) if reader is None else (reader.begin, reader.end)
-    shown = [""] * len(tokens)
-
-    def finished(place: int, written: list[int], over: bool) -> bool:
-        """Tell what is new; whether one of `stops` is there."""
-        if reader is None or not (stops or watch):
-            return False
-        text, found = _before(reader.decode(written), stops)
-        if watch is not None:
-            # A character whose bytes are not all there yet, and what may be the beginning of a stop, wait.
-            safe = text if found or over else text.rstrip("\N{REPLACEMENT CHARACTER}")
-            hold = 0 if found or over else max(map(len, stops), default=1) - 1
-            safe = safe[: len(safe) - hold] if hold else safe
-            if len(safe) > len(shown[place]):
-                watch(place, safe[len(shown[place]) :])
-                shown[place] = safe
-        return found
-
-    written = writer.write(tokens, rules, begin, end, finished)
+    stream = _Stream(reader, stops, watch) if reader is not None and (stops or watch) else None
+    outputs = decoder.generate(tokens, config, begin, end, stream)
     if texts and reader is not None:
-        written = [_before(reader.decode(found), stops)[0] for found in written]
+        results = [_before(reader.decode(output), stops)[0] for output in outputs]
     else:
-        written = [np.array(found, np.int32) for found in written]
-    return written[0] if isinstance(prompt, str | np.ndarray) else written
+        results = [np.array(output, np.int32) for output in outputs]
+    return results[0] if isinstance(prompt, str | np.ndarray) else results
+
+
+class _Stream:
+    """The texts while they are generated: passes new pieces to a callback, and looks for stop strings."""
+
+    def __init__(self, reader: Tokenizer, stops: Sequence[str], callback: Callable[[int, str], None] | None):
+        self.reader, self.stops, self.callback = reader, stops, callback
+        self.passed: dict[int, str] = {}  # to the callback, by the index of the prompt
+
+    def __call__(self, index: int, tokens: list[int], is_last: bool) -> bool:
+        """Whether the text of these tokens has a stop string; `is_last` if no token follows."""
+        text, stopped = _before(self.reader.decode(tokens), self.stops)
+        if self.callback is not None:
+            self.pass_on(index, text, complete=stopped or is_last)
+        return stopped
+
+    def pass_on(self, index: int, text: str, *, complete: bool) -> None:
+        """Pass on the new piece, without an incomplete character and what may be the start of a stop."""
+        assert self.callback is not None
+        if not complete:
+            text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+            text = text[: max(0, len(text) + 1 - max(map(len, self.stops), default=1))]
+        before = self.passed.get(index, "")
+        if len(text) > len(before):
+            self.callback(index, text[len(before) :])
+            self.passed[index] = text
 
 
 def _usual_tokenizer(model: keras.Model) -> Tokenizer:
@@ -122,8 +132,8 @@ def _usual_tokenizer(model: keras.Model) -> Tokenizer:
 
 def _before(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """A text up to the first of `stops`, and whether there was one."""
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return (text[: min(places)], True) if places else (text, False)
+    positions = [position for stop in stops if (position := text.find(stop)) >= 0]
+    return (text[: min(positions)], True) if positions else (text, False)
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -134,8 +144,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 # How the next token is chosen
 
 
-class Rules:
-    """What `generate` was asked for, checked."""
+class SamplingConfig:
+    """The options of `generate`, checked."""
 
     def __init__(
         self,
@@ -169,17 +179,17 @@ class Rules:
         self.temperature, self.top_k, self.top_p, self.beams = temperature, top_k, top_p, beams
         self.penalty, self.seed, self.max_tokens = repetition_penalty, seed, max_tokens
 
-    def penalized(self, scores: np.ndarray, seen: Sequence[int]) -> np.ndarray:
-        """(v,) with the scores of the tokens seen divided, or where they are negative multiplied."""
+    def penalize(self, scores: np.ndarray, text: Sequence[int]) -> np.ndarray:
+        """(v,) with the scores of the text's tokens divided, or where they are negative multiplied."""
         if self.penalty == 1:
             return scores
-        scores, there = scores.copy(), np.unique(seen)
-        old = scores[there]
-        scores[there] = np.where(old < 0, old * self.penalty, old / self.penalty)
+        scores, tokens = scores.copy(), np.unique(text)
+        old = scores[tokens]
+        scores[tokens] = np.where(old < 0, old * self.penalty, old / self.penalty)
         return scores
 
-    def choose(self, logits: np.ndarray, place: int, step: int) -> int:
-        """The next token by its logits (v,): the largest, or drawn by the Gumbel trick."""
+    def choose(self, logits: np.ndarray, index: int, step: int) -> int:
+        """The next token of a prompt by its logits (v,): the largest, or drawn by the Gumbel trick."""
         if self.temperature == 0:
             return int(logits.argmax())
         scores = logits / self.temperature
@@ -191,14 +201,14 @@ class Rules:
             before = np.cumsum(p) - p  # of the likelier ones
             scores[order[before >= self.top_p * p.sum()]] = -np.inf
         return int(
-            (scores + random.generator(self.seed, "generate", place, step).gumbel(size=len(scores))).argmax()
+            (scores + random.generator(self.seed, "generate", index, step).gumbel(size=len(scores))).argmax()
         )
 
 
-# A decoder that remembers
+# Decoding with a key-value cache
 
 
-class Steps:
+class DecodeStep:
     """Runs a decoder token by token, its cache an argument: the same compiled step for every token."""
 
     def __init__(self, decoder: keras.Model, tokens: str):
@@ -213,7 +223,7 @@ class Steps:
         }
 
     def empty(self, rows: int, length: int) -> caching.Arrays:
-        """A cache of so many tokens for each row."""
+        """A cache for `length` tokens of each row."""
         dtype = self.step.compute_dtype
         return {
             name: tuple(ops.zeros((rows, length, *shape), dtype) for _ in range(2))
@@ -226,122 +236,121 @@ class Steps:
         tokens: np.ndarray,
         positions: np.ndarray,
         last: np.ndarray,
-        given: dict[str, Tensor],
+        context: dict[str, Tensor],
         parents: np.ndarray | None = None,
     ) -> tuple[np.ndarray, caching.Arrays]:
         """(rows, n) tokens, the first at `positions`: the logits (rows, v) after the `last`, and the cache.
 
-        Each row goes on from the cache of its parent, by default its own.
+        `context` are the decoder's other inputs. Each row continues from the cache of its parent, by default
+        its own.
         """
         numbers = {"token_ids": tokens, "positions": positions, "last": last}
         if parents is not None:
             numbers["parents"] = parents
-        found = self.run(
-            {**backends.tensors({k: np.int32(v) for k, v in numbers.items()}), "given": given, "cache": cache}
-        )
-        return np.asarray(ops.convert_to_numpy(found["logits"]), np.float64), found["cache"]
+        inputs = backends.tensors({name: np.int32(x) for name, x in numbers.items()})
+        outputs = self.run({**inputs, "context": context, "cache": cache})
+        return np.asarray(ops.convert_to_numpy(outputs["logits"]), np.float64), outputs["cache"]
 
 
-class Writer:
-    """Writes with one model."""
+class Decoder:
+    """Generates text with one model."""
 
     def __init__(self, model: keras.Model):
         self.model = model
         self.inputs = {tensor.name: tensor for tensor in model.inputs}
-        self.translates = "decoder_token_ids" in self.inputs
-        attends = _attentions(model)
-        if "token_ids" not in self.inputs or not any(layer.causal for layer in attends):
+        self.is_encoder_decoder = "decoder_token_ids" in self.inputs
+        attentions = _attentions(model)
+        if "token_ids" not in self.inputs or not any(layer.causal for layer in attentions):
             raise WrongConfiguration(
                 f"generate: {model.name} does not write; expected a model of tokens whose attention is "
                 "causal, as gpt-mini or t5-mini (zoo.translate is for seq2seq)"
             )
-        if not self.translates:
-            self.steps = Steps(model, "token_ids")
+        if not self.is_encoder_decoder:
+            self.step = DecodeStep(model, "token_ids")
             return
-        # Cut in two: what the decoder asks of the text that was read is computed once.
-        asked = [layer.input[1:3] for layer in attends if layer.name.endswith("_memory")]
-        cut = {x.name: x for pair in asked for x in pair}
-        read = {name: self.inputs[name] for name in ("token_ids", "padding_mask")}
-        self.read = _predictor(keras.Model(read, cut))
+        # Cut in two: the keys and values of the encoder's output are computed once.
+        cross = [layer.input[1:3] for layer in attentions if layer.name.endswith("_memory")]
+        keys_values = {x.name: x for pair in cross for x in pair}
+        source = {name: self.inputs[name] for name in ("token_ids", "padding_mask")}
+        self.encoder = _predictor(keras.Model(source, keys_values))
         own = {name: x for name, x in self.inputs.items() if name != "token_ids"}
-        self.steps = Steps(TokenModel({**own, **cut}, model.output), "decoder_token_ids")
+        self.step = DecodeStep(TokenModel({**own, **keys_values}, model.output), "decoder_token_ids")
 
     def check(self, prompts: Sequence[np.ndarray], max_tokens: int) -> None:
-        """Raise WrongConfiguration for prompts that the model cannot read, or go on from so far."""
+        """Raise WrongConfiguration for prompts that are invalid, or too long to add `max_tokens`."""
         limit = signature.longest(self.model)
         if not prompts:
             raise WrongConfiguration("generate: no prompt; expected at least 1")
-        for place, tokens in enumerate(prompts):
+        for index, tokens in enumerate(prompts):
             if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
                 raise WrongConfiguration(
-                    f"generate: prompt {place} of shape {tokens.shape}, {tokens.dtype}; expected a text, or "
+                    f"generate: prompt {index} of shape {tokens.shape}, {tokens.dtype}; expected a text, or "
                     "integers (n,)"
                 )
             if not len(tokens):
-                raise WrongConfiguration(f"generate: prompt {place} is empty; expected at least 1 token")
+                raise WrongConfiguration(f"generate: prompt {index} is empty; expected at least 1 token")
             if limit is not None and len(tokens) + max_tokens > limit:
                 raise WrongConfiguration(
-                    f"generate: prompt {place} has {len(tokens)} tokens and max_tokens={max_tokens}; "
+                    f"generate: prompt {index} has {len(tokens)} tokens and max_tokens={max_tokens}; "
                     f"{self.model.name} has positions for {limit}. Cut the prompt, or ask for fewer"
                 )
             signature.check_tokens(self.model, {"token_ids": tokens[None]})
 
-    def write(
+    def generate(
         self,
         prompts: Sequence[np.ndarray],
-        rules: Rules,
+        config: SamplingConfig,
         begin: int | None,
         end: int | None,
-        finished: Callable[[int, list[int], bool], bool],
+        stop: Callable[[int, list[int], bool], bool] | None,
     ) -> list[list[int]]:
-        """The tokens written after each prompt, without the end."""
-        given: dict[str, Tensor] = {}
+        """The tokens generated after each prompt, without the end; `stop` is a `_Stream`."""
+        context: dict[str, Tensor] = {}
         starts = list(prompts)
-        if self.translates:
-            given = self.memory(prompts, rules.beams)
+        if self.is_encoder_decoder:
+            context = self.encode(prompts, config.beams)
             starts = [np.array([PADDING if begin is None else begin], np.int32) for _ in prompts]
-        rows = len(prompts) * rules.beams
-        starts = [start for start in starts for _ in range(rules.beams)]
+        rows = len(prompts) * config.beams
+        starts = [start for start in starts for _ in range(config.beams)]
         lengths = np.array([len(start) for start in starts])
-        width = 1 if self.translates else _rounded(lengths.max())
-        room = _rounded(max(width, lengths.max() + rules.max_tokens))
+        width = 1 if self.is_encoder_decoder else _rounded(lengths.max())
+        room = _rounded(max(width, lengths.max() + config.max_tokens))
         tokens = np.full((rows, width), PADDING, np.int32)
         for row, start in zip(tokens, starts, strict=True):
             row[: len(start)] = start
-        cache = self.steps.empty(rows, room)
-        logits, cache = self.steps(cache, tokens, np.zeros(rows), lengths - 1, given)
+        cache = self.step.empty(rows, room)
+        logits, cache = self.step(cache, tokens, np.zeros(rows), lengths - 1, context)
 
         def step(chosen: np.ndarray, count: int, parents: np.ndarray | None = None) -> np.ndarray:
             """The logits after each row's next token, its count-th."""
             nonlocal cache
-            found, cache = self.steps(cache, chosen[:, None], lengths + count, np.zeros(rows), given, parents)
-            return found
+            positions, last = lengths + count, np.zeros(rows)
+            logits, cache = self.step(cache, chosen[:, None], positions, last, context, parents)
+            return logits
 
-        seen = [start.tolist() for start in starts]
-        if rules.beams > 1:
-            return _search(logits, step, seen, rules, end)
-        return _draw(logits, step, seen, rules, end, finished)
+        texts = [start.tolist() for start in starts]
+        if config.beams > 1:
+            return _beam_search(logits, step, texts, config, end)
+        return _sample(logits, step, texts, config, end, stop)
 
-    def memory(self, prompts: Sequence[np.ndarray], beams: int) -> dict[str, Tensor]:
-        """What the decoder asks of the texts read, a row for each beam."""
+    def encode(self, prompts: Sequence[np.ndarray], beams: int) -> dict[str, Tensor]:
+        """The keys and values of the encoder's output and its padding mask, a row for each beam."""
         width = _rounded(max(map(len, prompts)))
         tokens = np.full((len(prompts), width), PADDING, np.int32)
         mask = np.zeros_like(tokens)
         for row, real, prompt in zip(tokens, mask, prompts, strict=True):
             row[: len(prompt)], real[: len(prompt)] = prompt, 1
         mask = np.repeat(mask, beams, axis=0)
-        found = self.read(
-            backends.tensors({"token_ids": np.repeat(tokens, beams, axis=0), "padding_mask": mask})
-        )
-        return {**found, "padding_mask": backends.current().tensor(mask)}
+        inputs = backends.tensors({"token_ids": np.repeat(tokens, beams, axis=0), "padding_mask": mask})
+        return {**self.encoder(inputs), "padding_mask": inputs["padding_mask"]}
 
 
-def _writer(model: keras.Model) -> Writer:
-    return _kept(model, "_zoo_writer", Writer)
+def _decoder(model: keras.Model) -> Decoder:
+    return _attribute(model, "_zoo_decoder", Decoder)
 
 
-def _kept(model: keras.Model, name: str, make: Callable[[keras.Model], Any]) -> Any:
-    """The model's own, made when it is first asked for: what is compiled is kept with it."""
+def _attribute(model: keras.Model, name: str, make: Callable[[keras.Model], Any]) -> Any:
+    """An attribute of the model, made at its first use: compiled functions live as long as the model."""
     if getattr(model, name, None) is None:
         object.__setattr__(model, name, make(model))  # not as a layer of it
     return getattr(model, name)
@@ -354,7 +363,7 @@ def _attentions(model: keras.Model) -> list[Any]:
 
 
 def _predictor(model: keras.Model) -> Callable[[Any], Any]:
-    """The model, compiled as its framework likes best."""
+    """The model's prediction, compiled in its framework's default mode."""
     backend = backends.current()
     return backend.predictor(model, backends.MODES[backend.NAME][0])
 
@@ -363,82 +372,84 @@ def _rounded(count: int) -> int:
     return -(-int(count) // CHUNK) * CHUNK
 
 
-def _draw(
+def _sample(
     logits: np.ndarray,
     step: Callable[..., np.ndarray],
-    seen: list[list[int]],
-    rules: Rules,
+    texts: list[list[int]],
+    config: SamplingConfig,
     end: int | None,
-    finished: Callable[[int, list[int], bool], bool],
+    stop: Callable[[int, list[int], bool], bool] | None,
 ) -> list[list[int]]:
     """One token after another for each row."""
-    written: list[list[int]] = [[] for _ in seen]
-    over = [False] * len(seen)
-    for count in range(rules.max_tokens):
-        chosen = np.zeros(len(seen), np.int32)
-        for place, scores in enumerate(logits):
-            if over[place]:
+    outputs: list[list[int]] = [[] for _ in texts]
+    ended = [False] * len(texts)
+    for count in range(config.max_tokens):
+        is_last = count + 1 == config.max_tokens
+        chosen = np.zeros(len(texts), np.int32)
+        for i, scores in enumerate(logits):
+            if ended[i]:
                 continue
-            token = rules.choose(rules.penalized(scores, seen[place]), place, count)
+            token = config.choose(config.penalize(scores, texts[i]), i, count)
             if token == end:
-                over[place] = True
+                ended[i] = True
             else:
-                chosen[place] = token
-                written[place].append(token)
-                seen[place].append(token)
-            over[place] |= finished(place, written[place], over[place] or count + 1 == rules.max_tokens)
-        if all(over) or count + 1 == rules.max_tokens:
+                chosen[i] = token
+                outputs[i].append(token)
+                texts[i].append(token)
+            ended[i] |= stop is not None and stop(i, outputs[i], ended[i] or is_last)
+        if all(ended) or is_last:
             break
         logits = step(chosen, count)
-    return written
+    return outputs
 
 
-def _search(
-    logits: np.ndarray, step: Callable[..., np.ndarray], seen: list[list[int]], rules: Rules, end: int | None
+def _beam_search(
+    logits: np.ndarray,
+    step: Callable[..., np.ndarray],
+    texts: list[list[int]],
+    config: SamplingConfig,
+    end: int | None,
 ) -> list[list[int]]:
-    """The likeliest text of each prompt that a beam finds, by its mean log p a token, the end counted.
+    """The most likely text of each prompt that a beam finds, by its mean log p per token, the end counted.
 
     As transformers 5 searches: of the 2 k best continuations those among the first k that end are finished,
-    and the k best others go on, until none of them is better than the worst of k finished ones.
+    and the k best others continue, until none of them is better than the worst of k finished ones.
     """
-    k = rules.beams
-    count = len(seen) // k
-    start = len(seen[0])
+    k = config.beams
+    count = len(texts) // k
+    start = len(texts[0])
     scores = np.full((count, k), -1e9)
-    scores[:, 0] = 0  # the beams begin alike: one counts
-    done: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
-    open_ = [True] * count
-    for length in range(1, rules.max_tokens + 1):
+    scores[:, 0] = 0  # the beams start alike: one counts
+    finished: list[list[tuple[float, list[int]]]] = [[] for _ in range(count)]
+    active = [True] * count
+    for length in range(1, config.max_tokens + 1):
         log_p = _log_softmax(logits)
-        log_p = np.stack([rules.penalized(row, told) for row, told in zip(log_p, seen, strict=True)])
+        log_p = np.stack([config.penalize(row, text) for row, text in zip(log_p, texts, strict=True)])
         vocabulary = log_p.shape[1]
         total = (scores.reshape(-1, 1) + log_p).reshape(count, -1)
-        chosen, parents, following = np.zeros(count * k, np.int32), np.arange(count * k), list(seen)
+        chosen, parents, following = np.zeros(count * k, np.int32), np.arange(count * k), list(texts)
         for row in range(count):
             best = np.argsort(-total[row], kind="stable")[: 2 * k]
-            going = 0
+            kept = 0
             for rank, candidate in enumerate(best):
                 parent, token = row * k + candidate // vocabulary, int(candidate % vocabulary)
-                ends = token == end or length == rules.max_tokens
-                if ends and rank < k and open_[row]:
-                    text = [*seen[parent][start:], *([] if token == end else [token])]
-                    done[row] = sorted([*done[row], (total[row, candidate] / length, text)], key=_score)[:k]
-                elif not ends and going < k:
-                    place = row * k + going
-                    chosen[place], parents[place] = token, parent
-                    following[place], scores[row, going] = [*seen[parent], token], total[row, candidate]
-                    going += 1
+                ends = token == end or length == config.max_tokens
+                if ends and rank < k and active[row]:
+                    text = [*texts[parent][start:], *([] if token == end else [token])]
+                    found = [*finished[row], (total[row, candidate] / length, text)]
+                    finished[row] = sorted(found, key=lambda each: -each[0])[:k]
+                elif not ends and kept < k:
+                    beam = row * k + kept
+                    chosen[beam], parents[beam] = token, parent
+                    following[beam], scores[row, kept] = [*texts[parent], token], total[row, candidate]
+                    kept += 1
             best_left = scores[row, 0] / length
-            open_[row] = open_[row] and (len(done[row]) < k or best_left > done[row][-1][0])
-        if length == rules.max_tokens or not any(open_):
+            active[row] = active[row] and (len(finished[row]) < k or best_left > finished[row][-1][0])
+        if length == config.max_tokens or not any(active):
             break
-        seen = following
+        texts = following
         logits = step(chosen, length - 1, parents)
-    return [texts[0][1] for texts in done]
-
-
-def _score(found: tuple[float, list[int]]) -> float:
-    return -found[0]
+    return [found[0][1] for found in finished]
 
 
 def translate(
@@ -493,7 +504,7 @@ def search(
 
     Every step computes all `max_tokens`: one shape, so that nothing is compiled twice.
     """
-    predict = _kept(model, "_zoo_predictor", _predictor)
+    predict = _attribute(model, "_zoo_predictor", _predictor)
     count = len(source)
     read = backends.tensors(np.repeat(source, beams, axis=0))  # (b beams, n)
     seen = np.full((count * beams, max_tokens + 1), PADDING, np.int32)  # the beginning, and what was written

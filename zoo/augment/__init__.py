@@ -15,12 +15,10 @@ import ast
 import re
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from zoo import random
 from zoo.augment.audio import Noise, PitchShift, SpecAugment, TimeShift, TimeStretch, WaveTransform
 from zoo.augment.base import Mix, Transform
 from zoo.augment.image import (
@@ -45,9 +43,6 @@ from zoo.augment.text import (
     TextTransform,
 )
 from zoo.errors import UnknownName, WrongConfiguration, nearest
-
-if TYPE_CHECKING:
-    from zoo.tasks import Pair, Task
 
 __all__ = [
     "BackTranslation",
@@ -155,50 +150,6 @@ def _make(name: str, given: list[Any], named: dict[str, Any]) -> Transform:
         raise WrongConfiguration(f"{transform.__name__}({text}): expected arguments {expected}") from None
 
 
-def batch(task: Task, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int) -> Pair:
-    """The augmented training examples of a task with these indices, in this epoch.
-
-    Mixing makes labels soft: (b, classes), float32. Raises WrongConfiguration for labels that cannot be
-    mixed.
-    """
-    x, y = task.train
-    rngs = [random.generator(seed, "augment", epoch, int(i)) for i in chosen]
-    changes = [t for t in task.augment if not isinstance(t, Mix)]
-    mixes = [t for t in task.augment if isinstance(t, Mix)]
-
-    def change(example: Any, position: int, kind: type[Transform] = Transform) -> Any:
-        for transform in changes:
-            if isinstance(transform, kind):
-                example = transform(example, rngs[position])
-        return example
-
-    if hasattr(x, "pad"):  # zoo.tasks.sequences, which imports this module
-        kinds = [KINDS[kind] for kind in x.kinds]
-        for t in task.augment:
-            if not isinstance(t, tuple(kinds)):
-                stages = " or ".join(x.kinds)
-                raise WrongConfiguration(
-                    f"{task.name}: {type(t).__name__} does not change {stages}; leave it out"
-                )
-        return x.pad(x.read(chosen, *(partial(change, kind=kind) for kind in kinds))), y[chosen]
-    if isinstance(x, np.ndarray):
-        images = [change(x[i], position) for position, i in enumerate(chosen)]
-    else:
-        images = x.read(chosen, change, whole=any(isinstance(t, RandomResizedCrop) for t in changes))
-    if not mixes:
-        return np.stack(images), y[chosen]
-    examples = list(zip(images, _soft(y[chosen], task), strict=True))
-    for mix in mixes:
-        others = [examples[-1], *examples[:-1]]
-        examples = [mix.mix(*each) for each in zip(examples, others, rngs, strict=True)]
-    return np.stack([image for image, _ in examples]), np.stack([target for _, target in examples])
-
-
-def _soft(targets: np.ndarray, task: Task) -> np.ndarray:
-    if not np.issubdtype(targets.dtype, np.integer):
-        return targets
-    if task.classes is None:
-        raise WrongConfiguration(
-            f"{task.name}: mixing labels needs a task with a number of classes; leave MixUp and CutMix out"
-        )
-    return np.eye(task.classes, dtype=np.float32)[targets]
+def batch(task: Any, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int) -> tuple[Any, np.ndarray]:
+    """`task.augmented(chosen, seed, epoch)` of a `zoo.tasks.Task`: these training examples, augmented."""
+    return task.augmented(chosen, seed, epoch)

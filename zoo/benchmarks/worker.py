@@ -94,6 +94,7 @@ def build(implementation: Implementation, job: Record) -> Record:
 
 
 def make(implementation: Implementation, job: Record) -> Burst:
+    """The implementation, ready to run."""
     card = registry.card(job["model"])
     if job["what"] == "generate":
         return _generation(implementation, card)

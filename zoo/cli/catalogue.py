@@ -68,8 +68,8 @@ def augment(
     """Draw what augmentation makes of a photograph."""
     from sklearn.datasets import load_sample_images
 
-    from zoo.augment.grid import EVERY, draw
     from zoo.preprocessing import load, pixels
+    from zoo.show.augmentation import EVERY, draw
 
     temple, flower = load_sample_images().images
     first = temple if photo is None else pixels(load(photo, 3))

@@ -124,4 +124,5 @@ def drift(
 
 
 def run_name(row: Record) -> str:
+    """Backend, engine and mode of a run, as in "torch/native/traced"."""
     return f"{row['backend']}/{row['engine']}/{row['mode']}"

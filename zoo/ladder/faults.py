@@ -159,7 +159,9 @@ def _reset_before(
 
 def _fading() -> Patches:
     """The forget gate is not saturated in the padding."""
-    return [patch.object(import_module("zoo.layers.recurrent").LSTM, "KEEP", (-200.0, 0.0, 0.0, -200.0))]
+    return [
+        patch.object(import_module("zoo.layers.recurrent").LSTM, "PADDING_GATES", (-200.0, 0.0, 0.0, -200.0))
+    ]
 
 
 def _padding_first() -> Patches:

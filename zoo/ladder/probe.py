@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def use_float64() -> None:
     """
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
-    keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
+    dtypes: Any = import_module("keras.src.backend.common.dtypes")
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"
 
 
 class Probe:
@@ -149,7 +151,7 @@ def initial(network: Network, *, compiled: bool) -> Named:
             transforms |= {"compiled": backend.compile} if compiled else {}
             for mode, transform in transforms.items():
                 draw = transform(lambda step, layer=layer: random.keep((8, 32), layer.rate, layer.key, step))
-                masks = [numpy(draw(backend.tensor(np.int32(step)))) for step in range(3)]
+                masks = [numpy(draw(backend.tensor(np.array(step, np.int32)))) for step in range(3)]
                 yield f"initial/masks/{layer.name}/{mode}", np.stack(masks)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo import random
 from zoo._lazy import keras, ops
+from zoo.checks import renamed_argument
 from zoo.errors import WrongConfiguration, nearest
 from zoo.random import Initializer
 
@@ -60,15 +61,7 @@ def dense(
     name: str,
 ) -> Tensor:
     """(..., c) -> (..., units): x kernel + bias."""
-    layer = _layers().Dense(
-        units,
-        use_bias=use_bias,
-        initializer=initializer,
-        bias_initializer=bias_initializer,
-        regularizer=regularizer,
-        name=name,
-    )
-    return layer(x)
+    return _layers().Dense(units, use_bias, initializer, bias_initializer, regularizer, name=name)(x)
 
 
 def conv(
@@ -100,19 +93,8 @@ def conv(
         raise WrongConfiguration(
             f"{name}: {groups} groups; expected a divisor of its {x.shape[-1]} channels and {filters} filters"
         )
-    layer = _layers().Conv(
-        filters,
-        size,
-        stride=stride,
-        padding=padding,
-        groups=groups,
-        use_bias=use_bias,
-        initializer=initializer,
-        bias_initializer=bias_initializer,
-        regularizer=regularizer,
-        name=name,
-    )
-    return layer(x)
+    window = (filters, size, stride, padding, groups)
+    return _layers().Conv(*window, use_bias, initializer, bias_initializer, regularizer, name=name)(x)
 
 
 def batch_norm(x: Tensor, *, momentum: float = 0.1, epsilon: float = 1e-5, name: str) -> Tensor:
@@ -126,7 +108,7 @@ def batch_norm(x: Tensor, *, momentum: float = 0.1, epsilon: float = 1e-5, name:
     correction n / (n - 1) is taken as 1, so that the running variance gets the biased estimate, as in Keras
     and Flax. torch raises an error there, which would end a run at the end of its first epoch.
     """
-    return _layers().BatchNorm(momentum=momentum, epsilon=epsilon, name=name)(x)
+    return _layers().BatchNorm(momentum, epsilon, name=name)(x)
 
 
 def layer_norm(x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
@@ -134,7 +116,7 @@ def layer_norm(x: Tensor, *, epsilon: float = 1e-5, name: str) -> Tensor:
 
     Ba et al. 2016, arXiv:1607.06450, eq. 4; epsilon as torch.nn.LayerNorm's.
     """
-    return _layers().LayerNorm(epsilon=epsilon, name=name)(x)
+    return _layers().LayerNorm(epsilon, name=name)(x)
 
 
 def rms_norm(x: Tensor, *, epsilon: float = 1e-6, name: str) -> Tensor:
@@ -142,14 +124,15 @@ def rms_norm(x: Tensor, *, epsilon: float = 1e-6, name: str) -> Tensor:
 
     Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4; epsilon as T5's.
     """
-    return _layers().RMSNorm(epsilon=epsilon, name=name)(x)
+    return _layers().RMSNorm(epsilon, name=name)(x)
 
 
+@renamed_argument("memory", "encoder_output")
 def attention(
     x: Tensor,
     heads: int,
     *,
-    memory: Tensor | None = None,
+    encoder_output: Tensor | None = None,
     padding_mask: Tensor | None = None,
     bias: Tensor | None = None,
     causal: bool = False,
@@ -162,10 +145,11 @@ def attention(
 ) -> Tensor:
     """(b, n, c) -> (b, n, c): multi-head attention with `heads` heads of width / heads channels each.
 
-    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2. Keys and values come from `memory` (b, m,
-    k), by default x itself (self-attention). Positions where `padding_mask` (b, m) is 0 are masked, and with
-    `causal` all later ones. A query for which every key is masked, as in a row of padding alone or in padding
-    before the first token, gets zeros, as from torch's scaled_dot_product_attention with a boolean mask.
+    Vaswani et al. 2017, arXiv:1706.03762, eq. 1 and section 3.2.2. Keys and values are projections of
+    `encoder_output` (b, m, k), by default of x itself (self-attention). Positions where `padding_mask` (b, m)
+    is 0 are masked, and with `causal` all later ones. A query for which every key is masked, as in a row of
+    padding alone or in padding before the first token, gets zeros, as from torch's
+    scaled_dot_product_attention with a boolean mask.
     `bias` (1 or b, heads, n, m) is added to the scores, which are not `scaled` in T5. `width` is c by
     default. Dropout applies to the attention weights. `initializer` is one for all matrices, or a dict:
     "query", "key", "value", "output". Raises WrongConfiguration unless heads divide the width.
@@ -180,9 +164,9 @@ def attention(
         own = initializer[part] if isinstance(initializer, Mapping) else initializer
         return dense(x, units, use_bias=use_bias, initializer=own, name=f"{name}_{part}")
 
-    asked = x if memory is None else memory
-    layer = _layers().Attention(heads, causal=causal, scaled=scaled, dropout_rate=dropout_rate, name=name)
-    y = layer(project(x, "query"), project(asked, "key"), project(asked, "value"), padding_mask, bias)
+    source = x if encoder_output is None else encoder_output
+    layer = _layers().Attention(heads, causal, scaled, dropout_rate, name=name)
+    y = layer(project(x, "query"), project(source, "key"), project(source, "value"), padding_mask, bias)
     return project(y, "output", channels)
 
 
@@ -190,12 +174,12 @@ def parameter(
     x: Tensor, shape: Sequence[int], *, initializer: Initializer = random.zeros, name: str
 ) -> Tensor:
     """A trainable array of this shape, independent of the input; `x` is any tensor of the model."""
-    return _layers().Parameter(shape, initializer=initializer, name=name)(x)
+    return _layers().Parameter(tuple(shape), initializer, name=name)(x)
 
 
 def token(x: Tensor, *, initializer: Initializer = random.zeros, name: str) -> Tensor:
     """(b, n, c) -> (b, n + 1, c): prepends a trainable vector to each sequence, such as a class token."""
-    return _layers().Token(initializer=initializer, name=name)(x)
+    return _layers().Token(initializer, name=name)(x)
 
 
 # Sequences (b, n, c): `lengths` (b,) says how many steps are real, the rest is padding
@@ -212,21 +196,21 @@ def embedding(
     """(b, n) int32 -> (b, n, width): a vector for each token; initialized from N(0, 1), as
     torch.nn.Embedding.
     """
-    return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)(token_ids)
+    return _layers().Embedding(vocabulary, width, initializer, name=name)(token_ids)
 
 
 def shared_embedding(
     vocabulary: int, width: int, *, initializer: Initializer = random.standard_normal, name: str
 ) -> Any:
     """A tied embedding: `table(token_ids)` embeds tokens, `table.logits(x)` multiplies by its transpose."""
-    return _layers().Embedding(vocabulary, width, initializer=initializer, name=name)
+    return _layers().Embedding(vocabulary, width, initializer, name=name)
 
 
 def learned_positions(
     x: Tensor, limit: int, *, initializer: Initializer = random.standard_normal, name: str
 ) -> Tensor:
     """(b, n, c) -> (b, n, c): adds learned positional embeddings for up to `limit` positions."""
-    return _layers().Positions(limit, initializer=initializer, name=name)(x)
+    return _layers().Positions(limit, initializer, name=name)(x)
 
 
 def learnt_positions(*args: Any, **kwargs: Any) -> Tensor:
@@ -260,10 +244,7 @@ def relative_positions(
     Raffel et al. 2019, arXiv:1910.10683, section 2.1: distances share `buckets`, which become wider up to
     `distance`.
     """
-    layer = _layers().RelativePositions(
-        heads, causal=causal, buckets=buckets, distance=distance, initializer=initializer, name=name
-    )
-    return layer(x)
+    return _layers().RelativePositions(heads, causal, buckets, distance, initializer, name=name)(x)
 
 
 def segments(
@@ -275,7 +256,7 @@ def segments(
     name: str,
 ) -> Tensor:
     """(b, n, c), ids (b, n) -> (b, n, c): adds a trainable vector for each segment; ids are 0 by default."""
-    return _layers().Segments(count, initializer=initializer, name=name)(x, segment_ids)
+    return _layers().Segments(count, initializer, name=name)(x, segment_ids)
 
 
 def lengths(x: Tensor) -> Tensor:
@@ -305,8 +286,7 @@ def lstm(
     With `reverse` each sequence is processed from its end; outputs are aligned with their inputs. A padded
     sequence gives the same numbers as the sequence alone.
     """
-    layer = _layers().LSTM(units, reverse=reverse, initializer=initializer, name=name)
-    return layer(x, lengths, *states)
+    return _layers().LSTM(units, reverse, initializer, name=name)(x, lengths, *states)
 
 
 def gru(
@@ -325,20 +305,21 @@ def gru(
     As torch.nn.GRU; without `reset_after` as Cho et al. 2014, arXiv:1406.1078, eq. 5 to 8, where the reset
     gate is applied to the state before the recurrent kernel. The other arguments are those of `lstm`.
     """
-    layer = _layers().GRU(units, reverse=reverse, reset_after=reset_after, initializer=initializer, name=name)
-    return layer(x, lengths, state)
+    return _layers().GRU(units, reverse, initializer, reset_after, name=name)(x, lengths, state)
 
 
+@renamed_argument("memory", "encoder_output")
 def attention_decoder(
-    x: Tensor, units: int, *, memory: Tensor, lengths: Tensor, states: Sequence[Tensor], name: str
+    x: Tensor, units: int, *, encoder_output: Tensor, lengths: Tensor, states: Sequence[Tensor], name: str
 ) -> Tensor:
-    """(b, m, c), memory (b, n, k) -> (b, m, units + k): an LSTM's h, and the context it attends to.
+    """(b, m, c), encoder output (b, n, k) -> (b, m, units + k): an LSTM's h and its attention context.
 
     Bahdanau et al. 2014, arXiv:1409.0473, eq. 4 to 6: before every step the decoder computes attention
-    weights over the encoder output `memory` from its last state. `lengths` are those of `memory`, `states`
-    the initial h and c.
+    weights over `encoder_output` from its last state. `lengths` are those of `encoder_output`, `states` the
+    initial h and c.
     """
-    return _layers().AttentionDecoder(units, name=name)(x, memory, lengths, *states)
+    layer = _layers().AttentionDecoder(units, random.glorot_uniform, name=name)
+    return layer(x, encoder_output, lengths, *states)
 
 
 def flatten_steps(x: Tensor) -> Tensor:
@@ -462,7 +443,7 @@ def leaky_relu(x: Tensor, slope: float = 0.01) -> Tensor:
 
 def gelu(x: Tensor) -> Tensor:
     """x Phi(x), exact (Hendrycks and Gimpel 2016, arXiv:1606.08415)."""
-    return _layers().Gelu()(x)
+    return _layers().Gelu(approximate=False)(x)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ Initial weights are drawn by (seed, layer name, weight name), see `zoo.random`; 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo import backends, random
 from zoo._lazy import keras, ops
@@ -19,13 +20,27 @@ Shape = tuple[Any, ...]
 
 
 class Layer(keras.layers.Layer):
-    """A layer with portable weights; a subclass keeps the arguments named in `ARGUMENTS` as attributes."""
+    """A layer with portable weights, whose class declares its arguments as a dataclass declares fields.
 
-    ARGUMENTS: tuple[str, ...] = ()
+    Their meaning and defaults are those of the function of `zoo.layers` that makes the layer.
+    """
 
-    def __init__(self, *, seed: int | None = None, **kwargs: Any):
+    ARGUMENTS: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        own = (name for name in inspect.get_annotations(cls) if name.islower())
+        cls.ARGUMENTS = (*cls.ARGUMENTS, *own)
+
+    def __init__(self, *args: Any, seed: int | None = None, **kwargs: Any):
+        arguments = dict(zip(self.ARGUMENTS[: len(args)], args, strict=True))
+        arguments |= {name: kwargs.pop(name) for name in self.ARGUMENTS if name in kwargs}
+        if missing := ", ".join(name for name in self.ARGUMENTS if name not in arguments):
+            raise TypeError(f"{type(self).__name__} needs {missing}")
         super().__init__(**kwargs)
         self.seed = random.current_seed() if seed is None else seed
+        for name, value in arguments.items():
+            setattr(self, name, _from_plain(name, value))
 
     def weight(
         self,
@@ -65,7 +80,7 @@ class Layer(keras.layers.Layer):
 
 
 def _plain(value: Any) -> Any:
-    """An argument as JSON has it; the constructors take it back in this form."""
+    """An argument as JSON has it."""
     if isinstance(value, Initializer):
         return asdict(value)
     if isinstance(value, keras.regularizers.Regularizer):
@@ -73,5 +88,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _initializer(value: Initializer | dict[str, Any]) -> Initializer:
-    return value if isinstance(value, Initializer) else Initializer(**value)
+def _from_plain(name: str, value: Any) -> Any:
+    """An argument as the layer keeps it, given as such or as JSON has it."""
+    if name == "regularizer":
+        return keras.regularizers.get(value)
+    if isinstance(value, dict):
+        return Initializer(**value)
+    return tuple(value) if isinstance(value, list) else value

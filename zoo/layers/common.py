@@ -7,29 +7,19 @@ from typing import Any
 
 from zoo import backends, random
 from zoo._lazy import keras, ops
-from zoo.layers.base import Layer, Shape, Tensor, _initializer
+from zoo.layers.base import Layer, Shape, Tensor
+from zoo.random import Initializer
 
 
 @keras.saving.register_keras_serializable("zoo")
 class Dense(Layer):
     """y = x kernel + bias over the last axis."""
 
-    ARGUMENTS = ("units", "use_bias", "initializer", "bias_initializer", "regularizer")
-
-    def __init__(
-        self,
-        units: int,
-        *,
-        use_bias: bool = True,
-        initializer: Any = random.glorot_uniform,
-        bias_initializer: Any = random.zeros,
-        regularizer: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.units, self.use_bias = units, use_bias
-        self.initializer, self.bias_initializer = _initializer(initializer), _initializer(bias_initializer)
-        self.regularizer = keras.regularizers.get(regularizer)
+    units: int
+    use_bias: bool
+    initializer: Initializer
+    bias_initializer: Initializer
+    regularizer: Any
 
     def build(self, input_shape: Shape) -> None:
         self.kernel = self.weight(
@@ -59,11 +49,8 @@ class BatchNorm(Layer):
     is in inference mode, as Keras's.
     """
 
-    ARGUMENTS = ("momentum", "epsilon")
-
-    def __init__(self, *, momentum: float = 0.1, epsilon: float = 1e-5, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.momentum, self.epsilon = momentum, epsilon
+    momentum: float
+    epsilon: float
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1:]
@@ -97,11 +84,7 @@ class BatchNorm(Layer):
 class LayerNorm(Layer):
     """y = (x - mean) / sqrt(variance + epsilon) gamma + beta over the last axis (Ba et al. 2016, eq. 4)."""
 
-    ARGUMENTS = ("epsilon",)
-
-    def __init__(self, *, epsilon: float = 1e-5, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.epsilon = epsilon
+    epsilon: float
 
     def build(self, input_shape: Shape) -> None:
         self.gamma = self.weight("gamma", input_shape[-1:], random.ones, autocast=False)
@@ -121,11 +104,7 @@ class LayerNorm(Layer):
 class RMSNorm(Layer):
     """y = x / sqrt(mean(x^2) + epsilon) gamma over the last axis (Zhang and Sennrich 2019, eq. 4)."""
 
-    ARGUMENTS = ("epsilon",)
-
-    def __init__(self, *, epsilon: float = 1e-6, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.epsilon = epsilon
+    epsilon: float
 
     def build(self, input_shape: Shape) -> None:
         self.gamma = self.weight("gamma", input_shape[-1:], random.ones, autocast=False)
@@ -149,12 +128,12 @@ class Dropout(Layer):
     frozen layer is in inference mode, as its state must not change.
     """
 
-    ARGUMENTS = ("rate",)
+    rate: float
 
-    def __init__(self, rate: float, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.rate = rate
-        self.scale = 1 / (1 - rate)  # a constant: XLA would turn a division into a multiplication, torch not
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # A constant: XLA would turn a division into a multiplication, torch not.
+        self.scale = 1 / (1 - self.rate)
         self.key = random.key32(self.seed, self.name, "dropout")
 
     def build(self, input_shape: Shape) -> None:
@@ -211,11 +190,7 @@ class Add(Layer):
 class Gelu(Layer):
     """x Phi(x) (Hendrycks and Gimpel 2016), exact or by their tanh."""
 
-    ARGUMENTS = ("approximate",)
-
-    def __init__(self, *, approximate: bool = False, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.approximate = approximate
+    approximate: bool
 
     def call(self, x: Tensor) -> Tensor:
         return backends.current().gelu(x, approximate=self.approximate)
@@ -228,11 +203,8 @@ class Gelu(Layer):
 class Parameter(Layer):
     """A weight that stands in the graph by itself, whatever the input: a scale, a token, a table."""
 
-    ARGUMENTS = ("shape", "initializer")
-
-    def __init__(self, shape: Sequence[int], *, initializer: Any = random.zeros, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.shape, self.initializer = tuple(shape), _initializer(initializer)
+    shape: tuple[int, ...]
+    initializer: Initializer
 
     def build(self, input_shape: Shape) -> None:
         del input_shape  # the input only ties the weight into the graph
@@ -251,11 +223,7 @@ class Parameter(Layer):
 class Token(Layer):
     """(b, n, c) -> (b, n + 1, c): a trainable vector before the first of each sequence."""
 
-    ARGUMENTS = ("initializer",)
-
-    def __init__(self, *, initializer: Any = random.zeros, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.initializer = _initializer(initializer)
+    initializer: Initializer
 
     def build(self, input_shape: Shape) -> None:
         self.value = self.weight("value", (1, 1, input_shape[-1]), self.initializer)

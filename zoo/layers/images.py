@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, random
+from zoo import backends
 from zoo._lazy import keras, ops
-from zoo.layers.base import Layer, Shape, Tensor, _initializer
+from zoo.layers.base import Layer, Shape, Tensor
+from zoo.random import Initializer
 
 
 def _out(size: int | None, window: int, stride: int, padding: int = 0) -> int | None:
@@ -19,30 +20,15 @@ def _out(size: int | None, window: int, stride: int, padding: int = 0) -> int | 
 class Conv(Layer):
     """y = x * kernel + bias over (b, h, w, c), `padding` zeros on every side, or TensorFlow's "same"."""
 
-    ARGUMENTS = (
-        "filters", "size", "stride", "padding", "groups", "use_bias", "initializer", "bias_initializer",
-        "regularizer",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        filters: int,
-        size: int,
-        *,
-        stride: int = 1,
-        padding: int | str = 0,
-        groups: int = 1,
-        use_bias: bool = True,
-        initializer: Any = random.glorot_uniform,
-        bias_initializer: Any = random.zeros,
-        regularizer: Any = None,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.filters, self.size, self.stride, self.padding = filters, size, stride, padding
-        self.groups, self.use_bias = groups, use_bias
-        self.initializer, self.bias_initializer = _initializer(initializer), _initializer(bias_initializer)
-        self.regularizer = keras.regularizers.get(regularizer)
+    filters: int
+    size: int
+    stride: int
+    padding: int | str
+    groups: int
+    use_bias: bool
+    initializer: Initializer
+    bias_initializer: Initializer
+    regularizer: Any
 
     def build(self, input_shape: Shape) -> None:
         self.kernel = self.weight(
@@ -81,11 +67,9 @@ class Conv(Layer):
 class MaxPool(Layer):
     """The largest of each window of (b, h, w, c); padding never wins."""
 
-    ARGUMENTS = ("size", "stride", "padding")
-
-    def __init__(self, size: int, stride: int, padding: int = 0, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.size, self.stride, self.padding = size, stride, padding
+    size: int
+    stride: int
+    padding: int
 
     def call(self, x: Tensor) -> Tensor:
         return backends.current().max_pool(x, self.size, self.stride, self.padding)
@@ -100,11 +84,8 @@ class MaxPool(Layer):
 class AveragePool(Layer):
     """The mean of each window of (b, h, w, c)."""
 
-    ARGUMENTS = ("size", "stride")
-
-    def __init__(self, size: int, stride: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.size, self.stride = size, stride
+    size: int
+    stride: int
 
     def call(self, x: Tensor) -> Tensor:
         return backends.current().average_pool(x, self.size, self.stride)
@@ -118,11 +99,7 @@ class AveragePool(Layer):
 class AdaptiveAveragePool(Layer):
     """(b, h, w, c) -> (b, size, size, c): row i averages rows floor(i h / size) to ceil((i + 1) h / size)."""
 
-    ARGUMENTS = ("size",)
-
-    def __init__(self, size: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.size = size
+    size: int
 
     def call(self, x: Tensor) -> Tensor:
         # In torch's exporter to ONNX an extent is a tensor.

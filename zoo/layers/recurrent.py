@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,13 +10,13 @@ from zoo import backends, random
 from zoo._lazy import keras, ops
 from zoo.backends import MASK_VALUE
 from zoo.layers import cache as caching
-from zoo.layers.base import Layer, Shape, Tensor, _initializer
+from zoo.layers.base import Layer, Shape, Tensor
 from zoo.random import Initializer
 
 
 @keras.saving.register_keras_serializable("zoo")
 class Lengths(Layer):
-    """(b, n) or (b, n, c) -> (b,) int32: where the last step that is not all zeros stands, counted from 1."""
+    """(b, n) or (b, n, c) -> (b,) int32: the position after the last step that is not all zeros."""
 
     def call(self, x: Tensor) -> Tensor:
         real = ops.not_equal(x, 0)
@@ -58,15 +57,15 @@ def _steps(x: Tensor) -> Tensor:
 
 
 def _real(x: Tensor, lengths: Tensor) -> Tensor:
-    """(b, n): whether a step is none of the padding."""
+    """(b, n): whether a step is not padding."""
     return ops.less(_steps(x), ops.expand_dims(lengths, 1))
 
 
-def _rows(x: Tensor, places: Tensor) -> Tensor:
-    """(b, n, c), (b, m) -> (b, m, c): of each sequence the steps at these places."""
+def _rows(x: Tensor, indices: Tensor) -> Tensor:
+    """(b, n, c), (b, m) -> (b, m, c): the steps of each sequence at these indices."""
     batch, n, width = ops.shape(x)
     first = ops.expand_dims(ops.arange(batch, dtype="int32") * n, 1)
-    return ops.take(ops.reshape(x, (-1, width)), places + first, axis=0)
+    return ops.take(ops.reshape(x, (-1, width)), indices + first, axis=0)
 
 
 def _ends(x: Tensor, lengths: Tensor) -> Tensor:
@@ -88,19 +87,15 @@ def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
 class Recurrent(Layer):
     """(b, n, c) -> h at every step (b, n, u), zero in the padding, and the last states (b, u).
 
-    The frameworks' kernels know no padding. It stands behind what is real, in reverse too, so that a padded
-    sequence gives the numbers of the sequence alone: what comes of the padding is left out.
+    The frameworks' kernels take no mask. Padding comes after the real steps, in reverse too, and its results
+    are discarded: a padded sequence gives the same numbers as the sequence alone.
     """
 
-    ARGUMENTS = ("units", "reverse", "initializer")
+    units: int
+    reverse: bool
+    initializer: Initializer
     GATES: int
     STATES: int
-
-    def __init__(
-        self, units: int, *, reverse: bool = False, initializer: Any = random.glorot_uniform, **kwargs: Any
-    ):
-        super().__init__(**kwargs)
-        self.units, self.reverse, self.initializer = units, reverse, _initializer(initializer)
 
     def build(self, x_shape: Shape, **states: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del states
@@ -109,16 +104,18 @@ class Recurrent(Layer):
         self.recurrent_kernel = self.weight(
             "recurrent_kernel", (self.units, width), random.orthogonal, kernel=True
         )
-        self.bias = self.weight("bias", (width,), self.first_bias())
-        self.recurrent_bias = self.weight("recurrent_bias", (width,), random.zeros) if self.paired else None
+        self.bias = self.weight("bias", (width,), self.bias_initializer())
+        self.recurrent_bias = None
+        if self.has_recurrent_bias:
+            self.recurrent_bias = self.weight("recurrent_bias", (width,), random.zeros)
 
     @property
-    def paired(self) -> bool:
+    def has_recurrent_bias(self) -> bool:
         """Whether the recurrent kernel has a bias of its own."""
         return True
 
-    def first_bias(self) -> Initializer:
-        """What the bias is drawn from."""
+    def bias_initializer(self) -> Initializer:
+        """The initializer of the bias."""
         return random.zeros
 
     def recur(self, x: Tensor, states: list[Tensor], weights: list[Tensor | None]) -> tuple[Tensor, ...]:
@@ -137,19 +134,19 @@ class Recurrent(Layer):
         if self.reverse:
             x = _reversed(x, lengths)
         if lengths is not None:
-            x, kernel = self.told(x, kernel, lengths)
+            x, kernel = self.mask_gates(x, kernel, lengths)
         outputs, *last = self.recur(x, states, [kernel, *rest])
         if lengths is not None:
             last[0] = ops.where(ops.expand_dims(lengths > 0, 1), _ends(outputs, lengths), states[0])
-            outputs = self.trimmed(outputs, lengths)
+            outputs = self.mask_outputs(outputs, lengths)
         return _reversed(outputs, lengths) if self.reverse else outputs, *last
 
-    def told(self, x: Tensor, kernel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The input and its kernel, which may tell the gates what is padding."""
+    def mask_gates(self, x: Tensor, kernel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The input and its kernel, with an input that sets the gates in the padding where they need one."""
         del lengths
         return x, kernel
 
-    def trimmed(self, outputs: Tensor, lengths: Tensor) -> Tensor:
+    def mask_outputs(self, outputs: Tensor, lengths: Tensor) -> Tensor:
         """The outputs, zero in the padding."""
         return ops.where(ops.expand_dims(_real(outputs, lengths), -1), outputs, ops.zeros((), outputs.dtype))
 
@@ -164,46 +161,42 @@ class Recurrent(Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class LSTM(Recurrent):
-    """Hochreiter and Schmidhuber 1997 with Gers's forget gate, as torch.nn.LSTM; a bias of 1 to remember.
+    """Hochreiter and Schmidhuber 1997 with Gers's forget gate of bias 1, as torch.nn.LSTM.
 
-    Its cell must come through the padding, as it is no output. A padded step is one whose gates are told to
-    keep it, by one more input that is 1 there and weighs `KEEP` at each gate: sigmoid(200) is 1 to the last
-    bit and sigmoid(-200) adds nothing.
+    The cell state must pass through the padding unchanged, as only its last value is returned. One more
+    input is 1 in the padding, with weight `PADDING_GATES` at each gate: sigmoid(200) is exactly 1, and
+    sigmoid(-200) adds nothing.
     """
 
     GATES, STATES = 4, 2
-    KEEP = (-200.0, 200.0, 0.0, -200.0)  # input, forget, cell, output: nothing in, nothing out, all kept
+    PADDING_GATES = (-200.0, 200.0, 0.0, -200.0)  # of input, forget, cell and output
 
-    def first_bias(self) -> Initializer:
+    def bias_initializer(self) -> Initializer:
         return random.forget_one
 
     def recur(self, x: Tensor, states: list[Tensor], weights: list[Tensor | None]) -> tuple[Tensor, ...]:
         return backends.current().lstm(x, *states, *weights)
 
-    def told(self, x: Tensor, kernel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def mask_gates(self, x: Tensor, kernel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         padding = ops.expand_dims(ops.logical_not(_real(x, lengths)), -1)
-        keep = np.repeat(np.array(self.KEEP, np.float32), self.units)[None]
+        weights = np.repeat(np.array(self.PADDING_GATES, np.float32), self.units)[None]
         x = ops.concatenate([x, ops.cast(padding, x.dtype)], axis=-1)
-        return x, ops.concatenate([kernel, ops.convert_to_tensor(keep, dtype=x.dtype)], axis=0)
+        return x, ops.concatenate([kernel, ops.convert_to_tensor(weights, dtype=x.dtype)], axis=0)
 
-    def trimmed(self, outputs: Tensor, lengths: Tensor) -> Tensor:
+    def mask_outputs(self, outputs: Tensor, lengths: Tensor) -> Tensor:
         del lengths
-        return outputs  # the output gate is shut in the padding
+        return outputs  # the output gate is closed in the padding
 
 
 @keras.saving.register_keras_serializable("zoo")
 class GRU(Recurrent):
-    """Cho et al. 2014; with `reset_after` as torch.nn.GRU, which resets what the recurrent kernel gives."""
+    """Cho et al. 2014; with `reset_after` as torch.nn.GRU, which resets the recurrent kernel's output."""
 
-    ARGUMENTS = (*Recurrent.ARGUMENTS, "reset_after")
+    reset_after: bool
     GATES, STATES = 3, 1
 
-    def __init__(self, units: int, *, reset_after: bool = True, **kwargs: Any):
-        super().__init__(units, **kwargs)
-        self.reset_after = reset_after
-
     @property
-    def paired(self) -> bool:
+    def has_recurrent_bias(self) -> bool:
         return self.reset_after
 
     def recur(self, x: Tensor, states: list[Tensor], weights: list[Tensor | None]) -> tuple[Tensor, ...]:
@@ -212,25 +205,22 @@ class GRU(Recurrent):
 
 @keras.saving.register_keras_serializable("zoo")
 class AttentionDecoder(Layer):
-    """An LSTM that looks at a memory before every step (Bahdanau et al. 2014, arXiv:1409.0473, section 3).
+    """An LSTM that attends to the encoder output before every step (Bahdanau et al. 2014, arXiv:1409.0473).
 
-        e_ij = v . tanh(W h_(i-1) + U m_j)      a_i = softmax(e_i)      context_i = sum_j a_ij m_j      (6, 5)
-        h_i, c_i = LSTM([x_i; context_i], h_(i-1), c_(i-1))
+        e_ij = v . tanh(W h_(i-1) + U y_j)      a_i = softmax(e_i)      context_i = sum_j a_ij y_j      (6, 5)
+        h_i, c_i = LSTM([x_i; context_i], h_(i-1), c_(i-1))                                        section 3
 
-    (b, m, c), memory (b, n, k) and its lengths, states (b, u) twice -> [h_i; context_i] (b, m, u + k).
+    (b, m, c), encoder output y (b, n, k) and its lengths, states (b, u) twice -> [h; context] (b, m, u + k).
     """
 
-    ARGUMENTS = ("units", "initializer")
-
-    def __init__(self, units: int, *, initializer: Any = random.glorot_uniform, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.units, self.initializer = units, _initializer(initializer)
+    units: int
+    initializer: Initializer
 
     def build(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x_shape: Shape, memory_shape: Shape, **rest: Shape
+        self, x_shape: Shape, encoder_output_shape: Shape, **rest: Shape
     ) -> None:
         del rest
-        u, k = self.units, memory_shape[-1]
+        u, k = self.units, encoder_output_shape[-1]
         self.query_kernel = self.weight("query_kernel", (u, u), self.initializer)  # W
         self.memory_kernel = self.weight("memory_kernel", (k, u), self.initializer)  # U
         self.score_kernel = self.weight("score_kernel", (u, 1), self.initializer)  # v
@@ -238,7 +228,7 @@ class AttentionDecoder(Layer):
         self.recurrent_kernel = self.weight("recurrent_kernel", (u, 4 * u), random.orthogonal)
         self.bias = self.weight("bias", (4 * u,), random.forget_one)
 
-    def call(self, x: Tensor, memory: Tensor, lengths: Tensor, h: Tensor, c: Tensor) -> Tensor:
+    def call(self, x: Tensor, encoder_output: Tensor, lengths: Tensor, h: Tensor, c: Tensor) -> Tensor:
         w, u, v, kernel, recurrent, bias = (
             ops.convert_to_tensor(weight)
             for weight in (
@@ -247,21 +237,20 @@ class AttentionDecoder(Layer):
             )
         )  # fmt: skip
         width = x.shape[-1]
-        keys = ops.matmul(memory, u)  # (b, n, u)
+        keys = ops.matmul(encoder_output, u)  # (b, n, u)
         inputs = ops.matmul(x, kernel[:width]) + bias  # (b, m, 4u), of all steps at once
-        real = _real(memory, lengths)  # (b, n)
-        hidden = caching.hidden_unless(real, x.dtype)
-        memory = ops.where(
-            ops.expand_dims(real, -1), memory, ops.zeros((), x.dtype)
-        )  # an empty one gives zeros
+        real = _real(encoder_output, lengths)  # (b, n)
+        mask = caching.additive_mask(real, x.dtype)
+        # Zero in the padding: of an empty sequence the context is 0.
+        values = ops.where(ops.expand_dims(real, -1), encoder_output, ops.zeros((), x.dtype))
 
         def step(states: Sequence[Tensor], projected: Tensor) -> Sequence[Tensor]:
             h, c, _ = states
-            asked = ops.expand_dims(ops.matmul(h, w), 1)  # (b, 1, u)
-            scores = ops.matmul(ops.tanh(asked + keys), v)[..., 0] + hidden  # (b, n)
-            # ops.softmax, which warns of a memory of one step
+            query = ops.expand_dims(ops.matmul(h, w), 1)  # (b, 1, u)
+            scores = ops.matmul(ops.tanh(query + keys), v)[..., 0] + mask  # (b, n)
+            # Not ops.softmax, which warns of an axis of length 1.
             weights = ops.expand_dims(ops.exp(scores - ops.logsumexp(scores, axis=-1, keepdims=True)), 1)
-            context = ops.matmul(weights, memory)[:, 0]  # (b, k)
+            context = ops.matmul(weights, values)[:, 0]  # (b, k)
             gates = projected + ops.matmul(context, kernel[width:]) + ops.matmul(h, recurrent)
             i, f, g, o = ops.split(gates, 4, axis=-1)
             c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
@@ -269,18 +258,20 @@ class AttentionDecoder(Layer):
             return h, c, context
 
         h, _, context = backends.current().scan(
-            step, (h, c, ops.zeros_like(memory[:, 0])), ops.swapaxes(inputs, 0, 1)
+            step, (h, c, ops.zeros_like(values[:, 0])), ops.swapaxes(inputs, 0, 1)
         )
         return ops.swapaxes(ops.concatenate([h, context], axis=-1), 0, 1)
 
-    def compute_output_spec(self, x: Tensor, memory: Tensor, lengths: Tensor, h: Tensor, c: Tensor) -> Tensor:
+    def compute_output_spec(
+        self, x: Tensor, encoder_output: Tensor, lengths: Tensor, h: Tensor, c: Tensor
+    ) -> Tensor:
         del lengths, h, c
-        return keras.KerasTensor((*x.shape[:2], self.units + memory.shape[-1]), self.compute_dtype)
+        return keras.KerasTensor((*x.shape[:2], self.units + encoder_output.shape[-1]), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("zoo")
 class BlankPadding(Layer):
-    """Logits (b, n, classes) that say class 0, CTC's blank, for certain in the padding."""
+    """Logits (b, n, classes) that give class 0, CTC's blank, probability 1 in the padding."""
 
     def call(self, logits: Tensor, lengths: Tensor) -> Tensor:
         classes = logits.shape[-1]

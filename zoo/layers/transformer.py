@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, random
+from zoo import backends
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
 from zoo.layers import cache as caching
 from zoo.layers import signature
-from zoo.layers.base import Layer, Shape, Tensor, _initializer
+from zoo.layers.base import Layer, Shape, Tensor
 from zoo.layers.common import Dropout
 from zoo.layers.recurrent import _is_symbolic, _of_length, _steps
+from zoo.random import Initializer
 
 
 @keras.saving.register_keras_serializable("zoo")
@@ -23,26 +24,19 @@ class Attention(Layer):
     """softmax(scale q k^T) v for each head: (b, n, c), (b, m, c) twice -> (b, n, c), c = heads d.
 
     `padding_mask` (b, m) is 0 where a key is padding, `bias` (1 or b, heads, n, m) is added to the scores.
-    If `causal`, no query sees a later key; a `zoo.layers.cache` under way then keeps the keys and values. A
-    query that sees padding alone gives zeros.
+    If `causal`, no query attends to a later key, and keys and values are kept in the current
+    `zoo.layers.cache`, if there is one. A query whose keys are all masked gives zeros.
     """
 
-    ARGUMENTS = ("heads", "causal", "scaled", "dropout_rate")
+    heads: int
+    causal: bool
+    scaled: bool
+    dropout_rate: float
 
-    def __init__(
-        self,
-        heads: int,
-        *,
-        causal: bool = False,
-        scaled: bool = True,
-        dropout_rate: float = 0.0,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.heads, self.causal, self.scaled, self.dropout_rate = heads, causal, scaled, dropout_rate
-        self.dropout = (
-            Dropout(dropout_rate, seed=self.seed, name=f"{self.name}_dropout") if dropout_rate else None
-        )
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        rate, name = self.dropout_rate, f"{self.name}_dropout"
+        self.dropout = Dropout(rate, seed=self.seed, name=name) if rate else None
 
     def build(self, query_shape: Shape, **more: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del query_shape, more
@@ -58,30 +52,30 @@ class Attention(Layer):
         bias: Tensor | None = None,
         training: bool = False,
     ) -> Tensor:
-        split = [
-            ops.reshape(x, (*ops.shape(x)[:2], self.heads, x.shape[2] // self.heads))
+        q, k, v = (
+            ops.reshape(x, (*ops.shape(x)[:2], self.heads, x.shape[2] // self.heads))  # (b, n, heads, d)
             for x in (query, key, value)
-        ]
-        cache, causal, drop, seeing = caching.current() if self.causal else None, self.causal, None, None
+        )
+        cache, causal, drop, unmasked = caching.current() if self.causal else None, self.causal, None, None
         if padding_mask is not None:
             real = ops.not_equal(_of_length(key, padding_mask), 0)
-            seeing = self.sees_real_keys(real, cache, query.shape[1])
-            padding = caching.hidden_unless(ops.expand_dims(real, (1, 2)), query.dtype)
+            unmasked = self.has_keys(real, cache, query.shape[1])
+            padding = caching.additive_mask(ops.expand_dims(real, (1, 2)), query.dtype)
             bias = padding if bias is None else bias + padding
         if cache is not None:
-            split[1:] = cache.extend(self.name, *split[1:])
-            later = cache.bias(split[0].shape[1], query.dtype)
+            k, v = cache.extend(self.name, k, v)
+            later = cache.bias(q.shape[1], query.dtype)
             bias, causal = later if bias is None else bias + later, False
         if training and self.trainable and self.dropout is not None:
             dropout = self.dropout
             drop = lambda weights: dropout(weights, training=True)  # noqa: E731
-        scale = split[0].shape[-1] ** -0.5 if self.scaled else 1.0
-        y = backends.current().attention(*split, bias, causal=causal, scale=scale, drop=drop)
+        scale = q.shape[-1] ** -0.5 if self.scaled else 1.0
+        y = backends.current().attention(q, k, v, bias, causal=causal, scale=scale, drop=drop)
         y = ops.reshape(y, ops.shape(query))
-        return y if seeing is None else ops.where(ops.expand_dims(seeing, -1), y, ops.zeros((), y.dtype))
+        return y if unmasked is None else ops.where(ops.expand_dims(unmasked, -1), y, ops.zeros((), y.dtype))
 
-    def sees_real_keys(self, real: Tensor, cache: caching.Cache | None, count: Any) -> Tensor:
-        """(b, m) -> (b, 1 or n): whether any of the keys that a query sees is real."""
+    def has_keys(self, real: Tensor, cache: caching.Cache | None, count: Any) -> Tensor:
+        """(b, m) -> (b, 1 or n): whether any of the keys that a query attends to is not padding."""
         if not self.causal:
             return ops.any(real, axis=1, keepdims=True)
         steps = _steps(real)
@@ -107,13 +101,9 @@ class Attention(Layer):
 class Embedding(Layer):
     """(...) int32 -> (..., units): a row of the table for each token; `logits` go the other way."""
 
-    ARGUMENTS = ("vocabulary", "units", "initializer")
-
-    def __init__(
-        self, vocabulary: int, units: int, *, initializer: Any = random.standard_normal, **kwargs: Any
-    ):
-        super().__init__(**kwargs)
-        self.vocabulary, self.units, self.initializer = vocabulary, units, _initializer(initializer)
+    vocabulary: int
+    units: int
+    initializer: Initializer
 
     def build(self, input_shape: Shape) -> None:
         del input_shape
@@ -131,7 +121,7 @@ class Embedding(Layer):
 
     @property
     def multiply_adds(self) -> int:
-        """Of the logits, where it is asked for any."""
+        """Those of the logits, where the layer computes any."""
         reverse = [node for node in self._inbound_nodes if node.arguments.kwargs.get("reverse")]
         return sum(self.vocabulary * self.units * (node.input_tensors[0].shape[1] or 1) for node in reverse)
 
@@ -143,13 +133,10 @@ class Embedding(Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class Positions(Layer):
-    """(b, n, c) -> (b, n, c): adds a trainable vector for each of the first `limit` places."""
+    """(b, n, c) -> (b, n, c): adds a trainable vector for each of the first `limit` positions."""
 
-    ARGUMENTS = ("limit", "initializer")
-
-    def __init__(self, limit: int, *, initializer: Any = random.standard_normal, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.limit, self.initializer = limit, _initializer(initializer)
+    limit: int
+    initializer: Initializer
 
     def build(self, input_shape: Shape) -> None:
         self.table = self.weight("table", (self.limit, input_shape[-1]), self.initializer)
@@ -168,16 +155,15 @@ class Positions(Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class Sinusoids(Layer):
-    """(b, n, c) -> (b, n, c): adds [sin(t w), cos(t w)], t a place, w of c / 2 frequencies from 1 to 1e-4."""
+    """(b, n, c) -> (b, n, c): adds [sin(t w), cos(t w)] at position t, w from 1 to 1e-4."""
 
     def call(self, x: Tensor) -> Tensor:
         n, half = x.shape[1], x.shape[-1] // 2
         cache = caching.current()
-        places = _steps(x) if cache is None else cache.steps(n)  # (1 or b, n)
+        positions = _steps(x) if cache is None else cache.steps(n)  # (1 or b, n)
         frequencies = 1e-4 ** (np.arange(half) / max(1, half - 1))
-        angles = ops.expand_dims(ops.cast(places, x.dtype), -1) * ops.convert_to_tensor(
-            frequencies, dtype=x.dtype
-        )
+        positions = ops.expand_dims(ops.cast(positions, x.dtype), -1)
+        angles = positions * ops.convert_to_tensor(frequencies, dtype=x.dtype)
         return x + ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
     def compute_output_shape(self, shape: Shape) -> Shape:
@@ -188,11 +174,8 @@ class Sinusoids(Layer):
 class Segments(Layer):
     """(b, n, c) -> (b, n, c): adds a trainable vector for each token's segment, (b, n), by default 0."""
 
-    ARGUMENTS = ("count", "initializer")
-
-    def __init__(self, count: int = 2, *, initializer: Any = random.standard_normal, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.count, self.initializer = count, _initializer(initializer)
+    count: int
+    initializer: Initializer
 
     def build(self, input_shape: Shape, **more: Shape) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del more
@@ -209,28 +192,22 @@ class Segments(Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class RelativePositions(Layer):
-    """(b, n, c) -> (1 or b, heads, n, n): what is added to the scores of a key so far from its query.
+    """(b, n, c) -> (1 or b, heads, n, n): a bias of the attention scores for each distance of key and query.
 
-    Distances fall into buckets, half of them a step wide, the others ever wider up to `distance`; without
-    `causal` half of all are for keys that come later (Raffel et al. 2019, section 2.1; the buckets are those
+    Distances share buckets: half of them are one step wide, the others increasingly wide up to `distance`;
+    without `causal` half of all are for later keys (Raffel et al. 2019, section 2.1; the buckets are those
     of its code, github.com/tensorflow/mesh, `_relative_position_bucket`).
     """
 
-    ARGUMENTS = ("heads", "causal", "buckets", "distance", "initializer")
+    heads: int
+    causal: bool
+    buckets: int
+    distance: int
+    initializer: Initializer
 
-    def __init__(
-        self,
-        heads: int,
-        *,
-        causal: bool = False,
-        buckets: int = 32,
-        distance: int = 128,
-        initializer: Any = random.standard_normal,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.heads, self.causal, self.buckets, self.distance = heads, causal, buckets, distance
-        self.initializer = _initializer(initializer)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        buckets, distance, causal = self.buckets, self.distance, self.causal
         # A table, from -distance to distance: no framework's logarithm decides where a bucket ends.
         count = buckets if causal else buckets // 2
         exact, steps = count // 2, np.arange(distance + 1, dtype=np.float32)
@@ -269,15 +246,15 @@ class RelativePositions(Layer):
 
 @keras.saving.register_keras_serializable("zoo")
 class TokenModel(keras.Model):
-    """A model of inputs by name, `token_ids` alone if need be; tokens that it does not know are refused.
+    """A model with named inputs, or `token_ids` alone; it refuses tokens outside its vocabulary.
 
-    A compiled function cannot check them: JAX has NaN for such a token, TensorFlow under XLA the nearest one.
-    So arrays are checked whole before Keras's `fit` and the like compile, and of a generator the first batch;
-    data sets and loaders are not, as looking at a batch may use it up.
+    A compiled function cannot check them: for such a token JAX gives NaN, TensorFlow under XLA the nearest
+    one. Arrays are therefore checked before `fit` and the like compile, and the first batch of a generator;
+    data sets and loaders are not, as reading a batch may consume it.
     """
 
     def complete(self, inputs: Any) -> dict[str, Any]:
-        """Each input by its name; None for one that is left out."""
+        """Each input by its name; None for one that is omitted."""
         names = list(self._inputs_struct)
         given = inputs if isinstance(inputs, dict) else {"token_ids": inputs}
         if unknown := sorted(given.keys() - set(names)):
@@ -297,14 +274,14 @@ class TokenModel(keras.Model):
     def compute_output_spec(
         self, inputs: dict[str, Any], training: bool | None = None, mask: Any = None
     ) -> Any:
-        # Keras's asks for the shape of every input, of one that is left out, too.
+        # Keras's method needs the shape of every input, also of one that is omitted.
         own = zip(inputs, keras.tree.flatten(self._inputs_struct), strict=True)
         return super().compute_output_spec(
             {name: tensor if inputs[name] is None else inputs[name] for name, tensor in own}, training, mask
         )
 
     def check(self, inputs: Mapping[str, Any]) -> None:
-        """Raise WrongConfiguration for tokens that the model does not know, where the numbers are at hand."""
+        """Raise WrongConfiguration for tokens outside the vocabulary, where the values are concrete."""
         known = {name: backends.current().concrete_value(x) for name, x in inputs.items() if x is not None}
         signature.check_tokens(self, {name: x for name, x in known.items() if x is not None})
 
@@ -347,7 +324,7 @@ class TokenModel(keras.Model):
 
 
 class CachedStep(keras.Model):
-    """One call of a decoder that goes on from a cache, see `zoo.generation.Steps`."""
+    """One call of a decoder with a key-value cache, see `zoo.generation.DecodeStep`."""
 
     def __init__(self, decoder: keras.Model, tokens: str):
         super().__init__(name=decoder.name, dtype=decoder.dtype_policy)
@@ -359,8 +336,8 @@ class CachedStep(keras.Model):
             arrays = {
                 name: tuple(ops.take(x, parents, axis=0) for x in pair) for name, pair in arrays.items()
             }
-        with caching.remembering(arrays, inputs["positions"]) as cache:
-            logits = self.decoder({self.tokens: inputs["token_ids"], **inputs["given"]}, training=training)
+        with caching.kv_cache(arrays, inputs["positions"]) as cache:
+            logits = self.decoder({self.tokens: inputs["token_ids"], **inputs["context"]}, training=training)
         if logits.shape[1] > 1:
             logits = ops.take_along_axis(logits, ops.expand_dims(inputs["last"], (1, 2)), axis=1)
         return {"logits": logits[:, 0], "cache": cache.arrays}

@@ -115,7 +115,7 @@ def with_bias(start: Initializer) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"initializer": start}, {"initializer": start, "bias_initializer": ones}
 
 
-about = {
+ABOUT = {
     "paper": 'Krizhevsky, Sutskever, Hinton 2012, "ImageNet classification with deep convolutional neural '
     'networks"',
     "url": "https://doi.org/10.1145/3065386",
@@ -137,7 +137,7 @@ register(
     receptive_field=195,
     small=small,
     about={
-        **about,
+        **ABOUT,
         "idea": "Deep convolutions, ReLU and dropout, trained on GPUs on natural images.",
     },
 )
@@ -149,5 +149,5 @@ register(
     multiply_adds=724_406_816,
     receptive_field=195,
     small=small,
-    about={**about, "idea": "The paper's version: two columns, local response normalization."},
+    about={**ABOUT, "idea": "The paper's version: two columns, local response normalization."},
 )

@@ -129,6 +129,15 @@ def norm(x: Tensor, *, name: str) -> Tensor:
     return layer_norm(x, epsilon=EPSILON, name=name)
 
 
+ABOUT = {
+    "paper": 'Devlin et al. 2018, "BERT: Pre-training of deep bidirectional transformers for '
+    'language understanding"',
+    "url": "https://arxiv.org/abs/1810.04805",
+    "year": 2018,
+    "idea": "A bidirectional encoder, pretrained by predicting masked tokens.",
+    "task": "topics-masked",
+    "recipe": "bert",
+}
 # Turc et al. 2019, table 1: name, width, depth (heads are width / 64), parameters of encoder and pooler, and
 # multiply-adds of one token.
 SIZES = (
@@ -158,13 +167,5 @@ for name, width, depth, parameters, multiply_adds in SIZES:
         width=width,
         depth=depth,
         heads=width // 64,
-        about={
-            "paper": 'Devlin et al. 2018, "BERT: Pre-training of deep bidirectional transformers for '
-            'language understanding"',
-            "url": "https://arxiv.org/abs/1810.04805",
-            "year": 2018,
-            "idea": "A bidirectional encoder, pretrained by predicting masked tokens.",
-            "task": "topics-masked",
-            "recipe": "bert",
-        },
+        about=ABOUT,
     )

@@ -91,33 +91,35 @@ def efficientnet(
         )  # fmt: skip
         return activation(batch_norm(x, momentum=norm_momentum, epsilon=norm_epsilon, name=f"{name}_norm"))
 
-    def block(
-        x: Tensor, expansion: int, size: int, stride: int, filters: int, rate: float, name: str
-    ) -> Tensor:
-        """x + f(x), or f(x) where its shape is another."""
-        c = x.shape[-1]
-        y = unit(x, expansion * c, 1, name=f"{name}_expand") if expansion > 1 else x  # (b, h, w, 6c)
-        y = unit(y, expansion * c, size, stride, groups=expansion * c, name=f"{name}_depthwise")
-        y = squeeze_excite(y, max(1, c // 4), name=name)  # (b, h/s, w/s, 6c)
-        y = unit(y, filters, 1, activation=identity, name=f"{name}_project")  # (b, h/s, w/s, filters)
-        return add(x, drop_path(y, rate, name=f"{name}_drop_path")) if x.shape == y.shape else y
-
     image = x = Input((image_size, image_size, channels))  # (b, 224, 224, 3)
     x = unit(x, round_channels(32 * width), 3, 2, name="stem")  # (b, 112, 112, 32)
     repeats = [ceil(depth * blocks) for *_, blocks in stages]
-    place = 0
+    index = 0
     for stage, (expansion, size, stride, filters, _) in enumerate(stages, start=1):
         for i in range(1, repeats[stage - 1] + 1):
             x = block(
-                x, expansion, size, stride if i == 1 else 1, round_channels(filters * width),
-                drop_path_rate * place / sum(repeats), f"stage{stage}_block{i}",
+                x, unit, expansion, size, stride if i == 1 else 1, round_channels(filters * width),
+                drop_path_rate * index / sum(repeats), name=f"stage{stage}_block{i}",
             )  # fmt: skip
-            place += 1
+            index += 1
         x = intermediate(x, f"stage{stage}")  # (b, h, w, c): 112, 56, 28, 14, 14, 7, 7
     x = unit(x, 4 * x.shape[-1], 1, name="top")  # (b, 7, 7, 1280)
     x = intermediate(global_average_pool(x), "features")  # (b, 1280)
     x = dropout(x, dropout_rate, name="dropout")
     return Model(image, dense(x, classes, initializer=uniform(classes**-0.5), name="head"))  # (b, classes)
+
+
+def block(
+    x: Tensor, unit: Callable[..., Tensor], expansion: int, size: int, stride: int, filters: int,
+    rate: float, *, name: str,
+) -> Tensor:  # fmt: skip
+    """x + f(x), or f(x) where its shape is another."""
+    c = x.shape[-1]
+    y = unit(x, expansion * c, 1, name=f"{name}_expand") if expansion > 1 else x  # (b, h, w, 6c)
+    y = unit(y, expansion * c, size, stride, groups=expansion * c, name=f"{name}_depthwise")
+    y = squeeze_excite(y, max(1, c // 4), name=name)  # (b, h/s, w/s, 6c)
+    y = unit(y, filters, 1, activation=identity, name=f"{name}_project")  # (b, h/s, w/s, filters)
+    return add(x, drop_path(y, rate, name=f"{name}_drop_path")) if x.shape == y.shape else y
 
 
 def squeeze_excite(x: Tensor, squeezed: int, *, name: str) -> Tensor:
@@ -134,6 +136,14 @@ def round_channels(channels: float) -> int:
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
+ABOUT = {
+    "paper": 'Tan, Le 2019, "EfficientNet: rethinking model scaling for convolutional neural networks"',
+    "url": "https://arxiv.org/abs/1905.11946",
+    "year": 2019,
+    "idea": "Depth, width and resolution are scaled together.",
+    "task": "digits",
+    "recipe": "efficientnet",
+}
 # name; width, depth, image size and dropout (the authors' code); what torchvision scales photographs to;
 # parameters; multiply-adds; receptive field. The largest three normalize as TensorFlow does, there too.
 TENSORFLOW: dict[str, Any] = {"norm_momentum": 0.01, "norm_epsilon": 1e-3}
@@ -163,13 +173,5 @@ for name, (width, depth, image_size, dropout_rate), resize, parameters, multiply
         image_size=image_size,
         dropout_rate=dropout_rate,
         **(TENSORFLOW if image_size > 400 else {}),
-        about={
-            "paper": 'Tan, Le 2019, "EfficientNet: rethinking model scaling for convolutional neural '
-            'networks"',
-            "url": "https://arxiv.org/abs/1905.11946",
-            "year": 2019,
-            "idea": "Depth, width and resolution are scaled together.",
-            "task": "digits",
-            "recipe": "efficientnet",
-        },
+        about=ABOUT,
     )

@@ -93,6 +93,15 @@ def block(
     return add(x, dropout(y, dropout_rate, name=f"{name}_dropout2"))
 
 
+ABOUT = {
+    "paper": 'Radford et al. 2019, "Language models are unsupervised multitask learners"',
+    "url": "https://cdn.openai.com/better-language-models/"
+    "language_models_are_unsupervised_multitask_learners.pdf",
+    "year": 2019,
+    "idea": "A decoder trained by next-token prediction.",
+    "task": "topics",
+    "recipe": "gpt",
+}
 # The sizes of minGPT (github.com/karpathy/minGPT) and of GPT-2's table 2: name, width, depth, heads,
 # parameters, multiply-adds of one token.
 SIZES = (
@@ -120,13 +129,5 @@ for name, width, depth, heads, parameters, multiply_adds in SIZES:
         width=width,
         depth=depth,
         heads=heads,
-        about={
-            "paper": 'Radford et al. 2019, "Language models are unsupervised multitask learners"',
-            "url": "https://cdn.openai.com/better-language-models/"
-            "language_models_are_unsupervised_multitask_learners.pdf",
-            "year": 2019,
-            "idea": "A decoder trained by next-token prediction.",
-            "task": "topics",
-            "recipe": "gpt",
-        },
+        about=ABOUT,
     )

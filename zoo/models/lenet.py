@@ -109,7 +109,7 @@ def bitmaps() -> np.ndarray:
     return np.where(digits, 1, -1).reshape(10, 84).astype(np.float32)
 
 
-about = {
+ABOUT = {
     "paper": 'LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition"',
     "url": "https://doi.org/10.1109/5.726791",
     "year": 1998,
@@ -124,7 +124,7 @@ register(
     multiply_adds=416_520,
     small={"image_size": 16, "classes": 3},
     about={
-        **about,
+        **ABOUT,
         "idea": "Convolutions share weights across the image, pooling reduces the resolution.",
         "recipe": "lenet5",
     },
@@ -136,7 +136,7 @@ register(
     multiply_adds=325_680,
     fixed_input=(32, 32, 1),
     about={
-        **about,
+        **ABOUT,
         "idea": "The paper's version: sparse connections, trainable subsampling, outputs as distances.",
         "recipe": "lenet5-1998",
     },

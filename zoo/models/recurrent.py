@@ -124,12 +124,14 @@ def seq2seq(
     x = dropout(x, dropout_rate, name="encoder_dropout")
     forward, _, _ = lstm(x, width, lengths=real, name="encoder_forward")  # (b, n, u)
     backward, first, _ = lstm(x, width, lengths=real, reverse=True, name="encoder_backward")
-    memory = intermediate(join([forward, backward]), "memory")  # (b, n, 2u)
+    encoded = intermediate(join([forward, backward]), "memory")  # (b, n, 2u)
     # The backward reader ends at the beginning: the decoder starts from there (appendix A.2.2).
     states = [tanh(dense(first, width, name=f"decoder_first_{state}")) for state in ("h", "c")]  # (b, u)
     y = embedding(written, vocabulary, embedding_width, name="decoder_embedding")  # (b, m, c)
     y = dropout(y, dropout_rate, name="decoder_dropout")
-    y = attention_decoder(y, width, memory=memory, lengths=real, states=states, name="decoder")  # (b, m, 3u)
+    y = attention_decoder(
+        y, width, encoder_output=encoded, lengths=real, states=states, name="decoder"
+    )  # (b, m, 3u)
     y = dropout(intermediate(y, "features"), dropout_rate, name="dropout")
     inputs = {"token_ids": tokens, "decoder_token_ids": written}
     return TokenModel(inputs, dense(y, vocabulary, name="head"))  # (b, m, vocabulary)

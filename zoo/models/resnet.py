@@ -84,6 +84,14 @@ def resnet(
     return Model(image, dense(x, classes, initializer=he_normal, name="head"))  # (b, classes)
 
 
+ABOUT = {
+    "paper": 'He, Zhang, Ren, Sun 2015, "Deep residual learning for image recognition"',
+    "url": "https://arxiv.org/abs/1512.03385",
+    "year": 2015,
+    "idea": "A block learns what to add to its input.",
+    "task": "digits",
+    "recipe": "resnet",
+}
 # Table 1 of the paper: name, blocks a stage, kind of block, parameters, multiply-adds, receptive field.
 TABLE_1 = (
     ("resnet18", (2, 2, 2, 2), basic, 11_689_512, 1_814_073_344, 435),
@@ -104,12 +112,5 @@ for name, depths, block, parameters, multiply_adds, receptive_field in TABLE_1:
         small={"depths": (1, 1), "width": 16, "image_size": 32, "classes": 3},
         depths=depths,
         block=block,
-        about={
-            "paper": 'He, Zhang, Ren, Sun 2015, "Deep residual learning for image recognition"',
-            "url": "https://arxiv.org/abs/1512.03385",
-            "year": 2015,
-            "idea": "A block learns what to add to its input.",
-            "task": "digits",
-            "recipe": "resnet",
-        },
+        about=ABOUT,
     )

@@ -13,6 +13,7 @@ own head. Axes: b batch, n tokens read, m tokens written, c channels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zoo.layers import (
@@ -36,6 +37,41 @@ if TYPE_CHECKING:
     import keras
 
     Tensor = Any
+
+
+def residual_attention(
+    x: Tensor, heads: int, head_width: int, *, dropout_rate: float, name: str, **options: Any
+) -> Tensor:
+    """x + attention(norm(x)); kernels as Mesh TensorFlow draws them, the query's for unscaled scores."""
+    width, inner = x.shape[-1], heads * head_width
+    fan_in = normal(width**-0.5)
+    query, output = normal((width * head_width) ** -0.5), normal(inner**-0.5)
+    y = attention(
+        rms_norm(x, name=f"{name}_norm"),
+        heads,
+        scaled=False,
+        width=inner,
+        use_bias=False,
+        dropout_rate=dropout_rate,
+        initializer={"query": query, "key": fan_in, "value": fan_in, "output": output},
+        name=name,
+        **options,
+    )
+    return add(x, dropout(y, dropout_rate, name=f"{name}_dropout"))
+
+
+def residual_mlp(x: Tensor, mlp_width: int, *, gated: bool, dropout_rate: float, name: str) -> Tensor:
+    """x + mlp(norm(x))."""
+    width = x.shape[-1]
+    y, fan_in = rms_norm(x, name=f"{name}_norm"), normal(width**-0.5)
+    if gated:
+        gate = gelu_tanh(dense(y, mlp_width, use_bias=False, initializer=fan_in, name=f"{name}_gate"))
+        y = gate * dense(y, mlp_width, use_bias=False, initializer=fan_in, name=f"{name}_in")
+    else:
+        y = relu(dense(y, mlp_width, use_bias=False, initializer=fan_in, name=f"{name}_in"))
+    y = dropout(y, dropout_rate, name=f"{name}_dropout1")  # (b, n, 4c)
+    y = dense(y, width, use_bias=False, initializer=normal(mlp_width**-0.5), name=f"{name}_out")
+    return add(x, dropout(y, dropout_rate, name=f"{name}_dropout2"))
 
 
 def t5(
@@ -63,66 +99,44 @@ def t5(
     }  # (b, n) or (b, m) each
     table = shared_embedding(vocabulary, width, initializer=standard_normal, name="token_embedding")
 
-    def look(x: Tensor, name: str, **how: Any) -> Tensor:
-        """x + attention(norm(x)); kernels as Mesh TensorFlow draws them, the query's for scores unscaled."""
-        inner = heads * head_width
-        given, wide = normal(width**-0.5), normal((width * head_width) ** -0.5)
-        parts = {"query": wide, "key": given, "value": given, "output": normal(inner**-0.5)}
-        y = attention(
-            rms_norm(x, name=f"{name}_norm"),
-            heads,
-            scaled=False,
-            width=inner,
-            use_bias=False,
-            dropout_rate=dropout_rate,
-            initializer=parts,
-            name=name,
-            **how,
-        )
-        return add(x, dropout(y, dropout_rate, name=f"{name}_dropout"))
+    attend = partial(residual_attention, heads=heads, head_width=head_width, dropout_rate=dropout_rate)
 
-    def mlp(x: Tensor, name: str) -> Tensor:
-        """x + mlp(norm(x))."""
-        y, into = rms_norm(x, name=f"{name}_norm"), normal(width**-0.5)
-        if gated:
-            gate = gelu_tanh(dense(y, mlp_width, use_bias=False, initializer=into, name=f"{name}_gate"))
-            y = gate * dense(y, mlp_width, use_bias=False, initializer=into, name=f"{name}_in")
-        else:
-            y = relu(dense(y, mlp_width, use_bias=False, initializer=into, name=f"{name}_in"))
-        y = dropout(y, dropout_rate, name=f"{name}_dropout1")  # (b, n, 4c)
-        y = dense(y, width, use_bias=False, initializer=normal(mlp_width**-0.5), name=f"{name}_out")
-        return add(x, dropout(y, dropout_rate, name=f"{name}_dropout2"))
-
-    def stack(tokens: Tensor, mask: Tensor, kind: str, memory: Tensor | None = None) -> Tensor:
-        """(b, n) -> (b, n, c): the encoder, or with a memory the decoder."""
+    def stack(tokens: Tensor, mask: Tensor, kind: str, encoded: Tensor | None = None) -> Tensor:
+        """(b, n) -> (b, n, c): the encoder, or given its output the decoder."""
         x = dropout(table(tokens), dropout_rate, name=f"{kind}_dropout")
-        causal = memory is not None
-        near = relative_positions(
-            x,
-            heads,
-            causal=causal,
-            buckets=buckets,
-            initializer=normal(width**-0.5),
-            name=f"{kind}_positions",
+        causal = encoded is not None
+        initializer, name = normal(width**-0.5), f"{kind}_positions"
+        bias = relative_positions(
+            x, heads, causal=causal, buckets=buckets, initializer=initializer, name=name
         )  # (1, heads, n, n)
         for i in range(1, depth + 1):
             name = f"{kind}_block{i}"
-            x = look(x, f"{name}_attention", padding_mask=mask, bias=near, causal=causal)
-            if memory is not None:
-                x = look(x, f"{name}_memory", memory=memory, padding_mask=inputs["padding_mask"])
-            x = intermediate(mlp(x, f"{name}_mlp"), name)
+            x = attend(x, padding_mask=mask, bias=bias, causal=causal, name=f"{name}_attention")
+            if encoded is not None:
+                padding = inputs["padding_mask"]
+                x = attend(x, encoder_output=encoded, padding_mask=padding, name=f"{name}_memory")
+            x = residual_mlp(x, mlp_width, gated=gated, dropout_rate=dropout_rate, name=f"{name}_mlp")
+            x = intermediate(x, name)
         return dropout(rms_norm(x, name=f"{kind}_norm"), dropout_rate, name=f"{kind}_norm_dropout")
 
-    memory = intermediate(
-        stack(inputs["token_ids"], inputs["padding_mask"], "encoder"), "memory"
-    )  # (b, n, c)
-    x = stack(inputs["decoder_token_ids"], inputs["decoder_padding_mask"], "decoder", memory)
+    encoded = stack(inputs["token_ids"], inputs["padding_mask"], "encoder")
+    encoded = intermediate(encoded, "memory")  # (b, n, c)
+    x = stack(inputs["decoder_token_ids"], inputs["decoder_padding_mask"], "decoder", encoded)
     x = intermediate(x, "features")  # (b, m, c)
     if tied:
         return TokenModel(inputs, table.logits(x * width**-0.5))  # (b, m, vocabulary)
     return TokenModel(inputs, dense(x, vocabulary, use_bias=False, initializer=standard_normal, name="head"))
 
 
+ABOUT = {
+    "paper": 'Raffel et al. 2019, "Exploring the limits of transfer learning with a unified '
+    'text-to-text transformer"',
+    "url": "https://arxiv.org/abs/1910.10683",
+    "year": 2019,
+    "idea": "Every task as text-to-text.",
+    "task": "dates",
+    "recipe": "t5",
+}
 # Raffel et al. 2019, section 3.1.1, Tay et al. 2021 (arXiv:2109.10686) for the smaller two, and version 1.1:
 # name, width, depth of each stack, heads, mlp width, whether 1.1, parameters, multiply-adds of one token read
 # and one written.
@@ -155,13 +169,5 @@ for name, width, depth, heads, mlp_width, newer, parameters, multiply_adds in SI
         mlp_width=mlp_width,
         gated=newer,
         tied=not newer,
-        about={
-            "paper": 'Raffel et al. 2019, "Exploring the limits of transfer learning with a unified '
-            'text-to-text transformer"',
-            "url": "https://arxiv.org/abs/1910.10683",
-            "year": 2019,
-            "idea": "Every task as text-to-text.",
-            "task": "dates",
-            "recipe": "t5",
-        },
+        about=ABOUT,
     )

@@ -59,6 +59,14 @@ def vgg(
     return Model(image, dense(intermediate(x, "features"), classes, name="head"))  # (b, classes)
 
 
+ABOUT = {
+    "paper": 'Simonyan, Zisserman 2014, "Very deep convolutional networks for large-scale image recognition"',
+    "url": "https://arxiv.org/abs/1409.1556",
+    "year": 2014,
+    "idea": "Only 3 x 3 convolutions, and many of them.",
+    "task": "digits",
+    "recipe": "vgg",
+}
 # Table 1 of the paper, columns A, B, D and E: name, convolutions a stage, parameters without and with batch
 # norm (arXiv:1502.03167, published a year later), multiply-adds, receptive field.
 TABLE_1 = (
@@ -87,13 +95,5 @@ for name, depths, plain, normed, multiply_adds, receptive_field in TABLE_1:
             },
             depths=depths,
             norm=norm,
-            about={
-                "paper": 'Simonyan, Zisserman 2014, "Very deep convolutional networks for large-scale image '
-                'recognition"',
-                "url": "https://arxiv.org/abs/1409.1556",
-                "year": 2014,
-                "idea": "Only 3 x 3 convolutions, and many of them.",
-                "task": "digits",
-                "recipe": "vgg",
-            },
+            about=ABOUT,
         )

@@ -93,6 +93,15 @@ def block(x: Tensor, heads: int, dropout_rate: float, epsilon: float, *, name: s
     return add(x, dropout(y, dropout_rate, name=f"{name}_dropout3"))
 
 
+ABOUT = {
+    "paper": 'Dosovitskiy et al. 2020, "An image is worth 16x16 words: transformers for image '
+    'recognition at scale"',
+    "url": "https://arxiv.org/abs/2010.11929",
+    "year": 2020,
+    "idea": "An image is a sequence of patches.",
+    "task": "digits",
+    "recipe": "vit",
+}
 # Table 1 of the paper, and Touvron et al. 2021 (arXiv:2012.12877) for the two smaller: name, width, depth,
 # heads, patch size, parameters, multiply-adds, and how torchvision's weights see a photograph; the two
 # smaller, as those of Steiner et al. 2021 (arXiv:2106.10270) do.
@@ -127,13 +136,5 @@ for name, width, depth, heads, patch_size, parameters, multiply_adds, preprocess
         depth=depth,
         heads=heads,
         patch_size=patch_size,
-        about={
-            "paper": 'Dosovitskiy et al. 2020, "An image is worth 16x16 words: transformers for image '
-            'recognition at scale"',
-            "url": "https://arxiv.org/abs/2010.11929",
-            "year": 2020,
-            "idea": "An image is a sequence of patches.",
-            "task": "digits",
-            "recipe": "vit",
-        },
+        about=ABOUT,
     )

@@ -7,7 +7,7 @@ framework, see `Task.batches`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from zoo import random
-from zoo.augment import AugmentSpec, Transform, batch, parse
+from zoo.augment import AugmentSpec, Transform, parse
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
 from zoo.storage import is_file
 from zoo.tasks import folders, images, pretraining, sequences, speech, tables, text, translation
+from zoo.tasks.augmentation import augmented
 from zoo.tasks.sequences import (
     BYTE_TOKENIZER,
     Sequences,
@@ -67,7 +68,7 @@ class Task:
         if self.corrupt is not None:
             return (self.corrupted(x, indices, seed, CORRUPTION, epoch) for indices in chosen)
         if self.augment:
-            return folders.ahead(batch(self, indices, seed, epoch) for indices in chosen)
+            return folders.ahead(self.augmented(indices, seed, epoch) for indices in chosen)
         pairs = ((take(x, indices), y[indices]) for indices in chosen)
         return folders.ahead(pairs) if isinstance(x, folders.Images) else pairs
 
@@ -99,6 +100,14 @@ class Task:
         several = isinstance(inputs[0], dict)
         stacked = {name: np.stack([each[name] for each in inputs]) for name in inputs[0]} if several else None
         return stacked or np.stack(inputs), np.stack(labels)
+
+    def augmented(self, indices: Sequence[int] | np.ndarray, seed: int, epoch: int) -> Pair:
+        """The augmented training examples with these indices, in this epoch.
+
+        Mixing makes labels soft: (b, classes), float32. Raises WrongConfiguration for transforms that do not
+        apply to the examples, and for labels that cannot be mixed.
+        """
+        return augmented(self.train, self.augment, indices, seed, epoch, classes=self.classes, name=self.name)
 
     def first(self, number: int) -> Any:
         """The first training examples as a model is given them, without augmentation."""
@@ -390,7 +399,7 @@ def _pair(name: str, data: Any, loss: str | None) -> Pair:
     if isinstance(y, Sequences):
         return x, y
     if np.issubdtype(y.dtype, np.integer):
-        inputs = x.values() if several else [x]
+        inputs: list[Any] = list(x.values()) if isinstance(x, dict) else [x]
         stepwise = y.ndim == 2 and (
             loss == "ctc" or any(p.shape[1:2] in (y.shape[1:], (None,)) for p in inputs)
         )

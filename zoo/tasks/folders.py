@@ -25,11 +25,11 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+import zoo.tasks.tables as tables
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing, depth, load, pixels, plain, reading
 from zoo.storage import is_dir, is_file
-from zoo.tasks import tables
 from zoo.tasks.images import held_out
 from zoo.tasks.tables import hidden, ordered
 

@@ -6,6 +6,7 @@ Pixels are float32 in [0, 1], axes (n, h, w, c).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def digits(shape: Shape) -> dict[str, Pair]:
     """
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     x = fit(bunch.images[..., None] / np.float32(16), shape, "digits")
     y = bunch.target.astype(np.int32)
     apart = held_out(y, "digits")

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+import zoo.tasks.speech as speech
 from zoo.errors import WrongConfiguration
-from zoo.tasks import speech
 from zoo.tasks.images import held_out
 from zoo.tasks.spectrogram import log_mel, normalized
 

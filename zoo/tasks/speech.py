@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+import zoo.tasks.tables as tables
 from zoo import random
 from zoo.errors import DataUnavailable
 from zoo.storage import is_dir, is_file
-from zoo.tasks import tables
 
 Generator = np.random.Generator
 Split = tuple[list[np.ndarray], list[np.ndarray]]

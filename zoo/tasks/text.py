@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
+import zoo.tasks.tables as tables
 from zoo import random
 from zoo._lazy import keras
 from zoo.errors import DataUnavailable, WrongConfiguration
-from zoo.tasks import tables
 from zoo.tasks.images import held_out
 from zoo.tasks.tables import lines, ordered, refuse
 

@@ -173,7 +173,7 @@ def is_run(name: str | Path) -> bool:
     return isinstance(name, Path) or os.sep in name or name.endswith(".safetensors") or storage.is_dir(name)
 
 
-def resolved(model: Any) -> Any:
+def resolved(model: Any) -> keras.Model:
     """The model itself, for a run in any of the forms that `find` takes; anything else as it is."""
     if hasattr(model, "trainer"):
         return model.model

@@ -201,7 +201,8 @@ def _h5(path: Path, stack: ExitStack) -> Arrays:
             read = lambda: item[()].view("bfloat16") if sixteen else item[()]  # noqa: E731
             found[name] = Stored(item.shape, "bfloat16" if sixteen else item.dtype.name, read)
 
-    file["layers"].visititems(visit)  # the file of a compiled model also contains the optimizer
+    layers: Any = file["layers"]
+    layers.visititems(visit)  # the file of a compiled model also contains the optimizer
     return Arrays(found)
 
 

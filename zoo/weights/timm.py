@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zoo.weights import torchvision
+import zoo.weights.torchvision as torchvision
 from zoo.weights.layouts import BATCH_NORM, CONV, DENSE, LAYER_NORM, VALUE, Layout, Row
 
 RESNET = replace(torchvision.RESNET, name="timm")

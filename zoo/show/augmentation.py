@@ -8,7 +8,7 @@ from dataclasses import fields
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from zoo.augment import AugmentSpec, RandomResizedCrop, Transform, batch, parse
+from zoo.augment import AugmentSpec, RandomResizedCrop, Transform, parse
 from zoo.preprocessing import of_pixels, plain
 from zoo.tasks import Task
 
@@ -62,7 +62,7 @@ def draw(
         )
         page.paste(of_pixels(plain(SIZE, 3).crop(of_pixels(photo))), (LABEL, top))
         for epoch in range(columns):
-            (_, image), (_, target) = batch(task, [0, 1], seed, epoch + 1)
+            (_, image), (_, target) = task.augmented([0, 1], seed, epoch + 1)
             left = LABEL + (epoch + 1) * step
             picture = of_pixels(image)
             page.paste(picture, (left + (SIZE - picture.width) // 2, top + (SIZE - picture.height) // 2))
