@@ -1,4 +1,4 @@
-"""What the tests need beside Python packages: `python tests/requirements.py` says what is missing.
+"""What the tests need besides Python packages: `python tests/requirements.py` says what is missing.
 
 tox runs it first, before it installs anything: the standard library alone.
 """
