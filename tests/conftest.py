@@ -68,9 +68,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def installed(extra: str) -> bool:
     """Whether the packages of an extra are there."""
-    found = {re.sub("[_.]", "-", each.name.lower()) for each in importlib.metadata.distributions()}
     needed = lowest.PYPROJECT["project"]["optional-dependencies"][extra]
-    return all(re.split(r"[^\w-]", line)[0].lower().replace("_", "-") in found for line in needed)
+    found = {lowest.package(each.name) for each in importlib.metadata.distributions()}
+    return found.issuperset(map(lowest.package, needed))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,6 +9,11 @@ PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_te
 BOUND = re.compile(r"([\w.-]+)>=([\w.]+)[^;]*(;.*)?")
 
 
+def package(requirement: str) -> str:
+    """`huggingface-hub` for "huggingface_hub>=1": the name in the spelling that indexes compare."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
+
+
 def lowest() -> list[str]:
     """`numpy==2` for "numpy>=2": of the dependencies, every extra, and the group that runs the tests."""
     project, groups = PYPROJECT["project"], PYPROJECT["dependency-groups"]
