@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import importlib.metadata
 import os
 import re
 import shutil
@@ -10,10 +11,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import lowest
 import numpy as np
 import pytest
+import requirements
 from typer.testing import CliRunner
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before anything imports TensorFlow
@@ -37,6 +40,11 @@ QUICK_TO_COMPILE = (
 os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 
 NAME = os.environ.get("KERAS_BACKEND") or next(iter(backends.installed()), "torch")
+os.environ["KERAS_BACKEND"] = NAME  # for the processes that tests start
+
+# Where every extra and everything of tests/requirements.py is expected: nothing is skipped for lack of it.
+COMPLETE = bool({"CI", "TOX_ENV_NAME"} & os.environ.keys())
+EXTRA = re.compile(r'pip install "keras-zoo-parity\[(\w+)\]"')
 
 # torch's "compiled" is its traced graph through TorchInductor: too slow to compile for a test of every push.
 QUICK_MODES = [mode for mode in backends.MODES[NAME] if mode != "compiled"]
@@ -56,6 +64,25 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return None
     text = collection_path.read_text(encoding="utf-8")
     return None if any(f"mark.{mark}" in text for mark in wanted) else True
+
+
+def installed(extra: str) -> bool:
+    """Whether the packages of an extra are there."""
+    needed = lowest.PYPROJECT["project"]["optional-dependencies"][extra]
+    found = {lowest.package(each.name) for each in importlib.metadata.distributions()}
+    return found.issuperset(map(lowest.package, needed))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """A test that ends in the error for an extra that is not installed is skipped, except under tox."""
+    try:
+        return (yield)
+    except Exception as error:
+        extra = EXTRA.search(str(error))
+        if extra is None or COMPLETE or installed(extra[1]):
+            raise
+        pytest.skip(f"needs the extra {extra[1]}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,14 +188,26 @@ def assert_same_everywhere(code: str) -> None:
     assert len(set(found.values())) == 1
 
 
+def missed(name: str) -> NoReturn:
+    """Skip the test, which needs what this machine lacks; under tox and in CI it fails."""
+    end = pytest.fail if COMPLETE else pytest.skip
+    end(f"{name} is not installed: python tests/requirements.py says how")
+
+
+@pytest.fixture
+def compiler() -> None:
+    """What torch.compile needs."""
+    for each in requirements.missing():
+        if each.purpose == "torch.compile":
+            missed(each.name)
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A browser for the report and the documentation's site."""
     from playwright.sync_api import sync_playwright
 
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.fail("pages are tested in a real browser: apt-get install chromium")
+    path = requirements.chromium() or missed("Chromium")
     quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     arguments = [*quiet.split(), "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:

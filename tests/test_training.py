@@ -79,6 +79,7 @@ def test_the_native_engine_equals_the_keras_engine_with_dropout_on(mode: str) ->
         np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.usefixtures("compiler")
 def test_torch_compiled_equals_torch_traced() -> None:
     if backends.current().NAME != "torch":
         pytest.skip("a mode of torch")
