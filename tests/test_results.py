@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, get_args, get_origin, get_type_hin
 import pytest
 
 import zoo
-from zoo import backends, benchmarks, comparison, storage
+from zoo import backends, benchmarks, storage
 from zoo.report import results
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -71,7 +71,7 @@ def test_a_value_of_another_type_is_found(value: Any, message: str) -> None:
 
 
 def test_a_comparison_has_the_documented_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "SECONDS", 0.02)
+    monkeypatch.setattr(runs, "SECONDS", 0.02)
     result = as_saved(zoo.compare("mlp", backends=[HERE], steps=3, threads=1, out=None))
     assert list(errors(result, results.ComparisonResult)) == []
     for run in result["runs"]:

@@ -7,7 +7,7 @@
 Weights are named after the task they were trained on. Each is a file of 16-bit floats beside this module,
 whose header contains its card: the training data, the recipe, and the metrics, measured after rounding.
 
-    python -m zoo.pretrained lenet5 digits
+    python docs/_pretrained.py lenet5 digits
 
 trains it again, on any framework: the recipe is the table below.
 """
@@ -45,7 +45,7 @@ class Trained:
     @property
     def command(self) -> str:
         """The command that trains them again."""
-        return f"python -m zoo.pretrained {self.model} {self.name}"
+        return f"python docs/_pretrained.py {self.model} {self.name}"
 
     def card(self) -> dict[str, Any]:
         """The card of the weights: "model", "weights", "arguments" of the builder, "data", "recipe",

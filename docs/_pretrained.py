@@ -1,37 +1,42 @@
-"""How the trained weights are made and measured; what `python -m zoo.pretrained` does."""
+"""Trains the pretrained weights that come with the zoo, and measures them.
+
+python docs/_pretrained.py lenet5 digits            # into zoo/pretrained/
+python docs/_pretrained.py lenet5 digits FOLDER
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from zoo import registry, storage, tasks, training, weights
-from zoo.layers import signature
-from zoo.pretrained import HERE, Trained
-from zoo.training import engines, metrics, objectives, plan
+from zoo import registry, storage, training, weights
+from zoo.pretrained import TRAINED, Trained
+from zoo.training import plan
+from zoo.training.evaluation import evaluate
 from zoo.training.recipes import recipe
+
+HERE = Path(__file__).parent.parent / "zoo" / "pretrained"
 
 
 def arguments(trained: Trained) -> dict[str, Any]:
-    """What the builder is given: what the task decides, and the changes."""
+    """The builder's arguments: those that the task decides, and those that were changed."""
     return {**plan.task_arguments(registry.card(trained.model), trained.name), **trained.changes}
 
 
 def measure(trained: Trained, path: Path | None = None) -> dict[str, float]:
-    """What the weights score on the task's held-out examples, on the framework that runs."""
+    """The metrics of the weights on the task's held-out examples, on the current framework."""
     model = registry.build(trained.model, **arguments(trained))
-    weights.load(model, path or trained.path, head="require")
-    task = tasks.load(trained.name, signature.input_shapes(model))
-    optimizer = recipe(registry.card(trained.model).recipe).make_optimizer()  # compile asks for one
-    return metrics.evaluate(engines.KerasEngine(model, objectives.Objective(task.loss), optimizer), task)
+    measured = evaluate(model, trained.name, weights=path or trained.path)
+    return {name: measured[name] for name in measured.keys() - {"examples", "split"}}
 
 
 def make(trained: Trained, folder: Path = HERE) -> dict[str, Any]:
-    """Train, round to 16 bits, measure what is left, and write it with its card, which is returned."""
+    """Train, round to half precision, measure, and write the weights with their card, which is returned."""
     model = registry.build(trained.model, seed=0, **arguments(trained))
     run = training.train(model, trained.name, **trained.settings)
     with storage.replacing(folder / trained.path.name) as part:
@@ -39,7 +44,7 @@ def make(trained: Trained, folder: Path = HERE) -> dict[str, Any]:
         arrays = {name: array.astype(np.float16) for name, array in load_file(part).items()}
         save_file(arrays, part)
         how = recipe(registry.card(trained.model).recipe)
-        told = {
+        card = {
             "model": trained.model,
             "weights": trained.name,
             "arguments": arguments(trained),
@@ -50,5 +55,12 @@ def make(trained: Trained, folder: Path = HERE) -> dict[str, Any]:
             "parameters": sum(array.size for array in arrays.values()),
             "limits": trained.limits,
         }
-        save_file(arrays, part, {"format": "pt", "card": json.dumps(told)})
-    return told
+        save_file(arrays, part, {"format": "pt", "card": json.dumps(card)})
+    return card
+
+
+if __name__ == "__main__":
+    by_name = {(trained.model, trained.name): trained for trained in TRAINED}
+    if tuple(sys.argv[1:3]) not in by_name:
+        sys.exit(f"expected one of: {', '.join(map(' '.join, by_name))}")
+    print(json.dumps(make(by_name[sys.argv[1], sys.argv[2]], *map(Path, sys.argv[3:4])), indent=1))
