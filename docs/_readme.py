@@ -20,7 +20,8 @@ def table(headings: tuple[str, str]) -> str:
         authors = card.paper.partition(', "')[0]
         papers.setdefault((authors, card.url), []).append(f"`{card.name}`{NBSP}{card.parameters:,}")
     lines = [f"| {' | '.join(headings)} |", "| --- | --- |"]
-    lines += [f"| {f'{NBSP}· '.join(names)} | [{authors}]({url}) |" for (authors, url), names in papers.items()]
+    for (authors, url), names in papers.items():
+        lines.append(f"| {f'{NBSP}· '.join(names)} | [{authors}]({url}) |")
     return "\n".join(lines)
 
 
