@@ -94,7 +94,7 @@ def efficientnet(
     def block(
         x: Tensor, expansion: int, size: int, stride: int, filters: int, rate: float, name: str
     ) -> Tensor:
-        """x + f(x), or f(x) where its shape is another."""
+        """x + f(x), or f(x) if its shape differs."""
         c = x.shape[-1]
         y = unit(x, expansion * c, 1, name=f"{name}_expand") if expansion > 1 else x  # (b, h, w, 6c)
         y = unit(y, expansion * c, size, stride, groups=expansion * c, name=f"{name}_depthwise")
@@ -105,14 +105,14 @@ def efficientnet(
     image = x = Input((image_size, image_size, channels))  # (b, 224, 224, 3)
     x = unit(x, round_channels(32 * width), 3, 2, name="stem")  # (b, 112, 112, 32)
     repeats = [ceil(depth * blocks) for *_, blocks in stages]
-    place = 0
+    index = 0
     for stage, (expansion, size, stride, filters, _) in enumerate(stages, start=1):
         for i in range(1, repeats[stage - 1] + 1):
             x = block(
                 x, expansion, size, stride if i == 1 else 1, round_channels(filters * width),
-                drop_path_rate * place / sum(repeats), f"stage{stage}_block{i}",
+                drop_path_rate * index / sum(repeats), f"stage{stage}_block{i}",
             )  # fmt: skip
-            place += 1
+            index += 1
         x = intermediate(x, f"stage{stage}")  # (b, h, w, c): 112, 56, 28, 14, 14, 7, 7
     x = unit(x, 4 * x.shape[-1], 1, name="top")  # (b, 7, 7, 1280)
     x = intermediate(global_average_pool(x), "features")  # (b, 1280)
@@ -121,7 +121,7 @@ def efficientnet(
 
 
 def squeeze_excite(x: Tensor, squeezed: int, *, name: str) -> Tensor:
-    """(b, h, w, c) -> (b, h, w, c): each channel times a number that all channels' means decide."""
+    """(b, h, w, c) -> (b, h, w, c): each channel scaled by a gate computed from the means of all channels."""
     channels = x.shape[-1]
     y = ops.mean(x, axis=(1, 2), keepdims=True)  # (b, 1, 1, c)
     y = silu(conv(y, squeezed, 1, initializer=normal((2 / squeezed) ** 0.5), name=f"{name}_squeeze"))
@@ -129,13 +129,14 @@ def squeeze_excite(x: Tensor, squeezed: int, *, name: str) -> Tensor:
 
 
 def round_channels(channels: float) -> int:
-    """To the nearest multiple of 8, but not more than a tenth below."""
+    """Round to the nearest multiple of 8, but not down by more than 10%."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
 
-# name; width, depth, image size and dropout (the authors' code); what torchvision scales photographs to;
-# parameters; multiply-adds; receptive field. The largest three normalize as TensorFlow does, there too.
+# name; width, depth, image size and dropout (the authors' code); the size to which torchvision resizes;
+# parameters; multiply-adds; receptive field. The largest three have TensorFlow's batch norm constants, as in
+# torchvision.
 TENSORFLOW: dict[str, Any] = {"norm_momentum": 0.01, "norm_epsilon": 1e-3}
 PLAIN = {"dropout_rate": 0.2, "norm_momentum": 0.1, "norm_epsilon": 1e-5}
 VARIANTS = (

@@ -8,7 +8,7 @@ learned bias for each relative distance (section 2.1):
     decoder: h' = h + attention(norm(h)), then + attention(norm(h'), the encoder's), then + mlp
 
 Version 1.1 (Shazeer 2020, "GLU variants improve transformer", arXiv:2002.05202) has a gated mlp and its
-own head. Axes: b batch, n tokens read, m tokens written, c channels.
+own head. Axes: b batch, n input tokens, m output tokens, c channels.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def t5(
     }  # (b, n) or (b, m) each
     table = shared_embedding(vocabulary, width, initializer=standard_normal, name="token_embedding")
 
-    def look(x: Tensor, name: str, **how: Any) -> Tensor:
-        """x + attention(norm(x)); kernels as Mesh TensorFlow draws them, the query's for scores unscaled."""
+    def attend(x: Tensor, name: str, **options: Any) -> Tensor:
+        """x + attention(norm(x)); kernels initialized as in Mesh TensorFlow, for unscaled scores."""
         inner = heads * head_width
         given, wide = normal(width**-0.5), normal((width * head_width) ** -0.5)
         parts = {"query": wide, "key": given, "value": given, "output": normal(inner**-0.5)}
@@ -77,7 +77,7 @@ def t5(
             dropout_rate=dropout_rate,
             initializer=parts,
             name=name,
-            **how,
+            **options,
         )
         return add(x, dropout(y, dropout_rate, name=f"{name}_dropout"))
 
@@ -94,7 +94,7 @@ def t5(
         return add(x, dropout(y, dropout_rate, name=f"{name}_dropout2"))
 
     def stack(tokens: Tensor, mask: Tensor, kind: str, memory: Tensor | None = None) -> Tensor:
-        """(b, n) -> (b, n, c): the encoder, or with a memory the decoder."""
+        """(b, n) -> (b, n, c): the encoder, or, given the encoder's output as `memory`, the decoder."""
         x = dropout(table(tokens), dropout_rate, name=f"{kind}_dropout")
         causal = memory is not None
         near = relative_positions(
@@ -107,9 +107,9 @@ def t5(
         )  # (1, heads, n, n)
         for i in range(1, depth + 1):
             name = f"{kind}_block{i}"
-            x = look(x, f"{name}_attention", padding_mask=mask, bias=near, causal=causal)
+            x = attend(x, f"{name}_attention", padding_mask=mask, bias=near, causal=causal)
             if memory is not None:
-                x = look(x, f"{name}_memory", memory=memory, padding_mask=inputs["padding_mask"])
+                x = attend(x, f"{name}_memory", memory=memory, padding_mask=inputs["padding_mask"])
             x = intermediate(mlp(x, f"{name}_mlp"), name)
         return dropout(rms_norm(x, name=f"{kind}_norm"), dropout_rate, name=f"{kind}_norm_dropout")
 
@@ -124,8 +124,8 @@ def t5(
 
 
 # Raffel et al. 2019, section 3.1.1, Tay et al. 2021 (arXiv:2109.10686) for the smaller two, and version 1.1:
-# name, width, depth of each stack, heads, mlp width, whether 1.1, parameters, multiply-adds of one token read
-# and one written.
+# name, width, depth of each stack, heads, mlp width, whether 1.1, parameters, multiply-adds of one input
+# token and one output token.
 SIZES = (
     ("t5-tiny", 256, 4, 4, 1024, False, 15_570_688, 15_570_944),
     ("t5-mini", 384, 4, 8, 1536, False, 31_220_480, 31_223_808),
