@@ -1,8 +1,8 @@
 """The three frameworks behind one contract.
 
-`zoo.backends.torch`, `zoo.backends.tensorflow` and `zoo.backends.jax` are three columns of one table: the
-same functions, in the same order. They are the only modules of the zoo that import a framework; what each
-function does is said once, in `Backend`, and tested for all three.
+`zoo.backends.torch`, `zoo.backends.tensorflow` and `zoo.backends.jax` have the same functions in the
+same order. They are the only modules of the zoo that import a framework; their functions are documented once,
+in `Backend`, and tested for all three.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
     from zoo.optimizers import Optimizer
 
-# The ways each framework's native engine runs, the default first.
+# The modes of each framework's native engine, the default first.
 MODES = {
     "torch": ("traced", "eager", "compiled"),
     "tensorflow": ("graph", "xla", "eager"),
     "jax": ("jit", "eager"),
 }
 NAMES = tuple(MODES)
-ALIASES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow"}  # as people call them
-Tensor = Any  # a tensor of whichever framework runs
+ALIASES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow"}  # other names in use
+Tensor = Any  # a tensor of the framework in use
 
 # Added to the score of a masked key: so far below any other that exp gives 0, representable in float16, and
 # finite, so that the softmax of a query whose keys are all masked, and its gradient, are finite.
@@ -48,17 +48,17 @@ MASK_VALUE = -3e4
 
 @dataclass(frozen=True)
 class Device:
-    """A processor a framework can compute on: `name` is what `zoo.use(device=...)` takes."""
+    """A device of a framework: `name` is the argument of `zoo.use(device=...)`."""
 
     name: str  # "cpu", "cuda:0", "mps", "tpu:0"
     kind: str  # CPU, CUDA, ROCm, MPS, TPU
     description: str
-    memory_bytes: int | None  # None where the framework does not say
+    memory_bytes: int | None  # None if the framework does not report it
 
 
 @dataclass(frozen=True)
 class LossScaling:
-    """Dynamic loss scaling: halved by gradients that are not finite, doubled after so many steps that are.
+    """Dynamic loss scaling: halved if gradients are not finite, doubled after `growth_steps` finite steps.
 
     The defaults are those of keras.optimizers.LossScaleOptimizer; torch.amp.GradScaler starts at 2^16.
     """
@@ -68,18 +68,18 @@ class LossScaling:
 
 
 class Updater(Protocol):
-    """The native optimizer and all that `zoo.optimizers` says about gradients and averages around it."""
+    """The native optimizer with loss scaling, accumulation, clipping and averaging, see `zoo.optimizers`."""
 
     def __call__(self, gradients: Sequence[Tensor], weight: Any = None) -> None:
-        """One update of the model's variables by the gradients of the scaled loss.
+        """Update the model's variables by the gradients of the scaled loss.
 
-        `weight`, an integer, is that of the batch where gradients are accumulated: how many labels or
-        examples its loss is the mean of. None weighs all batches alike.
+        `weight` is the batch's integer weight in gradient accumulation: the number of labels or examples
+        that its loss is the mean of. None gives all batches equal weights.
         """
         ...
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss whose gradients it takes: scaled as the optimizer says, or the policy."""
+        """The scaled loss, whose gradients the updater is called with."""
         ...
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -96,28 +96,28 @@ class Updater(Protocol):
 
 
 class Step(Protocol):
-    """One step of training, state inside: `(state, batch) -> (state, loss)` with the state kept for you."""
+    """One training step, which keeps the training state: `(state, batch) -> (state, loss)`."""
 
     updater: Updater
-    mode: str  # of `MODES`: what cannot be compiled in the mode chosen runs in another, with a warning
+    mode: str  # one of `MODES`; a model that cannot be compiled runs in another mode, with a warning
 
     def __call__(self, x: Tensor, y: Tensor, weight: int | None = None) -> Tensor:
-        """The batch's loss before the update, left on the device so that steps can run ahead.
+        """Train on a batch; returns its loss before the update, on the device so that steps can run ahead.
 
-        `weight` is the updater's.
+        `weight` is that of the updater.
         """
         ...
 
     def sync(self) -> None:
-        """Write the state back into the model's variables (and the optimizer's position).
+        """Write the state back to the model's variables.
 
-        Read them no earlier: on JAX they have given their arrays to the step.
+        They must not be read earlier: on JAX their arrays have been donated to the step.
         """
         ...
 
 
 class Backend(Protocol):
-    """What every framework offers."""
+    """The functions that each framework's module has."""
 
     NAME: str
 
@@ -128,60 +128,60 @@ class Backend(Protocol):
         ...
 
     def devices(self) -> list[Device]:
-        """The devices found, the one that is used first."""
+        """The available devices, the default first."""
         ...
 
     def use_device(self, name: str) -> None:
-        """Compute on this device from now on. Called before the first tensor is made."""
+        """Use this device from now on. Called before the first tensor is created."""
         ...
 
     def on_device(self) -> AbstractContextManager[Any]:
-        """Within, what the framework itself makes lies on the device in use, as Keras's tensors always do."""
+        """A context in which the framework itself creates tensors on the device in use, as Keras does."""
         ...
 
     def set_threads(self, count: int) -> None:
-        """How many CPU threads one operation may use. Called before the first tensor is made."""
+        """Set the number of CPU threads per operation. Called before the first tensor is created."""
         ...
 
     def threads(self) -> int:
-        """How many CPU threads one operation may use."""
+        """The number of CPU threads per operation."""
         ...
 
     def peak_memory(self) -> int:
-        """Bytes held at the highest point so far: the accelerator's, or the process's on a CPU."""
+        """Peak memory so far in bytes: of the accelerator, or of the process on a CPU."""
         ...
 
     def set_deterministic(self) -> None:
-        """Only algorithms that give the same bits on every run; an error for those that cannot."""
+        """Use only deterministic algorithms; operations without one raise an error."""
         ...
 
     def synchronize(self, value: Tensor) -> None:
-        """Return once `value` has been computed."""
+        """Wait until `value` has been computed."""
         ...
 
     def clear_cache(self) -> None:
-        """Free what was compiled, to be compiled again if it is run again: JAX keeps every program."""
+        """Free compiled programs, which are compiled again when needed: JAX keeps every one."""
         ...
 
-    # Tensors, and the framework's own operations where Keras's are measured slow or inexact
+    # Tensors, and the framework's own operations where Keras's were measured to be slow or inexact
 
     def tensor(self, array: np.ndarray) -> Tensor:
         """The array on the device in use."""
         ...
 
     def empty(self, shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
-        """float32 of that shape, of any value, in memory that suits the framework: to fill, and to adopt.
+        """An uninitialized float32 array in memory that `from_numpy` need not copy.
 
-        That of a `kernel` ([h, w,] in, out) lies as the framework's own operations read it.
+        A `kernel` ([h, w,] in, out) has the memory layout of the framework's own operations.
         """
         ...
 
     def from_numpy(self, array: np.ndarray) -> Tensor:
-        """The float32 array on the device in use, laid in memory as it is; it may be the same memory."""
+        """The float32 array on the device in use, with the same memory layout; it may share the memory."""
         ...
 
     def concrete_value(self, x: Tensor) -> np.ndarray | None:
-        """The numbers of a tensor in the host's memory; None elsewhere, or while a function is traced."""
+        """The values of a tensor in host memory; None on other devices, or while a function is traced."""
         ...
 
     def conv(
@@ -189,12 +189,12 @@ class Backend(Protocol):
     ) -> Tensor:
         """(b, h, w, in) * (k, k, in / groups, out) -> (b, h', w', out), `padding` zeros on each side.
 
-        Output channels are in `groups` equal runs; each sees its own run of the input channels.
+        Output channels form `groups` equal groups; each has its own group of input channels as input.
         """
         ...
 
     def max_pool(self, x: Tensor, size: int, stride: int, padding: int) -> Tensor:
-        """(b, h, w, c) -> (b, h', w', c), the largest of each window; padding never wins."""
+        """(b, h, w, c) -> (b, h', w', c), the maximum of each window, without padding."""
         ...
 
     def average_pool(self, x: Tensor, size: int, stride: int) -> Tensor:
@@ -219,13 +219,13 @@ class Backend(Protocol):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(..., c) -> (..., c) and the new running mean and (unbiased) variance.
 
-        Of one value per channel the variance is 0, the unbiased one too. An empty batch is normalized by the
-        running statistics and leaves them unchanged.
+        With one value per channel the variance is 0, also the unbiased one. An empty batch is normalized by
+        the running statistics and does not change them.
         """
         ...
 
     def layer_norm(self, x: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Tensor:
-        """(..., c) -> (..., c), each vector normalized."""
+        """(..., c) -> (..., c), normalized over the last axis."""
         ...
 
     def rms_norm(self, x: Tensor, gamma: Tensor, *, epsilon: float) -> Tensor:
@@ -245,8 +245,8 @@ class Backend(Protocol):
     ) -> Tensor:
         """(b, n, heads, d), (b, m, heads, d) twice -> (b, n, heads, d): softmax(scale q k^T + bias) v.
 
-        The bias is (1 or b, 1 or heads, 1 or n, m). If causal, n is m, and no query sees a later key, even if
-        the bias hides all others. `drop` is done to the softmax.
+        The bias is (1 or b, 1 or heads, 1 or n, m). If causal, n is m, and no query attends to later keys,
+        even if the bias masks all others. `drop` is applied to the softmax.
         """
         ...
 
@@ -278,8 +278,8 @@ class Backend(Protocol):
         """(b, n, c), state (b, u) -> h at every step (b, n, u), and the last.
 
         Kernels (c, 3u) and (u, 3u), biases (3u), in torch's order: reset, update, new. With a recurrent bias
-        the reset gate acts on what the recurrent kernel gives, as torch's and cuDNN's; without, on the state
-        before it, as in Cho et al. 2014.
+        the reset gate is applied after the recurrent kernel, as in torch and cuDNN; without, before it, as in
+        Cho et al. 2014.
         """
         ...
 
@@ -289,24 +289,23 @@ class Backend(Protocol):
         states: Sequence[Tensor],
         x: Tensor,
     ) -> Sequence[Tensor]:
-        """`states = step(states, x[t])` for every t: the states after each step, stacked (n, ...)."""
+        """`states = step(states, x[t])` for every t; returns the states of all steps, stacked (n, ...)."""
         ...
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """x + y, each computed once however many read the sum: where a branch joins what it left."""
+        """x + y at the end of a residual branch, computed once for all consumers."""
         ...
 
     def gelu(self, x: Tensor, *, approximate: bool) -> Tensor:
-        """x Phi(x), exact, or by Hendrycks and Gimpel's tanh; precise in the dtype of x."""
+        """x Phi(x), exact, or with Hendrycks and Gimpel's tanh; accurate in the dtype of x."""
         ...
 
     def cross_entropy(self, labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """(b,), (b, classes) -> the mean over the batch of -log softmax(logits)[label].
 
-        Labels of every step, (b, n) of logits (b, n, classes), give the mean over those that are not -1, and
-        0 where all are. Soft
-        labels, (b, classes) as the logits, give -sum labels log softmax(logits). Smoothing gives each class
-        label_smoothing / classes of the target, as torch.nn.CrossEntropyLoss.
+        Labels of every step, (b, n) with logits (b, n, classes), give the mean over those that are not -1,
+        and 0 if all are. Soft labels (b, classes) give -sum labels log softmax(logits). Smoothing gives each
+        class label_smoothing / classes of the target, as in torch.nn.CrossEntropyLoss.
         """
         ...
 
@@ -314,17 +313,17 @@ class Backend(Protocol):
         """(b, l), (b, t, classes) -> the mean over the batch of -log p(labels | logits), over all alignments.
 
         Graves et al. 2006, "Connectionist temporal classification", equations 3 to 8. Class 0 is the blank;
-        labels are 1 to classes - 1, then zeros. Every frame counts: a frame beyond an utterance's end says
-        blank with probability 1. Within it is float64, as long sums of logarithms cost float32 four digits
-        of the gradient. Labels that do not fit the frames, a repeated one taking a blank between, have
-        probability 0: their loss is infinite and its gradient 0.
+        labels are 1 to classes - 1, then zeros. Every frame counts: frames after the end of an utterance must
+        have probability 1 for the blank. It is computed in float64, as long sums of logarithms cost float32
+        four digits of the gradient. Labels that do not fit into the frames (repeated ones need a blank
+        between them) have probability 0: their loss is infinite and its gradient 0.
         """
         ...
 
     # Training
 
     def optimizer(self, spec: Optimizer, variables: Sequence[keras.Variable]) -> Any:
-        """The framework's own optimizer over these variables, with the meaning of the zoo's."""
+        """The framework's own optimizer over these variables, with the zoo's semantics."""
         ...
 
     def updater(
@@ -333,20 +332,20 @@ class Backend(Protocol):
         variables: Sequence[keras.Variable],
         scaling: LossScaling | None = None,
     ) -> Updater:
-        """That optimizer at work on them."""
+        """The updater of these variables by that optimizer."""
         ...
 
     def gradients(
         self, model: keras.Model, loss: Loss
     ) -> Callable[[Tensor, Tensor], tuple[Tensor, list, list]]:
-        """`(x, y) -> (loss, gradients, state)` in training mode; the model stays as it is.
+        """`(x, y) -> (loss, gradients, state)` in training mode; the model is not changed.
 
-        One gradient a trainable variable, and for each that is not, what the pass would make of it.
+        There is a gradient for each trainable variable, and an updated value for each of the others.
         """
         ...
 
     def input_gradient(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """The gradient of a function of one tensor, with a scalar value, at x: of x's shape."""
+        """The gradient at x of a scalar function of one tensor, in x's shape."""
         ...
 
     def step(
@@ -361,15 +360,15 @@ class Backend(Protocol):
         ...
 
     def stream(self, model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:
-        """Batches (x, y) whose lengths differ, as Keras's `fit` takes them."""
+        """Batches (x, y) of different lengths, in a form that Keras's `fit` accepts."""
         ...
 
     def predictor(self, model: keras.Model, mode: str) -> Callable[[Tensor], Tensor]:
-        """`x -> logits` in inference mode, compiled as the mode says."""
+        """`x -> logits` in inference mode, compiled according to the mode."""
         ...
 
     def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The framework's own compiler over a pure function of tensors."""
+        """A pure function of tensors, compiled by the framework's compiler."""
         ...
 
 
@@ -377,7 +376,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (y, logits) -> scalar
 
 
 def installed() -> tuple[str, ...]:
-    """The frameworks that can be imported here, in the order of `NAMES`; imports none."""
+    """The frameworks that are installed, in the order of `NAMES`; imports none."""
     return tuple(name for name in NAMES if importlib.util.find_spec(name) is not None)
 
 
@@ -386,15 +385,15 @@ def use(
 ) -> None:
     """Choose the framework of this process, before the first model is built.
 
-    `device` is one of the names that `zoo doctor` lists ("cpu", "cuda:0", ...), `threads` how many CPU
-    threads one operation may use; `deterministic` allows only algorithms that give the same bits on every
-    run. Raises BackendError when the name is wrong, the framework is not installed, Keras already runs
-    another, or the device is not there.
+    `device` is one of the names that `zoo doctor` lists ("cpu", "cuda:0", ...), `threads` the number of
+    CPU threads per operation; `deterministic` allows only deterministic algorithms. Raises BackendError if
+    the name is wrong, the framework is not installed, Keras already uses another, or the device does not
+    exist.
     """
     name = checked(name, "zoo.use")
     _check_running(name)
     if threads is not None and not is_integer(threads):
-        raise BackendError(f"zoo.use(threads={threads!r}): expected 1 or more")
+        raise BackendError(f"zoo.use: threads={threads!r}; expected an integer, 1 or more")
     before = os.environ.get("KERAS_BACKEND")
     os.environ["KERAS_BACKEND"] = name  # first: importing TensorFlow may import Keras
     try:
@@ -418,8 +417,8 @@ _preferred: dict[str, Any] = {}  # arguments of `use`, until the framework is ne
 def prefer(name: str | None = None, *, device: str | None = None, threads: int | None = None) -> str:
     """Choose as `use` does, but import the framework only when it is first needed; returns its name.
 
-    Errors that need no framework then come before its import, which takes seconds. Raises BackendError for a
-    name that is wrong, not installed, or not that of the framework which already runs.
+    Errors that need no framework are then raised before its import, which takes seconds. Raises BackendError
+    for a name that is wrong, not installed, or not that of the framework already in use.
     """
     name = settle() if name is None else checked(name, "zoo.use")
     _check_running(name)
@@ -430,7 +429,7 @@ def prefer(name: str | None = None, *, device: str | None = None, threads: int |
 
 
 def start() -> str:
-    """The name of the framework to import now, set up as `prefer` was told; see `settle`."""
+    """The framework to import now, with the settings given to `prefer`; see `settle`."""
     name = settle()
     if _preferred:
         arguments = dict(_preferred)
@@ -440,25 +439,25 @@ def start() -> str:
 
 
 def current() -> Backend:
-    """The backend in use, chosen now if nothing has chosen yet.
+    """The backend in use, chosen now if none has been chosen.
 
-    In order: `zoo.use`, the KERAS_BACKEND variable, keras.json, the first framework installed. Raises
-    BackendError when there is none.
+    In this order: `zoo.use`, the KERAS_BACKEND variable, keras.json, the first framework installed. Raises
+    BackendError if there is none.
     """
     return load(start())
 
 
 def settle() -> str:
-    """Choose the framework if nothing has, so that `import keras` takes the one the zoo takes."""
+    """Choose the framework, unless it has been chosen, so that `import keras` uses the same one."""
     if running := _running():
         return checked(running, "Keras")
     if name := os.environ.get("KERAS_BACKEND"):
         os.environ["KERAS_BACKEND"] = name = checked(
             name, "the variable KERAS_BACKEND"
-        )  # Keras knows no alias
+        )  # Keras has no aliases
         return name
-    # Keras writes "tensorflow" into keras.json on its first import, asked or not: a framework named there
-    # but not installed is no choice of the user's.
+    # Keras writes "tensorflow" to keras.json on its first import: a framework named there but not installed
+    # was not chosen by the user.
     name = _keras_json()
     if name not in installed():
         if not installed():
@@ -475,21 +474,21 @@ def tensors(x: Any) -> Any:
 
 
 def load(name: str) -> Backend:
-    """The module of one framework, whichever runs: it answers about the machine without Keras.
+    """The module of a framework, whichever is in use; its functions about the machine need no Keras.
 
-    Raises BackendError where what goes with the framework is missing: JAX has optax beside it.
+    Raises BackendError if a package that the zoo needs with it is missing, as optax for JAX.
     """
     name = checked(name, "zoo.backends.load")
     try:
         return cast(Backend, importlib.import_module(f"zoo.backends.{name}"))
     except ModuleNotFoundError as error:
         raise BackendError(
-            f"{name} is here without {error.name}, which the zoo needs with it. {_how_to_install(name)}"
+            f"{name} is installed without {error.name}, which the zoo needs, too. {_how_to_install(name)}"
         ) from error
 
 
 def allowed(name: str, mode: str | None) -> str:
-    """The mode, or that backend's default for None. Raises BackendError for one it does not have."""
+    """The mode, or the backend's default for None. Raises BackendError for an unknown one."""
     modes = MODES[name]
     if mode is not None and mode not in modes:
         raise BackendError(f"{name} has no mode {mode!r}; there are: {', '.join(modes)}")
@@ -498,22 +497,24 @@ def allowed(name: str, mode: str | None) -> str:
 
 @contextmanager
 def drawing_nothing() -> Iterator[None]:
-    """Around the Python of a step that is compiled: raises RuntimeError where it draws random numbers.
+    """Raise RuntimeError if the code inside draws from Python's or NumPy's global generator.
 
-    From Python's or NumPy's global generator, that is; what is compiled would repeat them at every step.
+    A compiled step would repeat these numbers every time.
     """
     _keras_generator()
     before = _global_generators()
     yield
     if _global_generators() != before:
-        raise RuntimeError("it draws from Python's or NumPy's global generator, once and not at every step")
+        raise RuntimeError(
+            "it draws from Python's or NumPy's global generator, which a compiled step does only once"
+        )
 
 
 def _keras_generator() -> None:
-    """Let Keras make its global generator, which draws its seed from Python's, if it has not."""
+    """Let Keras create its global generator, whose seed it draws from Python's."""
     import keras
 
-    with suppress(ValueError):  # on JAX it is refused while a function is traced
+    with suppress(ValueError):  # on JAX not allowed while a function is traced
         keras.src.random.seed_generator.global_seed_generator()
 
 
@@ -526,11 +527,11 @@ def _global_generators() -> tuple[Any, ...]:
 
 
 def fall_back(model: keras.Model, mode: str, to: str, error: Exception) -> str:
-    """The mode `to`, with a warning: the model runs in it, and cannot be compiled in `mode`."""
+    """The mode `to`, with a warning that the model cannot be compiled in `mode`."""
     lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines() if line.strip()]
-    if lines and lines[0].startswith("Exception encountered"):  # Keras's first line names the layer alone
+    if lines and lines[0].startswith("Exception encountered"):  # Keras's first line only names the layer
         del lines[0]
-    if lines and lines[0] == "in user code:":  # TensorFlow's last one is the error's own
+    if lines and lines[0] == "in user code:":  # TensorFlow's last line is the error itself
         lines = [line.partition(": ")[2] for line in lines if line.startswith(type(error).__name__)] or lines
     warnings.warn(
         f"{model.name} runs in mode {to!r}, as {mode!r} cannot compile it: "
@@ -541,7 +542,7 @@ def fall_back(model: keras.Model, mode: str, to: str, error: Exception) -> str:
 
 
 def find_device(devices: list[Device], name: str) -> Device:
-    """The device of that name ("cuda" means "cuda:0"). Raises BackendError naming those there are."""
+    """The device of that name ("cuda" means "cuda:0"). Raises BackendError that names the existing ones."""
     for device in devices:
         if name.lower() in (device.name, device.name.removesuffix(":0")):
             return device
@@ -549,7 +550,7 @@ def find_device(devices: list[Device], name: str) -> Device:
 
 
 def processor() -> str:
-    """The name of the machine's processor, as its maker has it where the system says so."""
+    """The model name of the processor, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -558,15 +559,15 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """The processors this process may run on; macOS and Windows only say how many the machine has."""
+    """The number of processors available to this process; on macOS and Windows, to the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def host_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
+    """The peak memory of this process so far, in bytes."""
     if sys.platform == "win32":
-        raise BackendError("peak memory is read from getrusage, which Windows lacks; use WSL")
-    try:  # Linux: getrusage would answer for the parent too, whose peak a child takes over
+        raise BackendError("peak memory is read from getrusage, which Windows does not have; use WSL")
+    try:  # Linux: getrusage includes the parent's peak
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
@@ -577,9 +578,9 @@ def host_memory() -> int:
 
 @contextmanager
 def without_tensorflow() -> Iterator[None]:
-    """Within, Keras serializes objects without importing TensorFlow, to ask whether they are TensorFlow's.
+    """A context in which Keras serializes objects without importing TensorFlow to check their types.
 
-    Keras offers no such choice: the flag is private, and without it TensorFlow is imported as before.
+    Keras has no public option for this: the flag is private, and without it TensorFlow is imported.
     """
     tensorflow: Any = importlib.import_module("keras.src.utils.module_utils").tensorflow
     undecided = "tensorflow" not in sys.modules and getattr(tensorflow, "_available", True) is None
@@ -607,11 +608,11 @@ def _check_running(name: str) -> None:
 
 
 def checked(name: str, who: str) -> str:
-    """The framework's proper name. Raises BackendError, on behalf of `who`, unless it is installed here."""
+    """The framework's canonical name. Raises BackendError, in the name of `who`, unless it is installed."""
     name = ALIASES.get(name.lower(), name.lower())
     if name not in NAMES:
         raise BackendError(f"{who}: no backend {name!r}; {nearest(name, NAMES)}")
-    if name != _running() and name not in installed():  # in this order: to look for a package takes a while
+    if name != _running() and name not in installed():  # in this order: looking for a package is slow
         raise BackendError(f"{who}: {name} is not installed. {_how_to_install(name)}")
     return name
 

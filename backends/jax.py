@@ -1,4 +1,4 @@
-"""JAX behind the zoo's contract; what each function does is said in `zoo.backends.Backend`."""
+"""JAX behind the zoo's contract; its functions are documented in `zoo.backends.Backend`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def devices() -> list[Device]:
 
 
 def _cpus() -> list[Any]:
-    """The host's processor as a device; none where JAX_PLATFORMS names accelerators alone."""
+    """The CPU as a device; None if JAX_PLATFORMS names only accelerators."""
     try:
         return jax.devices("cpu")
     except RuntimeError:
@@ -76,7 +76,7 @@ def _in_use() -> Any:
 
 
 def on_device() -> AbstractContextManager[Any]:
-    return nullcontext()  # what it makes lies there in any case
+    return nullcontext()  # new tensors are there in any case
 
 
 def set_threads(count: int) -> None:
@@ -113,7 +113,7 @@ def clear_cache() -> None:
 
 
 def tensor(array: np.ndarray) -> jax.Array:
-    # Of NumPy's arrays jnp.asarray compiles a program for each shape it meets; device_put may share memory.
+    # jnp.asarray compiles a program for each shape of NumPy array; device_put may share memory.
     return jax.device_put(array.copy()) if isinstance(array, np.ndarray) else jnp.asarray(array)
 
 
@@ -150,7 +150,7 @@ def conv(
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """The image shifted by every tap of (k, k, c), times its weights: XLA fuses them into one loop.
+    """The sum over the taps of (k, k, c) of the shifted image times the weights, one loop after XLA's fusion.
 
     On a CPU its own takes ten times as long and more (docs/upstream.md).
     """
@@ -163,7 +163,7 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> ja
 
 
 def _on_a_cpu() -> bool:
-    """Whether what is traced now will run on one."""
+    """Whether the function being traced will run on a CPU."""
     return _in_use().platform == "cpu"
 
 
@@ -304,13 +304,13 @@ def scan(
 
 
 def add(x: jax.Array, y: jax.Array) -> jax.Array:
-    # A sum is cheap, so XLA has every reader of it add again. In a residual network the sum is of all blocks
-    # before, and its gradient of all behind: 48 arrays for each of ViT's readers, a fifth of its training.
+    # A sum is cheap, so XLA recomputes it for every consumer. In a residual network it sums all earlier
+    # blocks, and its gradient of all later ones: 48 arrays per consumer in ViT, a fifth of its training time.
     return lax.optimization_barrier(x + y) if _on_a_cpu() else x + y
 
 
 def _jit(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
-    """`jax.jit` that keeps the barriers of `add`, which XLA for a CPU removes before it fuses."""
+    """`jax.jit` that keeps the barriers of `add`, which XLA on a CPU removes before fusion."""
     options = {"xla_disable_hlo_passes": "cse_barrier_expander"} if _on_a_cpu() else None
     return jax.jit(function, compiler_options=options, **how)
 
@@ -340,15 +340,15 @@ def ctc_loss(labels: jax.Array, logits: jax.Array) -> jax.Array:
 
 @jax.jit
 def _ctc(labels: jax.Array, logits: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The loss and its gradient by the logits."""
+    """The loss and its gradient with respect to the logits."""
 
     def loss(logits: jax.Array) -> jax.Array:
-        never = -1e30  # the logarithm of 0, but of finite gradient
+        never = -1e30  # stands for the logarithm of 0, with a finite gradient
         padding = (jnp.zeros(logits.shape[:2]), labels == 0)
         losses = optax.ctc_loss(logits, padding[0], labels, padding[1], log_epsilon=never)
         return jnp.where(losses < -never / 2, losses, jnp.inf).mean()
 
-    with jax.enable_x64(True):  # though JAX be set to 32 bits
+    with jax.enable_x64(True):  # even if JAX is set to 32 bits
         value, gradient = jax.value_and_grad(loss)(logits.astype(jnp.float64))
         return value.astype(logits.dtype), gradient.astype(logits.dtype)
 
@@ -399,7 +399,7 @@ def _stateless(function: Callable[[Any, Any], list]) -> Transform:
 
 
 def _each(function: Callable[..., Any], settings: Sequence[float], idle: float) -> Transform:
-    """`function(update, setting)` of each variable; nothing where the setting is idle."""
+    """`function(update, setting)` for each variable, except where the setting has no effect."""
     return _stateless(
         lambda updates, _: [
             u if s == idle else function(u, s) for u, s in zip(updates, settings, strict=True)
@@ -437,19 +437,19 @@ def _moments(o: Any, beta_1: Value) -> Transform:
 
 
 def _correction(beta: Any, count: Any, dtype: Any) -> Any:
-    """1 - beta^t, exact to rounding in float32 too."""
+    """1 - beta^t, accurate to rounding in float32, too."""
     log = np.log(beta) if isinstance(beta, float | int) and beta else jnp.log(beta)
     return -jnp.expm1(count.astype(dtype) * log)
 
 
 def _bias_correction_error(beta_1: float, beta_2: float) -> optax.Schedule:
-    """What optax's Adam update is to be multiplied by.
+    """The factor that corrects optax's Adam update.
 
     optax takes 1 - beta^t in float32, where 1 - 0.999 is 1.3e-5 too small: its first updates are 7e-6 too
     small. Over 345 steps of LeNet-5 that moves the losses by 7e-6 (docs/upstream.md).
     """
 
-    @partial(jax.jit, static_argnums=0)  # as optax's own is: uncompiled, the power rounds otherwise
+    @partial(jax.jit, static_argnums=0)  # as optax does: uncompiled, the power is rounded differently
     def off(beta: float, step: Any) -> Any:
         return (1 - beta**step) / -jnp.expm1(step * np.log(beta)) if beta else jnp.ones(())
 
@@ -457,7 +457,7 @@ def _bias_correction_error(beta_1: float, beta_2: float) -> optax.Schedule:
 
 
 def _own_moments(o: Any, beta_1: Value) -> Transform:
-    """What optax's Adam has not: torch's AMSGrad, a beta that follows a schedule, no bias correction."""
+    """Adam with what optax does not have: torch's AMSGrad, a scheduled beta, no bias correction."""
 
     def init(weights: Any) -> Any:
         mu, nu, largest = ([jnp.zeros_like(w) for w in weights] for _ in range(3))
@@ -513,7 +513,7 @@ def updater(
 
 
 class Updater:
-    """An optax transformation and what stands around it: scaling, accumulation, an average of the weights.
+    """An optax transformation with loss scaling, accumulation and averaging of the weights.
 
     `pure` is a step of it for compiled code; called, it updates the model's own variables.
     """
@@ -521,7 +521,7 @@ class Updater:
     def __init__(self, spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None):
         self.spec, self.scaling, self.variables = spec, scaling, list(variables)
         self.transform = optimizer(spec, variables)
-        self.state = jax.jit(self.init)(_values(variables))  # one program; else each shape has its own
+        self.state = jax.jit(self.init)(_values(variables))  # one program instead of one per shape
 
     def init(self, weights: list) -> dict[str, Any]:
         weights = _copies(weights)
@@ -567,7 +567,7 @@ class Updater:
     def accumulate(
         self, gradients: list, state: dict[str, Any], weights: list, weight: Any
     ) -> tuple[list, dict[str, Any]]:
-        """An update where it is due: by the mean of the gradients since the last, each by its weight."""
+        """Update if due, by the weighted mean of the gradients since the last update."""
         state = {**state, "batches": state["batches"] + 1}
         every = self.spec.gradient_accumulation_steps
         if not every:
@@ -592,7 +592,7 @@ class Updater:
         )
 
     def update(self, gradients: list, state: dict[str, Any], weights: list) -> tuple[list, dict[str, Any]]:
-        """One update, after so many batches as the state has."""
+        """One update, after the number of batches in the state."""
         o = self.spec
         updates, memory = self.transform.update(gradients, state["optax"], weights)
         weights = cast(list, optax.apply_updates(weights, updates))
@@ -670,7 +670,7 @@ def _tree_has(state: Any, name: str) -> bool:
 
 
 def _tree_set(state: Any, **values: Any) -> Any:
-    for name, value in values.items():  # at once, it would not look inside what it has set
+    for name, value in values.items():  # one at a time: it does not look inside replaced values
         state = optax.tree_utils.tree_set(state, **{name: value})
     return state
 
@@ -734,11 +734,11 @@ class JaxStep:
 
     def __call__(self, x: jax.Array, y: jax.Array, weight: int | None = None) -> jax.Array:
         if self.state is None:
-            # A donated buffer is gone after the step, and the model's may be others' too.
+            # A donated buffer is invalid after the step, and others may use the model's.
             own = _values(self.model.trainable_variables), _values(self.model.non_trainable_variables)
             weights, other, memory = jax.jit(_copies)((*own, self.updater.state))
             self.state = weights, other, memory
-            # All of it is here until `sync`: to read the model before is JAX's error of a deleted array.
+            # The state is kept here until `sync`: until then, reading the model raises an error.
             self.assign(weights, other)
             self.updater.state = {}
         try:
@@ -746,13 +746,13 @@ class JaxStep:
             self.state, loss = self.advance(self.state, (x, y, counted))
         except BaseException:
             if _is_deleted(self.state):
-                self.state = None  # the device failed in the middle of it
-            self.sync()  # of a batch that does not fit, the model is none the worse
+                self.state = None  # the device failed during the step
+            self.sync()  # a batch that does not fit leaves the model unchanged
             raise
         return loss
 
     def advance(self, state: tuple, batch: tuple) -> tuple[tuple, jax.Array]:
-        """A step; eagerly, from here on, of what cannot be compiled."""
+        """A step; eager from here on if it cannot be compiled."""
         try:
             return self.step(state, *batch)
         except Exception as error:
@@ -768,10 +768,10 @@ class JaxStep:
         weights, other, memory = self.state
         self.assign(weights, other)
         self.updater.state = memory
-        self.state = None  # the model's variables may change before the next step
+        self.state = None  # the model's variables may be assigned before the next step
 
     def assign(self, weights: list, other: list) -> None:
-        """Let the model's variables be these very arrays."""
+        """Set the model's variables to these arrays, without a copy."""
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         for variable, value in zip(variables, [*weights, *other], strict=True):
             variable.assign(value)
@@ -785,7 +785,7 @@ def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any
 def predictor(model: keras.Model, mode: str) -> Callable[[jax.Array], jax.Array]:
     from zoo._lazy import keras
 
-    # Once: Keras walks all layers for them.
+    # Once, because Keras traverses all layers to list them.
     variables = [*model.trainable_variables, *model.non_trainable_variables]
 
     def forward(values: list[jax.Array], x: jax.Array) -> jax.Array:
@@ -796,7 +796,7 @@ def predictor(model: keras.Model, mode: str) -> Callable[[jax.Array], jax.Array]
 
     def predict(x: jax.Array) -> jax.Array:
         nonlocal run
-        # `value` asks first whether a scope is open that would cast it: 2 us a weight, 2 % of T5-mini's time.
+        # `value` first checks for an autocast scope: 2 us per weight, 2% of T5-mini's time.
         values = [v._value for v in variables]
         try:
             return run(values, x)
@@ -820,7 +820,7 @@ def _values(variables: Sequence[keras.Variable]) -> list[jax.Array]:
 
 
 def _once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function to be compiled, whose Python runs once for many calls."""
+    """A function to compile, whose Python code runs once for many calls."""
 
     def call(*arguments: Any) -> Any:
         with drawing_nothing():
@@ -830,12 +830,12 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_deleted(state: Any) -> bool:
-    """Whether a step has taken these arrays for its own."""
+    """Whether these arrays have been donated to a step."""
     return any(array.is_deleted() for array in jax.tree.leaves(state))
 
 
 def _copies(arrays: Any) -> Any:
-    """In other memory, even where compiled code would hand on what it was given."""
+    """Copies in new memory, even where compiled code would return its inputs."""
     return jax.tree.map(jnp.copy, arrays)
 
 
@@ -857,7 +857,7 @@ def _objective(model: keras.Model, loss: Loss) -> Callable[..., tuple[jax.Array,
 
 
 def _check_seeds(model: keras.Model, scope: keras.StatelessScope) -> None:
-    """Raise WrongConfiguration if the model drew from a seed that a step loses: none of its variables."""
+    """Raise WrongConfiguration if the model drew from a seed that is not among its variables."""
     own = {id(v) for v in model.variables}
     for name, value in scope.state_mapping.items():
         if name not in own and value.dtype == jnp.uint32 and value.shape == (2,):

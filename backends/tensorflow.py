@@ -1,4 +1,4 @@
-"""TensorFlow behind the zoo's contract; what each function does is said in `zoo.backends.Backend`."""
+"""TensorFlow behind the zoo's contract; its functions are documented in `zoo.backends.Backend`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 NAME = "tensorflow"
 
-# A data set that Python frees when it ends may wait for ever for a thread that needs Python: free it before.
+# A data set freed at Python's exit may wait forever for a thread that needs Python: free it before.
 atexit.register(gc.collect)
 
 
@@ -63,17 +63,17 @@ def use_device(name: str) -> None:
     found = find_device(devices(), name)
     for platform_name in ("GPU", "TPU"):
         physical = tf.config.list_physical_devices(platform_name)
-        wanted = [d for i, d in enumerate(physical) if found.name.endswith(f":{i}")]
-        tf.config.set_visible_devices(wanted, platform_name)
+        visible = [d for i, d in enumerate(physical) if found.name.endswith(f":{i}")]
+        tf.config.set_visible_devices(visible, platform_name)
 
 
 def on_device() -> AbstractContextManager[Any]:
-    return nullcontext()  # what it makes lies there in any case
+    return nullcontext()  # new tensors are there in any case
 
 
 def set_threads(count: int) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(count)
-    # Operations side by side need two: with one, an input pipeline and the step that waits for it have hung.
+    # Two for parallel operations: with one, an input pipeline and the step that waits for it have deadlocked.
     tf.config.threading.set_inter_op_parallelism_threads(max(2, count))
 
 
@@ -96,7 +96,7 @@ def synchronize(value: tf.Tensor) -> None:
 
 
 def clear_cache() -> None:
-    """TensorFlow's own are kept until the process ends: nothing frees them."""
+    """Nothing to do: TensorFlow keeps its programs until the process ends."""
 
 
 # Operations
@@ -126,19 +126,19 @@ def conv(
     sides, inputs = _sides(padding), kernel.shape[2]
     if groups == 1:
         y = tf.nn.conv2d(x, kernel, stride, sides)
-    elif inputs == 1:  # a channel to each group
+    elif inputs == 1:  # one channel per group
         each = tf.reshape(kernel, (*kernel.shape[:2], groups, -1))
-        if padding and bias is not None:  # fused with a bias, padding of its own ends the process
+        if padding and bias is not None:  # fused with a bias, explicit padding aborts the process
             x, sides = tf.pad(x, _sides(padding)), "VALID"
         y = tf.nn.depthwise_conv2d(x, each, (1, stride, stride, 1), sides)
-    else:  # on a CPU TensorFlow convolves groups under XLA only
+    else:  # on a CPU TensorFlow supports groups only under XLA
         pairs = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
         y = tf.concat([tf.nn.conv2d(part, own, stride, sides) for part, own in pairs], -1)
     return y if bias is None else tf.nn.bias_add(y, bias)
 
 
 def max_pool(x: tf.Tensor, size: int, stride: int, padding: int) -> tf.Tensor:
-    if padding:  # of its own, XLA refuses it, and its gradient takes four times as long
+    if padding:  # explicit padding is not supported by XLA, and its gradient takes four times as long
         x = tf.pad(x, _sides(padding), constant_values=float("-inf"))
     return tf.nn.max_pool2d(x, size, stride, "VALID")
 
@@ -153,7 +153,7 @@ def average_pool(x: tf.Tensor, size: int, stride: int) -> tf.Tensor:
 
 def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, *, transposed: bool = False) -> tf.Tensor:
     if transposed:
-        axes = "abcd"[: x.shape.rank - 1]  # "..." would have a gradient of 20 times the work
+        axes = "abcd"[: x.shape.rank - 1]  # with "..." the gradient takes 20 times as long
         y = tf.einsum(f"{axes}i,oi->{axes}o", x, kernel)  # tf.transpose would copy the kernel
     else:
         y = tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel
@@ -299,14 +299,14 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: floa
 @tf.custom_gradient
 def ctc_loss(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
     # tf.nn.ctc_loss has no kernel under XLA. Axes: b batch, t frames, s states: labels with blanks around.
-    never = tf.constant(-1e30, tf.float64)  # the logarithm of 0; infinity less infinity would be none
+    never = tf.constant(-1e30, tf.float64)  # for the logarithm of 0: inf - inf would be NaN
     log_p = tf.nn.log_softmax(tf.cast(logits, tf.float64))
     pairs = tf.stack([tf.zeros_like(labels), labels], axis=2)
     states = tf.pad(tf.reshape(pairs, (tf.shape(labels)[0], 2 * tf.shape(labels)[1])), ((0, 0), (0, 1)))
     said = tf.transpose(tf.gather(log_p, states, axis=2, batch_dims=1), (1, 0, 2))  # (t, b, s)
-    place, last = tf.range(tf.shape(states)[1]), 2 * tf.math.count_nonzero(labels, 1, True, tf.int32)
-    first = tf.where(place == 0, tf.zeros_like(said[0]), never)
-    final = tf.where(place == last, tf.zeros_like(said[0]), never)
+    state, last = tf.range(tf.shape(states)[1]), 2 * tf.math.count_nonzero(labels, 1, True, tf.int32)
+    first = tf.where(state == 0, tf.zeros_like(said[0]), never)
+    final = tf.where(state == last, tf.zeros_like(said[0]), never)
     skipped = states != tf.pad(states, ((0, 0), (2, 0)))[:, :-2]  # the blank before; blanks are all the same
 
     def forward(alpha: tf.Tensor, said: tf.Tensor) -> tf.Tensor:
@@ -325,7 +325,7 @@ def ctc_loss(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[
     losses = tf.where(possible, -likelihood, tf.constant(float("inf"), tf.float64))
 
     def gradient(upstream: tf.Tensor) -> tuple[None, tf.Tensor]:
-        share = tf.exp(alpha + beta - said - likelihood)  # of the alignments in this state at this frame
+        share = tf.exp(alpha + beta - said - likelihood)  # of the alignments, in each state at each frame
         share = tf.einsum("tbs,bsc->btc", share, tf.one_hot(states, logits.shape[-1], dtype=tf.float64))
         each = tf.where(possible[..., None], tf.exp(log_p) - share, 0)
         return None, upstream * tf.cast(each / tf.cast(tf.shape(labels)[0], tf.float64), logits.dtype)
@@ -372,7 +372,7 @@ def _adam_kernel(
     self: Any, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor, decay: float, slots: Any
 ) -> None:
     dtype = variable.dtype
-    # As the kernel rounds them: in float32 1 - 0.999 is 1.3e-5 off, above and below in v / (1 - b2^t) alike.
+    # As the kernel rounds them: in float32 1 - 0.999 is off by 1.3e-5, in v and in 1 - b2^t alike.
     beta_1, beta_2 = (
         float(np.array(b, dtype.as_numpy_dtype)) if isinstance(b, float) else b
         for b in (self.cycled(dtype.name), self.beta_2)
@@ -384,7 +384,7 @@ def _adam_kernel(
         var=variable.handle,
         m=slots[0].value.handle,
         v=slots[1].value.handle,
-        # The kernel's own bias correction takes powers in float32, 6e-6 off: it is given powers of 0.
+        # The kernel's own bias correction uses powers in float32, off by 6e-6: it is passed powers of 0.
         beta1_power=tf.zeros((), dtype),
         beta2_power=tf.zeros((), dtype),
         lr=rate * root / self.correction(beta_1, dtype.name),
@@ -399,7 +399,7 @@ KERNELS: dict[str, Callable[..., None]] = {
     "Momentum": _momentum_kernel,
     "Adam": _adam_kernel,
     "AdamW": _adam_kernel,
-}  # the others are made of operations, in zoo.optimizers; so is AMSGrad, whose kernel XLA lacks
+}  # the others are written in operations in zoo.optimizers, as is AMSGrad, whose kernel XLA does not have
 
 
 def updater(
@@ -500,7 +500,7 @@ class TensorFlowStep:
         self.plain, self.step = step, _compiled(step, mode)
 
     def __call__(self, x: tf.Tensor, y: tf.Tensor, weight: int | None = None) -> tf.Tensor:
-        # As a number it would be part of the program: compiled again for each.
+        # A Python number would be a constant of the program, compiled again for each.
         batch = (x, y) if weight is None else (x, y, tf.constant(weight, tf.int32))
         try:
             return self.step(*batch)
@@ -514,7 +514,7 @@ class TensorFlowStep:
 
 
 def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:
-    # Keras would read off its first two batches which axes vary, and stop at the first that differs.
+    # Keras would infer the variable axes from the first two batches, and fail at later lengths.
     x, y = first = next(batches)
     specs = {tensor.name: tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in model.inputs}
     signature = {name: specs[name] for name in x} if isinstance(x, Mapping) else next(iter(specs.values()))
@@ -553,9 +553,9 @@ def _compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
 def _instead(
     function: Callable[..., Any], mode: str, error: Exception, *arguments: Any
 ) -> tuple[tf.Tensor, Callable[..., Any], str]:
-    """What a mode that asks less of a model makes of these, as it was made, and the mode.
+    """The result and the function in the first simpler mode that can run it, and that mode.
 
-    Raises what eager raises, as for a batch that does not fit, or the error itself, if it is the machine's.
+    Raises the error of eager mode, as for a batch that does not fit, or `error` if memory is exhausted.
     """
     simpler = {"xla": ("graph", "eager"), "graph": ("eager",)}.get(mode, ())
     if isinstance(error, tf.errors.ResourceExhaustedError):

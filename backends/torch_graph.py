@@ -1,4 +1,4 @@
-"""A torch function recorded as one flat graph of operations, and what can be left out of it."""
+"""Torch functions recorded as flat graphs of operations, and simplifications of these graphs."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ IN_PLACE = {
 }
 VIEWS = {aten.view.default, aten._unsafe_view.default}
 CONSTANT = {aten.arange.start_step, aten.full.default, aten.scalar_tensor.default, aten.zeros.default}
-FEW = 4096  # numbers of a constant that is worth its memory
+FEW = 4096  # elements of a constant worth keeping
 PRODUCTS = {aten.addmm.default, aten.mm.default}
-MUCH = 2**21  # multiply-adds of a product from which oneDNN's call, of some 10 us, is worth it
+MUCH = 2**21  # multiply-adds from which a call of oneDNN, about 10 us, is worthwhile
 READS_VALUES = DataDependentOutputException, GuardOnDataDependentSymNode
 KEEPING = RESHAPING.union(IN_PLACE.values())
 
 
 class Recorded:
-    """A pure function of tensors as one flat graph of operations, which takes the leaves of its arguments."""
+    """A pure function of tensors as one flat graph, whose inputs are the leaves of its arguments."""
 
     def __init__(self, module: GraphModule, result: Any):
         self.module, self.result = module, result
@@ -50,10 +50,10 @@ class Recorded:
         return self.module.graph
 
     def bound(self, *fixed: Any, compiled: bool = False) -> Callable[..., Any]:
-        """The function of its other arguments, these being the same tensors for ever, if with other numbers.
+        """The function of the other arguments, with these bound; their values may change, not the tensors.
 
-        What only looks at them in another shape is done here, once, and so is what is made of nothing. With
-        `compiled` the rest is TorchInductor's: seconds to compile.
+        Views of them and small constants are computed here, once. With `compiled` the rest is compiled by
+        TorchInductor, which takes seconds.
         """
         leaves = tree.tree_leaves(fixed)
         first = [node for node in self.graph.nodes if node.op == "placeholder"][: len(leaves)]
@@ -80,10 +80,10 @@ class Recorded:
 
 
 def record(function: Callable[..., Any], *arguments: Any) -> Recorded:
-    """The operations that a pure function of these tensors, and of others of their shapes, consists of.
+    """Record the operations of a pure function, for tensors of the same shapes as the arguments.
 
     Raises RuntimeError for a function that reads the value of a tensor, or draws from Python's or NumPy's
-    global generator: a graph would repeat the numbers.
+    global generator, whose numbers the graph would repeat.
     """
     leaves, structure = tree.tree_flatten(arguments)
     result: Any = None
@@ -98,13 +98,13 @@ def record(function: Callable[..., Any], *arguments: Any) -> Recorded:
             module = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*leaves)
     except READS_VALUES as error:
         raise RuntimeError(
-            "the value of a tensor is read, as by a Keras layer that draws from a seed"
+            "the value of a tensor is read, for example by a Keras layer that draws from a seed"
         ) from error
     return _tidied(Recorded(module, result))
 
 
 def _tidied(recorded: Recorded) -> Recorded:
-    """Without what is repeated, undone or not used."""
+    """Without operations that are repeated, undone or unused."""
     seen: dict[Any, Node] = {}
     for node in list(recorded.graph.nodes):
         if (same := _spared(node, seen)) is not None:
@@ -114,7 +114,7 @@ def _tidied(recorded: Recorded) -> Recorded:
 
 
 def _spared(node: Any, seen: dict[Any, Node]) -> Node | None:
-    """The node that this one only repeats: outside autograd a detach is nothing, nor is there and back."""
+    """The node that this one equals: outside autograd, that of a detach, a repetition or an undone view."""
     if node.target is aten.detach.default:
         return node.args[0]
     if node.target not in RESHAPING:
@@ -140,7 +140,7 @@ def _transposed_back(inner: Any, node: Any) -> bool:
     return len({frozenset(axis % len(_shape(node)) for axis in each.args[1:]) for each in (inner, node)}) == 1
 
 
-# What undoes itself -> whether it does, of the first and the second.
+# Operations that can undo themselves -> whether the second undoes the first.
 UNDONE: dict[Any, Callable[[Any, Any], bool]] = {
     aten.permute.default: _permuted_back,
     aten.transpose.int: _transposed_back,
@@ -153,17 +153,17 @@ def _shape(node: Any) -> tuple[int, ...]:
 
 
 def _is_shape(node: Any, values: Mapping[Node, Any]) -> bool:
-    """Whether a node is one of these under another shape."""
+    """Whether a node is a view of one of these values."""
     return node.target in RESHAPING and node.args[0] in values
 
 
 def _is_constant(node: Any) -> bool:
-    """Whether a node is a few numbers that depend on nothing, and stay as they are."""
+    """Whether a node is a small constant that is never written to."""
     return node.target in CONSTANT and node.meta["val"].numel() <= FEW and not _is_written(node)
 
 
 def _is_written(node: Node) -> bool:
-    """Whether the memory of a node is changed later, or may be by who gets it."""
+    """Whether the memory of a node is or may be written to later."""
 
     def looks(user: Any) -> bool:
         return _is_view(user) and user.all_input_nodes[0] is node
@@ -179,10 +179,10 @@ def _writes(user: Any, node: Node) -> bool:
 
 
 def use_onednn(recorded: Recorded) -> Recorded:
-    """Let oneDNN have the large products of matrices in float32 on a CPU, which torch gives to MKL.
+    """Use oneDNN instead of MKL for large matrix products in float32 on a CPU.
 
-    They round otherwise: measured, to 1.5 to 2.2 times MKL's error. oneDNN's own activations are not asked
-    for: its ReLU of NaN is 0.
+    Their rounding errors were measured to be 1.5 to 2.2 times MKL's. oneDNN's fused activations are not
+    used: its ReLU of NaN is 0.
     """
     graph = recorded.graph
     for node in list(graph.nodes):
@@ -197,39 +197,39 @@ def use_onednn(recorded: Recorded) -> Recorded:
 
 
 def _is_large_product(node: Any) -> bool:
-    """Whether a node is a product of matrices, perhaps with a bias, that is worth a call of oneDNN."""
+    """Whether a node is a matrix product, optionally with a bias, large enough for oneDNN."""
     if node.target not in PRODUCTS or node.kwargs:
         return False
     *bias, x, matrix = (each.meta["val"] for each in node.args)
     plain = x.device.type == "cpu" and x.dtype is matrix.dtype is torch.float32
-    # Of a bias oneDNN reads the numbers that follow the first, whatever the stride.
+    # oneDNN ignores the stride of a bias.
     in_order = all(each.ndim == 1 and each.is_contiguous() for each in bias)
     return plain and in_order and x.numel() * matrix.shape[1] >= MUCH
 
 
 def overwrite(recorded: Recorded) -> Recorded:
-    """Let sums, products and activations take the place of an input that nothing reads later.
+    """Compute sums, products and activations in place if their input is not read later.
 
-    Memory that is new to the process costs a CPU more than the arithmetic: without this EfficientNet-B0
-    predicts 1.14 times as long.
+    New memory costs a CPU more than the arithmetic: without this EfficientNet-B0 takes 1.14 times as long to
+    predict.
     """
-    place = {node: i for i, node in enumerate(recorded.graph.nodes)}
+    position = {node: i for i, node in enumerate(recorded.graph.nodes)}
     owner: dict[Node, Node] = {}  # the node that a node's memory was made for
     last: dict[Node, int] = {}  # where that is read for the last time
-    for node in place:
+    for node in position:
         owner[node] = owner[node.all_input_nodes[0]] if _is_view(node) else node
-        last[owner[node]] = max([last.get(owner[node], 0), *map(place.__getitem__, node.users)])
-    for node in place:
+        last[owner[node]] = max([last.get(owner[node], 0), *map(position.__getitem__, node.users)])
+    for node in position:
         if _is_view(node):
             owner[node] = owner[node.all_input_nodes[0]]
-        elif (old := _replaceable(node, owner)) is not None and last[old] == place[node]:
+        elif (old := _replaceable(node, owner)) is not None and last[old] == position[node]:
             node.target = IN_PLACE[node.target]
             owner[node], last[old] = old, last[node]
     return recorded
 
 
 def _replaceable(node: Any, owner: dict[Node, Node]) -> Node | None:
-    """Whose memory this node's result would fit in, element for element."""
+    """The node whose memory this node's result can overwrite."""
     if node.target not in IN_PLACE:
         return None
     first, *others = node.all_input_nodes
@@ -243,7 +243,7 @@ def _replaceable(node: Any, owner: dict[Node, Node]) -> Node | None:
 
 
 def _is_view(node: Any) -> bool:
-    """Whether a node's memory is that of its first input."""
+    """Whether a node shares the memory of its first input."""
     if node.target is operator.getitem:
         return _is_view(node.all_input_nodes[0])
     returns = getattr(getattr(node.target, "_schema", None), "returns", ())

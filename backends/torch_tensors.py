@@ -1,4 +1,4 @@
-"""torch's tensors and files for `zoo.weights`, whichever framework computes: loads no Keras."""
+"""torch's tensors and files for `zoo.weights`, whichever framework is in use; loads no Keras."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    """The array as a tensor of its own, on the CPU; bfloat16, which is none of NumPy's types, too."""
+    """A copy of the array as a tensor on the CPU; also of bfloat16, which NumPy itself does not have."""
     if array.dtype.name == "bfloat16":
         return torch.from_numpy(array.astype(np.float32)).bfloat16()
     return torch.from_numpy(np.array(array, order="C"))
@@ -23,18 +23,18 @@ def numpy(tensor: torch.Tensor) -> np.ndarray:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a file of torch.save holds, its tensors on the CPU; no code in it is run.
+    """The content of a file of torch.save, with tensors on the CPU; no code in it is run.
 
-    Raises ValueError for what is no dict.
+    Raises ValueError unless it is a dict.
     """
     found: Any = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(found, dict):
-        raise ValueError(f"a {type(found).__name__}, not tensors by name")
+        raise ValueError(f"it contains a {type(found).__name__}; expected a dict of tensors by name")
     return found
 
 
 def free_shapes(model: Any) -> list[Any]:
-    """The axes of a Keras model's inputs that are of any length, as `dynamic_shapes` of torch.export."""
+    """The axes of a Keras model's inputs with variable length, as `dynamic_shapes` of torch.export."""
     free = {
         tensor.name: {axis: torch.export.Dim.AUTO for axis, n in enumerate(tensor.shape) if n is None}
         for tensor in model.inputs

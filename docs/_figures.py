@@ -62,9 +62,9 @@ def drawn(model: Any) -> tuple[list[Box], dict[str, tuple[str, list[Box]]]]:
 
 def read(model: Any) -> list[Box]:
     """A box for each call of an operation, depth first, so that a box mostly follows its input."""
-    places = {id(operation): i for i, operation in enumerate(model.operations)}
+    indices = {id(operation): i for i, operation in enumerate(model.operations)}
     depths = [(-depth, node) for depth, nodes in model._nodes_by_depth.items() for node in nodes]
-    nodes = [node for _, node in sorted(depths, key=lambda pair: (pair[0], places[id(pair[1].operation)]))]
+    nodes = [node for _, node in sorted(depths, key=lambda pair: (pair[0], indices[id(pair[1].operation)]))]
     makers = {id(tensor): i for i, node in enumerate(nodes) for tensor in node.outputs}
     boxes = []
     for i, node in enumerate(nodes):
@@ -264,14 +264,14 @@ def grouped(boxes: list[Box]) -> tuple[list[Box], dict[str, tuple[str, list[Box]
     letters: dict[Any, str] = {}
     whole: dict[str, Box] = {}
     for name, inside in members.items():
-        places = {box.id: i for i, box in enumerate(inside)}
-        outer = list(dict.fromkeys(i for box in inside for i in box.inputs if i not in places))
+        indices = {box.id: i for i, box in enumerate(inside)}
+        outer = list(dict.fromkeys(i for box in inside for i in box.inputs if i not in indices))
         built = str(
             [
                 (
                     b.kinds,
                     b.times,
-                    [places.get(i, f"in{outer.index(i)}" if i in outer else "") for i in b.inputs],
+                    [indices.get(i, f"in{outer.index(i)}" if i in outer else "") for i in b.inputs],
                 )
                 for b in inside
             ]
@@ -345,17 +345,17 @@ def draw(boxes: list[Box], title: str) -> str:
     side = shortcuts(boxes)
     wide = NARROW if side else WIDTH
     column = [box for box in boxes if box.id not in side]
-    places = {box.id: i for i, box in enumerate(column)}
+    indices = {box.id: i for i, box in enumerate(column)}
     lines = [
         1 if box.source or not (box.name or box.parameters or crowded(box, wide)) else 2 for box in column
     ]
     heights = [10 + LINE * n for n in lines]
     tops = [4 + sum(heights[:i]) + GAP * i for i in range(len(column))]
     arcs = [
-        (places[i], place)
+        (indices[i], place)
         for place, box in enumerate(column)
         for i in box.inputs
-        if i in places and places[i] != place - 1
+        if i in indices and indices[i] != place - 1
     ]
     lane_of, lanes = in_lanes(arcs)
     right = 4 + wide
@@ -374,7 +374,7 @@ def draw(boxes: list[Box], title: str) -> str:
         bend = f"H{x - 5}Q{x} {y1} {x} {y1 + 5}V{y2 - 5}Q{x} {y2} {x - 5} {y2}"
         parts.append(f'<path class="line" d="M{right} {y1}{bend}H{right + 4}"/>{head(right, y2, "left")}')
     for box, start, end in side.values():
-        parts += beside(box, right, width - 4 - SIDE, middles[places[start]], middles[places[end]])
+        parts += beside(box, right, width - 4 - SIDE, middles[indices[start]], middles[indices[end]])
     return "".join([*parts, "</svg>"])
 
 
@@ -395,17 +395,17 @@ def in_lanes(arcs: list[tuple[int, int]]) -> tuple[dict[tuple[int, int], int], i
 def shortcuts(boxes: list[Box]) -> dict[int, tuple[Box, int, int]]:
     """The boxes that are shortcuts around two boxes or more, by id: box, its input, the sum it goes to."""
     by_id, readers = {box.id: box for box in boxes}, readers_of(boxes)
-    places = {box.id: i for i, box in enumerate(boxes)}
+    indices = {box.id: i for i, box in enumerate(boxes)}
     found = {}
     for box in boxes:
         to = readers.get(box.id, set())
         if box.source or len(box.inputs) != 1 or len(to) != 1:
             continue
         start, end = box.inputs[0], next(iter(to))
-        around = places[end] - places[start] - 2  # the boxes of the other way
+        around = indices[end] - indices[start] - 2  # the boxes of the other way
         alone = len(by_id[end].inputs) == 2 and len(readers[start]) == 2
         if by_id[end].kinds[0] == "Add" and alone and around >= 2 and not readers[start] & readers[box.id]:
-            ends = [boxes[places[end] - 1].id, boxes[places[start] + 1].id]
+            ends = [boxes[indices[end] - 1].id, boxes[indices[start] + 1].id]
             if box.id in ends:  # the other way is one column, unbroken
                 found[box.id] = (box, start, end)
     return {} if len({(start, end) for _, start, end in found.values()}) < len(found) else found

@@ -217,7 +217,9 @@ def test_another_framework_than_keras_runs_on_is_refused(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"device": "gpu:99"}])
 def test_a_refused_choice_leaves_nothing_chosen(fresh: Callable, wrong: dict) -> None:
     fresh(NAME)
-    with pytest.raises(zoo.BackendError, match=r"expected 1 or more|no device 'gpu:99'; there are: .*cpu"):
+    with pytest.raises(
+        zoo.BackendError, match=r"expected an integer, 1 or more|no device 'gpu:99'; there are: .*cpu"
+    ):
         zoo.use(NAME, **wrong)
     assert "KERAS_BACKEND" not in os.environ
 

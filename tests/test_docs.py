@@ -87,7 +87,7 @@ def test_the_tables_of_both_readmes_are_those_of_the_registry(monkeypatch: pytes
     for name in readme.HEADINGS:
         text = (ROOT / name).read_text(encoding="utf-8")
         cards = [registry.card(model) for model in registry.list_models()]
-        assert [c.name for c in cards if f"`{c.name}` {c.parameters:,}" not in text] == []
+        assert [c.name for c in cards if f"`{c.name}`\N{NO-BREAK SPACE}{c.parameters:,}" not in text] == []
         assert text == readme.renewed(name), "python docs/_readme.py writes the table anew"
 
 

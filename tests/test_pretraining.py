@@ -183,3 +183,9 @@ def test_a_text_file_is_a_task(tmp_path: Path) -> None:
     assert sequences.decode(task.train[0][0]).startswith("All happy families")
     run = zoo.train("gpt-nano", str(path), steps=2, batch_size=4)
     assert run.metrics["bits_per_character"] > 0
+
+
+def test_the_old_name_of_a_task_s_corruption_warns_and_is_the_same() -> None:
+    task = tasks.load("topics-masked", {"token_ids": (None,)})
+    with pytest.warns(DeprecationWarning, match=r"Task\.corrupt"):
+        assert task.spoil is task.corrupt

@@ -260,7 +260,7 @@ def test_vit_is_its_equations(pooling: str) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("vit-b16", {"image_size": 200}, "vit: patches of 16 do not tile images of 200; expected a multiple"),
+        ("vit-b16", {"image_size": 200}, "vit: image_size=200; expected a multiple of patch_size=16"),
         ("vit-b16", {"pooling": "max"}, 'vit: pooling=\'max\'; expected "token" or "average"'),
         ("vit-b16", {"heads": 7}, "block1_attention: 7 heads; expected a divisor of the width, 768"),
         (

@@ -245,14 +245,14 @@ assert abs(mixed.metrics["accuracy"] - run.metrics["accuracy"]) < 0.03
 #
 # | service | what it is good for | how to use the zoo there |
 # | --- | --- | --- |
-# | [Google Colab](https://colab.research.google.com/) | a notebook in the browser; a GPU or TPU for a limited time, free within limits | choose the runtime, then the first cell below |
-# | [Kaggle](https://www.kaggle.com/code) | notebooks with a weekly quota of GPU hours, and data sets | switch on the accelerator and internet access, then the first cell below |
-# | [Amazon SageMaker](https://aws.amazon.com/sagemaker/) | a team on AWS: notebooks, training jobs, endpoints | an image with PyTorch, then the first cell below; a training job runs `zoo train` |
+# | [Google Colab](https://colab.research.google.com/) | a notebook in the browser; a GPU or TPU for a limited time, free within limits | choose the runtime, then the first line below |
+# | [Kaggle](https://www.kaggle.com/code) | notebooks with a weekly quota of GPU hours, and data sets | switch on the accelerator and internet access, then the first line below |
+# | [Amazon SageMaker](https://aws.amazon.com/sagemaker/) | a team on AWS: notebooks, training jobs, endpoints | an image with PyTorch, then the first line below; a training job runs `zoo train` |
 # | [Google Cloud](https://cloud.google.com/tpu) | TPUs for JAX, GPUs by the hour | a TPU VM, `pip install "jax[tpu]" optax`, then the zoo |
-# | [Azure Machine Learning](https://azure.microsoft.com/products/machine-learning) | a team on Azure: notebooks, clusters | a compute instance, then the first cell below |
+# | [Azure Machine Learning](https://azure.microsoft.com/products/machine-learning) | a team on Azure: notebooks, clusters | a compute instance, then the first line below |
 #
-# These services provide images with a framework for their hardware, so the first cell only adds the zoo (ADDRESS is
-# that of the repository you read this in), and the second checks that the GPU is detected:
+# These services provide images with a framework for their hardware, so the first line only adds the zoo, and the second
+# checks that the GPU is detected:
 #
 # ```
 # !git clone ADDRESS primer && pip install "./primer[notebooks]"

@@ -172,7 +172,7 @@ def train_keras(loss="mse", targets=targets):
 
 LOOPS = {"torch": train_torch, "jax": train_jax, "tensorflow": train_tensorflow}
 curves = {name: loop() for name, loop in LOOPS.items() if find_spec(name)}
-curves[f"Keras（{keras.backend.backend()}）"], by_mse = train_keras()
+curves[f"Keras ({keras.backend.backend()})"], by_mse = train_keras()
 
 STYLES = ((BLUE, "-", 5), (ORANGE, "--", 3.5), (GREEN, ":", 2.5), (PURPLE, "-", 0.8))
 for (name, losses), (color, style, width) in zip(curves.items(), STYLES, strict=False):

@@ -207,7 +207,7 @@ for name, (model, *_) in models.items():
         run, losses[name] = fit(model, decay)
         ends[name] = run.metrics["accuracy"]
 for name, loss in losses.items():
-    print(f"{name:12s} 留出损失 {loss[-1]:.2f}，准确率 {ends[name]:.2f}")
+    print(f"留出损失 {loss[-1]:.2f}，准确率 {ends[name]:.2f}：{name:12s}")
 for name in ("dropout", "L1", "L2", "权重衰减"):
     assert losses[name][-1] < 0.8 * plain_loss[-1]
     assert ends[name] > ends["无正则化"]

@@ -59,7 +59,7 @@ for name, (schedule, formula) in CURVES.items():
     on_host = np.array([schedule.at(step) for step in range(T)])
     in_framework = keras.ops.convert_to_numpy(schedule(s))
     differences = [np.abs(rates - formula).max() / PEAK for rates in (on_host, in_framework)]
-    print(f"{name:21s} float64 误差 {differences[0]:.0e}，{in_framework.dtype} 误差 {differences[1]:.0e}")
+    print(f"float64 误差 {differences[0]:.0e}，{in_framework.dtype} 误差 {differences[1]:.0e}：{name:21s}")
     assert differences[0] < 1e-12
     assert differences[1] < 1e-6
 
@@ -107,7 +107,7 @@ def fit(rate, steps=STEPS):
 runs = {name: fit(rate) for name, (rate, *_) in RATES.items()}
 for name, run in runs.items():
     loss, accuracy = run.metrics["loss"], run.metrics["accuracy"]
-    print(f"{name:15s} 留出损失 {loss:.2f}，准确率 {accuracy:.3f}")
+    print(f"留出损失 {loss:.2f}，准确率 {accuracy:.3f}：{name:15s}")
 ends = {name: run.metrics["loss"] for name, run in runs.items()}
 assert ends["余弦，从 0.1 开始"] < 0.8 * ends["固定 0.1"]
 assert ends["余弦，从 0.1 开始"] < 0.9 * ends["固定 0.01"]
@@ -192,7 +192,7 @@ def learn(model, warmup):
 
 cold, warm = learn(transformer(), 0), learn(transformer(), 22)
 for name, run in (("无预热", cold), ("有预热", warm)):
-    print(f"{name:7s} 准确率 {run.metrics['accuracy']:.2f}，损失 {run.metrics['loss']:.2f}")
+    print(f"准确率 {run.metrics['accuracy']:.2f}，损失 {run.metrics['loss']:.2f}：{name:7s}")
 assert warm.metrics["accuracy"] > 0.85
 assert cold.metrics["accuracy"] < 0.3
 

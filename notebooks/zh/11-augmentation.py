@@ -118,7 +118,7 @@ def fit(changes):
 runs = {"不增强": fit(None), "RandomCrop(8, 1)": fit("RandomCrop(8, 1)")}
 for name, run in runs.items():
     on_centred, on_moved = (accuracy(run.model, images) for images in (centred, moved))
-    print(f"{name:16s} 居中数字的准确率 {on_centred:.2f}，平移数字 {on_moved:.2f}")
+    print(f"居中数字的准确率 {on_centred:.2f}，平移数字 {on_moved:.2f}：{name:16s}")
 plain, cropped = runs.values()
 assert accuracy(plain.model, moved) < 0.55
 assert accuracy(cropped.model, moved) > 0.7

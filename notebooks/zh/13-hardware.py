@@ -219,7 +219,7 @@ assert abs(mixed.metrics["accuracy"] - run.metrics["accuracy"]) < 0.03
 # | [Google Cloud](https://cloud.google.com/tpu) | 用于 JAX 的 TPU，按小时计费的 GPU | 一台 TPU VM，`pip install "jax[tpu]" optax`，再安装 zoo |
 # | [Azure Machine Learning](https://azure.microsoft.com/products/machine-learning) | 使用 Azure 的团队：笔记本、集群 | 一个计算实例，运行下面的第一行 |
 #
-# 这些服务的镜像自带适合其硬件的框架，所以第一行只需安装 zoo（把 ADDRESS 换成你阅读本章的这个仓库的地址），第二行检查 GPU 是否可用：
+# 这些服务的镜像自带适合其硬件的框架，所以第一行只需安装 zoo，第二行检查 GPU 是否可用：
 #
 # ```
 # !git clone ADDRESS primer && pip install "./primer[notebooks]"

@@ -1,1 +1,1 @@
-"""The architectures, one file a family, in the order of the primer."""
+"""The architectures, one file per family, in the order of the notebooks."""

@@ -4,14 +4,14 @@ Krizhevsky, Sutskever and Hinton 2012, "ImageNet classification with deep convol
 https://doi.org/10.1145/3065386
 
 `alexnet` is the network as in torchvision: one column, after Krizhevsky 2014, "One weird trick for
-parallelizing convolutional neural networks", arXiv:1404.5997, padded to take any size. `alexnet-2012` is the
-first paper's: two columns that meet in the third convolution, and responses normalized by their neighbours':
+parallelizing convolutional neural networks", arXiv:1404.5997, padded to take any size. `alexnet-2012` is that
+of the first paper: two columns that meet in the third convolution, and local response normalization:
 
     b_i = a_i / (2 + 1e-4 sum_j a_j^2)^0.75      j over the five channels around i
 
-Both pool over windows that overlap (3 wide, 2 apart). Weights start from N(0, 0.01); biases at 1 in the
-second, fourth and fifth convolution and in the hidden dense layers, where they give the rectifiers positive
-input at the start (section 5). Axes: b batch, h height, w width, c channels.
+Both use overlapping pooling (size 3, stride 2). Weights are initialized from N(0, 0.01); the biases of the
+second, fourth and fifth convolution and of the hidden dense layers to 1, so that the ReLUs have positive
+inputs initially (section 5). Axes: b batch, h height, w width, c channels.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ ABOUT = {
 }
 small = {
     "widths": (8, 16, 16, 16, 16), "units": 64, "dropout_rate": 0.1, "image_size": 67, "classes": 3,
-    "start": he_normal,  # through so few channels a signal times 0.01 would fade
+    "start": he_normal,  # with so few channels N(0, 0.01) would shrink the signal to nothing
 }  # fmt: skip
 
 register(

@@ -1,7 +1,7 @@
 """BERT: a bidirectional encoder, pretrained by predicting masked tokens.
 
 Devlin et al. 2018, "BERT: Pre-training of deep bidirectional transformers for language understanding",
-arXiv:1810.04805; the smaller ones Turc et al. 2019, arXiv:1908.08962.
+arXiv:1810.04805; the smaller models are those of Turc et al. 2019, arXiv:1908.08962.
 
     h_0 = norm(tokens + positions + segments)
     h' = norm(h + attention(h))      h = norm(h' + mlp(h'))

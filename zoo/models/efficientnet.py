@@ -123,7 +123,7 @@ def block(
 
 
 def squeeze_excite(x: Tensor, squeezed: int, *, name: str) -> Tensor:
-    """(b, h, w, c) -> (b, h, w, c): each channel times a number that all channels' means decide."""
+    """(b, h, w, c) -> (b, h, w, c): each channel scaled by a gate computed from the means of all channels."""
     channels = x.shape[-1]
     y = ops.mean(x, axis=(1, 2), keepdims=True)  # (b, 1, 1, c)
     y = silu(conv(y, squeezed, 1, initializer=normal((2 / squeezed) ** 0.5), name=f"{name}_squeeze"))
@@ -131,7 +131,7 @@ def squeeze_excite(x: Tensor, squeezed: int, *, name: str) -> Tensor:
 
 
 def round_channels(channels: float) -> int:
-    """To the nearest multiple of 8, but not more than a tenth below."""
+    """Round to the nearest multiple of 8, but not down by more than 10%."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * channels else nearest
 
@@ -144,8 +144,9 @@ ABOUT = {
     "task": "digits",
     "recipe": "efficientnet",
 }
-# name; width, depth, image size and dropout (the authors' code); what torchvision scales photographs to;
-# parameters; multiply-adds; receptive field. The largest three normalize as TensorFlow does, there too.
+# name; width, depth, image size and dropout (the authors' code); the size to which torchvision resizes;
+# parameters; multiply-adds; receptive field. The largest three have TensorFlow's batch norm constants, as in
+# torchvision.
 TENSORFLOW: dict[str, Any] = {"norm_momentum": 0.01, "norm_epsilon": 1e-3}
 PLAIN = {"dropout_rate": 0.2, "norm_momentum": 0.1, "norm_epsilon": 1e-5}
 VARIANTS = (

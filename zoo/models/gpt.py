@@ -75,7 +75,7 @@ def block(
 ) -> Tensor:
     """(b, n, c) -> (b, n, c)."""
     width, usual = x.shape[-1], normal(0.02)
-    last = normal(0.02 / (2 * depth) ** 0.5)  # of what is added to x, by their number (2019, section 2.3)
+    last = normal(0.02 / (2 * depth) ** 0.5)  # for layers that add to x (2019, section 2.3)
     parts = {"query": usual, "key": usual, "value": usual, "output": last}
     y = attention(
         layer_norm(x, name=f"{name}_norm1"),

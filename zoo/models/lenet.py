@@ -59,14 +59,14 @@ def squash(x: Tensor) -> Tensor:
 
 
 def subsample(x: Tensor, *, name: str) -> Tensor:
-    """(b, h, w, c) -> (b, h/2, w/2, c): the sum of each 2 x 2 window, times a weight, plus a bias a map."""
+    """(b, h, w, c) -> (b, h/2, w/2, c): the sum of each 2 x 2 window, times a weight plus a bias per map."""
     channels = x.shape[-1:]
     weight = parameter(x, channels, initializer=uniform(2.4 / 4), name=f"{name}_weight")
     return 4 * average_pool(x, 2) * weight + parameter(x, channels, initializer=zeros, name=f"{name}_bias")
 
 
 def sparse_conv(x: Tensor, table: tuple[str, ...], *, name: str) -> Tensor:
-    """(b, h, w, c) -> (b, h-4, w-4, rows): map i is a 5 x 5 convolution of the maps that row i names."""
+    """(b, h, w, c) -> (b, h-4, w-4, rows): map i is a 5 x 5 convolution of the maps listed in row i."""
     maps = [ops.take(x, [int(m) for m in row], axis=-1) for row in table]
     return ops.concatenate(
         [conv(m, 1, 5, padding=0, initializer=lecun_1998, name=f"{name}_{i}") for i, m in enumerate(maps)],
@@ -79,13 +79,13 @@ def squared_distance(x: Tensor, centres: np.ndarray) -> Tensor:
     return ops.sum(ops.square(ops.expand_dims(x, 1) - centres), axis=-1)
 
 
-# Table I of the paper: which of the six maps of S2 each of the sixteen maps of C3 sees.
+# Table I of the paper: for each of the sixteen maps of C3, its inputs among the six maps of S2.
 TABLE_1 = (
     "012", "123", "234", "345", "045", "015", "0123", "1234",
     "2345", "0345", "0145", "0125", "0134", "1245", "0235", "012345",
 )  # fmt: skip
 
-# The target of each digit, 7 wide and 12 high, drawn in the manner of the paper's figure 3.
+# The target of each digit, 7 wide and 12 high, in the style of the paper's figure 3.
 BITMAPS = """
 ..###.. ...##.. .#####. .#####. .....#. ####### ..####. ####### .#####. .#####.
 .##.##. ..###.. ##...## ##...## ....##. ##..... .##.... ##...## ##...## ##...##

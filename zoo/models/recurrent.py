@@ -1,4 +1,4 @@
-"""Recurrent networks: one cell, applied at every step, keeps a state of what it has read.
+"""Recurrent networks: one cell, applied at every step, keeps a state that summarizes the inputs so far.
 
 Hochreiter and Schmidhuber 1997, "Long short-term memory", https://doi.org/10.1162/neco.1997.9.8.1735, with
 the forget gate of Gers, Schmidhuber and Cummins 2000:
@@ -11,7 +11,7 @@ Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder", ar
     r, z = sigmoid(x_t W + h_(t-1) U + b)      n = tanh(x_t W + b + r (h_(t-1) U + b'))
     h_t = (1 - z) n + z h_(t-1)
 
-Sentences are UTF-8 bytes as `zoo.tasks.sequences` numbers them; token 0 after the end is padding.
+Sentences are UTF-8 bytes with the token ids of `zoo.tasks.sequences`; token 0 after the end is padding.
 Axes: b batch, n length, c channels, u units of the cell.
 """
 
@@ -77,7 +77,10 @@ def recurrent(
     if head not in HEADS:
         raise WrongConfiguration(f"recurrent: head={head!r}; {nearest(head, HEADS)}")
     if head == "language_model" and bidirectional:
-        raise WrongConfiguration("recurrent: a language model reads one way; expected bidirectional=False")
+        raise WrongConfiguration(
+            "recurrent: bidirectional=True, but a language model must not see later tokens; expected "
+            "bidirectional=False"
+        )
     drop = variational_dropout if variational else dropout
     tokens = Input((None,), dtype="int32", name="token_ids")  # (b, n)
     real = lengths(tokens)  # (b,)
@@ -85,13 +88,13 @@ def recurrent(
     last = x
     for i in range(1, depth + 1):
         x = drop(x, dropout_rate, name=f"dropout{i}")
-        ways = ("forward", "backward") if bidirectional else ("forward",)
-        read = [
+        directions = ("forward", "backward") if bidirectional else ("forward",)
+        layers = [
             CELLS[cell](x, width, lengths=real, reverse=way == "backward", name=f"layer{i}_{way}")
-            for way in ways
+            for way in directions
         ]
-        x = join([outputs for outputs, *_ in read])  # (b, n, u) or (b, n, 2u)
-        last = join([states[0] for _, *states in read])  # (b, u) or (b, 2u)
+        x = join([outputs for outputs, *_ in layers])  # (b, n, u) or (b, n, 2u)
+        last = join([states[0] for _, *states in layers])  # (b, u) or (b, 2u)
         x = intermediate(x, f"layer{i}")
     x = intermediate(last if head == "classifier" else x, "features")
     x = (dropout if head == "classifier" else drop)(x, dropout_rate, name="dropout")
@@ -100,7 +103,7 @@ def recurrent(
 
 
 def join(parts: list[Tensor]) -> Tensor:
-    """Both directions side by side."""
+    """The outputs of both directions, concatenated."""
     return ops.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
 
 
@@ -118,22 +121,22 @@ def seq2seq(
     (b, m), the translation up to the previous token (teacher forcing); `zoo.translate` passes its own output.
     """
     tokens = Input((None,), dtype="int32", name="token_ids")  # (b, n)
-    written = Input((None,), dtype="int32", name="decoder_token_ids")  # (b, m)
+    target = Input((None,), dtype="int32", name="decoder_token_ids")  # (b, m)
     real = lengths(tokens)  # (b,)
     x = embedding(tokens, vocabulary, embedding_width, name="encoder_embedding")  # (b, n, c)
     x = dropout(x, dropout_rate, name="encoder_dropout")
     forward, _, _ = lstm(x, width, lengths=real, name="encoder_forward")  # (b, n, u)
     backward, first, _ = lstm(x, width, lengths=real, reverse=True, name="encoder_backward")
     encoded = intermediate(join([forward, backward]), "memory")  # (b, n, 2u)
-    # The backward reader ends at the beginning: the decoder starts from there (appendix A.2.2).
+    # The backward LSTM ends at the first token; the decoder starts from its last state (appendix A.2.2).
     states = [tanh(dense(first, width, name=f"decoder_first_{state}")) for state in ("h", "c")]  # (b, u)
-    y = embedding(written, vocabulary, embedding_width, name="decoder_embedding")  # (b, m, c)
+    y = embedding(target, vocabulary, embedding_width, name="decoder_embedding")  # (b, m, c)
     y = dropout(y, dropout_rate, name="decoder_dropout")
     y = attention_decoder(
         y, width, encoder_output=encoded, lengths=real, states=states, name="decoder"
     )  # (b, m, 3u)
     y = dropout(intermediate(y, "features"), dropout_rate, name="dropout")
-    inputs = {"token_ids": tokens, "decoder_token_ids": written}
+    inputs = {"token_ids": tokens, "decoder_token_ids": target}
     return TokenModel(inputs, dense(y, vocabulary, name="head"))  # (b, m, vocabulary)
 
 
@@ -145,7 +148,7 @@ def speech(
     mels: int = 40,
     classes: int = 11,
 ) -> keras.Model:
-    """Build a speech recognizer with CTC: the logits of a letter, or blank, for each 40 ms (b, n/4, classes).
+    """Build a speech recognizer with CTC: the logits of a letter or blank per 40 ms (b, n/4, classes).
 
     Graves et al. 2006, "Connectionist temporal classification", https://doi.org/10.1145/1143844.1143891; with
     two strided convolutions before the recurrent layers, as Amodei et al. 2015, arXiv:1512.02595. Its input
@@ -160,35 +163,35 @@ def speech(
         real = (real + 1) // 2
         x = zero_padding(x, real)
     x = flatten_steps(x)  # (b, n/4, 10 f)
-    read = [
+    directions = [
         lstm(x, width, lengths=real, reverse=way == "backward", name=way)[0]
         for way in ("forward", "backward")
     ]
-    x = dropout(intermediate(join(read), "features"), dropout_rate, name="dropout")  # (b, n/4, 2u)
+    x = dropout(intermediate(join(directions), "features"), dropout_rate, name="dropout")  # (b, n/4, 2u)
     return Model(frames, blank_padding(dense(x, classes, name="head"), real))  # (b, n/4, classes)
 
 
-# Name, cell, whether bidirectional, parameters as torch.nn counts them (Embedding(259, 64), LSTM or GRU(64,
-# 128), Linear), multiply-adds of one step, paper, address, year, idea.
+# Name, cell, whether bidirectional, parameters as counted in torch.nn (Embedding(259, 64), LSTM or GRU(64,
+# 128), Linear), multiply-adds of one step, paper, URL, year, idea.
 SMALL = {"width": 8, "embedding_width": 6, "vocabulary": 11, "dropout_rate": 0.1}
 VARIANTS = (
     (
         "lstm", "lstm", False, 118_484, 100_864,
         'Hochreiter, Schmidhuber 1997, "Long short-term memory"',
         "https://doi.org/10.1162/neco.1997.9.8.1735", 1997,
-        "Gates decide what a cell takes in, keeps and gives out.",
+        "Gates control what a cell reads, keeps and outputs.",
     ),
     (
         "gru", "gru", False, 93_652, 76_288,
         'Cho et al. 2014, "Learning phrase representations using RNN encoder-decoder"',
         "https://arxiv.org/abs/1406.1078", 2014,
-        "Two gates instead of three, and what is kept is what is given out.",
+        "Two gates instead of three; the state is also the output.",
     ),
     (
         "birnn", "lstm", True, 220_372, 201_728,
         'Schuster, Paliwal 1997, "Bidirectional recurrent neural networks"',
         "https://doi.org/10.1109/78.650093", 1997,
-        "Read from both ends, every step knows the whole sequence.",
+        "Read in both directions, so that every step depends on the whole sequence.",
     ),
 )  # fmt: skip
 for name, cell, bidirectional, parameters, multiply_adds, paper, url, year, idea in VARIANTS:

@@ -36,26 +36,26 @@ if TYPE_CHECKING:
 
 
 def conv_norm(x: Tensor, filters: int, size: int, stride: int = 1, *, name: str) -> Tensor:
-    """(b, h, w, c) -> (b, h/stride, w/stride, filters), each channel normalized."""
+    """(b, h, w, c) -> (b, h/stride, w/stride, filters): convolution and batch norm."""
     x = conv(x, filters, size, stride, use_bias=False, initializer=he_normal, name=name)
     return batch_norm(x, name=f"{name}_norm")
 
 
 def basic(x: Tensor, width: int, stride: int, *, name: str) -> Tensor:
-    """f of the shallower networks."""
+    """f of the shallower networks: two 3 x 3 convolutions."""
     y = relu(conv_norm(x, width, 3, stride, name=f"{name}_conv1"))  # (b, h/s, w/s, width)
     return conv_norm(y, width, 3, name=f"{name}_conv2")  # (b, h/s, w/s, width)
 
 
 def bottleneck(x: Tensor, width: int, stride: int, *, name: str) -> Tensor:
-    """f of the deeper ones: the 3 x 3 convolution works on a quarter of the channels."""
+    """f of the deeper networks: the 3 x 3 convolution has a quarter of the channels."""
     y = relu(conv_norm(x, width, 1, name=f"{name}_conv1"))  # (b, h, w, width)
     y = relu(conv_norm(y, width, 3, stride, name=f"{name}_conv2"))  # (b, h/s, w/s, width)
     return conv_norm(y, 4 * width, 1, name=f"{name}_conv3")  # (b, h/s, w/s, 4 width)
 
 
 def residual(x: Tensor, block: Callable[..., Tensor], width: int, stride: int, *, name: str) -> Tensor:
-    """relu(x + f(x)), x projected where f changes its shape (option B)."""
+    """relu(x + f(x)), with a projection of x if f changes the shape (option B)."""
     y = block(x, width, stride, name=name)
     if x.shape != y.shape:
         x = conv_norm(x, y.shape[-1], 1, stride, name=f"{name}_shortcut")
@@ -71,7 +71,7 @@ def resnet(
     channels: int = 3,
     classes: int = 1000,
 ) -> keras.Model:
-    """Build a residual network with so many blocks in each stage."""
+    """Build a residual network with `depths` blocks in the stages."""
     image = x = Input((image_size, image_size, channels))  # (b, 224, 224, 3)
     x = relu(conv_norm(x, width, 7, 2, name="stem"))  # (b, 112, 112, 64)
     x = max_pool(x, 3, 2, padding=1)  # (b, 56, 56, 64)
@@ -92,7 +92,7 @@ ABOUT = {
     "task": "digits",
     "recipe": "resnet",
 }
-# Table 1 of the paper: name, blocks a stage, kind of block, parameters, multiply-adds, receptive field.
+# Table 1 of the paper: name, blocks per stage, kind of block, parameters, multiply-adds, receptive field.
 TABLE_1 = (
     ("resnet18", (2, 2, 2, 2), basic, 11_689_512, 1_814_073_344, 435),
     ("resnet34", (3, 4, 6, 3), basic, 21_797_672, 3_663_761_408, 899),

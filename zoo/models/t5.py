@@ -8,7 +8,7 @@ learned bias for each relative distance (section 2.1):
     decoder: h' = h + attention(norm(h)), then + attention(norm(h'), the encoder's), then + mlp
 
 Version 1.1 (Shazeer 2020, "GLU variants improve transformer", arXiv:2002.05202) has a gated mlp and its
-own head. Axes: b batch, n tokens read, m tokens written, c channels.
+own head. Axes: b batch, n input tokens, m output tokens, c channels.
 """
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ ABOUT = {
     "recipe": "t5",
 }
 # Raffel et al. 2019, section 3.1.1, Tay et al. 2021 (arXiv:2109.10686) for the smaller two, and version 1.1:
-# name, width, depth of each stack, heads, mlp width, whether 1.1, parameters, multiply-adds of one token read
-# and one written.
+# name, width, depth of each stack, heads, mlp width, whether 1.1, parameters, multiply-adds of one input
+# token and one output token.
 SIZES = (
     ("t5-tiny", 256, 4, 4, 1024, False, 15_570_688, 15_570_944),
     ("t5-mini", 384, 4, 8, 1536, False, 31_220_480, 31_223_808),

@@ -41,10 +41,10 @@ def vgg(
     channels: int = 3,
     classes: int = 1000,
 ) -> keras.Model:
-    """Build a VGG with so many convolutions in each stage, batch norm after each if `norm`.
+    """Build a VGG with `depths` convolutions in the stages, each followed by batch norm if `norm`.
 
-    Weights are initialized as by Glorot and Bengio, which "is possible" (section 3.1) without first training
-    a shallower network.
+    Weights are initialized as by Glorot and Bengio, which makes it unnecessary to train a shallower network
+    first (section 3.1).
     """
     image = x = Input((image_size, image_size, channels))  # (b, 224, 224, 3)
     for stage, depth in enumerate(depths, start=1):
@@ -67,7 +67,7 @@ ABOUT = {
     "task": "digits",
     "recipe": "vgg",
 }
-# Table 1 of the paper, columns A, B, D and E: name, convolutions a stage, parameters without and with batch
+# Table 1 of the paper, columns A, B, D and E: name, convolutions per stage, parameters without and with batch
 # norm (arXiv:1502.03167, published a year later), multiply-adds, receptive field.
 TABLE_1 = (
     ("vgg11", (1, 1, 2, 2, 2), 132_863_336, 132_868_840, 7_609_090_048, 150),

@@ -63,7 +63,7 @@ def vit(
         raise WrongConfiguration(f'vit: pooling={pooling!r}; expected "token" or "average"')
     if image_size % patch_size:
         raise WrongConfiguration(
-            f"vit: patches of {patch_size} do not tile images of {image_size}; expected a multiple"
+            f"vit: image_size={image_size!r}; expected a multiple of patch_size={patch_size!r}"
         )
     image = Input((image_size, image_size, channels))  # (b, 224, 224, 3)
     x = conv(image, width, patch_size, patch_size, padding=0, name="patch_embedding")  # (b, 14, 14, c)
@@ -103,8 +103,8 @@ ABOUT = {
     "recipe": "vit",
 }
 # Table 1 of the paper, and Touvron et al. 2021 (arXiv:2012.12877) for the two smaller: name, width, depth,
-# heads, patch size, parameters, multiply-adds, and how torchvision's weights see a photograph; the two
-# smaller, as those of Steiner et al. 2021 (arXiv:2106.10270) do.
+# heads, patch size, parameters, multiply-adds, and the preprocessing of torchvision's weights; for the
+# two smaller, that of Steiner et al. 2021 (arXiv:2106.10270).
 AUGREG = Preprocessing(224, 248, "bicubic", HALF, HALF)
 TABLE_1 = (
     ("vit-ti16", 192, 12, 3, 16, 5_717_416, 1_253_683_200, AUGREG),
