@@ -153,10 +153,10 @@ def test_the_first_layer_that_differs_is_the_one_where_the_fault_is() -> None:
     assert bounds.first_difference(good, taps.layer_outputs(model, inputs)) is None
     layer = model.get_layer("hidden2")
     layer.kernel.assign(layer.kernel * 1.001)
-    found = bounds.first_difference(good, taps.layer_outputs(model, inputs))
-    assert found is not None
-    assert found["layer"] == "hidden2"
-    assert found["difference"] == pytest.approx(1e-3, rel=0.01)
+    difference = bounds.first_difference(good, taps.layer_outputs(model, inputs))
+    assert difference is not None
+    assert difference["layer"] == "hidden2"
+    assert difference["difference"] == pytest.approx(1e-3, rel=0.01)
 
 
 @pytest.mark.once
@@ -168,9 +168,9 @@ def test_inputs_that_a_task_leaves_out_change_no_layer(model: str, task: str) ->
     small = {**zoo.card(model).small, **plan.task_arguments(zoo.card(model), task), "positions": 160}
     built = zoo.build(model, **{k: v for k, v in small.items() if k in zoo.card(model).arguments})
     x = zoo.tasks.load(task, signature.input_shapes(built)).first(3)
-    found = taps.layer_outputs(built, x)
+    outputs = taps.layer_outputs(built, x)
     logits = built.predict_on_batch(x)
-    assert bounds.relative_difference(next(reversed(found.values())), logits) < 1e-6
+    assert bounds.relative_difference(next(reversed(outputs.values())), logits) < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -228,13 +228,13 @@ def test_where_losses_differ_the_divergence_of_one_run_from_itself_is_measured(
         ("threads", "device", "task", "tokenizer", "seed", "epochs", "steps", "batch_size", "errors")
     )
     pairs = [{"losses": difference}, {"losses": float("nan")}]
-    found = comparison_runs.drift(rows, pairs, tmp_path, settings, lambda: None)
+    divergence = comparison_runs.drift(rows, pairs, tmp_path, settings, lambda: None)
     assert Drifting.perturbations == list(range(count))
     if drift is None:
-        assert found == {}
+        assert divergence == {}
     else:
-        assert found["drift"] == {"run": "jax/native/jit", "runs": count, "losses": pytest.approx(drift)}
-        assert found["bounds"] == {"losses": pytest.approx(5 * drift)}
+        assert divergence["drift"] == {"run": "jax/native/jit", "runs": count, "losses": pytest.approx(drift)}
+        assert divergence["bounds"] == {"losses": pytest.approx(5 * drift)}
 
 
 @pytest.mark.parity
@@ -286,18 +286,18 @@ def test_a_benchmark_of_nothing_known_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("predictions", "said"),
+    ("predictions", "text"),
     [((0, 0), "no predictions differ"), ((0, 2), "at most 2 predictions differ")],
 )
 def test_the_summary_says_how_many_predictions_differ(
-    predictions: tuple[int, int], said: str, capsys: pytest.CaptureFixture[str]
+    predictions: tuple[int, int], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = {"model": "mlp", "initial_weights": 0, "outputs": 1e-7, "losses": 1e-7, "first_layer": None}
     models = [{"name": "mlp", "task": "digits"}]
     pairs = [{**pair, "predictions": count} for count in predictions]
     terminal.summary({"runs": [], "models": models, "differences": pairs}, Console(width=200))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("mlp, 2 pairs")]
-    assert line.endswith(f"at every step, {said}")
+    assert line.endswith(f"at every step, {text}")
 
 
 def test_no_number_is_cut_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,11 +56,11 @@ def test_the_first_rung_takes_nothing_but_equal_bits(ours: np.ndarray, theirs: n
 def test_the_first_layer_to_differ_is_named_with_both_values() -> None:
     ours = {"forward/conv": [1.0, 2.0], "forward/relu": [1.0, 4.0], "forward/head": [3.0]}
     theirs = {**ours, "forward/relu": [1.0, 5.0], "forward/head": [9.0]}
-    found = compare(2, ours, theirs)
-    assert found.where == {
+    measurement = compare(2, ours, theirs)
+    assert measurement.where == {
         "layer": "relu", "difference": 0.2, "index": [1], "a": 4.0, "b": 5.0, "suspect": "Relu"
     }  # fmt: skip
-    assert found.value == pytest.approx(6 / 9)  # the largest of all layers
+    assert measurement.value == pytest.approx(6 / 9)  # the largest of all layers
 
 
 def test_a_gradient_is_traced_back_to_the_operation_that_made_it() -> None:
@@ -79,10 +79,10 @@ def test_a_gradient_is_traced_back_to_the_operation_that_made_it() -> None:
         upstream = (
             {} if "weights" in wrong else {"gradients/weights/conv/kernel": [0.0]}
         )  # differs only later in the backward pass
-        found = compare(3, ours, {**ours, **upstream, wrong: np.multiply(ours[wrong], 1.01)})
-        assert found.where is not None
-        assert found.where["layer"] == wrong.removeprefix("gradients/")
-        assert found.where["suspect"].startswith(suspect)
+        measurement = compare(3, ours, {**ours, **upstream, wrong: np.multiply(ours[wrong], 1.01)})
+        assert measurement.where is not None
+        assert measurement.where["layer"] == wrong.removeprefix("gradients/")
+        assert measurement.where["suspect"].startswith(suspect)
 
 
 def test_without_targets_no_outputs_make_the_loss_cancel() -> None:
@@ -119,10 +119,10 @@ def test_losses_are_compared_as_they_are_and_the_step_is_named() -> None:
     theirs = {f"training/{e}": np.ones(5) for e in ("native", "keras")}
     assert compare(5, ours, theirs).value == 0
     theirs["training/keras"][3:] += 0.5
-    found = compare(5, ours, theirs)
-    assert found.value == 0.5
-    assert found.where is not None
-    assert found.where["layer"] == "step 4, torch native and jax keras"
+    measurement = compare(5, ours, theirs)
+    assert measurement.value == 0.5
+    assert measurement.where is not None
+    assert measurement.where["layer"] == "step 4, torch native and jax keras"
 
 
 def test_a_run_of_nans_never_holds() -> None:
@@ -148,16 +148,16 @@ def test_losses_are_held_to_a_few_times_the_chaos_floor_or_the_last_place() -> N
 
 
 @pytest.mark.parametrize(
-    ("measured", "known", "verdict"),
+    ("measured", "listed", "verdict"),
     [(0.0, False, "holds"), (1.0, False, "fails"), (1.0, True, "gap"), (0.0, True, "closed")],
 )
 def test_a_known_gap_is_shown_and_fails_once_it_holds(
-    monkeypatch: pytest.MonkeyPatch, measured: float, known: bool, verdict: str
+    monkeypatch: pytest.MonkeyPatch, measured: float, listed: bool, verdict: str
 ) -> None:
     gap = bounds.Gap("m", 2, "float64", ("torch", "jax"), "float32 inside", "https://example.org/1")
-    monkeypatch.setattr(rungs, "GAPS", (gap,) if known else ())
+    monkeypatch.setattr(rungs, "GAPS", (gap,) if listed else ())
     measurement = rungs.Measurement(measured)
-    row = rungs.row("m", "float64", bounds.RUNGS[1], ("torch", "jax"), measurement, 1e-12, 0.0)
+    row = rungs.row("m", "float64", bounds.RUNGS[1], ("torch", "jax"), measurement, 0.0)
     assert row["verdict"] == verdict
     result = ladder.Parity(rows=[row])
     assert bool(result.failed) == (verdict in ("fails", "closed"))

@@ -71,7 +71,7 @@ def test_a_value_of_another_type_is_found(value: Any, message: str) -> None:
 
 
 def test_a_comparison_has_the_documented_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "SECONDS", 0.02)
+    monkeypatch.setattr("zoo.comparison.runs.SECONDS", 0.02)
     result = as_saved(zoo.compare("mlp", backends=[HERE], steps=3, threads=1, out=None))
     assert list(errors(result, results.ComparisonResult)) == []
     for run in result["runs"]:

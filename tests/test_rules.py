@@ -90,7 +90,15 @@ def test_no_code_outside_the_backends_asks_which_framework_runs(path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "statement", ["import zoo", "import zoo.cli", "import zoo.comparison", "import zoo; zoo.list_models()"]
+    "statement",
+    [
+        "import zoo",
+        "import zoo.cli",
+        "import zoo.comparison",
+        "import zoo.ladder",
+        "import zoo.benchmarks.worker",  # it chooses the framework that its job names
+        "import zoo; zoo.list_models()",
+    ],
 )
 def test_a_light_command_loads_no_framework(statement: str) -> None:
     """Here `sys.modules` is a fair judge: no Keras is loaded that could bring a framework along."""

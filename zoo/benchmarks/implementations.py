@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zoo import backends
-from zoo.benchmarks import references
+from zoo.benchmarks.references import find_module, shared_file
 
 # By framework: the endings of the references' files, and the modes that they have.
 LIBRARIES = {"torch": ("torch",), "tensorflow": ("tensorflow",), "jax": ("flax", "jax")}
@@ -29,7 +29,7 @@ def list_implementations(model: str, backend: str, what: str) -> list[Implementa
 
     Keras builds as the zoo does, and does not generate.
     """
-    file = references.shared_file(model, *LIBRARIES[backend])
+    file = shared_file(model, *LIBRARIES[backend])
     if what == "build":
         plain = ["build"] if file else []
         return [Implementation("zoo", "build"), *(Implementation("plain", mode) for mode in plain)]
@@ -47,4 +47,4 @@ def list_implementations(model: str, backend: str, what: str) -> list[Implementa
 
 def find_reference(model: str, backend: str) -> str | None:
     """The module of a model's reference on a backend, without importing it; None if there is none."""
-    return references.find_module(model, *LIBRARIES[backend])
+    return find_module(model, *LIBRARIES[backend])

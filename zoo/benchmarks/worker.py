@@ -21,7 +21,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from zoo import _lazy, backends, optimizers, random, registry
+from zoo import _lazy, backends, random, registry
 from zoo._lazy import ops
 from zoo.benchmarks.implementations import Implementation, find_reference
 from zoo.benchmarks.workload import GENERATED, PROMPT, batch
@@ -95,6 +95,8 @@ def build(implementation: Implementation, job: Record) -> Record:
 
 def make(implementation: Implementation, job: Record) -> Burst:
     """The implementation, ready to run."""
+    from zoo import optimizers
+
     card = registry.card(job["model"])
     if job["what"] == "generate":
         return _generation(implementation, card)

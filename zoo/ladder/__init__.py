@@ -24,8 +24,8 @@ from zoo import registry, storage
 from zoo._version import __version__
 from zoo.backends import MODES
 from zoo.errors import UnknownName, WrongConfiguration, nearest
-from zoo.ladder import networks
 from zoo.ladder.bounds import DTYPES, NUMBERS, RUNGS, Record
+from zoo.ladder.networks import save_network
 from zoo.ladder.run import QUICK_MODES, Model, ParityRun, Settings, compared_backends
 from zoo.processes import machine
 
@@ -122,7 +122,7 @@ def _own_model(build: Any, inputs: Any, targets: Any, loss: Any, settings: Setti
     name = getattr(build, "__name__", "model").strip("<>")
     with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
         folder = Path(scratch, "user")
-        networks.save(folder, build, inputs, targets, loss)
+        save_network(folder, build, inputs, targets, loss)
         return _result(Path(scratch), [(name, folder)], settings)
 
 

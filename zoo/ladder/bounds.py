@@ -30,6 +30,11 @@ class Rung:
     float32: float | None
     float64: float
 
+    def bound(self, dtype: str, chaos: float) -> float:
+        """The bound in a float type, if losses diverge by `chaos` under 1-ulp perturbations."""
+        bound = self.float64 if dtype == "float64" else self.float32
+        return floor(chaos) if bound is None else bound
+
 
 RUNGS = (
     Rung(1, "initial", "initial weights, batches and dropout masks, bit for bit", 0.0, 0.0),

@@ -1,7 +1,7 @@
 """The networks that the ladder compares: a model, and data to train it on.
 
 A registered model is built in its small configuration. A user's builder and data travel to every process in a
-folder, see `save`.
+folder, see `save_network`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Network:
 # A model of the zoo
 
 
-def registered(name: str) -> Network:
+def registered_network(name: str) -> Network:
     """A model of the zoo in its small configuration, on data of its size."""
     card = registry.card(name)
     x, y = data_for(card)
@@ -100,7 +100,7 @@ def sequences_for(model: keras.Model) -> tuple[Any, Array]:
 # A user's own
 
 
-def save(folder: Path, build: Any, inputs: Any, targets: Any, loss: Any) -> None:
+def save_network(folder: Path, build: Any, inputs: Any, targets: Any, loss: Any) -> None:
     """Write a user's builder and data where every process can load them. Raises WrongConfiguration."""
     import cloudpickle
 
@@ -126,12 +126,12 @@ def save(folder: Path, build: Any, inputs: Any, targets: Any, loss: Any) -> None
 
 def save_weights(folder: Path) -> None:
     """Write the initial weights of the network in a folder, for the other frameworks to start from."""
-    weights = {str(i): np.asarray(w) for i, w in enumerate(load(folder).build().get_weights())}
+    weights = {str(i): np.asarray(w) for i, w in enumerate(load_network(folder).build().get_weights())}
     np.savez(folder / "weights.npz", allow_pickle=False, **weights)
 
 
-def load(folder: Path) -> Network:
-    """A network that `save` wrote, with the weights of `save_weights` if there are any."""
+def load_network(folder: Path) -> Network:
+    """A network that `save_network` wrote, with the weights of `save_weights` if there are any."""
     import cloudpickle
 
     sys.path += [p for p in json.loads((folder / "path.json").read_text()) if p not in sys.path]

@@ -18,9 +18,8 @@ import numpy as np
 
 from zoo import backends, random, training
 from zoo._lazy import keras, ops
-from zoo.ladder import networks
 from zoo.ladder.bounds import PERTURBED_RUNS
-from zoo.ladder.networks import SEED, Network
+from zoo.ladder.networks import SEED, Network, load_network, registered_network, save_weights
 from zoo.processes.workers import Answer, serve
 from zoo.training.recipes import Recipe
 
@@ -71,7 +70,7 @@ class Probe:
         self.backend.clear_cache()  # of the model before
         facts: dict[str, Any] = {}
         with injected(fault):
-            network = self.network(model, folder)
+            network = load_network(Path(folder)) if folder else registered_network(model)
             parts: list[tuple[set[int], Callable[[], Named]]] = [
                 ({1}, lambda: initial(network, compiled="compiled" in modes)),
                 ({2, 3}, lambda: flow(network, rungs, facts)),
@@ -87,10 +86,6 @@ class Probe:
                     arrays.update(part())
         np.savez(self.folder / f"{model}.npz", allow_pickle=False, **arrays)
         self.answer(last=True, facts=facts)
-
-    def network(self, model: str, folder: str | None) -> Network:
-        """A model of the zoo by its name, or a user's own by its folder."""
-        return networks.registered(model) if folder is None else networks.load(Path(folder))
 
     def training(self, network: Network, name: str, rungs: list[int], modes: list[str]) -> Named:
         """Rungs 5 to 7, and the checkpoint of rung 8."""
@@ -117,7 +112,7 @@ class Probe:
         from zoo.ladder.faults import injected
 
         with injected(fault):
-            network = self.network(model, folder)
+            network = load_network(Path(folder)) if folder else registered_network(model)
             losses = {
                 name: np.array(train(network, "native", resume=path).losses) for name, path in files.items()
             }
@@ -126,7 +121,7 @@ class Probe:
 
     def save_weights(self, *, folder: str) -> None:
         """Write the initial weights of a user's model, for the other frameworks to start from."""
-        networks.save_weights(Path(folder))
+        save_weights(Path(folder))
         self.answer(last=True)
 
 

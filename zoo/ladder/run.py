@@ -15,7 +15,7 @@ import numpy as np
 from zoo import backends
 from zoo.backends import MODES
 from zoo.errors import BackendError
-from zoo.ladder.bounds import NUMBERS, RUNGS, Record, floor
+from zoo.ladder.bounds import NUMBERS, RUNGS, Record
 from zoo.ladder.rungs import COMPARISONS, Pair, chaos_of, engines, row
 from zoo.processes import machine
 from zoo.processes.workers import Worker, WorkerDied
@@ -169,15 +169,13 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         for rung in RUNGS:
             if rung.number not in self.settings.rungs:
                 continue
-            bound = rung.float64 if dtype == "float64" else rung.float32
-            bound = floor(chaos) if bound is None else bound
             for a, b in itertools.combinations(arrays, 2):
-                pair = Pair(a, b, arrays[a], arrays[b], bound, facts, dtype)
+                pair = Pair(a, b, arrays[a], arrays[b], rung.bound(dtype, chaos), facts, dtype)
                 if (measurement := COMPARISONS[rung.number](pair)) is not None:
-                    yield row(model, dtype, rung, (a, b), measurement, bound, chaos)
+                    yield row(model, dtype, rung, (a, b), measurement, chaos)
             if rung.number == 7 and any("training/native" in own for own in arrays.values()):
                 for name, own in arrays.items():
-                    yield row(model, dtype, rung, (name, name), engines(own), bound, chaos)
+                    yield row(model, dtype, rung, (name, name), engines(own), chaos)
 
 
 def load(folder: Path, model: str) -> dict[str, np.ndarray]:

@@ -35,15 +35,10 @@ class Measurement:
 
 
 def row(
-    model: str,
-    dtype: str,
-    rung: Rung,
-    pair: tuple[str, str],
-    measurement: Measurement,
-    bound: float,
-    chaos: float,
+    model: str, dtype: str, rung: Rung, pair: tuple[str, str], measurement: Measurement, chaos: float
 ) -> Record:
     """A row of the table, with its verdict: holds, fails, gap (known), closed (a gap that holds now)."""
+    bound = rung.bound(dtype, chaos)
     holds = bool(measurement.value <= bound)
     gap = next(
         (g for g in GAPS if (g.model, g.rung, g.dtype, g.pair) == (model, rung.number, dtype, pair)), None

@@ -52,13 +52,7 @@ class Taps:
             outputs.append(tapped[0])
             return keras.tree.pack_sequence_as(result, tapped)
 
-        if not hasattr(model, "operations"):
-            if not isinstance(model, keras.Sequential) or not model.built:
-                raise WrongConfiguration(
-                    f"{model.name}: a {type(model).__name__} has no graph; parity takes functional "
-                    "models, and sequential ones with an Input"
-                )
-            model = keras.Model(model.inputs, model.outputs)
+        model = _functional(model)
         # With the shapes of these arrays: the zeros need a length where the model takes any.
         start = [
             keras.Input(batch_shape=x.shape, dtype=tensor.dtype, name=tensor.name)
@@ -120,6 +114,17 @@ class Taps:
         for variable, after in zip(self.whole.non_trainable_variables, state, strict=True):
             states.setdefault(variable.path.rpartition("/")[0], []).append(_numpy(after).ravel())
         return _numpy(value), named, {layer: np.concatenate(values) for layer, values in states.items()}
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    if hasattr(model, "operations"):
+        return model
+    if isinstance(model, keras.Sequential) and model.built:
+        return keras.Model(model.inputs, model.outputs)
+    raise WrongConfiguration(
+        f"{model.name}: a {type(model).__name__} has no graph; parity takes functional models, and "
+        "sequential ones with an Input"
+    )
 
 
 def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from zoo import _lazy
 from zoo.errors import ZooError
-from zoo.processes import machine
+from zoo.processes.machine import PYTHON, last_error, quiet
 
 Record = dict[str, Any]
 
@@ -34,12 +34,12 @@ class Worker:
         folder.mkdir(exist_ok=True)
         self.errors = (folder / "stderr").open("w+")
         self.process = subprocess.Popen(
-            [*machine.PYTHON, "-m", module, str(folder)],
+            [*PYTHON, "-m", module, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
             text=True,
-            env={**machine.quiet(), "KERAS_BACKEND": backend, **(environment or {})},
+            env={**quiet(), "KERAS_BACKEND": backend, **(environment or {})},
         )
 
     def ask(self, command: str, **arguments: Any) -> Iterator[Record]:
@@ -64,7 +64,7 @@ class Worker:
         if status == -9:
             return "killed by the system, most likely out of memory"
         self.errors.seek(0)
-        return machine.last_error(self.errors.read()) or f"ended with status {status}"
+        return last_error(self.errors.read()) or f"ended with status {status}"
 
     def close(self) -> None:
         """End the process and wait for it."""

@@ -82,6 +82,7 @@ def location(where: Location | None) -> str:
 
 
 def failure_count(result: Record) -> int:
+    """How many comparisons failed."""
     return sum(row["verdict"] in FAILURES for row in result["rows"])
 
 

@@ -189,27 +189,33 @@ def number(value: Number, unit: str = "") -> str:
 
 
 def milliseconds(value: Number) -> str:
+    """With its unit; a dash for None."""
     return number(value, " ms")
 
 
 def seconds(value: Number) -> str:
+    """With its unit; a dash for None."""
     return number(value, " s")
 
 
 def megabytes(value: Number) -> str:
+    """With its unit; a dash for None."""
     return number(value, " MB")
 
 
 def integer(value: Number) -> str:
+    """With commas; a dash for None."""
     return "–" if value is None else f"{value:,.0f}"
 
 
 def number_word(n: int) -> str:
+    """A small number as a word."""
     words = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"]
     return words[n] if n < len(words) else f"{n:,}"
 
 
 def count(n: int, noun: str) -> str:
+    """A number of things, in words: two runs."""
     return f"{number_word(n)} {noun}" if n == 1 else f"{number_word(n)} {noun}s"
 
 
