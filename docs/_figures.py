@@ -15,12 +15,8 @@ from typing import Any
 BLOCK = re.compile(r"(.*?block\d+)(?=_|$)")
 QUIET = ("BatchNorm",)  # has weights, and still is said in the line of what it follows
 
-WIDTH, LINE, GAP, LANE = (
-    430,
-    15,
-    16,
-    11,
-)  # of a box, of a line in it, between boxes, between lines beside them
+# Pixels: of a box, of a line in it, between boxes, between the lines beside them.
+WIDTH, LINE, GAP, LANE = 430, 15, 16, 11
 NARROW, SIDE = 300, 160  # of a box where a shortcut's is beside it, and of that
 
 
@@ -46,25 +42,25 @@ class Box:
 
 def figures(model: Any) -> list[tuple[str, str]]:
     """(caption, SVG) of the whole model, then of each kind of block."""
-    overview, kinds = drawn(model)
+    overview, kinds = outline(model)
     found = [("The whole", draw(overview, f"The layers of {model.name}"))]
     for letter, (name, inside) in kinds.items():
         found.append((f"Block {letter}, as {name}", draw(inside, f"Block {letter} of {model.name}")))
     return found
 
 
-def drawn(model: Any) -> tuple[list[Box], dict[str, tuple[str, list[Box]]]]:
+def outline(model: Any) -> tuple[list[Box], dict[str, tuple[str, list[Box]]]]:
     """The boxes of the whole model; of each kind of block, by its letter, its first name and its boxes."""
-    boxes = merged(collapsed(merged(read(model))))
+    boxes = merge(collapse(merge(read(model))))
     assign(boxes)
-    return grouped(boxes)
+    return group(boxes)
 
 
 def read(model: Any) -> list[Box]:
     """A box for each call of an operation, depth first, so that a box mostly follows its input."""
-    indices = {id(operation): i for i, operation in enumerate(model.operations)}
+    positions = {id(operation): i for i, operation in enumerate(model.operations)}
     depths = [(-depth, node) for depth, nodes in model._nodes_by_depth.items() for node in nodes]
-    nodes = [node for _, node in sorted(depths, key=lambda pair: (pair[0], indices[id(pair[1].operation)]))]
+    nodes = [node for _, node in sorted(depths, key=lambda pair: (pair[0], positions[id(pair[1].operation)]))]
     makers = {id(tensor): i for i, node in enumerate(nodes) for tensor in node.outputs}
     boxes = []
     for i, node in enumerate(nodes):
@@ -74,7 +70,7 @@ def read(model: Any) -> list[Box]:
         named = weights or kind in ("Identity", "InputLayer")
         boxes.append(
             Box(
-                [described(operation)],
+                [describe(operation)],
                 operation.name + ("" if first else ", the same weights") if named else "",
                 axes(node.outputs[0].shape),
                 sum(prod(v.shape) for v in weights) if first else 0,
@@ -84,10 +80,10 @@ def read(model: Any) -> list[Box]:
             )
         )
     starts = [makers[id(tensor)] for tensor in model.inputs]
-    return ordered(boxes, starts)
+    return order(boxes, starts)
 
 
-def described(operation: Any) -> str:
+def describe(operation: Any) -> str:
     """An operation in a few words."""
     kind = type(operation).__name__
     words = {"InputLayer": "Input", "GetItem": "Take", "ExpandDims": "Expand", "Concatenate": "Join"}.get(
@@ -103,17 +99,12 @@ def described(operation: Any) -> str:
 
 
 def axes(shape: Any) -> str:
-    """A shape, b for the batch and n for a length."""
-    return (
-        "("
-        + ", ".join(
-            "b" if i == 0 and n is None else "n" if n is None else str(n) for i, n in enumerate(shape)
-        )
-        + ")"
-    )
+    """A shape with b for the batch and n for a length."""
+    batch, *sizes = ("n" if size is None else str(size) for size in shape)
+    return f"({', '.join(['b' if batch == 'n' else batch, *sizes])})"
 
 
-def ordered(boxes: list[Box], starts: list[int] | None = None) -> list[Box]:
+def order(boxes: list[Box], starts: list[int] | None = None) -> list[Box]:
     """Each box after its inputs, and as often as can be right after one of them."""
     by_id = {box.id: box for box in boxes}
     waiting = {box.id: {i for i in box.inputs if i in by_id} for box in boxes}
@@ -135,7 +126,7 @@ def ordered(boxes: list[Box], starts: list[int] | None = None) -> list[Box]:
     return found
 
 
-def readers_of(boxes: list[Box]) -> dict[int, set[int]]:
+def find_readers(boxes: list[Box]) -> dict[int, set[int]]:
     found: dict[int, set[int]] = {}
     for box in boxes:
         for i in box.inputs:
@@ -151,13 +142,13 @@ def rename(boxes: list[Box], old: int, new: int) -> None:
         )
 
 
-def merged(boxes: list[Box]) -> list[Box]:
+def merge(boxes: list[Box]) -> list[Box]:
     """What has no weights, keeps the shape, and alone reads the box before is said in that box."""
     found: list[Box] = []
     for place, box in enumerate(boxes):
         before = next((b for b in found if box.inputs and b.id == box.inputs[0]), None)
         again = next((b for b in found if b.id in box.inputs and b.kinds[-1] == box.kinds[0]), None)
-        readers = readers_of([*found, *boxes[place:]])
+        readers = find_readers([*found, *boxes[place:]])
         follows = (
             before is not None
             and len(box.inputs) == 1
@@ -189,18 +180,20 @@ def merged(boxes: list[Box]) -> list[Box]:
     return found
 
 
-def collapsed(boxes: list[Box]) -> list[Box]:
+def collapse(boxes: list[Box]) -> list[Box]:
     """Three boxes or more of one kind that read the same become one."""
     found: list[Box] = []
     gone: set[int] = set()
     for box in boxes:
         if box.id in gone:
             continue
-        alike = [b for b in boxes if b.id not in gone and same(b) == same(box)]
+        alike = [b for b in boxes if b.id not in gone and likeness(b) == likeness(box)]
         alike.sort(key=lambda b: b.id)
         if len(alike) >= 3 and not box.source:
             first, last = alike[0].name, alike[-1].name
-            box.name = first and (between(first, last) if len(alike) > 3 else listed([b.name for b in alike]))
+            box.name = first and (
+                between(first, last) if len(alike) > 3 else short_names([b.name for b in alike])
+            )
             box.times, box.parameters = len(alike), sum(b.parameters for b in alike)
             if len({b.shape for b in alike}) > 1:
                 box.shape = f"{alike[0].shape} to {alike[-1].shape.split(', ')[-1].rstrip(')')}"
@@ -212,13 +205,13 @@ def collapsed(boxes: list[Box]) -> list[Box]:
     return found
 
 
-def same(box: Box) -> tuple[Any, ...]:
+def likeness(box: Box) -> tuple[Any, ...]:
     """What boxes have in common that become one."""
     block = BLOCK.match(box.name)
     return box.kinds, box.inputs, box.source, block and block.group(1)
 
 
-def listed(names: list[str]) -> str:
+def short_names(names: list[str]) -> str:
     """a_query, a_key, a_value -> a_query, key, value."""
     stem = names[0].rpartition("_")[0] + "_"
     if stem == "_" or not all(name.startswith(stem) for name in names):
@@ -234,7 +227,7 @@ def between(first: str, last: str) -> str:
 
 def assign(boxes: list[Box]) -> None:
     """Say which block each box is of: by its name, or by those around it."""
-    by_id, readers = {box.id: box for box in boxes}, readers_of(boxes)
+    by_id, readers = {box.id: box for box in boxes}, find_readers(boxes)
     for box in boxes:
         match = BLOCK.match(box.name)
         box.block = match.group(1) if match else None
@@ -253,55 +246,55 @@ def assign(boxes: list[Box]) -> None:
             box.block = max(blocks, key=lambda name: [int(n) for n in re.findall(r"\d+", name or "")])
 
 
-def grouped(boxes: list[Box]) -> tuple[list[Box], dict[str, tuple[str, list[Box]]]]:
-    """The boxes with each block as one, runs of like blocks as one; and each kind of block by its letter."""
+def group(boxes: list[Box]) -> tuple[list[Box], dict[str, tuple[str, list[Box]]]]:
+    """The boxes with each block as one box, equal blocks in a row as one; each kind of block by letter."""
     by_id = {box.id: box for box in boxes}
     members: dict[str, list[Box]] = {}
     for box in boxes:
         if box.block:
             members.setdefault(box.block, []).append(box)
     kinds: dict[str, tuple[str, list[Box]]] = {}
-    letters: dict[Any, str] = {}
-    whole: dict[str, Box] = {}
+    letters: dict[str, str] = {}
+    blocks: dict[str, Box] = {}
     for name, inside in members.items():
-        indices = {box.id: i for i, box in enumerate(inside)}
-        outer = list(dict.fromkeys(i for box in inside for i in box.inputs if i not in indices))
-        built = str(
-            [
-                (
-                    b.kinds,
-                    b.times,
-                    [indices.get(i, f"in{outer.index(i)}" if i in outer else "") for i in b.inputs],
-                )
-                for b in inside
-            ]
-        )
-        # Strides differ from block to block of a kind.
-        kind = re.sub(r", stride \d+|\d+ × \d+", "", built)
+        ids = {box.id for box in inside}
+        outer = list(dict.fromkeys(i for box in inside for i in box.inputs if i not in ids))
+        kind = structure(inside, outer)
         if kind not in letters:
             letters[kind] = "ABCDEFGHIJ"[len(letters)]
             kinds[letters[kind]] = (name, detail(name, inside, outer, by_id))
-        whole[name] = Box(
-            [f"Block {letters[kind]}"],
-            name,
-            inside[-1].shape,
-            sum(b.parameters for b in inside),
-            [],
-            -1 - len(whole),
+        parameters = sum(box.parameters for box in inside)
+        blocks[name] = Box(
+            [f"Block {letters[kind]}"], name, inside[-1].shape, parameters, id=-1 - len(blocks)
         )
-    ids = {box.id: whole[box.block].id if box.block else box.id for box in boxes}
-    overview: dict[int, Box] = {}
+    return repetitions(order(contract(boxes, blocks))), kinds
+
+
+def structure(inside: list[Box], outer: list[int]) -> str:
+    """What blocks of one kind have in common: their operations and connections, without sizes and strides."""
+    positions = {box.id: i for i, box in enumerate(inside)} | {i: f"in{n}" for n, i in enumerate(outer)}
+    built = str([(box.kinds, box.times, [positions[i] for i in box.inputs]) for box in inside])
+    return re.sub(r", stride \d+|\d+ × \d+", "", built)
+
+
+def contract(boxes: list[Box], blocks: dict[str, Box]) -> list[Box]:
+    """The boxes, those of a block replaced by the block's."""
+    owner = {box.id: blocks[box.block] if box.block else box for box in boxes}
+    inputs: dict[int, list[int]] = {}
     for box in boxes:
-        here = whole[box.block] if box.block else box
-        overview.setdefault(here.id, here)
-        inputs = [ids[i] for i in box.inputs]
-        here.inputs = list(
-            dict.fromkeys([*(here.inputs if box.block else []), *(i for i in inputs if i != here.id)])
-        )
-    items = ordered(list(overview.values()))
-    run: list[Box] = []
-    for box in items:
-        last = run[-1] if run else None
+        own = inputs.setdefault(owner[box.id].id, [])
+        own += [owner[i].id for i in box.inputs if owner[i] is not owner[box.id]]
+    whole = list({box.id: box for box in owner.values()}.values())
+    for box in whole:
+        box.inputs = list(dict.fromkeys(inputs[box.id]))
+    return whole
+
+
+def repetitions(boxes: list[Box]) -> list[Box]:
+    """The boxes with equal blocks that follow one another as one box."""
+    column: list[Box] = []
+    for box in boxes:
+        last = column[-1] if column else None
         if (
             last is not None
             and last.id < 0
@@ -313,10 +306,10 @@ def grouped(boxes: list[Box]) -> tuple[list[Box], dict[str, tuple[str, list[Box]
             last.times += 1
             last.parameters += box.parameters
             last.name = between(last.name.split(" to ")[0], box.name)
-            rename(items, box.id, last.id)
+            rename(boxes, box.id, last.id)
         else:
-            run.append(box)
-    return run, kinds
+            column.append(box)
+    return column
 
 
 def detail(name: str, inside: list[Box], outer: list[int], by_id: dict[int, Box]) -> list[Box]:
@@ -337,7 +330,7 @@ def detail(name: str, inside: list[Box], outer: list[int], by_id: dict[int, Box]
         found.append(
             Box(list(box.kinds), short, box.shape, box.parameters, list(box.inputs), box.id, times=box.times)
         )
-    return ordered(found, [x])
+    return order(found, [x])
 
 
 def draw(boxes: list[Box], title: str) -> str:
@@ -345,17 +338,17 @@ def draw(boxes: list[Box], title: str) -> str:
     side = shortcuts(boxes)
     wide = NARROW if side else WIDTH
     column = [box for box in boxes if box.id not in side]
-    indices = {box.id: i for i, box in enumerate(column)}
+    positions = {box.id: i for i, box in enumerate(column)}
     lines = [
-        1 if box.source or not (box.name or box.parameters or crowded(box, wide)) else 2 for box in column
+        1 if box.source or not (box.name or box.parameters or is_crowded(box, wide)) else 2 for box in column
     ]
     heights = [10 + LINE * n for n in lines]
     tops = [4 + sum(heights[:i]) + GAP * i for i in range(len(column))]
     arcs = [
-        (indices[i], place)
+        (positions[i], place)
         for place, box in enumerate(column)
         for i in box.inputs
-        if i in indices and indices[i] != place - 1
+        if i in positions and positions[i] != place - 1
     ]
     lane_of, lanes = in_lanes(arcs)
     right = 4 + wide
@@ -366,7 +359,7 @@ def draw(boxes: list[Box], title: str) -> str:
     ]
     for place, box in enumerate(column):
         arrow = place > 0 and column[place - 1].id in box.inputs
-        parts += boxed(box, tops[place], heights[place], wide, lines[place], arrow=arrow)
+        parts += box_svg(box, tops[place], heights[place], wide, lines[place], arrow=arrow)
     middles = [top + height / 2 for top, height in zip(tops, heights, strict=True)]
     for (start, end), lane in lane_of.items():
         x = right + 10 + LANE * lane
@@ -374,7 +367,9 @@ def draw(boxes: list[Box], title: str) -> str:
         bend = f"H{x - 5}Q{x} {y1} {x} {y1 + 5}V{y2 - 5}Q{x} {y2} {x - 5} {y2}"
         parts.append(f'<path class="line" d="M{right} {y1}{bend}H{right + 4}"/>{head(right, y2, "left")}')
     for box, start, end in side.values():
-        parts += beside(box, right, width - 4 - SIDE, middles[indices[start]], middles[indices[end]])
+        parts += shortcut_svg(
+            box, right, width - 4 - SIDE, middles[positions[start]], middles[positions[end]]
+        )
     return "".join([*parts, "</svg>"])
 
 
@@ -394,24 +389,24 @@ def in_lanes(arcs: list[tuple[int, int]]) -> tuple[dict[tuple[int, int], int], i
 
 def shortcuts(boxes: list[Box]) -> dict[int, tuple[Box, int, int]]:
     """The boxes that are shortcuts around two boxes or more, by id: box, its input, the sum it goes to."""
-    by_id, readers = {box.id: box for box in boxes}, readers_of(boxes)
-    indices = {box.id: i for i, box in enumerate(boxes)}
+    by_id, readers = {box.id: box for box in boxes}, find_readers(boxes)
+    positions = {box.id: i for i, box in enumerate(boxes)}
     found = {}
     for box in boxes:
         to = readers.get(box.id, set())
         if box.source or len(box.inputs) != 1 or len(to) != 1:
             continue
         start, end = box.inputs[0], next(iter(to))
-        around = indices[end] - indices[start] - 2  # the boxes of the other way
+        around = positions[end] - positions[start] - 2  # the boxes of the other way
         alone = len(by_id[end].inputs) == 2 and len(readers[start]) == 2
         if by_id[end].kinds[0] == "Add" and alone and around >= 2 and not readers[start] & readers[box.id]:
-            ends = [boxes[indices[end] - 1].id, boxes[indices[start] + 1].id]
+            ends = [boxes[positions[end] - 1].id, boxes[positions[start] + 1].id]
             if box.id in ends:  # the other way is one column, unbroken
                 found[box.id] = (box, start, end)
     return {} if len({(start, end) for _, start, end in found.values()}) < len(found) else found
 
 
-def boxed(box: Box, y: int, h: int, wide: int, lines: int, *, arrow: bool) -> list[str]:
+def box_svg(box: Box, y: int, h: int, wide: int, lines: int, *, arrow: bool) -> list[str]:
     """A box of the column, and the arrow to it from the one above."""
     parts, middle = [], 4 + wide / 2
     if arrow:
@@ -419,8 +414,8 @@ def boxed(box: Box, y: int, h: int, wide: int, lines: int, *, arrow: bool) -> li
     kind = "source" if box.source else "plain" if box.plain else "owner"
     round_ = h / 2 if box.source else 5
     parts.append(f'<rect class="{kind}" x="4" y="{y}" width="{wide}" height="{h}" rx="{round_}"/>')
-    facts = [box.shape] if box.source or not crowded(box, wide) else []
-    parts.append(text(14, y + 17, said(box), "kind"))
+    facts = [box.shape] if box.source or not is_crowded(box, wide) else []
+    parts.append(text(14, y + 17, heading(box), "kind"))
     parts += [text(wide - 6, y + 17, fact, "shape", end=True) for fact in facts]
     if lines > 1:
         below = [box.shape] * (not facts) + [f"{box.parameters:,}"] * bool(box.parameters)
@@ -429,7 +424,7 @@ def boxed(box: Box, y: int, h: int, wide: int, lines: int, *, arrow: bool) -> li
     return parts
 
 
-def beside(box: Box, right: float, x: float, y1: float, y2: float) -> list[str]:
+def shortcut_svg(box: Box, right: float, x: float, y1: float, y2: float) -> list[str]:
     """A shortcut's box beside the column, with the lines from where it starts and to where it ends."""
     arrows = [f"→ {kind}" if i else kind for i, kind in enumerate(box.kinds)]
     words = [(line, "kind") for line in arrows] + [(box.name, "name"), (box.shape, "shape")]
@@ -447,16 +442,16 @@ def beside(box: Box, right: float, x: float, y1: float, y2: float) -> list[str]:
     return [*parts, f'<path class="line" d="M{middle} {y + h}{bend}"/>', head(right, y2, "left")]
 
 
-def said(box: Box) -> str:
+def heading(box: Box) -> str:
     """The first line of a box."""
     if box.source and box.name:
         return "input" if box.name.startswith(("input_layer", "keras_tensor")) else box.name
     return " → ".join(box.kinds) + (f" ({box.times} times)" if box.times > 1 else "")
 
 
-def crowded(box: Box, wide: int) -> bool:
+def is_crowded(box: Box, wide: int) -> bool:
     """Whether its shape does not fit beside what it is."""
-    return 7.2 * len(said(box)) + 6.8 * len(box.shape) > wide - 30
+    return 7.2 * len(heading(box)) + 6.8 * len(box.shape) > wide - 30
 
 
 def head(x: float, y: float, way: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import checks, optimizers, schedules, tokenizers
+from zoo import checks, errors, optimizers, schedules, tokenizers
 from zoo.augment import RandomCrop, SpecAugment, format_transforms, parse
 from zoo.generation import SamplingConfig
 from zoo.tasks import ctc
@@ -89,3 +89,12 @@ def test_numpys_integers_are_taken_where_pythons_are() -> None:
     model = zoo.build("mlp", classes=n(3), seed=n(2))
     assert model.output_shape[-1] == 3
     model.to_json()  # Keras writes no integers of NumPy's
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [([], ""), (["a"], "a"), (list("abc"), "a, b, c"), (range(1004), "0, 1, 2, and 1,001 more")],
+)
+def test_a_list_of_names_is_cut_and_says_how_many_more_there_are(names: Any, text: str) -> None:
+    assert errors.shortlist(names, 3) == text
+    assert errors.shortlist(list("abcd"), 3, separator="; ") == "a; b; c; and 1 more"

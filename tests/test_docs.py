@@ -155,7 +155,7 @@ def test_a_figure_accounts_for_every_weight(name: str, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(str(DOCS))
     card = zoo.card(name)
     model = zoo.build(name, **card.small)
-    overview, kinds = import_module("_figures").drawn(model)
+    overview, kinds = import_module("_figures").outline(model)
     assert sum(box.parameters for box in overview) == sum(np.prod(v.shape) for v in model.trainable_variables)
     for first, inside in kinds.values():
         own = [v for v in model.trainable_variables if v.path.startswith((f"{first}_", f"{first}/"))]

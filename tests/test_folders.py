@@ -135,7 +135,7 @@ def test_files_beside_the_folders_of_classes_are_left_out_with_a_word(tmp_path: 
 
 def test_files_that_are_not_named_as_images_are_left_out_with_a_word(tmp_path: Path) -> None:
     root = put(classes(tmp_path / "photos", "cat", "dog"), *(f"cat/{i}.heic" for i in range(7)))
-    loaded(root, "7 files without an image suffix skipped: cat/0.heic, ", " ...")
+    loaded(root, "7 files without an image suffix skipped: cat/0.heic, ", ", and 2 more")
 
 
 @pytest.mark.parametrize("name", ["Thumbs.db", ".DS_Store", "desktop.ini", "cat/Thumbs.db", "cat/.DS_Store"])

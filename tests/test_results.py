@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, get_args, get_origin, get_type_hin
 import pytest
 
 import zoo
-from zoo import backends, benchmarks, storage
+from zoo import backends, storage
 from zoo.report import results
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -85,9 +85,9 @@ def test_a_ladder_has_the_documented_fields() -> None:
 
 
 @pytest.mark.long
-def test_a_benchmark_has_the_documented_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks, "BUILDS", 2)
-    rows = as_saved(zoo.bench("gpt-nano", what=("generate", "build"), backends=[HERE]))
+@pytest.mark.skipif("jax" not in backends.installed(), reason="compilation takes minutes elsewhere")
+def test_a_benchmark_has_the_documented_fields() -> None:
+    rows = as_saved(zoo.bench("mlp", what=("infer", "build"), backends=["jax"], batch_size=2))
     assert [error for row in rows for error in errors(row, results.BenchmarkRow)] == []
     assert optional(results.BenchmarkRow) <= set().union(*rows)
 

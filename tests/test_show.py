@@ -357,7 +357,7 @@ def test_a_picture_is_saved_and_shown_in_a_notebook(tmp_path: Path) -> None:
     picture.save(tmp_path / "cam.png")
     with Image.open(tmp_path / "cam.png") as saved, Image.open(io.BytesIO(picture._repr_png_())) as shown:
         assert saved.size == shown.size
-        assert saved.size[0] == figures.WIDTH * figures.DOTS
+        assert saved.size[0] == figures.WIDTH * figures.DPI
         assert np.ptp(np.asarray(saved)) > 0
     picture.save(tmp_path / "cam.svg")
     assert "<svg" in (tmp_path / "cam.svg").read_text()

@@ -39,3 +39,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     return f"nearest: {', '.join(close)}" if close else f"there are: {', '.join(known)}"
+
+
+def shortlist(names: Iterable[object], most: int = 5, separator: str = ", ") -> str:
+    """The first names, and how many more there are: "a, b, and 4 more"."""
+    texts = list(map(str, names))
+    more = [f"and {len(texts) - most:,} more"] if len(texts) > most else []
+    return separator.join([*texts[:most], *more])

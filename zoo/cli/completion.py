@@ -1,6 +1,6 @@
-"""What a shell completes after `zoo`: the names of models, tasks, frameworks, engines and modes.
+"""Shell completion for `zoo`: the names of models, tasks, frameworks, engines and modes.
 
-No framework is imported, so that the answer is there before the finger leaves the key.
+No framework is imported, because completion has to be fast.
 """
 
 from __future__ import annotations
@@ -13,80 +13,78 @@ Complete = Callable[[str], list[str]]
 
 
 def models(incomplete: str) -> list[str]:
-    """Models, and families by whose names they are known."""
+    """Models and families."""
     from zoo import registry
 
-    return _beginning(incomplete, [*registry.families(), *registry.list_models()])
+    return _matches(incomplete, [*registry.families(), *registry.list_models()])
 
 
 def models_and_runs(incomplete: str) -> list[str]:
-    """Models, and the runs that are saved here."""
+    """Models, and the runs in this folder."""
     return [*models(incomplete), *runs(incomplete)]
 
 
 def runs(incomplete: str) -> list[str]:
-    """Folders in runs/ with a run in them; with none that fits, the shell goes on with files and folders."""
-    return _beginning(incomplete, sorted(str(path.parent) for path in Path("runs").glob("*/run.json")))
+    """Runs in runs/; if none matches, the shell completes files and folders."""
+    return _matches(incomplete, sorted(str(path.parent) for path in Path("runs").glob("*/run.json")))
 
 
 def tasks(incomplete: str) -> list[str]:
-    """Tasks by name; with none that fits, the shell goes on with files and folders."""
+    """Tasks; if none matches, the shell completes files and folders."""
     from zoo.tasks import TASKS
 
-    return _beginning(incomplete, TASKS)
+    return _matches(incomplete, TASKS)
 
 
 def backends(incomplete: str) -> list[str]:
     """The three frameworks, installed or not."""
     from zoo.backends import NAMES
 
-    return _beginning(incomplete, NAMES)
+    return _matches(incomplete, NAMES)
 
 
 def engines(incomplete: str) -> list[str]:
     """The two engines."""
-    return _beginning(incomplete, ("native", "keras"))
+    return _matches(incomplete, ("native", "keras"))
 
 
 def errors(incomplete: str) -> list[str]:
-    """What to do with images that cannot be read."""
-    return _beginning(incomplete, ("stop", "skip"))
+    """Ways to treat files that cannot be read."""
+    return _matches(incomplete, ("stop", "skip"))
 
 
 def splits(incomplete: str) -> list[str]:
     """Parts of a task."""
-    return _beginning(incomplete, ("held-out", "train", "all"))
+    return _matches(incomplete, ("held-out", "train", "all"))
 
 
 def pictures(incomplete: str) -> list[str]:
-    """What `zoo show` draws."""
-    return _beginning(incomplete, PICTURES)
+    """The kinds of pictures that `zoo show` draws."""
+    return _matches(incomplete, PICTURES)
 
 
 def layouts(incomplete: str) -> list[str]:
-    """Whose names of weights there are."""
-    return _beginning(
-        incomplete, ("zoo", "torchvision", "timm", "transformers", "torch", "nanogpt", "mingpt")
-    )
+    """Naming schemes of weights."""
+    return _matches(incomplete, ("zoo", "torchvision", "timm", "transformers", "torch", "nanogpt", "mingpt"))
 
 
 def modes(incomplete: str) -> list[str]:
-    """Ways in which the native engine runs on any framework."""
+    """Modes of the native engine on any framework."""
     from zoo.backends import MODES
 
-    return _beginning(incomplete, dict.fromkeys(mode for ways in MODES.values() for mode in ways))
+    return _matches(incomplete, dict.fromkeys(mode for modes in MODES.values() for mode in modes))
 
 
 def several(complete: Complete) -> Complete:
-    """The same for names with commas between: the last is completed, and none comes twice."""
+    """Completion of the last of comma-separated names, without those before it."""
 
     def complete_last(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
-        given = before.split(",")
-        return [f"{before}{comma}{name}" for name in complete(last) if name not in given]
+        names = before.split(",")
+        return [f"{before}{comma}{name}" for name in complete(last) if name not in names]
 
     return complete_last
 
 
-def _beginning(start: str, names: Iterable[str]) -> list[str]:
+def _matches(start: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith(start)]

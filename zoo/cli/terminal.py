@@ -1,7 +1,7 @@
-"""What the command line prints: results on standard output, all else on standard error.
+"""The output of the command line: results on standard output, everything else on standard error.
 
 A result is a table or, with --json, one JSON document. Colours are rich's, which honours NO_COLOR and
-FORCE_COLOR. What `compare` and `parity` found is printed by `zoo.report.terminal` and `.ladder_report`.
+FORCE_COLOR. The results of `compare` and `parity` are printed by zoo.report.terminal and zoo.report.ladder.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ Record = dict[str, Any]
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where results go, or with `stderr` progress and notes."""
+    """The console for results, or with `stderr` for progress and notes."""
     from rich.console import Console
 
     return Console(stderr=stderr)
 
 
 def table(*headings: str) -> Table:
-    """A table; a heading that ends in > is of numbers, set to the right."""
+    """A table; a heading that ends in > is that of a column of numbers, aligned to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
+    rows = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         numbers = heading.endswith(">")
-        made.add_column(heading.rstrip(">"), justify="right" if numbers else "left", no_wrap=numbers)
-    return made
+        rows.add_column(heading.rstrip(">"), justify="right" if numbers else "left", no_wrap=numbers)
+    return rows
 
 
 def print_json(result: Any) -> None:
@@ -53,29 +53,29 @@ def print_json(result: Any) -> None:
 
 
 def note(text: str, *, quiet: bool = False) -> None:
-    """A line that is not the result."""
+    """Print a line that is not part of the result."""
     if text and not quiet:
         print(text, file=sys.stderr)
 
 
 @contextmanager
 def status(*, quiet: bool) -> Iterator[Callable[[str], None] | None]:
-    """Shows what is done now, on a terminal; None where nothing is to be shown."""
+    """A callback that displays the current step on a terminal; None if quiet."""
     if quiet:
         yield None
         return
-    with console(stderr=True).status("starting") as shown:
-        yield shown.update
+    with console(stderr=True).status("starting") as line:
+        yield line.update
 
 
 @contextmanager
 def aside(*, quiet: bool) -> Iterator[None]:
-    """What libraries print of their own accord, as Keras of a download, is progress, not the result."""
+    """Send what libraries print, such as Keras during a download, to standard error; nowhere if quiet."""
     if not quiet:
         with redirect_stdout(sys.stderr):
             yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):  # noqa: PTH123
+    with open(os.devnull, "w") as sink, redirect_stdout(sink):  # noqa: PTH123
         yield
 
 
@@ -83,19 +83,19 @@ def aside(*, quiet: bool) -> Iterator[None]:
 
 
 def model_facts(card: Card) -> Record:
-    """What --json says of a model before it is built."""
+    """A model card, for --json."""
     from zoo import pretrained, registry
 
     names = ("name", "parameters", "multiply_adds", "input", "year", "idea", "paper", "url", "task", "recipe")
     families = [family for family, name in registry.families().items() if name == card.name]
-    trained = [trained.name for trained in pretrained.of(card.name)]
-    return {**{name: getattr(card, name) for name in names}, "families": families, "weights": trained}
+    weights = [each.name for each in pretrained.of(card.name)]
+    return {**{name: getattr(card, name) for name in names}, "families": families, "weights": weights}
 
 
 def models(cards: Sequence[Card]) -> None:
-    """A row for each model under its family's idea, and the names that stand for one of them.
+    """Print one row per model below its family, and the family names that select a model.
 
-    Every name is whole, however narrow the terminal.
+    Names are never cut, however narrow the terminal is.
     """
     from rich.markup import escape
 
@@ -111,22 +111,20 @@ def models(cards: Sequence[Card]) -> None:
             shape = " x ".join("n" if size is None else str(size) for size in card.input)
             row = f"  {card.name:{width}}  {card.parameters:>{digits},}  {shape}"
             out.print(row, highlight=False, soft_wrap=True)
-    shown = {card.name for card in cards}
-    # Hard spaces keep each pair in a line.
-    pairs = [f"{family}\xa0=\xa0{name}" for family, name in registry.families().items() if name in shown]
-    if pairs:
-        for line in textwrap.wrap(
-            f"Names of families: {', '.join(pairs)}", max(20, out.width), break_on_hyphens=False
-        ):
-            out.print(line.replace("\xa0", " "), highlight=False, soft_wrap=True)
+    names = {card.name for card in cards}
+    # Non-breaking spaces keep each pair on one line.
+    pairs = [f"{family}\xa0=\xa0{name}" for family, name in registry.families().items() if name in names]
+    text = f"Names of families: {', '.join(pairs)}" if pairs else ""
+    for line in textwrap.wrap(text, max(20, out.width), break_on_hyphens=False):
+        out.print(line.replace("\xa0", " "), highlight=False, soft_wrap=True)
 
 
 def layers(model: keras.Model) -> list[Record]:
-    """The layers as data flows, with the shapes of their outputs and their parameters."""
-    found = []
+    """The layers in the order of the forward pass, with the shapes of their outputs and their parameters."""
+    rows = []
     for layer in model.operations:
         outputs = layer.output if isinstance(layer.output, tuple | list) else [layer.output]
-        found.append(
+        rows.append(
             {
                 "name": layer.name,
                 "kind": type(layer).__name__,
@@ -134,11 +132,11 @@ def layers(model: keras.Model) -> list[Record]:
                 "parameters": layer.count_params() if hasattr(layer, "count_params") else 0,
             }
         )
-    return found
+    return rows
 
 
-def model_page(card: Card, inside: Sequence[Record]) -> None:
-    """A model's card, its arguments, and its layers."""
+def model_page(card: Card, layers: Sequence[Record]) -> None:
+    """Print a model's card, its arguments, and its layers."""
     from zoo import pretrained
 
     out = console()
@@ -155,19 +153,19 @@ def model_page(card: Card, inside: Sequence[Record]) -> None:
         facts.append(f"{card.tokens} tokens")
     if (p := card.preprocessing) is not None:
         facts.append(
-            f"photographs: shorter side to {p.resize} ({p.interpolation}), centre {p.size} x {p.size}, "
+            f"images: shorter side to {p.resize} ({p.interpolation}), centre {p.size} x {p.size}, "
             f"mean {p.mean}, standard deviation {p.std}"
         )
-    for trained in pretrained.of(card.name):
-        told = trained.card()
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in told["metrics"].items())
-        size = f"{told['parameters']:,} parameters"
-        facts.append(f"pretrained weights {trained.name!r}: {scores}, {size}. {trained.limits}")
+    for weights in pretrained.of(card.name):
+        record = weights.card()
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in record["metrics"].items())
+        size = f"{record['parameters']:,} parameters"
+        facts.append(f"pretrained weights {weights.name!r}: {scores}, {size}. {weights.limits}")
     for line in facts:
         out.print(line, highlight=False, markup=False)
     out.print()
     rows = table("layer", "kind", "output", "parameters>")
-    for layer in inside:
+    for layer in layers:
         shapes = ", ".join(f"({_axes(shape)})" for shape in layer["outputs"])
         count = f"{layer['parameters']:,}" if layer["parameters"] else ""
         rows.add_row(layer["name"], layer["kind"], shapes, count)
@@ -175,7 +173,7 @@ def model_page(card: Card, inside: Sequence[Record]) -> None:
 
 
 def _axes(shape: Sequence[int | None]) -> str:
-    """A shape in words: b examples, and n steps where their number varies."""
+    """A shape with b for the batch and n for a variable length."""
     batch, *rest = ("n" if size is None else str(size) for size in shape)
     return ", ".join(["b" if batch == "n" else batch, *rest])
 
@@ -184,7 +182,7 @@ def _axes(shape: Sequence[int | None]) -> str:
 
 
 def run_facts(run: Run) -> Record:
-    """A training run as --json says it, by the names of result.json."""
+    """A training run, for --json, with the names of result.json."""
     names = ("backend", "engine", "mode", "batch_size", "seed", "recipe", "losses", "metrics", "history")
     times = ("first_step_s", "train_s", "interrupted")
     return {
@@ -197,7 +195,7 @@ def run_facts(run: Run) -> Record:
 
 
 def run_line(run: Run) -> str:
-    """A training run in a line."""
+    """A training run in one line."""
     held_out = f" · held out: {_metrics(run.metrics)}" if run.metrics else ""
     return (
         f"{run.model.name} on {run.task.name}, {run.backend} {run.engine} ({run.mode}): "
@@ -206,35 +204,34 @@ def run_line(run: Run) -> str:
     )
 
 
-# What a run learned from -> what `zoo predict` is given.
+# The kind of a run's training data -> an input of `zoo predict`.
 INPUTS = {"images": "photo", "texts": "text", "recordings": "recording"}
 
 
 def next_line(run: Run) -> str:
-    """Where a training run is saved, and the command that uses it."""
+    """Where a training run is saved, and a command that uses it."""
     from zoo.training import runs
 
     if run.saved is None:
         return "Not saved."
-    saved, kind = runs.known(run.model), "arrays"
-    if saved is not None:
-        kind = saved.kind
+    saved = runs.known(run.model)
     path = shlex.quote(str(run.saved))
-    uses = {
+    commands = {
         "images": f"zoo predict {path} PHOTO",
         "texts": f'zoo predict {path} "TEXT"',
         "recordings": f"zoo predict {path} RECORDING.wav",
         "corpus": f'zoo generate {path} "PROMPT"',
         "pairs": f'zoo generate {path} "TEXT"',
     }
-    return f"Saved in {run.saved}; next: {uses.get(kind, f'zoo evaluate {path}')}"
+    command = commands.get(saved.kind if saved else "arrays", f"zoo evaluate {path}")
+    return f"Saved in {run.saved}; next: {command}"
 
 
-def evaluation_line(model: str, task: str | None, found: Record) -> str:
-    """What `zoo evaluate` measured, in a line."""
-    metrics = {name: value for name, value in found.items() if name not in ("examples", "split")}
+def evaluation_line(model: str, task: str | None, result: Record) -> str:
+    """The result of `zoo evaluate` in one line."""
+    metrics = {name: value for name, value in result.items() if name not in ("examples", "split")}
     on = f" on {task}" if task else ""
-    return f"{model}{on}: {_metrics(metrics)} ({found['split']}: {found['examples']:,} examples)"
+    return f"{model}{on}: {_metrics(metrics)} ({result['split']}: {result['examples']:,} examples)"
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:
@@ -244,13 +241,13 @@ def _metrics(metrics: Mapping[str, float]) -> str:
 # zoo predict
 
 
-def classes(kind: str, given: Sequence[Any], found: Sequence[Sequence[tuple[str, float]]]) -> None:
-    """The likeliest classes of each photograph, text or recording."""
+def classes(kind: str, inputs: Sequence[Any], predictions: Sequence[Sequence[tuple[str, float]]]) -> None:
+    """Print the most likely classes of each photo, text or recording."""
     from rich.markup import escape
 
     rows = table(kind, "class" if kind != "recording" else "text", "probability>")
-    for each, likeliest in zip(given, found, strict=True):
-        for i, (label, probability) in enumerate(likeliest):
+    for each, labels in zip(inputs, predictions, strict=True):
+        for i, (label, probability) in enumerate(labels):
             rows.add_row("" if i else escape(str(each)), escape(label), f"{100 * probability:.2f} %")
         rows.add_section()
     console().print(rows)
@@ -263,34 +260,34 @@ def classes(kind: str, given: Sequence[Any], found: Sequence[Sequence[tuple[str,
 def bench_progress(
     *, quiet: bool
 ) -> Iterator[tuple[Callable[[str], None] | None, Callable[[Sequence[Record]], None]]]:
-    """Shows what is measured now, and each table as soon as it is whole."""
+    """Callbacks that display the current measurement, and print each table when it is complete."""
     if quiet:
         yield None, bench
         return
-    with console(stderr=True).status("starting") as shown:
+    with console(stderr=True).status("starting") as line:
 
         def report(rows: Sequence[Record]) -> None:
-            shown.stop()  # while it is shown, rich sends standard output where the progress goes
+            line.stop()  # while it is displayed, rich redirects standard output to it
             bench(rows)
-            shown.start()
+            line.start()
 
-        yield shown.update, report
+        yield line.update, report
 
 
 def bench(rows: Sequence[Record]) -> None:
-    """The table of one model and kind of work, and what failed."""
+    """Print the table of one model and kind of work, and the errors."""
     out, (model, kind) = console(), (rows[0]["model"], rows[0]["what"])
     times = ["build>", "quartiles>"] if kind == "build" else ["step>", "quartiles>", "compile>"]
-    shown = table("contestant", *times, "peak>", "ratio>")
+    figures = table("implementation", *times, "peak>", "ratio>")
     for row in rows:
-        shown.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
+        figures.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
     batch = "" if kind == "build" else f", batch {rows[0]['batch_size']}"
     out.print(f"\n[bold]{model}, {kind}[/]{batch}, {rows[0]['threads']} threads")
-    out.print(shown)
+    out.print(figures)
     if losses := [row["loss"] for row in rows if row.get("loss") is not None]:
         what = "Sum of the generated tokens" if kind == "generate" else "Loss after the same steps"
-        apart = max(losses) - min(losses)
-        out.print(f"{what}: {losses[0]:.5f}, all within {apart:.0e}", highlight=False)
+        difference = max(losses) - min(losses)
+        out.print(f"{what}: {losses[0]:.5f}, all within {difference:.0e}", highlight=False)
     for row in rows:
         if row["error"]:
             out.print(
@@ -314,14 +311,13 @@ def _bench_figures(row: Record) -> list[str]:
 # zoo doctor
 
 
-def machine(here: Record, frameworks: Record) -> None:
-    """The machine, and what each framework finds there."""
+def machine(environment: Record, frameworks: Record) -> None:
+    """Print the machine, and the devices, threads and modes of each framework."""
     from rich.markup import escape
 
     out = console()
     out.print(
-        f"{here['platform']}, Python {here['python']}\n{here['processor']}, {here['cores']} cores, "
-        f"{here['memory_gb']} GB",
+        "{platform}, Python {python}\n{processor}, {cores} cores, {memory_gb} GB".format_map(environment),
         highlight=False,
     )
     rows = table("framework", "version", "device", "kind", "memory>", "threads>", "native modes")

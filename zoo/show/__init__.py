@@ -49,21 +49,22 @@ if TYPE_CHECKING:
     from zoo.training.runs import SavedRun
 
     Model = keras.Model
+    ModelOrRun = Model | SavedRun | Run | str | Path
 
-MOST, COLUMNS = 64, 8  # tiles in a picture and in a row of it; `values` has them all
-SIDE = 16  # of a table of filters and channels
-CHINESE = (  # fonts of Linux, Windows and macOS with simplified Chinese characters, the best first
+MOST, COLUMNS = 64, 8  # tiles in a picture and in a row of it; `values` has all of them
+SIDE = 16  # rows and columns of a table of filters and channels
+CHINESE = (  # fonts of Linux, Windows and macOS with simplified Chinese characters, in order of preference
     "Noto Sans CJK SC", "Noto Sans SC", "Noto Sans CJK JP", "Source Han Sans SC", "Source Han Sans CN",
     "Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
     "Droid Sans Fallback", "SimHei", "STHeiti", "Heiti TC", "Arial Unicode MS",
 )  # fmt: skip
 
 
-def feature_maps(model: Model | SavedRun | Run | str | Path, image: Photo, at: str) -> Picture:
-    """The feature maps of the layer with this name: values (h, w, c), one map per channel.
+def feature_maps(model: ModelOrRun, image: Photo, at: str) -> Picture:
+    """The feature maps of a layer: values (h, w, c), one map per channel.
 
-    `at` is a name of `zoo.features`: "stage1", "conv1", "block12" (whose tokens are arranged as the patches
-    are, without the class token). Raises UnknownName, and WrongConfiguration for an output that is not a
+    `at` is a name of `zoo.features`: "stage1", "conv1", "block12" (whose tokens are arranged like the
+    patches, without the class token). Raises UnknownName, and WrongConfiguration for an output that is not a
     feature map.
     """
     model = runs.resolved(model)
@@ -73,14 +74,14 @@ def feature_maps(model: Model | SavedRun | Run | str | Path, image: Photo, at: s
             f"{model.name}: {at} gives {layer.output.shape[1:]}; expected a map (h, w, c)"
         )
     if len(layer.output.shape) == 3:
-        _attentions(model)  # tokens are laid out as patches
-    x, _ = _seen(model, image)
-    maps = _run(model, x, [layer.output])[0]
+        _attention_layers(model)  # raises unless the tokens are patches
+    x, _ = _inputs(model, image)
+    maps = _values(model, x, [layer.output])[0]
     if maps.ndim == 2:
-        maps = _laid_out(model, maps.T).transpose(1, 2, 0)
+        maps = _patch_grid(model, maps.T).transpose(1, 2, 0)
     h, w, c = maps.shape
     return Picture(
-        f"{model.name}, {at}: {_part(c, MOST)} maps of {h} × {w}",
+        f"{model.name}, {at}: {_count(c, MOST)} maps of {h} × {w}",
         maps,
         partial(
             figures.sheet,
@@ -92,7 +93,7 @@ def feature_maps(model: Model | SavedRun | Run | str | Path, image: Photo, at: s
     )
 
 
-def filters(model: Model | SavedRun | Run | str | Path, at: str) -> Picture:
+def filters(model: ModelOrRun, at: str) -> Picture:
     """The kernels of a convolution: values (h, w, in, out).
 
     Kernels with three input channels are drawn in colour, grey where they are 0; otherwise a row is a filter
@@ -106,16 +107,16 @@ def filters(model: Model | SavedRun | Run | str | Path, at: str) -> Picture:
             f"{model.name}: {at} is a {type(layer).__name__}; filters are a convolution's"
         )
     kernel = _numpy(layer.kernel)
-    h, w, seen, count = kernel.shape
-    if seen in (1, 3):
-        what = f"{_part(count, MOST)} filters of {h} × {w}"
+    h, w, channels, count = kernel.shape
+    if channels in (1, 3):
+        what = f"{_count(count, MOST)} filters of {h} × {w}"
         tiles = kernel.transpose(3, 0, 1, 2)[:MOST]  # (out, h, w, in)
-        tiles = 0.5 + tiles / (2 * np.abs(tiles).max() or 1) if seen == 3 else tiles[..., 0]
+        tiles = 0.5 + tiles / (2 * np.abs(tiles).max() or 1) if channels == 3 else tiles[..., 0]
         columns, across = min(COLUMNS, count), ""
     else:
-        what = f"{_part(count, SIDE)} filters of {h} × {w}, {_part(seen, SIDE)} channels"
+        what = f"{_count(count, SIDE)} filters of {h} × {w}, {_count(channels, SIDE)} channels"
         tiles = kernel.transpose(3, 2, 0, 1)[:SIDE, :SIDE].reshape(-1, h, w)  # (out in, h, w)
-        columns, across = min(SIDE, seen), "channel"
+        columns, across = min(SIDE, channels), "channel"
     return Picture(
         f"{model.name}, {at}: {what}",
         kernel,
@@ -123,7 +124,7 @@ def filters(model: Model | SavedRun | Run | str | Path, at: str) -> Picture:
     )
 
 
-def attention(model: Model | SavedRun | Run | str | Path, image: Photo, block: int | None = None) -> Picture:
+def attention(model: ModelOrRun, image: Photo, block: int | None = None) -> Picture:
     """The attention weights of each head of a block, by default the last: values (heads, rows, columns).
 
     The weights of the class token for each patch; without a class token, the mean over all patches. Raises
@@ -131,12 +132,12 @@ def attention(model: Model | SavedRun | Run | str | Path, image: Photo, block: i
     exist.
     """
     model = runs.resolved(model)
-    layers = _attentions(model)
+    layers = _attention_layers(model)
     block = len(layers) if block is None else block
     if not is_integer(block) or block > len(layers):
         raise UnknownName(f"{model.name} has no block {block!r}; there are 1 to {len(layers)}")
-    x, photo = _seen(model, image)
-    values = _looks(model, _weights(model, x, layers[block - 1 : block])[0])
+    x, photo = _inputs(model, image)
+    values = _patch_weights(model, _weights(model, x, layers[block - 1 : block])[0])
     names = [f"head {i}" for i in range(len(values))]
     return Picture(
         f"{model.name}, block {block}: attention of each head to the patches",
@@ -145,20 +146,20 @@ def attention(model: Model | SavedRun | Run | str | Path, image: Photo, block: i
     )
 
 
-def attention_rollout(model: Model | SavedRun | Run | str | Path, image: Photo) -> Picture:
+def attention_rollout(model: ModelOrRun, image: Photo) -> Picture:
     """The attention of the head to each patch through all blocks: values (rows, columns).
 
     Abnar and Zuidema 2020, "Quantifying attention flow in transformers", arXiv:2005.00928, section 3: the
     product of each block's (A + I) / 2, where A is the mean of its heads. Raises the errors of `attention`.
     """
     model = runs.resolved(model)
-    layers = _attentions(model)
-    x, photo = _seen(model, image)
+    layers = _attention_layers(model)
+    x, photo = _inputs(model, image)
     weights = _weights(model, x, layers).astype(np.float64)
     rolled = np.eye(weights.shape[-1])
     for heads in weights:
         rolled = (heads.mean(0) + np.eye(len(rolled))) / 2 @ rolled
-    values = _looks(model, rolled[None].astype(np.float32))[0]
+    values = _patch_weights(model, rolled[None].astype(np.float32))[0]
     return Picture(
         f"{model.name}: attention rolled out through {len(layers)} blocks",
         values,
@@ -166,19 +167,17 @@ def attention_rollout(model: Model | SavedRun | Run | str | Path, image: Photo) 
     )
 
 
-def attention_weights(model: Model | SavedRun | Run | str | Path, image: Photo) -> np.ndarray:
-    """softmax(q k^T / sqrt(d)) of every block and head: (blocks, heads, n, n), each row sums to 1.
+def attention_weights(model: ModelOrRun, image: Photo) -> np.ndarray:
+    """softmax(q k^T / sqrt(d)) of every block and head: (blocks, heads, n, n); each row sums to 1.
 
-    n tokens, the class token first if there is one. Raises the errors of `attention`.
+    There are n tokens, the class token first if there is one. Raises the errors of `attention`.
     """
     model = runs.resolved(model)
-    layers = _attentions(model)
-    return _weights(model, _seen(model, image)[0], layers)
+    layers = _attention_layers(model)
+    return _weights(model, _inputs(model, image)[0], layers)
 
 
-def grad_cam(
-    model: Model | SavedRun | Run | str | Path, image: Photo, label: int | None = None, at: str | None = None
-) -> Picture:
+def grad_cam(model: ModelOrRun, image: Photo, label: int | None = None, at: str | None = None) -> Picture:
     """Grad-CAM, the image regions that support a class: values (h, w), relu(sum_k alpha_k A_k).
 
     Selvaraju et al. 2016, "Grad-CAM: visual explanations from deep networks via gradient-based localization",
@@ -193,13 +192,13 @@ def grad_cam(
     if len(layer.output.shape) != 4:
         raise WrongConfiguration(
             f"{model.name}: {at} gives {layer.output.shape[1:]}; Grad-CAM takes a map (h, w, c), and "
-            "attention_rollout shows what a transformer looks at"
+            "attention_rollout is for transformers"
         )
     classes = model.output_shape[-1]
     if label is not None and label not in range(classes):
         raise WrongConfiguration(f"label={label!r}; {model.name} has classes 0 to {classes - 1}")
-    x, photo = _seen(model, image)
-    maps, logits = _run(model, x, [layer.output, *model.outputs])
+    x, photo = _inputs(model, image)
+    maps, logits = _values(model, x, [layer.output, *model.outputs])
     label = int(logits.argmax()) if label is None else label
 
     alpha = _gradient(model, layer, x, label).mean((0, 1))  # eq. 1
@@ -226,19 +225,19 @@ def use_fonts() -> list[str]:
     """
     import matplotlib as mpl
 
-    chinese = _chinese_font() or _chinese_font(anew=True)
+    chinese = _chinese_font() or _chinese_font(rescan=True)
     if chinese is None:
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
     mpl.rcParams["font.family"] = ["DejaVu Sans", *filter(None, [chinese])]
     return mpl.rcParams["font.family"]
 
 
-def _chinese_font(anew: bool = False) -> str | None:
-    """The first of `CHINESE` that matplotlib knows; anew: after what was installed since it made its list."""
+def _chinese_font(rescan: bool = False) -> str | None:
+    """The first of `CHINESE` that matplotlib lists; `rescan` adds fonts that were installed later."""
     from matplotlib import font_manager
 
     manager = font_manager.fontManager
-    if anew:
+    if rescan:
         for path in set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}:
             with suppress(OSError, RuntimeError, ValueError):  # a file that matplotlib cannot read
                 manager.addfont(path)
@@ -246,34 +245,36 @@ def _chinese_font(anew: bool = False) -> str | None:
     return next((name for name in CHINESE if name in installed), None)
 
 
-def _seen(model: Model, image: Photo) -> tuple[np.ndarray, np.ndarray]:
-    """The image as the model sees it (h, w, c), and in [0, 1] as we do."""
+def _inputs(model: Model, image: Photo) -> tuple[np.ndarray, np.ndarray]:
+    """The preprocessed image (h, w, c), and the image to display, in [0, 1]."""
     run = runs.known(model)
     preprocessing = run.preprocessing if run is not None else None
     preprocessing = preprocessing or preprocessing_for(model.name, model.input_shape[1:])
     x = prepared(image, preprocessing)
     if isinstance(image, np.ndarray) and np.issubdtype(image.dtype, np.floating):
-        return x, (x - x.min()) / ((x.max() - x.min()) or 1)  # whatever it was normalized by
+        return x, (x - x.min()) / ((x.max() - x.min()) or 1)  # its normalization is unknown
     return x, preprocessing.crop(load(image, preprocessing.channels)) / 255
 
 
 def _layers(model: Model) -> list[Any]:
+    """The layers of a functional model. Raises WrongConfiguration for another model."""
     if not getattr(model, "inputs", None):
         raise WrongConfiguration(
-            f"{model.name}: a {type(model).__name__} has no graph to look into; give a functional model"
+            f"{model.name}: a {type(model).__name__} has no graph of layers; give a functional model"
         )
     return model.layers
 
 
 def _layer(model: Model, name: str) -> Any:
-    found = {layer.name: layer for layer in _layers(model)}
-    if name not in found:
-        raise UnknownName(f"{model.name} has no {name!r}; {nearest(str(name), found)}")
-    return found[name]
+    """The layer with this name. Raises UnknownName."""
+    layers = {layer.name: layer for layer in _layers(model)}
+    if name not in layers:
+        raise UnknownName(f"{model.name} has no {name!r}; {nearest(str(name), layers)}")
+    return layers[name]
 
 
 def _last_map(model: Model) -> str:
-    """The last map (h, w, c) that the model file names, or else that any layer gives."""
+    """The last map (h, w, c) that the model file names, or else the last output of a layer that is a map."""
     maps = [layer for layer in _layers(model) if len(layer.output.shape) == 4]
     named = [layer for layer in maps if type(layer).__name__ == "Identity"]
     if not maps:
@@ -281,21 +282,24 @@ def _last_map(model: Model) -> str:
     return (named or maps)[-1].name
 
 
-def _run(model: Model, x: np.ndarray, tensors: Sequence[Any]) -> list[np.ndarray]:
-    """What these tensors of the model's graph are for one example, in inference mode."""
-    backend, inside = backends.current(), keras.Model(model.inputs, list(tensors))
-    found = backend.predictor(inside, "eager")(backend.tensor(x[None]))  # one image pays for no compiler
-    return [_numpy(y)[0] for y in keras.tree.flatten(found)]
+def _values(model: Model, x: np.ndarray, tensors: Sequence[Any]) -> list[np.ndarray]:
+    """The values of tensors of the model's graph for one example, in inference mode."""
+    backend, graph = backends.current(), keras.Model(model.inputs, list(tensors))
+    outputs = backend.predictor(graph, "eager")(backend.tensor(x[None]))  # compilation takes longer
+    return [_numpy(y)[0] for y in keras.tree.flatten(outputs)]
 
 
 def _numpy(tensor: Any) -> np.ndarray:
-    """A copy, in 32 bits or 64."""
+    """A copy in float64 if the tensor is, else in float32."""
     array = np.asarray(ops.convert_to_numpy(tensor))
     return array.astype(np.float64 if array.dtype == np.float64 else np.float32)
 
 
 def _gradient(model: Model, layer: Any, x: np.ndarray, label: int) -> np.ndarray:
-    """Of one logit with respect to what this layer gives, in inference mode: of zeros added to that."""
+    """The gradient of a logit with respect to the output of a layer, in inference mode.
+
+    It is the gradient with respect to zeros that are added to that output.
+    """
     from zoo.layers.classes import Tap
 
     tap = Tap()
@@ -304,7 +308,7 @@ def _gradient(model: Model, layer: Any, x: np.ndarray, label: int) -> np.ndarray
         y = operation(*args, **kwargs)
         return tap(y) if operation is layer else y
 
-    graph = keras.Model(model.inputs, model.outputs)  # of a Sequential, too
+    graph = keras.Model(model.inputs, model.outputs)  # a Sequential becomes functional
     tapped = keras.models.clone_model(graph, clone_function=lambda op: op, call_function=call)
     trained, state = tapped.trainable_variables, [v.value for v in tapped.non_trainable_variables]
     backend = backends.current()
@@ -317,34 +321,35 @@ def _gradient(model: Model, layer: Any, x: np.ndarray, label: int) -> np.ndarray
     return _numpy(backend.input_gradient(logit, zeros))[0]
 
 
-def _attentions(model: Model) -> list[Any]:
-    """The attention layers of a model of patches, block by block."""
-    found = [layer for layer in _layers(model) if type(layer).__name__ == "Attention"]
-    if not found or "patch_embedding" not in {layer.name for layer in model.layers}:
-        raise WrongConfiguration(f"{model.name} does not attend to patches; a vision transformer does")
-    return found
+def _attention_layers(model: Model) -> list[Any]:
+    """The attention layers of a vision transformer, by block. Raises WrongConfiguration for another model."""
+    layers = [layer for layer in _layers(model) if type(layer).__name__ == "Attention"]
+    if not layers or "patch_embedding" not in {layer.name for layer in model.layers}:
+        raise WrongConfiguration(f"{model.name} does not attend to patches; give a vision transformer")
+    return layers
 
 
 def _weights(model: Model, x: np.ndarray, layers: Sequence[Any]) -> np.ndarray:
-    """(blocks, heads, n, n) of these attention layers."""
-    both = _run(model, x, [tensor for layer in layers for tensor in layer.input[:2]])
-    n, heads = len(both[0]), layers[0].heads
-    split = np.reshape(both, (len(layers), 2, n, heads, -1)).astype(np.float64)
+    """The attention weights of these layers: (blocks, heads, n, n)."""
+    inputs = _values(model, x, [tensor for layer in layers for tensor in layer.input[:2]])
+    n, heads = len(inputs[0]), layers[0].heads
+    split = np.reshape(inputs, (len(layers), 2, n, heads, -1)).astype(np.float64)
     query, key = split[:, 0].transpose(0, 2, 1, 3), split[:, 1].transpose(0, 2, 3, 1)
     return softmax(query @ key / query.shape[-1] ** 0.5).astype(np.float32)
 
 
-def _looks(model: Model, weights: np.ndarray) -> np.ndarray:
-    """(heads, n, n) -> (heads, rows, columns): where the head's input, the class token or the mean, looks."""
+def _patch_weights(model: Model, weights: np.ndarray) -> np.ndarray:
+    """(heads, n, n) -> (heads, rows, columns): weights of the class token, or the mean over all patches."""
     patches = int(np.prod(model.get_layer("patch_embedding").output.shape[1:3]))
-    return _laid_out(model, weights[:, 0] if weights.shape[-1] > patches else weights.mean(1))
+    return _patch_grid(model, weights[:, 0] if weights.shape[-1] > patches else weights.mean(1))
 
 
-def _laid_out(model: Model, tokens: np.ndarray) -> np.ndarray:
-    """(c, n) -> (c, rows, columns): the patches where they were in the image, no class token."""
+def _patch_grid(model: Model, tokens: np.ndarray) -> np.ndarray:
+    """(c, n) -> (c, rows, columns): the patches as in the image, without the class token."""
     _, rows, columns, _ = model.get_layer("patch_embedding").output.shape
     return tokens[:, tokens.shape[1] - rows * columns :].reshape(-1, rows, columns)
 
 
-def _part(count: int, most: int) -> str:
+def _count(count: int, most: int) -> str:
+    """A count, and how many of them are drawn."""
     return str(count) if count <= most else f"{most} of {count}"

@@ -1,4 +1,4 @@
-"""Arrays as figures, drawn by Matplotlib once they are looked at: a sheet of tiles, heat over an image."""
+"""Figures of arrays, drawn by Matplotlib when they are displayed: sheets of tiles, heat maps over images."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ from zoo.errors import WrongConfiguration, ZooError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 7.0  # inches, of a page's text
-DOTS = 150  # an inch
+WIDTH = 7.0  # inches
+DPI = 150
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Numbers and a figure of them, which a notebook shows.
+    """An array and its figure, which a notebook displays.
 
-    `values` needs no Matplotlib; `figure`, a Figure of Matplotlib's to change as you like, and `save` raise
-    ZooError without it.
+    `values` needs no Matplotlib; `figure`, a Matplotlib Figure that may be changed, and `save` raise ZooError
+    without it.
     """
 
     title: str
     values: np.ndarray
-    draw: Callable[[str], Figure]  # of the title
+    draw: Callable[[str], Figure]  # takes the title
 
     def __repr__(self) -> str:
         return f"<Picture: {self.title}; values {self.values.shape}>"
 
     @cached_property
     def figure(self) -> Figure:
-        """The figure, drawn when it is first asked for."""
+        """The figure, drawn on first access."""
         try:
             return self.draw(self.title)
         except ImportError as error:
             raise ZooError(
-                f"{self.title}: Matplotlib draws it, and is not installed ({error}). To install it: "
+                f"{self.title}: figures need Matplotlib, which is not installed ({error}). To install it: "
                 'pip install "keras-zoo-parity[show]"'
             ) from None
 
     def save(self, path: str | Path) -> None:
-        """Write the figure to a file: .png, .pdf, .svg and whatever else Matplotlib writes.
+        """Write the figure to a file: .png, .pdf, .svg or another format of Matplotlib's.
 
-        Raises WrongConfiguration for another ending, or a folder that is not there.
+        Raises WrongConfiguration for another ending, or a folder that does not exist.
         """
-        path, known = Path(path), self.figure.canvas.get_supported_filetypes()
-        if path.suffix[1:].lower() not in known:
-            raise WrongConfiguration(f"{path}: expected a file that ends in .{', .'.join(sorted(known))}")
+        path, formats = Path(path), self.figure.canvas.get_supported_filetypes()
+        if path.suffix[1:].lower() not in formats:
+            raise WrongConfiguration(f"{path}: expected a file that ends in .{', .'.join(sorted(formats))}")
         storage.check_file("save", path)
         with storage.replacing(path) as part:
-            self.figure.savefig(part, dpi=DOTS)
+            self.figure.savefig(part, dpi=DPI)
 
     def _repr_png_(self) -> bytes:
         page = io.BytesIO()
-        self.figure.savefig(page, format="png", dpi=DOTS)
+        self.figure.savefig(page, format="png", dpi=DPI)
         return page.getvalue()
 
 
 def mosaic(tiles: np.ndarray, columns: int) -> np.ndarray:
-    """(n, h, w, ...) -> one image of them row by row, and nan between, which is drawn as paper."""
+    """(n, h, w, ...) -> one image of the tiles row by row, with NaN between them, which is not drawn."""
     n, h, w, *rest = tiles.shape
     gap, rows = _gap(h, w), -(-n // columns)
     sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, *rest), np.nan)
@@ -83,9 +83,9 @@ def _gap(h: int, w: int) -> int:
 def sheet(
     title: str, *, tiles: np.ndarray, columns: int, counted: str, unit: str, across: str = ""
 ) -> Figure:
-    """Tiles (n, h, w) in one scale of colours, or (n, h, w, 3) in their own, `columns` in a row.
+    """Tiles (n, h, w) on one colour scale, or (n, h, w, 3) in their own colours, `columns` in a row.
 
-    `counted` is what the tiles are, along rows and down, or with `across` what the rows are.
+    `counted` names what the tiles are; with `across`, which names the columns, what the rows are.
     """
     from matplotlib.figure import Figure
 
@@ -97,10 +97,9 @@ def sheet(
     if tiles.ndim == 4:
         axes.imshow(np.nan_to_num(image, nan=1.0), interpolation="nearest")
     else:
-        shown = axes.imshow(image, **_scale(tiles), interpolation="nearest")
-        _bar(figure, shown, axes, unit)
+        _colorbar(figure, axes.imshow(image, **_scale(tiles), interpolation="nearest"), axes, unit)
     axes.set_title(title, fontsize=11, pad=8)
-    # A tile's number is its row's and its column's, added up; or each counts something of its own.
+    # The index of a tile is the sum of its row's and its column's label; with `across` each has its own.
     along = [str(i) if across else f"+{i}" for i in range(columns)]
     axes.set_xticks([(w - 1) / 2 + i * (w + gap) for i in range(columns)], along)
     down = [str(i if across else i * columns) for i in range(rows)]
@@ -121,7 +120,7 @@ def heat(
     unit: str,
     smooth: bool = False,
 ) -> Figure:
-    """A photograph (h, w, c) in [0, 1], then each map (n, rows, columns) over it, all in one scale."""
+    """A photo (h, w, c) in [0, 1], then each map (n, rows, columns) over it, all on one colour scale."""
     from matplotlib.figure import Figure
 
     columns = min(4, 1 + len(maps))
@@ -135,28 +134,28 @@ def heat(
     grey = {"cmap": "gray", "vmin": 0, "vmax": 1, **whole}
     first.imshow(photo if photo.shape[-1] == 3 else photo[..., 0], **grey)
     first.set_title("image", fontsize=9)
-    shown: Any = None
+    mappable: Any = None
     for axes, name, values in zip(others, names, maps, strict=False):
         axes.imshow(photo.mean(-1), **grey)
-        shown = axes.imshow(
+        mappable = axes.imshow(
             values, cmap="inferno", alpha=0.65, vmin=0, vmax=maps.max() or 1.0,
             interpolation="bilinear" if smooth else "nearest", **whole,
         )  # fmt: skip
         axes.set_title(name, fontsize=9)
-    _bar(figure, shown, panels, unit)
+    _colorbar(figure, mappable, panels, unit)
     return figure
 
 
 def _scale(values: np.ndarray) -> dict[str, Any]:
-    """White at 0, blue below and red above; of values with one sign, dark at 0. The largest are cut off."""
+    """White at 0, blue below and red above; if no value is negative, dark at 0. Outliers are clipped."""
     top = float(np.quantile(np.abs(values), 0.999)) or 1.0
     if values.min() < 0:
         return {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
     return {"cmap": "viridis", "vmin": 0, "vmax": top}
 
 
-def _bar(figure: Figure, shown: Any, axes: Any, unit: str) -> None:
-    bar = figure.colorbar(shown, ax=axes, shrink=0.6, aspect=30, pad=0.02)
+def _colorbar(figure: Figure, mappable: Any, axes: Any, unit: str) -> None:
+    bar = figure.colorbar(mappable, ax=axes, shrink=0.6, aspect=30, pad=0.02)
     bar.set_label(unit, fontsize=9)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, length=2)

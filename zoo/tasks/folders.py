@@ -27,7 +27,7 @@ from PIL import Image
 
 import zoo.tasks.tables as tables
 from zoo.checks import integer
-from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
+from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest, shortlist
 from zoo.preprocessing import Preprocessing, depth, load, pixels, plain, reading
 from zoo.storage import is_dir, is_file
 from zoo.tasks.images import held_out
@@ -291,7 +291,7 @@ class LeftOut:
         """What was skipped, and for each reason the first few files."""
         counted = [
             f"{len(names)} file{'s' if len(names) > 1 else ''} {reason} skipped: "
-            + ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+            + shortlist(names)
             for reason, names in self.files.items()
         ]  # fmt: skip
         return (*self.notes_of_folders, *counted)

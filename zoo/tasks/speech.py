@@ -25,7 +25,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import zoo.tasks.tables as tables
 from zoo import random
-from zoo.errors import DataUnavailable
+from zoo.errors import DataUnavailable, shortlist
 from zoo.storage import is_dir, is_file
 
 Generator = np.random.Generator
@@ -182,14 +182,13 @@ def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarra
         waves.append(resampled(wave.mean(axis=1), its_rate, rate))
         texts.append(text)
     if broken:
-        listed = "; ".join(broken[:20]) + (" ..." if len(broken) > 20 else "")
-        raise DataUnavailable(f"{table}: {len(broken)} broken: {listed}. Correct or remove them")
+        lines = shortlist(broken, 20, separator="; ")
+        raise DataUnavailable(f"{table}: {len(broken)} broken: {lines}. Correct or remove them")
     listed = {(folder / path).resolve() for _, path, _ in lines}
     if unlisted := [path for path in _sounds(folder) if path.resolve() not in listed]:
-        names = ", ".join(str(path.relative_to(folder)) for path in unlisted[:5])
+        names = shortlist(path.relative_to(folder) for path in unlisted)
         warnings.warn(
-            f"{folder.name}: {len(unlisted)} recordings are not in {table.name} and were skipped: {names}"
-            + (" ..." if len(unlisted) > 5 else ""),
+            f"{folder.name}: {len(unlisted)} recordings are not in {table.name} and were skipped: {names}",
             stacklevel=2,
         )
     return waves, texts

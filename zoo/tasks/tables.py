@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zoo.errors import DataUnavailable
+from zoo.errors import DataUnavailable, shortlist
 
 Record = dict[str, str] | str  # a line's fields by name, or what is wrong with it
 
@@ -24,7 +24,6 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 COPIES = {"__macosx", "@eadir"}  # folders of operating systems with copies of the files beside them
-NAMED = 5  # invalid lines that an error lists
 
 
 def lines(path: Path) -> tuple[list[str], dict[int, str]]:
@@ -71,9 +70,8 @@ def refuse(path: Path, bad: Mapping[int, str]) -> None:
     """Raise DataUnavailable if there are invalid lines, naming the first few and the number of others."""
     if not bad:
         return
-    first = "; ".join(f"line {number}: {bad[number]}" for number in sorted(bad)[:NAMED])
-    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    raise DataUnavailable(f"{path}: {first}{more}. Nothing was read; correct these lines first")
+    lines = shortlist((f"line {number}: {bad[number]}" for number in sorted(bad)), separator="; ")
+    raise DataUnavailable(f"{path}: {lines}. Nothing was read; correct these lines first")
 
 
 def hidden(path: Path) -> bool:

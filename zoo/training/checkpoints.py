@@ -20,7 +20,7 @@ import numpy as np
 from zoo import backends, storage
 from zoo._lazy import keras, ops
 from zoo.augment import format_transforms
-from zoo.errors import WrongConfiguration, ZooError
+from zoo.errors import WrongConfiguration, ZooError, shortlist
 from zoo.tasks import Task
 from zoo.training.run import Run
 from zoo.weights.files import Stored, entry
@@ -100,9 +100,9 @@ def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
 def _same(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Raise WrongConfiguration unless these names have these shapes."""
     if missing := [name for name in ours if name not in theirs]:
-        raise WrongConfiguration(f"{what}: {', '.join(missing[:3])} not in the file; {len(missing)} missing")
+        raise WrongConfiguration(f"{what}: {shortlist(missing, 3)} not in the file")
     if unknown := [name for name in theirs if name not in ours]:
-        raise WrongConfiguration(f"{what}: no place for {', '.join(unknown[:3])}; {len(unknown)} too many")
+        raise WrongConfiguration(f"{what}: no place for {shortlist(unknown, 3)}")
     for name, shape in ours.items():
         if tuple(theirs[name]) != tuple(shape):
             raise WrongConfiguration(f"{what}: {name} is {theirs[name]}, the model needs {shape}")

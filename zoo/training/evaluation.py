@@ -16,7 +16,7 @@ import numpy as np
 from zoo import backends, registry, tasks, tokenizers
 from zoo._lazy import keras
 from zoo.checks import integer
-from zoo.errors import UnknownName, WrongConfiguration, nearest
+from zoo.errors import UnknownName, WrongConfiguration, nearest, shortlist
 from zoo.layers import signature
 from zoo.tasks import Task, folders, sequences
 from zoo.training.checks import check_fit
@@ -92,8 +92,8 @@ def aligned(task: Task, run: SavedRun) -> Task:
         return task
     if unknown := [name for name in task.names if name not in run.classes]:
         raise WrongConfiguration(
-            f"{task.name} has classes that {run} does not know: {', '.join(unknown[:8])}; it knows "
-            f"{', '.join(run.classes[:8])}{', ...' if len(run.classes) > 8 else ''}"
+            f"{task.name} has classes that {run} does not know: {shortlist(unknown)}; it knows "
+            f"{shortlist(run.classes)}"
         )
     first = int(task.loss == "ctc")  # class 0 is the blank
     numbers = np.array([*range(first), *(first + run.classes.index(name) for name in task.names)], np.int32)

@@ -29,7 +29,7 @@ import numpy as np
 
 from zoo import registry, storage, tokenizers, weights
 from zoo._lazy import keras
-from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.errors import DataUnavailable, WrongConfiguration, shortlist
 from zoo.preprocessing import Preprocessing, plain
 from zoo.random import Initializer
 from zoo.tasks import TASKS, Task, folders, sequences
@@ -356,5 +356,4 @@ def _tuples(value: Any) -> Any:
 
 
 def _listed(names: Any) -> str:
-    first = ", ".join(list(names)[:8])
-    return f"{len(names)} classes ({first}{', ...' if len(names) > 8 else ''})"
+    return f"{len(names)} classes ({shortlist(names)})"

@@ -12,7 +12,7 @@ Every array of the file and every weight of the model is accounted for, or nothi
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo import backends, pretrained, storage
-from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest
+from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest, shortlist
 from zoo.weights import files, hub, mingpt, timm, torch_nn, torchvision, transformers
 from zoo.weights.files import Arrays, Stored
 from zoo.weights.layouts import OWN, Constants, Layout, Plan, Row, Scheme, Tensor, Transform
@@ -217,7 +217,7 @@ def _recognized(
     scores = [_fit(plan, constants, bare) for _, plan, constants, _, bare in candidates]
     if not max(scores)[0] and layout is None:
         raise WeightsMismatch(
-            f"no name belongs to {model.name}: {_some(arrays)}; expected the names of "
+            f"no name belongs to {model.name}: {shortlist(arrays)}; expected the names of "
             f"{', '.join(scheme.name for scheme, *_ in plans)}, e.g. {next(iter(plans[-1][1]))}. "
             "Nothing was loaded."
         )
@@ -329,11 +329,11 @@ def _complaint(
     left_over: Sequence[str],
     heads: Sequence[tuple[Tensor, list[str]]],
 ) -> str:
-    parts = [_some(wrong, between="; ")] if wrong else []
+    parts = [shortlist(wrong, separator="; ")] if wrong else []
     if missing:
-        parts.append(f"{_count(missing)} missing: {_some(missing)}")
+        parts.append(f"{_count(missing)} missing: {shortlist(missing)}")
     if left_over:
-        parts.append(f"{_count(left_over)} unexpected: {_some(left_over)}")
+        parts.append(f"{_count(left_over)} unexpected: {shortlist(left_over)}")
     advice = ""
     if heads and missing and not (wrong or left_over) and not any(keys for _, keys in heads):
         advice = ' head="skip" does not load the head.'
@@ -348,10 +348,3 @@ def _one_of(patterns: Sequence[str], name: str) -> bool:
 
 def _count(names: Sequence[str]) -> str:
     return "1 tensor is" if len(names) == 1 else f"{len(names)} tensors are"
-
-
-def _some(names: Iterable[str], between: str = ", ") -> str:
-    """The first few, and the number of others."""
-    names = list(names)
-    more = [f"and {len(names) - 5:,} more"] if len(names) > 5 else []
-    return between.join([*names[:5], *more])
