@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from zoo.optimizers import Optimizer
-
 # The modes of each framework's native engine, the default first.
 MODES = {
     "torch": ("traced", "eager", "compiled"),
@@ -65,6 +63,44 @@ class LossScaling:
 
     initial_scale: float = 2.0**15
     growth_steps: int = 2000
+
+
+class Optimizer(Protocol):
+    """What a backend uses of a `zoo.optimizers.Optimizer`, beside its own settings (betas, momentum ...)."""
+
+    SLOTS: tuple[str, ...]
+    CYCLED: str | None
+    rate: Any  # a number or a schedule
+    scheduled: bool
+    loss_scale_factor: Any
+    gradient_accumulation_steps: Any
+    clipvalue: Any
+    clipnorm: Any
+    global_clipnorm: Any
+    use_ema: bool
+    ema_momentum: float
+    ema_overwrite_frequency: int | None
+
+    @property
+    def cycles(self) -> bool:
+        """Whether the momentum (Adam's beta_1) follows the schedule."""
+        ...
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of an update, counted from 0."""
+        ...
+
+    def momentum_at(self, step: int) -> float:
+        """The momentum (Adam's beta_1) of an update, counted from 0."""
+        ...
+
+    def group(self, variable: keras.Variable) -> tuple[float, float]:
+        """(learning rate multiplier, weight decay) of this variable."""
+        ...
+
+    def fresh(self) -> Any:
+        """The same optimizer without its state."""
+        ...
 
 
 class Updater(Protocol):
@@ -512,10 +548,10 @@ def drawing_nothing() -> Iterator[None]:
 
 def _keras_generator() -> None:
     """Let Keras create its global generator, whose seed it draws from Python's."""
-    import keras
+    from keras.src.random import seed_generator
 
     with suppress(ValueError):  # on JAX not allowed while a function is traced
-        keras.src.random.seed_generator.global_seed_generator()
+        seed_generator.global_seed_generator()
 
 
 def _global_generators() -> tuple[Any, ...]:

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.core import Tracer
 from zoo.backends import (
     Device,
     Loss,
     LossScaling,
+    Optimizer,
     allowed,
     cores,
     drawing_nothing,
@@ -30,8 +32,6 @@ from zoo.errors import WrongConfiguration
 
 if TYPE_CHECKING:
     import keras
-
-    from zoo.optimizers import Optimizer
 
 NAME = "jax"
 
@@ -72,7 +72,7 @@ def use_device(name: str) -> None:
 
 
 def _in_use() -> Any:
-    return jax.config.jax_default_device or jax.devices()[0]
+    return jax.config.jax_default_device or jax.devices()[0]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def on_device() -> AbstractContextManager[Any]:
@@ -127,7 +127,7 @@ def from_numpy(array: np.ndarray) -> jax.Array:
 
 
 def concrete_value(x: jax.Array) -> np.ndarray | None:
-    concrete = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    concrete = isinstance(x, jax.Array) and not isinstance(x, Tracer)
     here = concrete and {device.platform for device in x.devices()} == {"cpu"}
     return np.asarray(x) if here else x if isinstance(x, np.ndarray) else None
 
@@ -783,7 +783,7 @@ def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any
 
 
 def predictor(model: keras.Model, mode: str) -> Callable[[jax.Array], jax.Array]:
-    from zoo._lazy import keras
+    import keras
 
     # Once, because Keras traverses all layers to list them.
     variables = [*model.trainable_variables, *model.non_trainable_variables]
@@ -842,7 +842,7 @@ def _copies(arrays: Any) -> Any:
 def _objective(model: keras.Model, loss: Loss) -> Callable[..., tuple[jax.Array, list]]:
     """(weights, state, x, y) -> (loss, new state)."""
 
-    from zoo._lazy import keras
+    import keras
 
     trained, others = model.trainable_variables, model.non_trainable_variables
 

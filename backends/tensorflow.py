@@ -18,6 +18,7 @@ from zoo.backends import (
     Device,
     Loss,
     LossScaling,
+    Optimizer,
     allowed,
     cores,
     drawing_nothing,
@@ -29,8 +30,6 @@ from zoo.backends import (
 
 if TYPE_CHECKING:
     import keras
-
-    from zoo.optimizers import Optimizer
 
 NAME = "tensorflow"
 
@@ -336,7 +335,7 @@ def ctc_loss(labels: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, Callable[
 # Training
 
 
-def optimizer(spec: Optimizer, variables: Sequence[keras.Variable]) -> Optimizer:
+def optimizer(spec: Optimizer, variables: Sequence[keras.Variable]) -> Any:
     """TensorFlow's optimizers are Keras's: the spec itself, its update by TensorFlow's kernels."""
     native = spec.fresh()
     native.build(variables)
@@ -414,7 +413,8 @@ class Updater:
     def __init__(self, spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None):
         self.variables = list(variables)
         self.optimizer = native = optimizer(spec, variables)
-        self.outer: Any = native if scaling is None else _scaled(native, scaling)
+        self.scaler = None if scaling is None else _scaler(native, scaling)
+        self.outer: Any = self.scaler or native
         self.outer.build(variables)
 
     def __call__(self, gradients: Sequence[Any], weight: tf.Tensor | None = None) -> None:
@@ -425,21 +425,17 @@ class Updater:
         return self.outer.scale_loss(loss)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        from zoo.optimizers import state_of
-
-        return state_of(self.outer)
+        return self.optimizer.state_dict(self.scaler)
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        from zoo.optimizers import load_state_into
-
-        load_state_into(self.outer, state)
+        self.optimizer.load_state_dict(state, self.scaler)
 
     def copy_ema_to_weights(self) -> None:
         self.optimizer.finalize_variable_values(self.variables)
 
 
-def _scaled(native: Optimizer, scaling: LossScaling) -> Any:
-    from zoo._lazy import keras
+def _scaler(native: Any, scaling: LossScaling) -> Any:
+    import keras
 
     return keras.optimizers.LossScaleOptimizer(
         native, initial_scale=scaling.initial_scale, dynamic_growth_steps=scaling.growth_steps

@@ -16,6 +16,7 @@ from zoo.backends import (
     Device,
     Loss,
     LossScaling,
+    Optimizer,
     allowed,
     fall_back,
     find_device,
@@ -28,8 +29,6 @@ from zoo.errors import WrongConfiguration
 
 if TYPE_CHECKING:
     import keras
-
-    from zoo.optimizers import Optimizer
 
 NAME = "torch"
 
@@ -101,7 +100,7 @@ def clear_cache() -> None:
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    from zoo._lazy import ops
+    from keras import ops
 
     return ops.convert_to_tensor(array)  # on the device that Keras computes on
 
@@ -120,7 +119,7 @@ def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
 
 
 def from_numpy(array: np.ndarray) -> torch.Tensor:
-    from zoo._lazy import ops
+    from keras import ops
 
     return ops.convert_to_tensor(torch.from_numpy(array))  # Keras would copy an array
 

@@ -113,8 +113,11 @@ class Optimizer(keras.optimizers.Optimizer):
 
     # The state, by names that every engine and framework shares (`zoo.checkpoints`)
 
-    def state_dict(self) -> dict[str, np.ndarray]:
-        """The optimizer state by name: "batches" seen, and "momentum/dense/kernel" and the like."""
+    def state_dict(self, scaler: Any = None) -> dict[str, np.ndarray]:
+        """The optimizer state by name: "batches" seen, and "momentum/dense/kernel" and the like.
+
+        With the loss scale of the keras.optimizers.LossScaleOptimizer around it, if it is given.
+        """
         if not self.built:
             return {}
         found = {"batches": self._iterations}
@@ -122,9 +125,11 @@ class Optimizer(keras.optimizers.Optimizer):
             found["weight_sum"] = self.weight_sum
         for kind, (variables, kept) in self._kept().items():
             found |= {f"{kind}/{v.path}": x for v, x in zip(variables, kept, strict=True)}
+        if scaler is not None:
+            found |= {"scale": scaler.dynamic_scale, "scale_steps": scaler.step_counter}
         return {name: ops.convert_to_numpy(x) for name, x in found.items()}
 
-    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+    def load_state_dict(self, state: Mapping[str, np.ndarray], scaler: Any = None) -> None:
         """Load such a state. The optimizer must be built."""
         self._iterations.assign(state["batches"])
         if self.gradient_accumulation_steps:
@@ -132,6 +137,9 @@ class Optimizer(keras.optimizers.Optimizer):
         for kind, (variables, kept) in self._kept().items():
             for variable, x in zip(variables, kept, strict=True):
                 x.assign(state[f"{kind}/{variable.path}"])
+        if scaler is not None:
+            scaler.dynamic_scale.assign(state["scale"])
+            scaler.step_counter.assign(state["scale_steps"])
 
     def memory(self) -> dict[str, np.ndarray]:
         """Deprecated: the old name of `state_dict`."""
@@ -490,24 +498,6 @@ class LAMB(Adam):
         config = {**super().get_config(), "bias_correction": self.bias_correction}
         del config["amsgrad"]
         return config
-
-
-def state_of(optimizer: Any) -> dict[str, np.ndarray]:
-    """As `Optimizer.state_dict`, with the loss scale of a keras.optimizers.LossScaleOptimizer around it."""
-    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer.state_dict()
-    scale = {"scale": optimizer.dynamic_scale, "scale_steps": optimizer.step_counter}
-    own = {name: ops.convert_to_numpy(x) for name, x in scale.items()}
-    return {**optimizer.inner_optimizer.state_dict(), **own}
-
-
-def load_state_into(optimizer: Any, state: Mapping[str, np.ndarray]) -> None:
-    """Load what `state_of` returned."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer.dynamic_scale.assign(state["scale"])
-        optimizer.step_counter.assign(state["scale_steps"])
-        optimizer = optimizer.inner_optimizer
-    optimizer.load_state_dict(state)
 
 
 def decayed(x: Tensor, variable: keras.Variable, decay: float) -> Tensor:

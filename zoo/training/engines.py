@@ -273,26 +273,26 @@ class KerasEngine:
         return number(self.objective(tensor(y), tensor(logits)))
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        from zoo.optimizers import Optimizer, state_of
+        from zoo.optimizers import Optimizer
 
-        optimizer = self.built()
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        inner, scaler = self.built()
         if not isinstance(inner, Optimizer):
             raise WrongConfiguration(
                 f"optimizer={type(inner).__name__}: a checkpoint keeps those of zoo.optimizers"
             )
-        return state_of(optimizer)
+        return inner.state_dict(scaler)
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        from zoo.optimizers import load_state_into
+        inner, scaler = self.built()
+        inner.load_state_dict(state, scaler)
 
-        load_state_into(self.built(), state)
-
-    def built(self) -> Any:
-        """The model's optimizer, its variables made: Keras makes them at the first step."""
-        if not self.optimizer.built:
-            self.optimizer.build(self.model.trainable_variables)
-        return self.optimizer
+    def built(self) -> tuple[Any, Any]:
+        """The model's optimizer and the loss scaler around it, or None; built, as by the first step."""
+        optimizer: Any = self.optimizer
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        return (optimizer.inner_optimizer, optimizer) if scaled else (optimizer, None)
 
     def copy_ema_to_weights(self) -> bool:
         finalize = type(self.optimizer).finalize_variable_values  # not what stands in for it within `fit`
