@@ -1,6 +1,7 @@
 """pyproject.toml declares the packages that the code imports, and no others, as the sources show."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -80,3 +81,11 @@ def test_every_declared_package_is_imported() -> None:
 def test_every_declared_package_has_a_lowest_version() -> None:
     bounded = set(map(package, lowest()))
     assert bounded == DEPENDENCIES | OPTIONAL | names(GROUPS["test"])
+
+
+def test_the_command_that_installs_a_missing_compiler_is_shown(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "requirements.py")]
+    done = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "a C++ compiler, for torch.compile" in done.stderr
+    assert "apt-get install g++" in done.stderr
