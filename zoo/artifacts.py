@@ -54,22 +54,22 @@ import torch
 program = torch.export.load(artifact).module()
 def run(inputs):
     tensors = {name: torch.tensor(x) for name, x in inputs.items()}
-    found = program(tensors if named else next(iter(tensors.values())))
-    return [x.detach().numpy() for x in (found.values() if isinstance(found, dict) else [found])]
+    outputs = program(tensors if named else next(iter(tensors.values())))
+    return [x.detach().numpy() for x in (outputs.values() if isinstance(outputs, dict) else [outputs])]
 """,
     "saved_model": """
 import tensorflow as tf
 program = tf.saved_model.load(artifact)
 def run(inputs):
-    found = program.serve(inputs if named else next(iter(inputs.values())))
-    return [x.numpy() for x in (found.values() if isinstance(found, dict) else [found])]
+    outputs = program.serve(inputs if named else next(iter(inputs.values())))
+    return [x.numpy() for x in (outputs.values() if isinstance(outputs, dict) else [outputs])]
 """,
     "keras": """
 import zoo, keras
 model = keras.models.load_model(artifact, compile=False)
 def run(inputs):
-    found = model.predict(inputs if named else next(iter(inputs.values())), verbose=0)
-    return list(found.values()) if isinstance(found, dict) else [found]
+    outputs = model.predict(inputs if named else next(iter(inputs.values())), verbose=0)
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 """,
 }
 RUNNER = """
@@ -144,10 +144,10 @@ def export(
         )
     name = format_of(path, format)
     if name is None:
-        weights.save(runs.resolved(model), path)
+        weights.save(runs.model_of(model), path)
         return Artifact(path, "weights")
     check(path, name)
-    built = runs.resolved(model)
+    built = runs.model_of(model)
     inputs = _examples(built)
     expected = [[ops.convert_to_numpy(x) for x in keras.tree.flatten(built(each))] for each in inputs]
     with _writing(path, name) as part:
@@ -165,15 +165,15 @@ def export(
 
 def check(path: Path, format: str) -> None:
     """Raise WrongConfiguration, before a model is built, unless the framework in use can write this there."""
-    wanted, here = FORMATS[format], backends.settle()
-    if here not in wanted.frameworks:
+    spec, here = FORMATS[format], backends.settle()
+    if here not in spec.frameworks:
         raise WrongConfiguration(
-            f"export: {here} writes no {format}; {' and '.join(wanted.frameworks)} do: start a process with "
-            f"KERAS_BACKEND={wanted.frameworks[0]}, where the weights of a run or a file are the same"
+            f"export: {here} writes no {format}; {' and '.join(spec.frameworks)} do: start a process with "
+            f"KERAS_BACKEND={spec.frameworks[0]}, where the weights of a run or a file are the same"
         )
-    if missing := [package for package in wanted.packages if find_spec(package) is None]:
+    if missing := [package for package in spec.packages if find_spec(package) is None]:
         raise WrongConfiguration(
-            f'export: {format} takes {", ".join(missing)}. To install: pip install "{wanted.install}"'
+            f'export: {format} takes {", ".join(missing)}. To install: pip install "{spec.install}"'
         )
     if format != "saved_model":
         storage.check_file("export", path)
@@ -185,8 +185,8 @@ def check(path: Path, format: str) -> None:
 
 def facts(model: keras.Model) -> dict[str, Any]:
     """What is said of a model in a file's metadata: its name, class names, and how images are prepared."""
-    run, known = runs.known(model), model.name in registry.list_models()
-    prepared = run.preprocessing if run else registry.card(model.name).preprocessing if known else None
+    run, is_zoo = runs.run_of(model), model.name in registry.list_models()
+    prepared = run.preprocessing if run else registry.card(model.name).preprocessing if is_zoo else None
     return {
         "model": model.name,
         "classes": list(run.classes) if run else [],
@@ -206,13 +206,13 @@ def format_of(path: Path, format: str | None = None) -> str | None:
         return name
     if path.suffix in WEIGHTS:
         return None
-    found = [name for name, each in FORMATS.items() if each.ending == path.suffix]
-    if not found:
+    matching = [name for name, each in FORMATS.items() if each.ending == path.suffix]
+    if not matching:
         endings = ", ".join([*(each.ending for each in FORMATS.values() if each.ending), *WEIGHTS])
         raise WrongConfiguration(
             f"export: {path}: expected a name that ends in {endings}, or a folder's name for a SavedModel"
         )
-    return found[0]
+    return matching[0]
 
 
 def _examples(model: keras.Model) -> list[Any]:
@@ -272,9 +272,9 @@ def _annotate(path: Path, format: str, facts: dict[str, Any]) -> None:
     text = json.dumps(facts, ensure_ascii=False)
     if format == "onnx":
         onnx = import_module("onnx")
-        found = onnx.load(path)
-        onnx.helper.set_model_props(found, {"zoo": text})
-        onnx.save(found, path)
+        onnx_model = onnx.load(path)
+        onnx.helper.set_model_props(onnx_model, {"zoo": text})
+        onnx.save(onnx_model, path)
     elif format == "saved_model":
         (folder := path / "assets.extra").mkdir(exist_ok=True)
         (folder / "zoo.json").write_text(text, encoding="utf-8")

@@ -66,14 +66,14 @@ def generate(
     work, for a model that does not generate text, a prompt that is empty, too long or not in the vocabulary,
     and invalid options.
     """
-    model = runs.resolved(model)
+    model = runs.model_of(model)
     decoder = _decoder(model)
     config = SamplingConfig(temperature, top_k, top_p, beams, repetition_penalty, seed, max_tokens)
     if watch is not None and beams > 1:
         raise WrongConfiguration("generate: watch= goes with beams=1; a beam knows its text at the end only")
     prompts = [prompt] if isinstance(prompt, str | np.ndarray) else list(prompt)
     texts = bool(prompts) and isinstance(prompts[0], str)
-    reader = tokenizers.found(tokenizer) or (_usual_tokenizer(model) if texts or stop else None)
+    reader = tokenizers.resolve(tokenizer) or (_usual_tokenizer(model) if texts or stop else None)
     if reader is not None:
         reader.check(model)
     stops = [] if stop is None else [stop] if isinstance(stop, str) else list(stop)
@@ -117,7 +117,7 @@ class _Stream:
 
 def _usual_tokenizer(model: keras.Model) -> Tokenizer:
     """The tokenizer a model was trained with, where it knows its run; else bytes."""
-    run = runs.known(model)
+    run = runs.run_of(model)
     if run is not None and run.tokenizer is not None:
         return run.tokenizer
     found = tokenizers.load("bytes")
@@ -468,7 +468,7 @@ def translate(
     is given; `model` may also be a run of `zoo.train` or its path, which includes its tokenizer. Raises
     WrongConfiguration for another kind of model, an empty input, or numbers below 1.
     """
-    model = runs.resolved(model)
+    model = runs.model_of(model)
     shapes = signature.input_shapes(model)
     if not (isinstance(shapes, dict) and "decoder_token_ids" in shapes):
         raise WrongConfiguration(
@@ -480,7 +480,7 @@ def translate(
     texts = [texts] if isinstance(texts, str) else list(texts)
     if not texts:
         raise WrongConfiguration("translate: no text; expected at least 1")
-    reader = tokenizers.found(tokenizer) or _usual_tokenizer(model)
+    reader = tokenizers.resolve(tokenizer) or _usual_tokenizer(model)
     if _attentions(model):
         return generate(model, texts, max_tokens, temperature=0, beams=beams, tokenizer=reader)
     reader.check(model)

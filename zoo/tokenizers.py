@@ -392,7 +392,7 @@ def load(source: str | Path) -> Tokenizer:
         raise DataUnavailable(f"{path}: not a tokenizer, or damaged ({error})") from error
 
 
-def found(tokenizer: Any) -> Any:
+def resolve(tokenizer: Any) -> Any:
     """A tokenizer, loaded if given as an argument of `load`; None for None."""
     return load(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
 

@@ -58,7 +58,7 @@ def compare(
     from zoo.report.terminal import live, summary
     from zoo.training.plan import task_summary
 
-    reader = tokenizers.found(tokenizer)
+    reader = tokenizers.resolve(tokenizer)
     for card in map(registry.card, models):
         terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
     with nullcontext() if quiet else live(terminal.console(stderr=True)) as show:

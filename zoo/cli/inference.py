@@ -129,7 +129,7 @@ def generate(
     subject, words = subject_of(model, [prompt] if prompt is not None else [], run, usage)
     if len(words) != 1:
         raise WrongConfiguration(f"{len(words)} prompts; {usage}")
-    reader = tokenizers.found(tokenizer)
+    reader = tokenizers.resolve(tokenizer)
     _check_writes(subject, weights, task)
     backends.prefer(backend, device=device, threads=threads)
     settings: dict[str, Any] = {

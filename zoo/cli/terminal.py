@@ -214,7 +214,7 @@ def next_line(run: Run) -> str:
 
     if run.saved is None:
         return "Not saved."
-    saved = runs.known(run.model)
+    saved = runs.run_of(run.model)
     path = shlex.quote(str(run.saved))
     commands = {
         "images": f"zoo predict {path} PHOTO",

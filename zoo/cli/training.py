@@ -95,7 +95,7 @@ def train(
         raise WrongConfiguration(f"--no-save, and {'--out' if out else '--checkpoint'}; give one of them")
     if save and checkpoint is None:
         out = out or _new_folder(card.name)
-    reader = tokenizers.found(tokenizer)
+    reader = tokenizers.resolve(tokenizer)
     backends.prefer(backend, device=device, threads=threads)
     from zoo.training import train
     from zoo.training.plan import task_summary
@@ -163,7 +163,7 @@ def evaluate(
     )
     if len(words) > 1:
         raise WrongConfiguration(f"{' and '.join(words)}; with --run, give the task alone")
-    reader = tokenizers.found(tokenizer)
+    reader = tokenizers.resolve(tokenizer)
     backends.prefer(backend, device=device, threads=threads)
     from zoo.training.evaluation import evaluate
 

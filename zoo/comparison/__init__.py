@@ -113,7 +113,7 @@ def compare(
 
 
 def _check_tasks(names: Sequence[str], tokenizer: str | Path | None, errors: str) -> None:
-    loaded = tokenizers.found(tokenizer)
+    loaded = tokenizers.resolve(tokenizer)
     for name in names:
         tasks.source(name, loaded)
         tasks.check_errors(name, errors)

@@ -92,7 +92,7 @@ def prepare(
 ) -> tuple[keras.Model, tasks.Task]:
     """The model with its initial weights, and the data."""
     backends.use(backend, threads=threads, device=device)
-    card, reader = registry.card(model), tokenizers.found(tokenizer)
+    card, reader = registry.card(model), tokenizers.resolve(tokenizer)
     name = task or card.task
     built = plan.plan_model(model, name, tokenizer=reader).build(seed)
     return built, tasks.load(name, signature.input_shapes(built), card.preprocessing, reader, errors=errors)

@@ -67,7 +67,7 @@ def feature_maps(model: ModelOrRun, image: Photo, at: str) -> Picture:
     patches, without the class token). Raises UnknownName, and WrongConfiguration for an output that is not a
     feature map.
     """
-    model = runs.resolved(model)
+    model = runs.model_of(model)
     layer = _layer(model, at)
     if len(layer.output.shape) not in (3, 4):
         raise WrongConfiguration(
@@ -100,7 +100,7 @@ def filters(model: ModelOrRun, at: str) -> Picture:
     and a column one of its input channels. Raises UnknownName, and WrongConfiguration for a layer without
     kernels.
     """
-    model = runs.resolved(model)
+    model = runs.model_of(model)
     layer = _layer(model, at)
     if len(getattr(layer, "kernel", np.zeros(())).shape) != 4:
         raise WrongConfiguration(
@@ -131,7 +131,7 @@ def attention(model: ModelOrRun, image: Photo, block: int | None = None) -> Pict
     WrongConfiguration for a model without attention over patches, UnknownName for a block that does not
     exist.
     """
-    model = runs.resolved(model)
+    model = runs.model_of(model)
     layers = _attention_layers(model)
     block = len(layers) if block is None else block
     if not is_integer(block) or block > len(layers):
@@ -152,7 +152,7 @@ def attention_rollout(model: ModelOrRun, image: Photo) -> Picture:
     Abnar and Zuidema 2020, "Quantifying attention flow in transformers", arXiv:2005.00928, section 3: the
     product of each block's (A + I) / 2, where A is the mean of its heads. Raises the errors of `attention`.
     """
-    model = runs.resolved(model)
+    model = runs.model_of(model)
     layers = _attention_layers(model)
     x, photo = _inputs(model, image)
     weights = _weights(model, x, layers).astype(np.float64)
@@ -172,7 +172,7 @@ def attention_weights(model: ModelOrRun, image: Photo) -> np.ndarray:
 
     There are n tokens, the class token first if there is one. Raises the errors of `attention`.
     """
-    model = runs.resolved(model)
+    model = runs.model_of(model)
     layers = _attention_layers(model)
     return _weights(model, _inputs(model, image)[0], layers)
 
@@ -186,7 +186,7 @@ def grad_cam(model: ModelOrRun, image: Photo, label: int | None = None, at: str 
     the most likely class. Raises UnknownName, and WrongConfiguration for a layer whose output is not a map
     (h, w, c).
     """
-    model = runs.resolved(model)
+    model = runs.model_of(model)
     at = _last_map(model) if at is None else at
     layer = _layer(model, at)
     if len(layer.output.shape) != 4:
@@ -247,7 +247,7 @@ def _chinese_font(rescan: bool = False) -> str | None:
 
 def _inputs(model: Model, image: Photo) -> tuple[np.ndarray, np.ndarray]:
     """The preprocessed image (h, w, c), and the image to display, in [0, 1]."""
-    run = runs.known(model)
+    run = runs.run_of(model)
     preprocessing = run.preprocessing if run is not None else None
     preprocessing = preprocessing or preprocessing_for(model.name, model.input_shape[1:])
     x = prepared(image, preprocessing)

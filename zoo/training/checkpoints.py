@@ -138,7 +138,7 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
 
 
 def tokenizer(task: Task) -> str:
-    """What a task's texts are made tokens by: bytes, where nothing is said."""
+    """A task's tokenizer in words; bytes if it has none."""
     return "bytes" if task.tokenizer is None else f"{task.tokenizer.name}, {task.tokenizer.vocabulary} tokens"
 
 
@@ -170,7 +170,10 @@ def read(path: str | Path) -> Checkpoint:
         raise WrongConfiguration(f"resume={str(path)!r}: no such file")
     try:
         with safe_open(path, "numpy") as file:
-            facts = {"tokenizer": "bytes", **json.loads((file.metadata() or {})["zoo"])}  # once not told
+            facts = {
+                "tokenizer": "bytes",
+                **json.loads((file.metadata() or {})["zoo"]),
+            }  # absent from older files
             stored = {name: entry(file, name) for name in file.keys()}  # noqa: SIM118
             _check_parts(path, facts, stored)
             arrays = {name: read_array(name, x, f"resume={str(path)!r}: ") for name, x in stored.items()}

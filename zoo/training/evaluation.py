@@ -56,7 +56,7 @@ def evaluate(
     if split not in (None, *SPLITS):
         raise UnknownName(f"split={split!r}; {nearest(str(split), SPLITS)}")
     batch_size = integer("evaluate", "batch_size", batch_size)
-    run, reader = find(model), tokenizers.found(tokenizer)
+    run, reader = find(model), tokenizers.resolve(tokenizer)
     if run is not None and weights is not None and not hasattr(model, "layers"):
         raise WrongConfiguration(f"{run} has its own weights; leave weights out")
     chosen = str(task) if isinstance(task, Path) else task
@@ -157,7 +157,7 @@ def _usual(task: Any, run: SavedRun | None) -> str:
 
 
 def _parts(task: Task, split: str) -> list[Any]:
-    wanted = {"held-out": [task.test], "train": [task.train], "all": [task.train, task.test]}[split]
+    parts = {"held-out": [task.test], "train": [task.train], "all": [task.train, task.test]}[split]
     if split == "held-out" and task.test is None:
         raise WrongConfiguration(f"{task.name} holds no examples out; give split='all'")
-    return [part for part in wanted if part is not None]
+    return [part for part in parts if part is not None]

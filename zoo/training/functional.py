@@ -1,4 +1,4 @@
-"""Any `keras.Model` as a functional one of the same layers and weights, its inputs and its output known.
+"""Any `keras.Model` as a functional one of the same layers and weights, with named inputs and one output.
 
 A `keras.Sequential`, a subclass of `keras.Model` and a model that takes a list of inputs become the one layer
 of a functional model, which training and prediction then use; the variables are those of the model itself.
@@ -25,8 +25,8 @@ def as_functional(model: keras.Model, x: Any = None, *, own_steps: bool = False)
     and dtype from them. Raises WrongConfiguration for a model that cannot be called on symbolic inputs, that
     has several outputs in a list, or that makes its own training step; with `own_steps` a functional one may.
     """
-    known = _inputs(model)
-    functional = known is not None and not isinstance(known, list) and _has_one_output(model)
+    structure = _inputs(model)
+    functional = structure is not None and not isinstance(structure, list) and _has_one_output(model)
     for name in () if functional and own_steps else OWN_STEPS:
         if getattr(type(model), name) is not getattr(keras.Model, name):
             raise WrongConfiguration(
@@ -34,9 +34,9 @@ def as_functional(model: keras.Model, x: Any = None, *, own_steps: bool = False)
             )
     if functional:
         return model
-    inputs: Any = _fresh(model, known) if known is not None else _made(model, x)
+    inputs: Any = _copies(model, structure) if structure is not None else _from_examples(model, x)
     try:
-        output = model(list(inputs.values()) if isinstance(known, list) else inputs)
+        output = model(list(inputs.values()) if isinstance(structure, list) else inputs)
     except Exception as error:
         shapes = {n: t.shape for n, t in inputs.items()} if isinstance(inputs, dict) else inputs.shape
         raise WrongConfiguration(
@@ -54,44 +54,44 @@ def as_functional(model: keras.Model, x: Any = None, *, own_steps: bool = False)
 
 def input_shapes(model: keras.Model) -> Any:
     """The shape of an example, or a dict by input name. Raises WrongConfiguration where it is not known."""
-    known = _inputs(model)
-    if known is None:
-        known = _built(model)
-    if known is None:
+    structure = _inputs(model)
+    if structure is None:
+        structure = _built_input(model)
+    if structure is None:
         raise WrongConfiguration(
             f"{model.name} is not built, so the size of its input is not known: begin it with keras.Input, "
             "call model.build, or give arrays"
         )
-    if isinstance(known, list):
-        known = {tensor.name: tensor for tensor in known}
-    if isinstance(known, dict):
-        shapes = {name: tuple(tensor.shape[1:]) for name, tensor in known.items()}
+    if isinstance(structure, list):
+        structure = {tensor.name: tensor for tensor in structure}
+    if isinstance(structure, dict):
+        shapes = {name: tuple(tensor.shape[1:]) for name, tensor in structure.items()}
         return shapes if len(shapes) > 1 else next(iter(shapes.values()))  # as signature.input_shapes
-    return tuple(known.shape[1:])
+    return tuple(structure.shape[1:])
 
 
 def named(model: keras.Model, data: Any) -> Any:
     """A pair (x, y) whose x, where it is a list of one array for each input, is a dict by input name."""
     if not (isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[0], tuple | list)):
         return data
-    x, known = data[0], _inputs(model)
+    x, structure = data[0], _inputs(model)
     arrays = len(x) > 1 and all(hasattr(part, "shape") and len(part.shape) > 0 for part in x)
-    if isinstance(known, dict):
-        known = [known[name] for name in known]
-    if not arrays or not isinstance(known, list) or len(x) != len(known):
+    if isinstance(structure, dict):
+        structure = [structure[name] for name in structure]
+    if not arrays or not isinstance(structure, list) or len(x) != len(structure):
         return data
-    return {tensor.name: part for tensor, part in zip(known, x, strict=True)}, data[1]
+    return {tensor.name: part for tensor, part in zip(structure, x, strict=True)}, data[1]
 
 
 def _inputs(model: keras.Model) -> Any:
     """The symbolic inputs, as the model takes them; None of a model that is not functional, nor built."""
     try:
-        known: Any = model.inputs
+        inputs: Any = model.inputs
     except AttributeError:
         return None
     structure = getattr(model, "_inputs_struct", None)
     if structure is None:  # keras.Sequential
-        return known[0]
+        return inputs[0]
     return list(structure) if isinstance(structure, list | tuple) else structure
 
 
@@ -99,7 +99,7 @@ def _has_one_output(model: keras.Model) -> bool:
     return hasattr(model, "output") and not isinstance(model.output, list | tuple)
 
 
-def _fresh(model: keras.Model, known: Any) -> Any:
+def _copies(model: keras.Model, structure: Any) -> Any:
     """New inputs like these: a dict by name of several, one tensor of one."""
 
     def like(tensor: Any) -> Any:
@@ -107,16 +107,20 @@ def _fresh(model: keras.Model, known: Any) -> Any:
         return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name, optional=optional)
 
     several = (
-        known if isinstance(known, dict) else {t.name: t for t in known} if isinstance(known, list) else None
+        structure
+        if isinstance(structure, dict)
+        else {t.name: t for t in structure}
+        if isinstance(structure, list)
+        else None
     )
     if several is None:
-        return like(known)
+        return like(structure)
     if len(several) != len(model.inputs):
         raise WrongConfiguration(f"{model.name} has inputs of the same name; give each keras.Input a name")
     return {name: like(tensor) for name, tensor in several.items()}
 
 
-def _built(model: keras.Model) -> Any:
+def _built_input(model: keras.Model) -> Any:
     """The input for which a model was built by `build` or its first call, if that was one tensor."""
     config: dict[str, Any] = (model.get_build_config() if model.built else None) or {}
     shape = config.get("input_shape") or next(iter((config.get("shapes_dict") or {}).values()), None)
@@ -125,15 +129,15 @@ def _built(model: keras.Model) -> Any:
     return keras.Input(shape[1:])
 
 
-def _made(model: keras.Model, x: Any) -> Any:
+def _from_examples(model: keras.Model, x: Any) -> Any:
     """Inputs for these examples."""
     if x is None:
-        made = _built(model)
-        if made is None:
+        tensor = _built_input(model)
+        if tensor is None:
             raise WrongConfiguration(
                 f"{model.name} is not built; begin it with keras.Input or call model.build"
             )
-        return made
+        return tensor
     shapes = tasks.shapes(x)
     if isinstance(x, Mapping):
         return {name: keras.Input(shapes[name], dtype=_dtype(part), name=name) for name, part in x.items()}

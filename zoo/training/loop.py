@@ -15,7 +15,7 @@ from zoo.training.engines import number
 from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
-from zoo.training.runs import remember_training, save
+from zoo.training.runs import record, save
 from zoo.training.start import Start
 from zoo.training.stopping import EarlyStopper
 
@@ -65,7 +65,7 @@ class Loop:
         changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
-        remember_training(run, self.plan.folder, changed=any(changed))
+        record(run, self.plan.folder, changed=any(changed))
         return run
 
     def on_step(self, loss: Tensor) -> None:

@@ -52,8 +52,8 @@ def measure(engine: Predicts, task: Task, batches: Iterable[Pair]) -> dict[str, 
     for x, y in batches:
         logits = engine.predict(x)
         if task.metric is not None:
-            found = METRICS[task.metric](y, logits)
-            hits, of = hits + found[0], of + found[1]
+            correct, counted = METRICS[task.metric](y, logits)
+            hits, of = hits + correct, of + counted
         losses.append(engine.loss(y, logits))
         weights.append(Objective(task.loss).weight(y))
     metric = {} if task.metric is None else {task.metric: hits / max(1, of)}

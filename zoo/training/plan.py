@@ -152,7 +152,7 @@ class Options:
                 object.__setattr__(self, name, integer("train", name, value, least))
         if self.augment is not None:
             object.__setattr__(self, "augment", parse(self.augment))
-        object.__setattr__(self, "tokenizer", tokenizers.found(self.tokenizer))
+        object.__setattr__(self, "tokenizer", tokenizers.resolve(self.tokenizer))
         if self.progress not in (None, True, False, "lines"):
             raise WrongConfiguration(f"progress={self.progress!r}; expected True, False, None or 'lines'")
         if self.optimizer is not None and self.schedule is not None:

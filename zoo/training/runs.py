@@ -110,7 +110,7 @@ class SavedRun:
         """Load the weights into a model built as this one was. Raises WeightsMismatch."""
         assert self.path is not None
         weights.load(model, _weights_of(self.path), head="require")
-        remember(model, self)
+        attach(model, self)
         return model
 
     def check_labels(self, names: list[str], source: str) -> None:
@@ -162,8 +162,8 @@ def find(model: Any) -> SavedRun | None:
     if isinstance(model, str | Path):
         return load_run(model) if is_run(model) else None
     if hasattr(model, "trainer"):
-        return known(model.model)
-    return known(model)
+        return run_of(model.model)
+    return run_of(model)
 
 
 def is_run(name: str | Path) -> bool:
@@ -173,7 +173,7 @@ def is_run(name: str | Path) -> bool:
     return isinstance(name, Path) or os.sep in name or name.endswith(".safetensors") or storage.is_dir(name)
 
 
-def resolved(model: Any) -> keras.Model:
+def model_of(model: Any) -> keras.Model:
     """The model itself, for a run in any of the forms that `find` takes; anything else as it is."""
     if hasattr(model, "trainer"):
         return model.model
@@ -181,13 +181,13 @@ def resolved(model: Any) -> keras.Model:
     return model if run is None else run.model
 
 
-def known(model: Any) -> SavedRun | None:
+def run_of(model: Any) -> SavedRun | None:
     """The run a model was trained by or loaded from, if it has one."""
     return getattr(model, "_zoo_run", None)
 
 
-def remember(model: keras.Model, run: SavedRun) -> None:
-    """From here on `known` finds the run by its model."""
+def attach(model: keras.Model, run: SavedRun) -> None:
+    """From here on `run_of` finds the run by its model."""
     object.__setattr__(model, "_zoo_run", run)  # not as a layer of it
 
 
@@ -270,14 +270,14 @@ def save(checkpoint: str | Path, folder: Path | None, run: Run, optimizer: Any) 
         write(folder, run)
 
 
-def remember_training(run: Run, folder: Path | None, *, changed: bool) -> None:
+def record(run: Run, folder: Path | None, *, changed: bool) -> None:
     """At the end of training: the model knows its facts, and so does the folder.
 
     `changed` says that the weights are not the checkpoint's any more, but averages or the best epoch's.
     """
     saved = SavedRun(run.saved, facts_of(run))
     saved.__dict__["model"] = run.model
-    remember(run.model, saved)
+    attach(run.model, saved)
     if folder is not None and (folder / CHECKPOINT).is_file():
         if changed:
             weights.save(run.model, folder / FINAL)
