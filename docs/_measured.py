@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import benchmarks, ladder
+from zoo.benchmarks import workload
 from zoo.cli import terminal
 from zoo.ladder import bounds
 from zoo.processes import machine
@@ -39,7 +40,7 @@ MODELS = {  # of each family one that two cores train a step of in about a secon
     "vit": "vit-ti16",
 }
 WRITERS = ("gpt-mini", "t5-mini")
-KINDS = {"train": "training", "infer": "inference", "generate": f"generating {benchmarks.GENERATED} tokens"}
+KINDS = {"train": "training", "infer": "inference", "generate": f"generating {workload.GENERATED} tokens"}
 TIMED = ("backend", "what", "contestant", "batch_size", "step_ms", "step_ms_quartiles", "ratio", "compile_s",
          "peak_mb", "error")  # fmt: skip
 CLIMBED = ("model", "dtype", "rung", "name", "a", "b", "measured", "bound", "verdict", "error")

@@ -23,12 +23,10 @@ from typing import Any
 
 from zoo import backends, registry
 from zoo.benchmarks.implementations import list_implementations
-from zoo.benchmarks.workload import GENERATED, batch_for, rounds_and_burst
+from zoo.benchmarks.workload import batch_for, rounds_and_burst
 from zoo.checks import integer
 from zoo.errors import WrongConfiguration
 from zoo.processes import machine
-
-__all__ = ["GENERATED", "bench"]
 
 Record = dict[str, Any]
 Progress = Callable[[str], None]
@@ -58,7 +56,7 @@ def bench(
     that receives what is being measured; `report` receives the rows of one model and one "what" as soon as
     they are complete.
 
-    A generation step generates `GENERATED` tokens after a prompt, the most likely each time. The default
+    A generation step generates 64 tokens after a prompt, the most likely each time. The default
     `batch_size` is the recipe's, or for a model for natural images what two cores process in about a second;
     its images are noise, because speed does not depend on them.
 

@@ -305,11 +305,7 @@ def _shifted_classes(original: Any, self: Any, x: Any) -> Any:
 
 FAULTS = (
     # 1 initial
-    Fault(
-        "the weights of one layer drawn from another seed",
-        1,
-        method("random", "Initializer", "draw", _other_seed),
-    ),
+    Fault("one layer's weights from another seed", 1, method("random", "Initializer", "draw", _other_seed)),
     Fault("dense kernels drawn transposed", 1, method("random", "Initializer", "draw", _transposed_draw)),
     Fault("batches in the same order every epoch", 1, method("tasks", "Task", "batches", _no_order)),
     Fault("the short batch of another epoch", 1, method("tasks", "Task", "batches", _dropped_batch)),
@@ -318,11 +314,7 @@ FAULTS = (
     # 2 forward
     Fault("convolution kernels transposed", 2, operation("conv", _transposed)),
     Fault("a strided convolution padded on one side", 2, operation("conv", _uneven)),
-    Fault(
-        "max pooling shifted by one row",
-        2,
-        operation("max_pool", lambda f, x, *a: f(ops.roll(x, 1, axis=1), *a)),
-    ),
+    Fault("max pooling off by one", 2, operation("max_pool", lambda f, x, *a: f(ops.roll(x, 1, axis=1), *a))),
     Fault("GELU's other form", 2, operation("gelu", _other_gelu)),
     Fault("layer norm's epsilon 1e-3", 2, operation("layer_norm", setting(epsilon=1e-3))),
     Fault("batch norm's epsilon 1e-3", 2, operation("batch_norm", setting(epsilon=1e-3))),
@@ -360,20 +352,10 @@ FAULTS = (
     Fault("schedules one step ahead", 4, method("schedules", "WarmupDecay", "rate", _late)),
     Fault("momentum reset at every fifth update", 4, _native(_forgets)),
     Fault("gradients not clipped", 4, method("optimizers", "Optimizer", "_clip_gradients", _unclipped)),
-    Fault(
-        "Nesterov momentum replaced by plain momentum",
-        4,
-        _constructed("optimizers", "Momentum", "nesterov", False),
-    ),
-    Fault(
-        "LAMB with bias correction always on", 4, _constructed("optimizers", "LAMB", "bias_correction", True)
-    ),
+    Fault("Nesterov momentum ignored", 4, _constructed("optimizers", "Momentum", "nesterov", False)),
+    Fault("LAMB with a bias correction", 4, _constructed("optimizers", "LAMB", "bias_correction", True)),
     # 5 training
-    Fault(
-        "one batch of each epoch used twice",
-        5,
-        method("training.engines", "NativeEngine", "fit", _repeated_batch),
-    ),
+    Fault("one batch of each epoch repeated", 5, _engine("fit", _repeated_batch)),
     Fault("an additional update in each epoch", 5, _native(_extra_update)),
     # 6 evaluation
     Fault("predictions of the neighbouring class", 6, _engine("predict", _shifted_classes)),
