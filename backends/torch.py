@@ -100,9 +100,7 @@ def clear_cache() -> None:
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
-    from keras import ops
-
-    return ops.convert_to_tensor(array)  # on the device that Keras computes on
+    return _keras_ops().convert_to_tensor(array)  # on the device that Keras computes on
 
 
 def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
@@ -119,9 +117,14 @@ def empty(shape: Sequence[int], *, kernel: bool = False) -> np.ndarray:
 
 
 def from_numpy(array: np.ndarray) -> torch.Tensor:
+    return _keras_ops().convert_to_tensor(torch.from_numpy(array))  # of an array Keras would make a copy
+
+
+def _keras_ops() -> Any:
+    """keras.ops, whose annotations are of every backend's tensors at once."""
     from keras import ops
 
-    return ops.convert_to_tensor(torch.from_numpy(array))  # of an array Keras would make a copy
+    return ops
 
 
 def concrete_value(x: torch.Tensor) -> np.ndarray | None:
