@@ -13,7 +13,6 @@ import pytest
 
 import zoo
 from zoo import backends, storage
-from zoo.comparison import runs
 from zoo.report import results
 
 DOCS = Path(__file__).parents[1] / "docs"

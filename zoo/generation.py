@@ -21,7 +21,8 @@ from zoo.checks import integer
 from zoo.errors import WrongConfiguration
 from zoo.layers import TokenModel, signature
 from zoo.layers import cache as caching
-from zoo.tasks.sequences import BYTE_TOKENIZER, PADDING, Sequences, Tokenizer, begin_of, end_of
+from zoo.tasks import sequences
+from zoo.tasks.sequences import BYTE_TOKENIZER, PADDING, Sequences, begin_of, end_of
 from zoo.training import runs
 
 if TYPE_CHECKING:
@@ -498,7 +499,7 @@ def search(
     *,
     beams: int,
     max_tokens: int,
-    tokenizer: Tokenizer = BYTE_TOKENIZER,
+    tokenizer: sequences.Tokenizer = BYTE_TOKENIZER,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(b, n) tokens -> what was written (b, beams, max_tokens), the likeliest first, and log p of each.
 
