@@ -652,10 +652,10 @@ def test_what_a_transform_prints_is_itself() -> None:
         ),
         ("RandomCrop", zoo.WrongConfiguration, r"^RandomCrop\(\): expected arguments size, padding"),
         ("RandAugment(2, 99)", zoo.WrongConfiguration, "magnitude=99; expected 0 to 30"),
-        ("RandAugment(2", zoo.WrongConfiguration, "expected transforms with plain numbers"),
-        ("RandAugment(open('x'))", zoo.WrongConfiguration, "expected transforms with plain numbers"),
-        ("__import__('os').system('x')", zoo.WrongConfiguration, "expected transforms with plain numbers"),
-        ("3", zoo.WrongConfiguration, "expected transforms with plain numbers"),
+        ("RandAugment(2", zoo.WrongConfiguration, "expected names with plain arguments"),
+        ("RandAugment(open('x'))", zoo.WrongConfiguration, "expected names with plain arguments"),
+        ("__import__('os').system('x')", zoo.WrongConfiguration, "expected names with plain arguments"),
+        ("3", zoo.WrongConfiguration, "expected names with plain arguments"),
     ],
 )
 def test_what_is_no_transform_is_refused(written: str, error: type, message: str) -> None:

@@ -50,7 +50,7 @@ def test_the_wheel_works_in_another_folder(python: Path, tmp_path: Path) -> None
     names = zipfile.ZipFile(wheel).namelist()
     shipped = {
         "zoo/backends/jax.py",
-        "zoo/peers/lenet5_flax.py",
+        "zoo/benchmarks/references/lenet5_flax.py",
         "zoo/report/report.html",
         "zoo/pretrained/lenet5-digits.safetensors",
         "zoo/py.typed",

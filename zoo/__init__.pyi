@@ -13,7 +13,7 @@ from . import tasks as tasks
 from . import tokenizers as tokenizers
 from . import weights as weights
 from .artifacts import export as export
-from .backends import use as use
+from .backends import use as use  # pyright: ignore[reportMissingImports]
 from .benchmarks import bench as bench
 from .comparison import compare as compare
 from .errors import BackendError as BackendError

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
+import ast
 import operator
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import wraps
 from numbers import Real
 from typing import Any, ParamSpec, TypeVar
 
 from zoo.errors import WrongConfiguration
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call that is written in words, as RandAugment(2, magnitude=9)."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        arguments = [*map(repr, self.args), *(f"{k}={v!r}" for k, v in self.kwargs.items())]
+        return f"{self.name}({', '.join(arguments)})"
+
+
+def parse_calls(option: str, text: str) -> list[Call]:
+    """The comma-separated calls of a text, whose arguments are Python literals; parentheses may be left out.
+
+    Hyphens in names are ignored. Raises WrongConfiguration, naming the option.
+    """
+    try:
+        listed = ast.parse(f"[{re.sub(r'-(?=[A-Za-z])', '', text)}]", mode="eval").body
+        return [_call(node) for node in listed.elts]  # pyright: ignore[reportAttributeAccessIssue]
+    except (SyntaxError, ValueError, AttributeError):
+        raise WrongConfiguration(
+            f"{option}={text!r}; expected names with plain arguments, e.g. 'Name, Name(2, option=9)'"
+        ) from None
+
+
+def _call(node: ast.expr) -> Call:
+    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+    kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    name = call.func.id  # pyright: ignore[reportAttributeAccessIssue]
+    return Call(name, tuple(ast.literal_eval(a) for a in call.args), kwargs)
+
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,10 +11,8 @@ batch: each example is mixed with the previous one of the batch, whose order is 
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +40,7 @@ from zoo.augment.text import (
     SynonymReplacement,
     TextTransform,
 )
+from zoo.checks import Call, parse_calls
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 
 __all__ = [
@@ -113,16 +112,7 @@ def parse(augment: AugmentSpec) -> tuple[Transform, ...]:
         return (augment,)
     if not isinstance(augment, str):
         return tuple(transform for part in augment for transform in parse(part))
-    try:
-        text = re.sub(r"-(?=[A-Za-z])", "", augment)
-        listed = ast.parse(f"[{text}]", mode="eval").body
-        calls = [_call(node) for node in listed.elts]  # pyright: ignore[reportAttributeAccessIssue]
-    except (SyntaxError, ValueError, AttributeError):
-        raise WrongConfiguration(
-            f"augment={augment!r}; expected transforms with plain numbers, e.g. "
-            "'HorizontalFlip, RandAugment(2, 9)'"
-        ) from None
-    return tuple(_make(*call) for call in calls)
+    return tuple(map(_make, parse_calls("augment", augment)))
 
 
 def format_transforms(transforms: Sequence[Transform]) -> str:
@@ -130,24 +120,17 @@ def format_transforms(transforms: Sequence[Transform]) -> str:
     return ", ".join(map(repr, transforms))
 
 
-def _call(node: ast.expr) -> tuple[str, list[Any], dict[str, Any]]:
-    call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-    named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    name = call.func.id  # pyright: ignore[reportAttributeAccessIssue]
-    return name, [ast.literal_eval(a) for a in call.args], named
-
-
-def _make(name: str, given: list[Any], named: dict[str, Any]) -> Transform:
-    key = name.lower().replace("_", "")
+def _make(call: Call) -> Transform:
+    key = call.name.lower().replace("_", "")
     if key not in _plain:
-        raise UnknownName(f"no transform {name!r}; {nearest(name, TRANSFORMS)}")
+        raise UnknownName(f"no transform {call.name!r}; {nearest(call.name, TRANSFORMS)}")
     transform = TRANSFORMS[_plain[key]]
     try:
-        return transform(*given, **named)
+        return transform(*call.args, **call.kwargs)
     except TypeError:
         expected = ", ".join(field.name for field in fields(transform)) or "no arguments"
-        text = ", ".join([*map(repr, given), *(f"{k}={v!r}" for k, v in named.items())])
-        raise WrongConfiguration(f"{transform.__name__}({text}): expected arguments {expected}") from None
+        call = replace(call, name=transform.__name__)
+        raise WrongConfiguration(f"{call}: expected arguments {expected}") from None
 
 
 def batch(task: Any, chosen: Sequence[int] | np.ndarray, seed: int, epoch: int) -> tuple[Any, np.ndarray]:

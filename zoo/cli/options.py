@@ -26,9 +26,9 @@ def count(text: str, *names: str, least: int = 1) -> Any:
     return typer.Option(*names, help=text, metavar="INT", min=least)
 
 
-def number(text: str, **bounds: float) -> Any:
+def number(text: str, *names: str, **bounds: float) -> Any:
     """An option that takes a float."""
-    return typer.Option(help=text, metavar="FLOAT", **bounds)  # type: ignore[arg-type]
+    return typer.Option(*names, help=text, metavar="FLOAT", **bounds)  # type: ignore[arg-type]
 
 
 Model = Annotated[

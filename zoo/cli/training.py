@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import zoo.cli.completion as completion
+import zoo.cli.runfile as runfile
 import zoo.cli.terminal as terminal
+from zoo import storage
 from zoo.cli.options import (
     INTERRUPTED,
     BackendOption,
@@ -19,7 +21,6 @@ from zoo.cli.options import (
     EpochsOption,
     ErrorsOption,
     JsonOption,
-    Model,
     ModelOrRun,
     ModeOption,
     QuietOption,
@@ -29,10 +30,14 @@ from zoo.cli.options import (
     TokenizerOption,
     WeightsOption,
     count,
+    number,
     option,
     subject_of,
 )
 from zoo.errors import WrongConfiguration
+
+if TYPE_CHECKING:
+    from zoo.training.run import Run
 
 TaskArgument = Annotated[
     str | None,
@@ -54,8 +59,40 @@ ResumeOption = Annotated[
 ]
 
 
+OptimizerOption = Annotated[
+    str | None,
+    option('SGD, Momentum, Adam, AdamW or LAMB, e.g. "Momentum(0.1, nesterov=True)".', "TEXT"),
+]
+ScheduleOption = Annotated[
+    str | None,
+    option('Of the learning rate, e.g. "OneCycle(0.01)"; StepDecay, CosineAnnealing, WarmupDecay.', "TEXT"),
+]
+RateOption = Annotated[float | None, number("Learning rate.", "--lr", "--learning-rate", min=0.0)]
+DecayOption = Annotated[float | None, number("Weight decay.", min=0.0)]
+ClipOption = Annotated[float | None, number("Clip the norm of all gradients together.", min=0.0)]
+AccumulateOption = Annotated[int | None, count("Batches for one update (gradient accumulation).", least=2)]
+EmaOption = Annotated[
+    float | None, number("Average the weights, with this momentum, e.g. 0.999.", min=0.0, max=1.0)
+]
+SmoothingOption = Annotated[float | None, number("Label smoothing.", min=0.0, max=1.0)]
+StoppingOption = Annotated[int | None, count("Stop after so many epochs without a lower loss.", least=0)]
+FreezeOption = Annotated[
+    str | None,
+    option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
+]
+DtypeOption = Annotated[str | None, option("float32, bfloat16, mixed_bfloat16, mixed_float16 ...", "NAME")]
+
+
 def train(
-    model: Model,
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model's name, `zoo list` shows them; or a run file, run.toml, with any of these options.",
+            autocompletion=completion.models,
+        ),
+    ],
     where: TaskArgument = None,
     task: Annotated[
         str | None, option("TASK, as an option.", "TASK", "--task", complete=completion.tasks)
@@ -67,6 +104,17 @@ def train(
     steps: StepsOption = None,
     batch_size: BatchOption = None,
     seed: Annotated[int | None, count("0 by default.", least=0)] = None,
+    optimizer: OptimizerOption = None,
+    schedule: ScheduleOption = None,
+    learning_rate: RateOption = None,
+    weight_decay: DecayOption = None,
+    clip_norm: ClipOption = None,
+    accumulate: AccumulateOption = None,
+    ema: EmaOption = None,
+    label_smoothing: SmoothingOption = None,
+    early_stopping: StoppingOption = None,
+    freeze: FreezeOption = None,
+    dtype: DtypeOption = None,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",
@@ -81,32 +129,34 @@ def train(
     ] = None,
     resume: ResumeOption = None,
     weights: WeightsOption = None,
+    save_config: Annotated[Path | None, option("Write the options to a run file.", "PATH")] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model, save the run, and report the result."""
     from zoo import backends, registry, tokenizers
 
-    card = registry.card(model)
-    if where is not None and task is not None:
-        raise WrongConfiguration(f"two tasks, {where} and --task {task}; give one")
-    task = where or task
-    if not save and (out or checkpoint):
+    given = _given(ctx)
+    card = registry.card(given["model"])
+    task, out, save = given["task"], given["out"], given["save"]
+    if not save and (out or given["checkpoint"]):
         raise WrongConfiguration(f"--no-save, and {'--out' if out else '--checkpoint'}; give one of them")
-    if save and checkpoint is None:
+    if save and given["checkpoint"] is None:
         out = out or _new_folder(card.name)
-    reader = tokenizers.resolve(tokenizer)
-    backends.prefer(backend, device=device, threads=threads)
+    if save_config is not None:
+        storage.check_file("--save-config", save_config)
+    reader = tokenizers.resolve(given["tokenizer"])
+    backends.prefer(given["backend"], device=given["device"], threads=given["threads"])
     from zoo.training import train
-    from zoo.training.plan import task_summary
+    from zoo.training.plan import Options, task_summary
 
     terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
+    options = {name: given[name] for name in Options.names() if name in given}
+    options |= {"out": out, "progress": False if quiet else sys.stderr.isatty() or "lines"}
     with terminal.aside(quiet=quiet):
-        run = train(
-            model, task, engine=engine, mode=mode, epochs=epochs, steps=steps, batch_size=batch_size,
-            seed=seed, augment=augment, tokenizer=reader, errors=errors, checkpoint=checkpoint, out=out,
-            resume=resume, weights=weights, progress=False if quiet else sys.stderr.isatty() or "lines",
-        )  # fmt: skip
+        run = train(card.name, task, **{**options, "tokenizer": reader})
+    if save_config is not None:
+        _save_config(save_config, given, run)
     if as_json:
         terminal.print_json(terminal.run_facts(run))
     else:
@@ -114,6 +164,27 @@ def train(
         print(terminal.next_line(run))
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
+
+
+def _given(ctx: typer.Context) -> dict[str, Any]:
+    """The options by name: those of the command line, then those of a run file in the place of MODEL."""
+    given = dict(ctx.params)
+    if str(given["model"]).endswith(".toml"):
+        file = runfile.read(Path(given["model"]), given)
+        default = {name for name in given if ctx.get_parameter_source(name).name == "DEFAULT"}
+        given |= {name: value for name, value in file.items() if name in default or name == "model"}
+    if given["where"] is not None and ctx.get_parameter_source("task").name != "DEFAULT":
+        raise WrongConfiguration(f"two tasks, {given['where']} and --task {given['task']}; give one")
+    return {**given, "task": given["where"] or given["task"]}
+
+
+def _save_config(path: Path, given: dict[str, Any], run: Run) -> None:
+    """Write a run file that repeats this run: what was given, and what the recipe decided."""
+    length = {} if given["steps"] or given["epochs"] else {"steps": len(run.losses)}
+    resolved = {name: getattr(run, name) for name in ("backend", "engine", "seed", "batch_size")}
+    left_out = ("where", "save_config", "quiet", "as_json", "save", "out")
+    options = {name: value for name, value in given.items() if name not in left_out}
+    runfile.write(path, {**options, **resolved, **length})
 
 
 def _new_folder(model: str) -> Path:

@@ -62,7 +62,7 @@ def failures(result: Record) -> Iterator[str]:
         if row["error"]:
             yield f"{row['model']}, {row['dtype']}, {row['a']}: the process crashed: {row['error']}"
         elif row["verdict"] == "closed":
-            yield f"{head}: a closed gap; remove it from zoo.ladder.GAPS. It was: {row['reason']}"
+            yield f"{head}: a closed gap; remove it from zoo.ladder.bounds.GAPS. It was: {row['reason']}"
         elif row["verdict"] != "holds":
             reason = f" Known gap: {row['reason']}." if row["verdict"] == "gap" else ""
             yield f"{head}: {location(row['where'])} Bound {scientific(row['bound'])}.{reason}"

@@ -257,7 +257,7 @@ class ParityRow(TypedDict):
     bound: float | None
     """the bound of `measured`"""
     verdict: Literal["holds", "fails", "gap", "closed"]
-    """`gap`: fails, and is listed in `zoo.ladder.GAPS`; `closed`: is listed there but holds, a failure too"""
+    """`gap`: fails, and is in `zoo.ladder.bounds.GAPS`; `closed`: is listed there but holds, a failure too"""
     where: Location | None
     """null if the row holds"""
     chaos: float | None

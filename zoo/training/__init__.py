@@ -7,7 +7,7 @@ the same losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,20 @@ def train(
     batch_size: int | None = None,
     optimizer: Any = None,
     schedule: Any = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    clip_norm: float | None = None,
+    accumulate: int | None = None,
+    ema: float | None = None,
+    freeze: str | Sequence[str] | None = None,
+    dtype: str | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
     validation: tuple[Any, Any] | None = None,
     augment: AugmentSpec | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
-    early_stopping: EarlyStopping | None = None,
+    early_stopping: EarlyStopping | int | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
     out: str | Path | None = None,
@@ -61,12 +68,17 @@ def train(
 
     - `engine` "native" or "keras"; `mode` of the native engine, see `zoo.backends.MODES`.
     - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and batches.
-    - `optimizer` of `zoo.optimizers`, or `schedule` for the recipe's optimizer.
+    - `optimizer`: one of `zoo.optimizers`, or in words, "Momentum(0.1, nesterov=True)"; `schedule` of its
+      rate: one of `zoo.schedules`, or in words, "OneCycle(0.01)", whose length is then the run's.
+    - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
+      update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one in words.
+    - `freeze`: patterns of layer names, or "backbone", all but the head; these layers run in inference mode.
+    - `dtype`: a Keras dtype policy, as for `zoo.build`.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
     - `errors` "skip" leaves out images that cannot be read, with a warning.
-    - `early_stopping`: an `EarlyStopping`.
+    - `early_stopping`: an `EarlyStopping`, or its patience in epochs.
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file.
     - `resume`: such a folder or file, of any framework and engine. `steps` and `epochs` count from the
       beginning; seed, batch size, augmentation and, unless given, the optimizer are the saved run's. Its

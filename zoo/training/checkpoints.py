@@ -125,6 +125,7 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
         "seed": run.seed,
         "batch_size": run.batch_size,
         "history": run.history,
+        "freeze": run.freeze,
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
         **({} if facts is None else {"run": facts}),
@@ -170,10 +171,8 @@ def read(path: str | Path) -> Checkpoint:
         raise WrongConfiguration(f"resume={str(path)!r}: no such file")
     try:
         with safe_open(path, "numpy") as file:
-            facts = {
-                "tokenizer": "bytes",
-                **json.loads((file.metadata() or {})["zoo"]),
-            }  # absent from older files
+            older = {"tokenizer": "bytes", "freeze": ""}  # what older files do not have
+            facts = {**older, **json.loads((file.metadata() or {})["zoo"])}
             stored = {name: entry(file, name) for name in file.keys()}  # noqa: SIM118
             _check_parts(path, facts, stored)
             arrays = {name: read_array(name, x, f"resume={str(path)!r}: ") for name, x in stored.items()}

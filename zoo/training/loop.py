@@ -17,7 +17,7 @@ from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.runs import record, save
 from zoo.training.start import Start
-from zoo.training.stopping import EarlyStopper
+from zoo.training.stopping import EarlyStopper, EarlyStopping
 
 Tensor = Any
 
@@ -33,7 +33,8 @@ class Loop:
         self.interrupt = threading.Event()
         options = self.plan.options
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
-        self.stopper = options.early_stopping and EarlyStopper(options.early_stopping, self.run)
+        rule = options.early_stopping
+        self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
         self.stopped = False
         self.paused = 0.0  # seconds between epochs
 

@@ -6,10 +6,10 @@ make the same plans.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from zoo import backends, pretrained, registry, storage, tasks, tokenizers
 from zoo._lazy import keras
@@ -21,6 +21,7 @@ from zoo.training.checkpoints import FILE, Checkpoint, read, writable
 from zoo.training.engines import ENGINES
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
+from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
 from zoo.training.stopping import EarlyStopping
 from zoo.weights import load, located
 
@@ -38,9 +39,9 @@ class ModelPlan:
     arguments: Mapping[str, Any]
     weights: str | Path | None = None
 
-    def build(self, seed: int = 0) -> keras.Model:
+    def build(self, seed: int = 0, dtype: str | None = None) -> keras.Model:
         """The model with initial weights. Raises what `zoo.build` raises."""
-        return registry.build(self.card.name, seed=seed, **self.arguments)
+        return registry.build(self.card.name, seed=seed, dtype=dtype, **self.arguments)
 
     def load(self, seed: int = 0) -> keras.Model:
         """The model with its weights, the head's included. Raises what `zoo.weights.load` raises."""
@@ -129,13 +130,20 @@ class Options:
     batch_size: int | None = None
     optimizer: Any = None
     schedule: Any = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    clip_norm: float | None = None
+    accumulate: int | None = None
+    ema: float | None = None
+    freeze: str | Sequence[str] | None = None
+    dtype: str | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
     validation: tuple[Any, Any] | None = None
     augment: AugmentSpec | None = None
     tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
-    early_stopping: EarlyStopping | None = None
+    early_stopping: EarlyStopping | int | None = None
     seed: int | None = None
     checkpoint: str | Path | None = None
     out: str | Path | None = None
@@ -147,7 +155,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise UnknownName(f"no engine {self.engine!r}; {nearest(str(self.engine), ENGINES)}")
-        for name, least in (("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0)):
+        for name, least in (
+            ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2)
+        ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, integer("train", name, value, least))
         if self.augment is not None:
@@ -155,14 +165,50 @@ class Options:
         object.__setattr__(self, "tokenizer", tokenizers.resolve(self.tokenizer))
         if self.progress not in (None, True, False, "lines"):
             raise WrongConfiguration(f"progress={self.progress!r}; expected True, False, None or 'lines'")
-        if self.optimizer is not None and self.schedule is not None:
-            raise WrongConfiguration(
-                "schedule= replaces the recipe's learning rate; give it to your optimizer instead"
-            )
+        self._check_optimizer()
+        if not isinstance(self.freeze, str | None):
+            object.__setattr__(self, "freeze", ", ".join(self.freeze))
+        if isinstance(self.early_stopping, int):
+            object.__setattr__(self, "early_stopping", EarlyStopping(self.early_stopping))
         if self.out is not None and self.checkpoint is not None:
             raise WrongConfiguration("out= is a folder with a checkpoint in it; leave checkpoint= out")
         if self.weights is not None and self.resume is not None:
             raise WrongConfiguration("resume= brings the weights of the saved run; leave weights= out")
+
+    def _check_optimizer(self) -> None:
+        """Raise UnknownName or WrongConfiguration unless optimizer, schedule and settings go together."""
+        if isinstance(self.optimizer, str):
+            parse_one("optimizer", self.optimizer, OPTIMIZERS)
+        if isinstance(self.schedule, str):
+            parse_one("schedule", self.schedule, tuple(SCHEDULES))
+        if not isinstance(self.optimizer, str | None):
+            if self.schedule is not None:
+                raise WrongConfiguration(
+                    "schedule= replaces the recipe's learning rate; give it to your optimizer instead"
+                )
+            if self.settings:
+                name = next(iter(self.settings))
+                raise WrongConfiguration(
+                    f"{name}= is a setting of the recipe's optimizer; give it to your own"
+                )
+        if self.learning_rate is not None and not isinstance(self.schedule, str | None):
+            raise WrongConfiguration("learning_rate= and schedule=: the schedule has its own rate; give one")
+        if self.resume is not None and (self.settings or isinstance(self.optimizer, str)):
+            name = next(iter(self.settings), "optimizer")
+            raise WrongConfiguration(
+                f"resume= continues with the saved run's optimizer; leave {name}= out, or give an object as "
+                "optimizer="
+            )
+
+    @property
+    def reader(self) -> Tokenizer | None:
+        """The tokenizer, loaded."""
+        return cast(Tokenizer | None, self.tokenizer)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The optimizer's settings that were given, by their names here."""
+        return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -196,11 +242,14 @@ class Plan:
 
     def make_optimizer(self, steps: int) -> Any:
         """The optimizer of a run of so many steps: the one given, the saved run's, or the recipe's."""
-        if self.options.optimizer is not None:
-            return self.options.optimizer
-        if self.saved is not None and self.options.schedule is None:
+        optimizer, schedule = self.options.optimizer, self.options.schedule
+        if not isinstance(optimizer, str | None):
+            return optimizer
+        if self.saved is not None and schedule is None:
             return self.saved.optimizer()
-        return self.recipe.make_optimizer(self.options.schedule, steps)
+        if isinstance(schedule, str):
+            schedule = make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
+        return self.recipe.make_optimizer(schedule, steps)
 
 
 def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
@@ -218,21 +267,32 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     folder = None if options.out is None else check_folder(options.out, options.resume)
     if options.checkpoint is not None:
         writable(options.checkpoint)
-    checkpoint = folder / FILE if folder else options.checkpoint and Path(options.checkpoint)
+    file = options.checkpoint if folder is None else folder / FILE
     mode = _mode(options)
     if options.weights is not None:
         check_weights(name, options.weights)
     saved = None if options.resume is None else read(options.resume)
-    seed, batch_size = options.seed, options.batch_size
     if saved is not None:
-        seed, batch_size = saved.take("seed", seed), saved.take("batch_size", batch_size)
-    options = replace(options, batch_size=batch_size)
-    if isinstance(model, str):
-        model = plan_model(
-            name, task, options.weights, tokenizer=options.tokenizer, loss=options.loss, fine_tune=True
-        )
-    plan = _recipe(card, fine_tuned=options.weights is not None)
-    return Plan(model, name, task, plan, mode, seed or 0, options, saved, folder, checkpoint)
+        names = ("seed", "batch_size", "freeze")
+        options = replace(options, **{name: saved.take(name, getattr(options, name)) for name in names})
+    network: ModelPlan | keras.Model = model if not isinstance(model, str) else plan_model(
+        name, task, options.weights, tokenizer=options.reader, loss=options.loss, fine_tune=True
+    )  # fmt: skip
+    if options.dtype is not None and not isinstance(model, str):
+        raise WrongConfiguration(f"dtype={options.dtype!r}: {name} is built already; build it so")
+    recipe = _recipe(card, options)
+    return Plan(
+        network,
+        name,
+        task,
+        recipe,
+        mode,
+        options.seed or 0,
+        options,
+        saved,
+        folder,
+        None if file is None else Path(file),
+    )
 
 
 def _mode(options: Options) -> str:
@@ -246,7 +306,11 @@ def _mode(options: Options) -> str:
     return "fit"
 
 
-def _recipe(card: registry.Card | None, *, fine_tuned: bool) -> Recipe:
-    if fine_tuned:
-        return fine_tuning(card and card.recipe)
-    return recipe(card.recipe) if card else Recipe("AdamW")
+def _recipe(card: registry.Card | None, options: Options) -> Recipe:
+    """The card's recipe, for fine-tuning if weights are given, with the options' optimizer and settings."""
+    if options.weights is not None:
+        own = fine_tuning(card and card.recipe)
+    else:
+        own = recipe(card.recipe) if card else Recipe("AdamW")
+    optimizer = options.optimizer if isinstance(options.optimizer, str) else None
+    return adapted(own, optimizer, options.settings)

@@ -19,6 +19,7 @@ from zoo.training.plan import ModelPlan, Plan
 from zoo.training.recipes import described
 from zoo.training.run import Run
 from zoo.training.runs import check_classes
+from zoo.training.settings import freeze
 from zoo.weights import load
 
 
@@ -35,7 +36,12 @@ class Start:
 def start(plan: Plan) -> Start:
     """Build, read and check what the plan names. Raises ZooError's kinds, before any training."""
     options, backend = plan.options, backends.current()  # imports the framework
-    model = plan.model.build(plan.seed) if isinstance(plan.model, ModelPlan) else plan.model
+    plan.make_optimizer(10**9)  # raises for wrong settings before data are read
+    model = plan.model
+    if isinstance(model, ModelPlan):
+        model = model.build(plan.seed, options.dtype)
+    if options.freeze:
+        freeze(model, str(options.freeze))
     task = _augmented(plan, _task(plan, model))
     if plan.saved is not None:
         plan.saved.take("augment", format_transforms(task.augment))
@@ -57,7 +63,7 @@ def start(plan: Plan) -> Start:
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
-    run.saved = plan.folder or plan.checkpoint
+    run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
     if plan.saved is not None:
@@ -74,7 +80,7 @@ def _task(plan: Plan, model: keras.Model) -> Task:
         return tasks.from_arrays(task, loss=loss, validation=named(model, options.validation))
     if isinstance(task, str):
         preprocessing = plan.card and plan.card.preprocessing
-        task = tasks.load(task, input_shapes(model), preprocessing, options.tokenizer, errors=options.errors)
+        task = tasks.load(task, input_shapes(model), preprocessing, options.reader, errors=options.errors)
     return task if loss is None else replace(task, loss=loss)
 
 
