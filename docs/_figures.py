@@ -43,10 +43,10 @@ class Box:
 def figures(model: Any) -> list[tuple[str, str]]:
     """(caption, SVG) of the whole model, then of each kind of block."""
     overview, kinds = outline(model)
-    found = [("The whole", draw(overview, f"The layers of {model.name}"))]
+    drawings = [("The whole", draw(overview, f"The layers of {model.name}"))]
     for letter, (name, inside) in kinds.items():
-        found.append((f"Block {letter}, as {name}", draw(inside, f"Block {letter} of {model.name}")))
-    return found
+        drawings.append((f"Block {letter}, as {name}", draw(inside, f"Block {letter} of {model.name}")))
+    return drawings
 
 
 def outline(model: Any) -> tuple[list[Box], dict[str, tuple[str, list[Box]]]]:
@@ -114,24 +114,24 @@ def order(boxes: list[Box], starts: list[int] | None = None) -> list[Box]:
             readers.setdefault(i, []).append(box.id)
     ready = [box.id for box in boxes if not waiting[box.id]]
     stack = sorted(ready, key=lambda i: -starts.index(i) if starts and i in starts else -i)
-    found = []
+    column = []
     while stack:
         box = by_id[stack.pop()]
-        found.append(box)
+        column.append(box)
         for reader in reversed(readers.get(box.id, [])):
             waiting[reader].discard(box.id)
             if not waiting[reader]:
                 stack.append(reader)
-    assert len(found) == len(boxes), "the blocks of a figure feed each other"
-    return found
+    assert len(column) == len(boxes), "the blocks of a figure feed each other"
+    return column
 
 
 def find_readers(boxes: list[Box]) -> dict[int, set[int]]:
-    found: dict[int, set[int]] = {}
+    readers: dict[int, set[int]] = {}
     for box in boxes:
         for i in box.inputs:
-            found.setdefault(i, set()).add(box.id)
-    return found
+            readers.setdefault(i, set()).add(box.id)
+    return readers
 
 
 def rename(boxes: list[Box], old: int, new: int) -> None:
@@ -144,11 +144,11 @@ def rename(boxes: list[Box], old: int, new: int) -> None:
 
 def merge(boxes: list[Box]) -> list[Box]:
     """What has no weights, keeps the shape, and alone reads the box before is said in that box."""
-    found: list[Box] = []
+    column: list[Box] = []
     for place, box in enumerate(boxes):
-        before = next((b for b in found if box.inputs and b.id == box.inputs[0]), None)
-        again = next((b for b in found if b.id in box.inputs and b.kinds[-1] == box.kinds[0]), None)
-        readers = find_readers([*found, *boxes[place:]])
+        before = next((b for b in column if box.inputs and b.id == box.inputs[0]), None)
+        again = next((b for b in column if b.id in box.inputs and b.kinds[-1] == box.kinds[0]), None)
+        readers = find_readers([*column, *boxes[place:]])
         follows = (
             before is not None
             and len(box.inputs) == 1
@@ -167,7 +167,7 @@ def merge(boxes: list[Box]) -> list[Box]:
         )
         into = before if follows else again if repeats else None
         if into is None:
-            found.append(box)
+            column.append(box)
             continue
         if box.kinds == ["Identity"]:
             into.name = into.name or box.name
@@ -177,12 +177,12 @@ def merge(boxes: list[Box]) -> list[Box]:
             into.kinds += box.kinds
         into.parameters += box.parameters
         rename(boxes, box.id, into.id)
-    return found
+    return column
 
 
 def collapse(boxes: list[Box]) -> list[Box]:
     """Three boxes or more of one kind that read the same become one."""
-    found: list[Box] = []
+    column: list[Box] = []
     gone: set[int] = set()
     for box in boxes:
         if box.id in gone:
@@ -201,8 +201,8 @@ def collapse(boxes: list[Box]) -> list[Box]:
                 if other is not box:
                     gone.add(other.id)
                     rename(boxes, other.id, box.id)
-        found.append(box)
-    return found
+        column.append(box)
+    return column
 
 
 def likeness(box: Box) -> tuple[Any, ...]:
@@ -233,10 +233,10 @@ def assign(boxes: list[Box]) -> None:
         box.block = match.group(1) if match else None
 
     def downstream(box: Box) -> set[str | None]:
-        found: set[str | None] = set()
+        names: set[str | None] = set()
         for i in readers.get(box.id, set()):
-            found |= {by_id[i].block} if by_id[i].block or by_id[i].parameters else downstream(by_id[i])
-        return found
+            names |= {by_id[i].block} if by_id[i].block or by_id[i].parameters else downstream(by_id[i])
+        return names
 
     for box in boxes:
         if box.block or box.parameters or box.source:
@@ -314,7 +314,7 @@ def repetitions(boxes: list[Box]) -> list[Box]:
 
 def detail(name: str, inside: list[Box], outer: list[int], by_id: dict[int, Box]) -> list[Box]:
     """A block on its own: what it reads first, then its boxes, by names without the block's."""
-    found = []
+    column = []
 
     def read(i: int) -> tuple[bool, int]:
         by = [box for box in inside if i in box.inputs]
@@ -324,13 +324,13 @@ def detail(name: str, inside: list[Box], outer: list[int], by_id: dict[int, Box]
     for i in [x, *(i for i in outer if i != x)]:
         box = by_id[i]
         label = "x" if i == x else box.name or box.kinds[0]
-        found.append(Box([label], "", box.shape, 0, [], i, source=True))
+        column.append(Box([label], "", box.shape, 0, [], i, source=True))
     for box in inside:
         short = box.name.removeprefix(name).lstrip("_") if box.name.startswith(name) else ""
-        found.append(
+        column.append(
             Box(list(box.kinds), short, box.shape, box.parameters, list(box.inputs), box.id, times=box.times)
         )
-    return order(found, [x])
+    return order(column, [x])
 
 
 def draw(boxes: list[Box], title: str) -> str:
@@ -391,7 +391,7 @@ def shortcuts(boxes: list[Box]) -> dict[int, tuple[Box, int, int]]:
     """The boxes that are shortcuts around two boxes or more, by id: box, its input, the sum it goes to."""
     by_id, readers = {box.id: box for box in boxes}, find_readers(boxes)
     positions = {box.id: i for i, box in enumerate(boxes)}
-    found = {}
+    sides = {}
     for box in boxes:
         to = readers.get(box.id, set())
         if box.source or len(box.inputs) != 1 or len(to) != 1:
@@ -402,8 +402,8 @@ def shortcuts(boxes: list[Box]) -> dict[int, tuple[Box, int, int]]:
         if by_id[end].kinds[0] == "Add" and alone and around >= 2 and not readers[start] & readers[box.id]:
             ends = [boxes[positions[end] - 1].id, boxes[positions[start] + 1].id]
             if box.id in ends:  # the other way is one column, unbroken
-                found[box.id] = (box, start, end)
-    return {} if len({(start, end) for _, start, end in found.values()}) < len(found) else found
+                sides[box.id] = (box, start, end)
+    return {} if len({(start, end) for _, start, end in sides.values()}) < len(sides) else sides
 
 
 def box_svg(box: Box, y: int, h: int, wide: int, lines: int, *, arrow: bool) -> list[str]:

@@ -86,11 +86,11 @@ def contents(pages: list[str]) -> list[str]:
 
 def families() -> dict[str, list[registry.Card]]:
     """The cards by the file that defines them."""
-    found: dict[str, list[registry.Card]] = {name: [] for name in registry.FAMILIES}
+    cards: dict[str, list[registry.Card]] = {name: [] for name in registry.FAMILIES}
     for name in registry.list_models():
         card = registry.card(name)
-        found[card.file.stem].append(card)
-    return found
+        cards[card.file.stem].append(card)
+    return cards
 
 
 def title_of(family: str) -> tuple[str, str, str]:

@@ -42,7 +42,7 @@ def errors(value: Any, hint: Any, path: str = "") -> Iterator[str]:
         if not isinstance(value, kind):
             yield f"{path}: {value!r} is not {hint}"
             return
-        for part in value.values() if kind is dict else value:
+        for part in value.values() if isinstance(value, dict) else value:
             yield from errors(part, arguments[-1], f"{path}[]")
     elif not isinstance(value, (int, float) if hint is float else hint) or isinstance(value, bool):
         yield f"{path}: {value!r} is not {hint}"

@@ -25,9 +25,6 @@ class Baseline:
     metric: str  # as `zoo.train` calls it
     value: float
 
-    def __str__(self) -> str:
-        return f"{self.metric.replace('_', ' ')} {self.value:.4g} by {self.method}"
-
 
 @cache
 def baseline(task: str) -> Baseline | None:
