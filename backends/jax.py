@@ -27,6 +27,7 @@ from zoo.backends import (
     host_memory,
     processor,
 )
+from zoo.backends.cells import gru_cell, lstm_cell
 
 from zoo.errors import WrongConfiguration
 
@@ -251,10 +252,7 @@ def lstm(
     recurrent_bias: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     def cell(state: tuple, projected: jax.Array) -> tuple:
-        h, c = state
-        i, f, g, o = jnp.split(projected + h @ recurrent_kernel, 4, -1)
-        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        h, c = lstm_cell(projected + state[0] @ recurrent_kernel, state[1])
         return (h, c), h
 
     projected = jnp.swapaxes(x @ kernel + (bias + recurrent_bias), 0, 1)  # (n, b, 4u), all steps at once
@@ -270,25 +268,12 @@ def gru(
     bias: jax.Array,
     recurrent_bias: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    two = 2 * h.shape[-1]  # the gates, before the new state
-
     def cell(h: jax.Array, projected: jax.Array) -> tuple:
-        if recurrent_bias is None:
-            r, z = _gates(projected[:, :two] + h @ recurrent_kernel[:, :two])
-            recurrent = (r * h) @ recurrent_kernel[:, two:]
-        else:
-            rest = h @ recurrent_kernel + recurrent_bias
-            r, z = _gates(projected[:, :two] + rest[:, :two])
-            recurrent = r * rest[:, two:]
-        h = (1 - z) * jnp.tanh(projected[:, two:] + recurrent) + z * h
+        h = gru_cell(projected, h, recurrent_kernel, recurrent_bias)
         return h, h
 
     h, outputs = lax.scan(cell, h, jnp.swapaxes(x @ kernel + bias, 0, 1))
     return jnp.swapaxes(outputs, 0, 1), h
-
-
-def _gates(x: jax.Array) -> list[jax.Array]:
-    return jnp.split(jax.nn.sigmoid(x), 2, -1)
 
 
 def scan(

@@ -27,6 +27,7 @@ from zoo.backends import (
     host_memory,
     processor,
 )
+from zoo.backends.cells import gru_cell, lstm_cell
 
 if TYPE_CHECKING:
     import keras
@@ -221,10 +222,7 @@ def lstm(
     recurrent_bias: tf.Tensor,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     def cell(state: tuple, projected: tf.Tensor) -> tuple:
-        h, c = state
-        i, f, g, o = tf.split(projected + h @ recurrent_kernel, 4, -1)
-        c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-        return tf.sigmoid(o) * tf.tanh(c), c
+        return lstm_cell(projected + state[0] @ recurrent_kernel, state[1])
 
     projected = tf.transpose(dense(x, kernel, bias + recurrent_bias), (1, 0, 2))  # (n, b, 4u)
     outputs, cells = tf.scan(cell, projected, (h, c))
@@ -239,24 +237,11 @@ def gru(
     bias: tf.Tensor,
     recurrent_bias: tf.Tensor | None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    two = 2 * int(h.shape[-1] or 0)  # the gates, before the new state
-
     def cell(h: tf.Tensor, projected: tf.Tensor) -> tf.Tensor:
-        if recurrent_bias is None:
-            r, z = _gates(projected[:, :two] + h @ recurrent_kernel[:, :two])
-            recurrent = (r * h) @ recurrent_kernel[:, two:]
-        else:
-            rest = h @ recurrent_kernel + recurrent_bias
-            r, z = _gates(projected[:, :two] + rest[:, :two])
-            recurrent = r * rest[:, two:]
-        return (1 - z) * tf.tanh(projected[:, two:] + recurrent) + z * h
+        return gru_cell(projected, h, recurrent_kernel, recurrent_bias)
 
     outputs = tf.scan(cell, tf.transpose(dense(x, kernel, bias), (1, 0, 2)), h)
     return tf.transpose(outputs, (1, 0, 2)), outputs[-1]
-
-
-def _gates(x: tf.Tensor) -> list[tf.Tensor]:
-    return tf.split(tf.sigmoid(x), 2, -1)
 
 
 def scan(

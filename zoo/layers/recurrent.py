@@ -9,6 +9,7 @@ import numpy as np
 from zoo import backends, random
 from zoo._lazy import keras, ops
 from zoo.backends import MASK_VALUE
+from zoo.backends.cells import lstm_cell
 from zoo.layers import cache as caching
 from zoo.layers.base import Layer, Shape, Tensor
 from zoo.random import Initializer
@@ -252,10 +253,7 @@ class AttentionDecoder(Layer):
             weights = ops.expand_dims(ops.exp(scores - ops.logsumexp(scores, axis=-1, keepdims=True)), 1)
             context = ops.matmul(weights, values)[:, 0]  # (b, k)
             gates = projected + ops.matmul(context, kernel[width:]) + ops.matmul(h, recurrent)
-            i, f, g, o = ops.split(gates, 4, axis=-1)
-            c = ops.sigmoid(f) * c + ops.sigmoid(i) * ops.tanh(g)
-            h = ops.sigmoid(o) * ops.tanh(c)
-            return h, c, context
+            return *lstm_cell(gates, c), context
 
         h, _, context = backends.current().scan(
             step, (h, c, ops.zeros_like(values[:, 0])), ops.swapaxes(inputs, 0, 1)
