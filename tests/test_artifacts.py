@@ -101,6 +101,7 @@ def test_a_format_of_other_frameworks_names_them(format: str, tmp_path: Path) ->
 
 
 @pytest.mark.once
+@pytest.mark.skipif(NAME != "torch", reason="PyTorch writes ONNX and pt2")
 def test_what_torch_cannot_export_of_any_length_is_refused_and_names_what_can(tmp_path: Path) -> None:
     with pytest.raises(ZooError, match=r"pt2 of lstm does not run at every batch size and length.*use ONNX"):
         zoo.export(small("lstm"), tmp_path / "model.pt2")
@@ -113,7 +114,7 @@ def test_what_torch_cannot_export_of_any_length_is_refused_and_names_what_can(tm
     [
         ("model.tflite", {}, r"expected a name that ends in \.onnx, \.pt2, \.keras"),
         ("model.onnx", {"format": "onxx"}, "no format 'onxx'; nearest: onnx"),
-        ("nowhere/model.onnx", {}, "no folder .*nowhere"),
+        ("nowhere/model.keras", {}, "no folder .*nowhere"),
     ],
 )
 def test_bad_requests_are_refused(path: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -122,6 +123,7 @@ def test_bad_requests_are_refused(path: str, options: dict[str, Any], message: s
 
 
 @pytest.mark.once
+@pytest.mark.skipif(NAME != "torch", reason="PyTorch writes ONNX and pt2")
 def test_a_loop_that_onnx_would_cut_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(
         WrongConfiguration, match=r"^export: attention before every step .* TensorFlow or JAX$"
