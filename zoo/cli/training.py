@@ -171,11 +171,16 @@ def _given(ctx: typer.Context) -> dict[str, Any]:
     given = dict(ctx.params)
     if str(given["model"]).endswith(".toml"):
         file = runfile.read(Path(given["model"]), given)
-        default = {name for name in given if ctx.get_parameter_source(name).name == "DEFAULT"}
-        given |= {name: value for name, value in file.items() if name in default or name == "model"}
-    if given["where"] is not None and ctx.get_parameter_source("task").name != "DEFAULT":
+        given |= {name: value for name, value in file.items() if name == "model" or not _is_given(ctx, name)}
+    if given["where"] is not None and _is_given(ctx, "task"):
         raise WrongConfiguration(f"two tasks, {given['where']} and --task {given['task']}; give one")
     return {**given, "task": given["where"] or given["task"]}
+
+
+def _is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether the option is on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _save_config(path: Path, given: dict[str, Any], run: Run) -> None:
