@@ -61,11 +61,11 @@ ResumeOption = Annotated[
 
 OptimizerOption = Annotated[
     str | None,
-    option('SGD, Momentum, Adam, AdamW or LAMB, e.g. "Momentum(0.1, nesterov=True)".', "TEXT"),
+    option('SGD, Momentum, Adam, AdamW or LAMB, e.g. "Momentum(0.1, nesterov=True)".', "NAME"),
 ]
 ScheduleOption = Annotated[
     str | None,
-    option('Of the learning rate, e.g. "OneCycle(0.01)"; StepDecay, CosineAnnealing, WarmupDecay.', "TEXT"),
+    option('Of the learning rate, e.g. "OneCycle(0.01)"; StepDecay, CosineAnnealing, WarmupDecay.', "NAME"),
 ]
 RateOption = Annotated[float | None, number("Learning rate.", "--lr", "--learning-rate", min=0.0)]
 DecayOption = Annotated[float | None, number("Weight decay.", min=0.0)]
