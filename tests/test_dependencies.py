@@ -15,7 +15,9 @@ pytestmark = pytest.mark.once
 PROJECT, GROUPS = PYPROJECT["project"], PYPROJECT["dependency-groups"]
 EXTRAS = PROJECT["optional-dependencies"]
 FRAMEWORKS = [
-    path for folder in ("backends", "tests/peers") for path in sorted((ROOT / folder).rglob("*.py"))
+    path
+    for folder in ("backends", "zoo/benchmarks/references")
+    for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
@@ -63,7 +65,7 @@ def test_the_product_imports_its_dependencies_and_extras_inside_functions_alone(
 
 @pytest.mark.parametrize("path", FRAMEWORKS, ids=name_of)
 def test_what_imports_a_framework_has_its_extra(path: Path) -> None:
-    allowed = DEPENDENCIES | OPTIONAL | (names(GROUPS["peers"]) if "peers" in path.parts else set())
+    allowed = DEPENDENCIES | OPTIONAL | (names(GROUPS["peers"]) if "references" in path.parts else set())
     assert third_party(parse(path)) <= allowed
 
 

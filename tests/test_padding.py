@@ -39,7 +39,7 @@ def test_a_query_that_sees_padding_alone_gives_zeros_and_has_no_gradient(
     """softmax over the real keys that are not later, its outputs and its gradients in float64."""
     x, mask = Input((6, 8), name="x"), Input((6,), dtype="int32", name="mask")
     shift = [layers.parameter(x, (5, 6, 8), name=part) for part in "qkv"]
-    attend = layers._layers().Attention(2, causal=causal, dropout_rate=dropout_rate, name="a")
+    attend = layers._layers().Attention(2, causal, True, dropout_rate, name="a")
     model = Model({"x": x, "mask": mask}, attend(x + shift[0], x + shift[1], x + shift[2], mask))
     data, upstream = noise(5, 6, 8), noise(5, 6, 8).astype(np.float64)[::-1].copy()
 

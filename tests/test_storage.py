@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo import storage, training
+from zoo import storage
 from zoo.comparison import runs
 from zoo.ladder import run
 from zoo.training import checkpoints
@@ -65,7 +65,7 @@ def no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(*_: object) -> None:
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr(training, "make_engine", begun)
+    monkeypatch.setattr("zoo.training.startup.make_engine", begun)
 
 
 @pytest.mark.usefixtures("no_step")

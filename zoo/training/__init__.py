@@ -18,7 +18,7 @@ from zoo.training.engines import ENGINES
 from zoo.training.loop import Loop
 from zoo.training.plan import Options, plan_run
 from zoo.training.run import Run
-from zoo.training.start import start
+from zoo.training.startup import start
 from zoo.training.stopping import EarlyStopping
 
 __all__ = ["ENGINES", "EarlyStopping", "Run", "train"]

@@ -16,7 +16,7 @@ from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.runs import record, save
-from zoo.training.start import Start
+from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping
 
 Tensor = Any
