@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import zoo
 from zoo import optimizers, schedules
 from zoo.cli import app
 from zoo.training.engines import ENGINES
+from zoo.training.loop import Loop
 
 engines = pytest.mark.parametrize("engine", ENGINES)
 RATE = 2e-3  # of LeNet-5's recipe, AdamW with a weight decay of 0.01
@@ -170,3 +173,77 @@ def test_a_wrong_run_file_is_named(
     raised = command(str(file)).exception
     assert isinstance(raised, error)
     assert message in str(raised)
+
+
+class Recorder(zoo.Callback):
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, float]] = []
+        self.epochs: list[tuple[int, dict[str, float]]] = []
+        self.runs: list[Any] = []
+
+    def on_step(self, step: int, loss: Any) -> None:
+        self.steps.append((step, float(loss)))
+
+    def on_epoch(self, epoch: int, facts: Any) -> None:
+        self.epochs.append((epoch, dict(facts)))
+
+    def on_end(self, run: Any) -> None:
+        self.runs.append(run)
+
+
+@engines
+def test_callbacks_are_called_after_steps_and_epochs_and_at_the_end(engine: str, tmp_path: Path) -> None:
+    recorder, file, lines = Recorder(), tmp_path / "log.csv", tmp_path / "log.jsonl"
+    loggers = [zoo.CSVLogger(file), zoo.JSONLinesLogger(lines)]
+    run = zoo.train(
+        "mlp", "digits", engine=engine, steps=30, progress=False, callbacks=[recorder, *loggers]
+    )  # 23 steps an epoch
+    assert [step for step, _ in recorder.steps] == list(range(1, 31))
+    np.testing.assert_allclose([loss for _, loss in recorder.steps], run.losses, rtol=1e-6)
+    assert [epoch for epoch, _ in recorder.epochs] == [1, 2]
+    for (_, facts), (first, end), metrics in zip(
+        recorder.epochs, [(0, 23), (23, 30)], run.history, strict=True
+    ):
+        assert facts["step"] == end
+        assert facts["train_loss"] == pytest.approx(np.mean(run.losses[first:end]), rel=1e-6)
+        assert metrics.items() <= facts.items()
+    assert recorder.runs == [run]
+    with file.open(newline="") as text:
+        rows = list(csv.DictReader(text))
+    assert [float(row["train_loss"]) for row in rows] == [f["train_loss"] for _, f in recorder.epochs]
+    assert [json.loads(line)["accuracy"] for line in lines.read_text().splitlines()] == [
+        metrics["accuracy"] for metrics in run.history
+    ]
+
+
+def test_losses_are_fetched_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.training.loop.BLOCK", 4)
+    waiting: list[int] = []
+    monkeypatch.setattr(
+        Loop, "fetch", lambda loop, own=Loop.fetch: (waiting.append(len(loop.pending)), own(loop))
+    )
+    run = zoo.train("mlp", "digits", steps=30, progress=False)
+    assert max(waiting) == 4
+    assert run.losses == zoo.train("mlp", "digits", steps=30, progress=False).losses
+    assert len(run.losses) == 30
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (["--log", "wandb:x"], zoo.UnknownName, "log='wandb:x'"),
+        (["--log", "csv"], zoo.WrongConfiguration, "expected a path"),
+        (["--log", "csv:nowhere/log.csv"], zoo.WrongConfiguration, "nowhere"),
+    ],
+)
+def test_a_wrong_log_is_named(options: list[str], error: type[Exception], message: str) -> None:
+    raised = command("mlp", "--steps", "1", *options).exception
+    assert isinstance(raised, error)
+    assert message in str(raised)
+
+
+def test_what_is_no_callback_is_refused() -> None:
+    callbacks: Any = [print]
+    with pytest.raises(zoo.WrongConfiguration, match=r"expected objects of zoo\.Callback"):
+        losses(callbacks=callbacks)

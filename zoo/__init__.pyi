@@ -34,7 +34,10 @@ from .registry import build as build
 from .registry import card as card
 from .registry import list_models as list_models
 from .registry import register as register
+from .training import Callback as Callback
+from .training import CSVLogger as CSVLogger
 from .training import EarlyStopping as EarlyStopping
+from .training import JSONLinesLogger as JSONLinesLogger
 from .training import Run as Run
 from .training import train as train
 from .training.evaluation import evaluate as evaluate

@@ -81,18 +81,23 @@ FreezeOption = Annotated[
     option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
 ]
 DtypeOption = Annotated[str | None, option("float32, bfloat16, mixed_bfloat16, mixed_float16 ...", "NAME")]
+ModelOrFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model's name, `zoo list` shows them; or a run file, run.toml, with any of these options.",
+        autocompletion=completion.models,
+    ),
+]
+LogOption = Annotated[
+    list[str] | None,
+    option("Log every epoch: csv:log.csv or jsonl:log.jsonl; may be repeated.", "KIND:PATH"),
+]
 
 
 def train(
     ctx: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A model's name, `zoo list` shows them; or a run file, run.toml, with any of these options.",
-            autocompletion=completion.models,
-        ),
-    ],
+    model: ModelOrFile,
     where: TaskArgument = None,
     task: Annotated[
         str | None, option("TASK, as an option.", "TASK", "--task", complete=completion.tasks)
@@ -129,14 +134,20 @@ def train(
     ] = None,
     resume: ResumeOption = None,
     weights: WeightsOption = None,
+    log: LogOption = None,
     save_config: Annotated[Path | None, option("Write the options to a run file.", "PATH")] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a model, save the run, and report the result."""
+    _train(_given(ctx))
+
+
+def _train(given: dict[str, Any]) -> None:
+    """`zoo train` with these options."""
     from zoo import backends, registry, tokenizers
 
-    given = _given(ctx)
+    quiet, save_config = given["quiet"], given["save_config"]
     card = registry.card(given["model"])
     task, out, save = given["task"], given["out"], given["save"]
     if not save and (out or given["checkpoint"]):
@@ -148,16 +159,18 @@ def train(
     reader = tokenizers.resolve(given["tokenizer"])
     backends.prefer(given["backend"], device=given["device"], threads=given["threads"])
     from zoo.training import train
+    from zoo.training.callbacks import logger
     from zoo.training.plan import Options, task_summary
 
     terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
     options = {name: given[name] for name in Options.names() if name in given}
+    options["callbacks"] = list(map(logger, given["log"] or ()))
     options |= {"out": out, "progress": False if quiet else sys.stderr.isatty() or "lines"}
     with terminal.aside(quiet=quiet):
         run = train(card.name, task, **{**options, "tokenizer": reader})
     if save_config is not None:
         _save_config(save_config, given, run)
-    if as_json:
+    if given["as_json"]:
         terminal.print_json(terminal.run_facts(run))
     else:
         print(terminal.run_line(run))
@@ -187,7 +200,7 @@ def _save_config(path: Path, given: dict[str, Any], run: Run) -> None:
     """Write a run file that repeats this run: what was given, and what the recipe decided."""
     length = {} if given["steps"] or given["epochs"] else {"steps": len(run.losses)}
     resolved = {name: getattr(run, name) for name in ("backend", "engine", "seed", "batch_size")}
-    left_out = ("where", "save_config", "quiet", "as_json", "save", "out")
+    left_out = ("where", "log", "save_config", "quiet", "as_json", "save", "out")
     options = {name: value for name, value in given.items() if name not in left_out}
     runfile.write(path, {**options, **resolved, **length})
 

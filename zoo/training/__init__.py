@@ -14,6 +14,7 @@ from typing import Any
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
 from zoo.tasks import Task, Tokenizer
+from zoo.training.callbacks import Callback, CSVLogger, JSONLinesLogger
 from zoo.training.engines import ENGINES
 from zoo.training.loop import Loop
 from zoo.training.plan import Options, plan_run
@@ -21,7 +22,7 @@ from zoo.training.run import Run
 from zoo.training.startup import start
 from zoo.training.stopping import EarlyStopping
 
-__all__ = ["ENGINES", "EarlyStopping", "Run", "train"]
+__all__ = ["ENGINES", "CSVLogger", "Callback", "EarlyStopping", "JSONLinesLogger", "Run", "train"]
 
 Tensor = Any
 
@@ -58,6 +59,7 @@ def train(
     weights: str | Path | None = None,
     progress: bool | str | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train a model, by its name or one you built, and return the run.
 
@@ -84,7 +86,8 @@ def train(
       beginning; seed, batch size, augmentation and, unless given, the optimizer are the saved run's. Its
       schedule ends where the saved run was to end: to train for longer, give a `schedule` for all steps.
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
-    - `watch(step, loss)`: called after every step, with the loss still on the device.
+    - `watch(step, loss)`: called after every step, with the loss still on the device; `callbacks`:
+      `zoo.Callback` objects, `zoo.CSVLogger("log.csv")`.
 
     Ctrl-C stops after the current step and returns the run so far. Raises ZooError's kinds, before any work,
     for a wrong name or argument, or data that do not fit the model.

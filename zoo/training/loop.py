@@ -20,6 +20,7 @@ from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping
 
 Tensor = Any
+BLOCK = 1_000  # losses that are fetched from the device at once
 
 
 class Loop:
@@ -29,7 +30,7 @@ class Loop:
         self.run, self.plan, self.optimizer, self.steps = start.run, start.plan, start.optimizer, start.steps
         self.per_epoch = self.run.task.steps(self.run.batch_size)
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
-        self.losses: list[Tensor] = list(self.run.losses)
+        self.pending: list[Tensor] = []  # losses on the device; those before are the run's
         self.interrupt = threading.Event()
         options = self.plan.options
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
@@ -39,13 +40,23 @@ class Loop:
         self.paused = 0.0  # seconds between epochs
 
     @property
+    def done(self) -> int:
+        """The steps so far, those of the run that is resumed included."""
+        return len(self.run.losses) + len(self.pending)
+
+    @property
     def remaining(self) -> int:
         """The steps until the end of the epoch."""
-        return self.per_epoch - len(self.losses) % self.per_epoch
+        return self.per_epoch - self.done % self.per_epoch
+
+    def fetch(self) -> None:
+        """Move the losses from the device to the run."""
+        self.run.losses += [number(loss) for loss in self.pending]
+        self.pending.clear()
 
     def batches(self) -> Iterator[Pair]:
         """All batches from here on."""
-        run, (epoch, position) = self.run, divmod(len(self.losses), self.per_epoch)
+        run, (epoch, position) = self.run, divmod(self.done, self.per_epoch)
         firsts = chain([position], repeat(0))
         return (
             batch
@@ -62,29 +73,35 @@ class Loop:
             run.trainer.fit(self.batches(), self)
             run.train_s = time.perf_counter() - self.begin - self.paused
         run.interrupted, run.mode = self.interrupt.is_set(), run.trainer.mode
-        run.losses = [number(loss) for loss in self.losses]
+        self.fetch()
         changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
         record(run, self.plan.folder, changed=any(changed))
+        for callback in options.callbacks:
+            callback.on_end(run)
         return run
 
     def on_step(self, loss: Tensor) -> None:
         """After a step with this loss, which is still on the device."""
-        self.losses.append(loss)
-        steps = len(self.losses)
+        self.pending.append(loss)
+        steps = self.done
         if steps == self.resumed + 1:
             number(loss)
             self.run.first_step_s = time.perf_counter() - self.begin
         if self.plan.options.watch:
             self.plan.options.watch(steps - 1, loss)
+        for callback in self.plan.options.callbacks:
+            callback.on_step(steps, loss)
         self.show(steps, loss)
+        if len(self.pending) == BLOCK:
+            self.fetch()
         self.stopped = self.interrupt.is_set() or steps >= self.steps
 
     def on_epoch(self) -> None:
         """At the end of an epoch, or of the run within one: measure, save, decide whether to stop."""
         run, begin = self.run, self.epoch_begin
-        number(self.losses[-1])  # wait for the steps under way
+        self.fetch()  # waits for the steps under way
         end = time.perf_counter()
         with nullcontext() if self.stopper is None else self.stopper.averages():
             run.metrics = evaluate(run.trainer, run.task)
@@ -92,10 +109,21 @@ class Loop:
             if self.stopper is not None and self.stopper.ends(run.metrics):
                 self.stopped = True
         if self.plan.checkpoint is not None:
-            run.losses = [number(loss) for loss in self.losses]
             run.interrupted = self.interrupt.is_set()
             save(self.plan.checkpoint, self.plan.folder, run, self.optimizer)
         if self.progress == "lines":
-            epoch_line(run, self.losses, self.per_epoch, self.steps, end - begin)
+            epoch_line(run, self.per_epoch, self.steps, end - begin)
+        self._call_back(end - begin)
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
+
+    def _call_back(self, seconds: float) -> None:
+        """Call the callbacks after an epoch that took so long."""
+        done = self.done
+        if not self.plan.options.callbacks or not done:
+            return
+        epoch = -(-done // self.per_epoch)
+        own = self.run.losses[max(self.resumed, (epoch - 1) * self.per_epoch) :]
+        facts = {"step": done, "train_loss": sum(own) / len(own), "seconds": seconds, **self.run.metrics}
+        for callback in self.plan.options.callbacks:
+            callback.on_epoch(epoch, facts)

@@ -17,6 +17,7 @@ from zoo.augment import AugmentSpec, parse
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Task, Tokenizer
+from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import FILE, Checkpoint, read, writable
 from zoo.training.engines import ENGINES
 from zoo.training.recipes import Recipe, fine_tuning, recipe
@@ -151,6 +152,7 @@ class Options:
     weights: str | Path | None = None
     progress: bool | str | None = None
     watch: Callable[[int, Tensor], None] | None = None
+    callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -165,6 +167,9 @@ class Options:
         object.__setattr__(self, "tokenizer", tokenizers.resolve(self.tokenizer))
         if self.progress not in (None, True, False, "lines"):
             raise WrongConfiguration(f"progress={self.progress!r}; expected True, False, None or 'lines'")
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise WrongConfiguration(f"callbacks: {callback!r}; expected objects of zoo.Callback")
         self._check_optimizer()
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))

@@ -48,11 +48,11 @@ def announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
         logger.warning("%s", text)
 
 
-def epoch_line(run: Run, losses: list[Tensor], per_epoch: int, total: int, seconds: float) -> None:
+def epoch_line(run: Run, per_epoch: int, total: int, seconds: float) -> None:
     """What there is to say of an epoch, for a log."""
     held_out = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
-    text = [f"epoch {-(-len(losses) // per_epoch)}/{-(-total // per_epoch)}", f"step {len(losses)}"]
-    text += [f"train loss {number(losses[-1]):.4f}", *([f"held out: {held_out}"] if held_out else [])]
+    text = [f"epoch {-(-len(run.losses) // per_epoch)}/{-(-total // per_epoch)}", f"step {len(run.losses)}"]
+    text += [f"train loss {run.losses[-1]:.4f}", *([f"held out: {held_out}"] if held_out else [])]
     print(" · ".join([*text, f"{seconds:.1f} s"]), file=sys.stderr, flush=True)
 
 

@@ -161,9 +161,7 @@ def find(model: Any) -> SavedRun | None:
         return model
     if isinstance(model, str | Path):
         return load_run(model) if is_run(model) else None
-    if hasattr(model, "trainer"):
-        return run_of(model.model)
-    return run_of(model)
+    return run_of(model.model if isinstance(model, Run) else model)
 
 
 def is_run(name: str | Path) -> bool:
@@ -175,7 +173,7 @@ def is_run(name: str | Path) -> bool:
 
 def model_of(model: Any) -> keras.Model:
     """The model itself, for a run in any of the forms that `find` takes; anything else as it is."""
-    if hasattr(model, "trainer"):
+    if isinstance(model, Run):
         return model.model
     run = find(model) if isinstance(model, SavedRun | str | Path) else None
     return model if run is None else run.model
