@@ -1,8 +1,9 @@
-"""Worker processes: what is left of them when the main process ends, and those that hang."""
+"""Worker processes that hang or outlive the main one, and what the system refuses a command."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -11,10 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import NAME
+from PIL import Image
 from test_rules import ROOT, ZOO, name_of, packages
 
 import zoo
@@ -27,6 +31,7 @@ pytestmark = pytest.mark.once
 
 TESTS = {"PYTHONPATH": str(ROOT / "tests")}  # where the module `runner` is
 FOREVER = "while True: pass"
+FULL = Path("/dev/full")  # every write to it fails
 LOCK = "import fcntl, sys; sys.lock = open({!r}, 'w'); fcntl.flock(sys.lock, fcntl.LOCK_EX)"
 # A main process with three workers, each of which holds a lock while it lives: two compute, one is stopped.
 MAIN = f"""
@@ -168,3 +173,90 @@ def test_ctrl_c_ends_a_ladder_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
         run.rows()
     assert len(run.started) == 2
     assert [(worker.process.poll(), worker.hung) for worker in run.started] == [(-9, False)] * 2
+
+
+# The command line: one line on standard error, and a status that says so.
+
+INFO_WITHOUT_HOME = """
+import os, pwd
+
+def no_user(number):
+    raise KeyError(number)
+
+pwd.getpwuid = no_user
+os.environ.pop("HOME", None)
+os.environ.pop("KERAS_BACKEND")
+from zoo.cli import main
+main()
+"""
+
+
+def command(*words: str | bytes, close: int | None = None, **how: Any) -> subprocess.CompletedProcess[str]:
+    """`zoo WORDS` in a process of its own, with one of its standard streams closed."""
+    return subprocess.run(
+        [sys.executable, "-m", "zoo", *words],
+        preexec_fn=None if close is None else partial(os.close, close),
+        check=False,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", **how},
+    )
+
+
+def the_line(done: subprocess.CompletedProcess[str]) -> str:
+    """The only line on standard error of a command that was not done."""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("zoo: ")
+    assert done.returncode == 2
+    return line
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "mlp", "--json"]])
+def test_a_reader_that_has_gone_ends_a_command_quietly(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = command(*words, stdout=write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", [["list"], ["list", "mlp", "--json"]])
+def test_a_full_disk_is_one_line(words: list[str]) -> None:
+    with FULL.open("wb") as full:
+        assert "No space left on device" in the_line(command(*words, stdout=full))
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_closed_stream_stops_no_command(stream: int, tmp_path: Path) -> None:
+    """The comparison starts a process, whose files would take the number of the stream."""
+    words = f"compare mlp --backends {NAME} --engines native --quiet --json --out".split()
+    limit = {**os.environ, "ZOO_WORKER_TIMEOUT": "0.01"}
+    done = command(*words, str(tmp_path), close=stream, env=limit)
+    assert (done.returncode, done.stderr) == (1, "")
+    (run,) = json.loads((tmp_path / "result.json").read_text())["runs"]
+    assert run["error"].startswith("sent nothing")
+
+
+def test_a_name_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    assert r"'photos\udcff' is not UTF-8; rename" in the_line(
+        command("train", "mlp", "--task", b"photos\xff")
+    )
+    for name in (b"a", b"b\xff"):
+        folder = tmp_path / os.fsdecode(name)
+        folder.mkdir()
+        Image.new("L", (28, 28)).save(folder / "1.png")
+    line = the_line(command("train", "mlp", "--task", str(tmp_path), "--quiet", cwd=tmp_path))
+    assert r"the name of folder 'b\udcff' is not UTF-8" in line
+
+
+def test_without_a_home_a_model_is_shown() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INFO_WITHOUT_HOME, "info", "mlp"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "235,146" in done.stdout
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    folder = tmp_path if os.geteuid() else Path("/proc")  # root may write to any other
+    assert "runs" in the_line(command("train", "mlp", "--steps", "1", "--quiet", cwd=folder))
