@@ -658,8 +658,8 @@ def _how_to_install(name: str) -> str:
 
 
 def _keras_json() -> str | None:
-    folder = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
     try:
+        folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
         return json.loads((folder / "keras.json").read_text()).get("backend")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # the last without a home
         return None

@@ -30,6 +30,15 @@ def is_dir(path: str | Path) -> bool:
         return False
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written to a file in UTF-8; the file system's may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_file(who: str, path: str | Path) -> None:
     """Raise WrongConfiguration, before any work, unless a file can be written there."""
     path = Path(path)

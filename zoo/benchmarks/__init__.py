@@ -14,9 +14,8 @@ new process each time, the implementations in turn.
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from itertools import product
 from statistics import median, quantiles
 from typing import Any
@@ -27,12 +26,13 @@ from zoo.benchmarks.workload import batch_for, rounds_and_burst
 from zoo.checks import integer
 from zoo.errors import WrongConfiguration
 from zoo.processes import machine
+from zoo.processes.scratch import scratch_folder
+from zoo.processes.workers import Worker, WorkerDied
 
 Record = dict[str, Any]
 Progress = Callable[[str], None]
 KINDS = ("train", "infer", "generate", "build")
 BUILDS = 5  # of each implementation
-LIMIT_S = 600  # of one process
 
 
 def bench(
@@ -142,14 +142,12 @@ def _summary(key: str, own: Sequence[float], times: Mapping[str, Sequence[float]
 
 
 def _run(command: str, job: Record) -> Record:
-    """The answer of `python -m zoo.benchmarks.worker` to a job, or {"error": the reason}."""
-    words = [*machine.PYTHON, "-m", "zoo.benchmarks.worker", command, json.dumps(job)]
-    try:
-        done = subprocess.run(
-            words, capture_output=True, text=True, env=machine.quiet(), check=False, timeout=LIMIT_S
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {LIMIT_S} s"}
-    if done.returncode:
-        return {"error": machine.last_error(done.stderr) or f"ended with status {done.returncode}"}
-    return json.loads(done.stdout.splitlines()[-1])
+    """The answer of `zoo.benchmarks.worker` to a job, in a new process, or {"error": the reason}."""
+    with scratch_folder() as scratch:
+        worker = Worker("zoo.benchmarks.worker", scratch / "worker", job["backend"])
+        with closing(worker):
+            try:
+                *_, answer = worker.ask(command, job=job)
+            except WorkerDied as error:
+                return {"error": str(error)}
+    return answer

@@ -1,17 +1,13 @@
-"""One job of a benchmark, in a process of its own: `python -m zoo.benchmarks.worker COMMAND JOB`.
+"""One job of a benchmark, in a process of its own. Commands, see `zoo.processes.workers`:
 
-    alone           the first step, the loss after a burst, and peak memory of one implementation
-    interleaved     the times of several implementations in turn
-    build           the time to build a model
-
-The job and the answer are JSON.
+alone           the first step, the loss after a burst, and peak memory of one implementation
+interleaved     the times of several implementations in turn
+build           the time to build a model
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -21,13 +17,14 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from zoo import _lazy, backends, random, registry
+from zoo import backends, random, registry
 from zoo._lazy import ops
 from zoo.benchmarks.implementations import Implementation, find_reference
 from zoo.benchmarks.workload import GENERATED, PROMPT, batch
 from zoo.benchmarks.workload import build as build_model
-from zoo.errors import BackendError, ZooError
+from zoo.errors import BackendError
 from zoo.generation import generate
+from zoo.processes.workers import Answer, serve
 from zoo.registry import Card
 from zoo.training import engines, objectives
 from zoo.training.recipes import recipe
@@ -222,20 +219,28 @@ def _numpy(value: Any) -> Any:
     return ops.convert_to_numpy(value)
 
 
-def main() -> None:
-    """Execute one command in this process, and print the answer."""
-    _lazy.leave_out_extras()
-    command, job = sys.argv[1], json.loads(sys.argv[2])
+class Service:
+    """Executes one command, and answers with its result."""
+
+    def __init__(self, folder: Path, answer: Answer):
+        del folder
+        self.answer = answer
+
+    def alone(self, *, job: Record) -> None:
+        self.answer(last=True, **alone(prepare(job)[0], job))
+
+    def interleaved(self, *, job: Record) -> None:
+        self.answer(last=True, **interleaved(prepare(job), job))
+
+    def build(self, *, job: Record) -> None:
+        self.answer(last=True, **build(prepare(job)[0], job))
+
+
+def prepare(job: Record) -> list[Implementation]:
+    """Choose the job's framework and device; its implementations."""
     backends.use(job["backend"], device=job["device"], threads=job["threads"])
-    chosen = [Implementation(*name.split(" ", 1)) for name in job["implementations"]]
-    if command == "interleaved":
-        print(json.dumps(interleaved(chosen, job)))
-    else:
-        print(json.dumps({"alone": alone, "build": build}[command](chosen[0], job)))
+    return [Implementation(*name.split(" ", 1)) for name in job["implementations"]]
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ZooError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    serve(Service)

@@ -12,14 +12,15 @@ import traceback
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from zoo import _lazy
+from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
 from zoo.cli.inference import export, generate, predict, show
-from zoo.cli.options import TROUBLE
+from zoo.cli.options import BROKEN_PIPE, TROUBLE
 from zoo.cli.training import evaluate, train
-from zoo.errors import ZooError
+from zoo.errors import WrongConfiguration, ZooError
 
 STATUS = """\b
 Exit status:
@@ -27,10 +28,26 @@ Exit status:
   1    finished, but a check failed or a process crashed
   2    not done: wrong usage, a wrong name, missing data; the last line says why
   130  interrupted by Ctrl-C
+  141  the reader of the output has gone, as in zoo list | head -1
 
 Colours follow NO_COLOR and FORCE_COLOR."""
 
+
+class Commands(TyperGroup):
+    """The commands; one whose output nobody reads any more ends as the shell's own programs do."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # pyright: ignore[reportIncompatibleMethodOverride]
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _discard_output()
+            raise typer.Exit(BROKEN_PIPE) from None
+        return result
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Classic deep-learning models, written once, with the same numbers on PyTorch, TensorFlow and JAX.",
     epilog=STATUS,
     no_args_is_help=True,
@@ -81,14 +98,52 @@ for name, command in COMMANDS.items():
 
 
 def main() -> None:
-    """Run the command line; an error of the zoo is one line on standard error."""
+    """Run the command line; an error of the zoo or of the system is one line on standard error."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow greets every process otherwise
     _lazy.leave_out_extras()
+    _prepare_streams()
     try:
+        _check_words(sys.argv[1:])
         app(prog_name="zoo")
     except ZooError as error:
-        print(f"zoo: {type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(TROUBLE)
+        _fail(f"{type(error).__name__}: {error}")
+    except UnicodeEncodeError as error:
+        line = error.object[: error.end].rpartition("\n")[2] + error.object[error.end :].partition("\n")[0]
+        _fail(f"{line.strip()!r} cannot be written as {error.encoding}; rename the file or folder")
+    except OSError as error:
+        _discard_output()  # what is left of it would fail again when Python ends
+        file = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
+        _fail(f"{type(error).__name__}: {error.strerror or error}{file}")
     except Exception:  # Python would exit with 1, which says that something was found
         traceback.print_exc()
         sys.exit(TROUBLE)
+
+
+def _fail(text: str) -> None:
+    print(f"zoo: {text}", file=sys.stderr)
+    sys.exit(TROUBLE)
+
+
+def _check_words(words: list[str]) -> None:
+    """Raise WrongConfiguration for what is not UTF-8, which results and reports cannot hold."""
+    for word in words:
+        if not storage.is_utf8(word):
+            raise WrongConfiguration(f"{word!r} is not UTF-8; rename the file or folder")
+
+
+def _prepare_streams() -> None:
+    """A closed stream becomes the null device: a file opened later would take its number.
+
+    What the encoding of the output lacks is printed as an escape.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _discard_output() -> None:
+    """Send what is left of the output nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)

@@ -10,8 +10,8 @@ import typer
 import zoo.cli.completion as completion
 from zoo.errors import WrongConfiguration
 
-# As diff and grep have it.
-FINDING, TROUBLE, INTERRUPTED = 1, 2, 130
+# As diff and grep have it; as a shell reports SIGINT and SIGPIPE.
+FINDING, TROUBLE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
 
 def option(

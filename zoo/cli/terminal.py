@@ -32,7 +32,11 @@ def console(*, stderr: bool = False) -> Console:
     """The console for results, or with `stderr` for progress and notes."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError, which `zoo.cli` handles; rich would exit with 1
+
+    return Piped(stderr=stderr)
 
 
 def table(*headings: str) -> Table:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from zoo.comparison.differences import run_differences
 from zoo.comparison.runs import Progress, Record, drift, measure
 from zoo.errors import BackendError, UnknownName, WrongConfiguration, nearest
 from zoo.processes import machine
+from zoo.processes.scratch import scratch_folder
 from zoo.tasks import baselines
 from zoo.training.recipes import recipe
 
@@ -124,13 +124,13 @@ def _result(
 ) -> Comparison:
     """Runs all rows, one model after another."""
     models, pairs = [], []
-    with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
+    with scratch_folder() as scratch:
         for card in cards:
             own = [row for row in rows if row["model"] == card.name]
-            folders = [Path(scratch, f"{card.name}-{i}") for i in range(len(own))]
+            folders = [scratch / f"{card.name}-{i}" for i in range(len(own))]
             measure(own, folders, settings, progress)
             own_pairs = run_differences(own, folders)
-            divergence = drift(own, own_pairs, Path(scratch, f"{card.name}-drift"), settings, progress)
+            divergence = drift(own, own_pairs, scratch / f"{card.name}-drift", settings, progress)
             models.append({**_describe(card, own, settings), **divergence})
             pairs += own_pairs
     for row in rows:

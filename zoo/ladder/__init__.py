@@ -11,7 +11,6 @@ differ.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from zoo.ladder.bounds import DTYPES, NUMBERS, RUNGS, Record
 from zoo.ladder.networks import save_network
 from zoo.ladder.run import QUICK_MODES, Model, ParityRun, Settings, compared_backends
 from zoo.processes import machine
+from zoo.processes.scratch import scratch_folder
 
 
 class Parity(dict[str, Any]):
@@ -112,18 +112,18 @@ def parity(
 
 
 def _registered_models(names: Sequence[str], settings: Settings) -> Parity:
-    with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
-        return _result(Path(scratch), [(name, None) for name in names], settings)
+    with scratch_folder() as scratch:
+        return _result(scratch, [(name, None) for name in names], settings)
 
 
 def _own_model(build: Any, inputs: Any, targets: Any, loss: Any, settings: Settings) -> Parity:
     if targets is None:  # nothing to train on
         settings = replace(settings, rungs=[n for n in settings.rungs if n <= 4])
     name = getattr(build, "__name__", "model").strip("<>")
-    with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
-        folder = Path(scratch, "user")
+    with scratch_folder() as scratch:
+        folder = scratch / "user"
         save_network(folder, build, inputs, targets, loss)
-        return _result(Path(scratch), [(name, folder)], settings)
+        return _result(scratch, [(name, folder)], settings)
 
 
 def _result(scratch: Path, models: Sequence[Model], settings: Settings) -> Parity:

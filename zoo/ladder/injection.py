@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from zoo.ladder.bounds import NUMBERS, Record
 from zoo.ladder.faults import FAULTS, Fault, network
 from zoo.ladder.networks import save_network
 from zoo.ladder.run import QUICK_MODES, ParityRun, Process, Settings, compared_backends
+from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import WorkerDied
 
 NAME, DTYPE = "network", "float64"
@@ -33,10 +32,10 @@ def inject_faults(
     faulty, sound = compared_backends(backends)[:2]
     x = np.random.default_rng(0).normal(size=(100, 8, 8, 1)).astype(np.float32)
     y = (np.arange(100) % 10).astype(np.int32)
-    with TemporaryDirectory(prefix="zoo-") as scratch:
-        folder = Path(scratch, "user")
+    with scratch_folder() as scratch:
+        folder = scratch / "user"
         save_network(folder, network, x, y, None)
-        with ParityRun(Path(scratch), [(NAME, folder)], Settings((faulty, sound), (DTYPE,))) as run:
+        with ParityRun(scratch, [(NAME, folder)], Settings((faulty, sound), (DTYPE,))) as run:
             progress(f"the network on {sound}")
             run.compute((sound, DTYPE))
             for error in run.errors.values():

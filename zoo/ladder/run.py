@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
     def __init__(self, scratch: Path, models: Sequence[Model], settings: Settings):
         self.scratch, self.models, self.settings = scratch, models, settings
         self.workers: dict[Process, Worker] = {}
+        self.lock, self.cancelled = threading.Lock(), False  # of starting workers
         self.errors: dict[tuple[str, str, str], str] = {}  # by model, framework and float type
         self.facts: dict[str, Record] = {}  # by model: those of `zoo.ladder.taps.Taps`
 
@@ -72,9 +74,13 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         longest_first = list(itertools.product(settings.dtypes, settings.backends))[::-1]  # JAX in float64
         processes = [(name, dtype) for dtype, name in longest_first]
         with ThreadPoolExecutor(max(1, machine.cores())) as pool:
-            list(pool.map(self.compute, processes))
-            if 8 in settings.rungs:
-                list(pool.map(self.resume, processes))
+            try:
+                list(pool.map(self.compute, processes))
+                if 8 in settings.rungs:
+                    list(pool.map(self.resume, processes))
+            except BaseException:
+                self.cancel()  # the pool waits for its threads, and these for workers
+                raise
         return [
             row for name, _ in self.models for dtype in settings.dtypes for row in self.table(name, dtype)
         ]
@@ -82,15 +88,28 @@ class ParityRun(AbstractContextManager["ParityRun"]):
     # The processes
 
     def ask(self, process: Process, command: str, **arguments: object) -> Record:
-        """The answer of a process to one command; it is started if it is not running. Raises WorkerDied."""
-        if process not in self.workers:
-            self.workers[process] = self.start(*process)
+        """The answer of a process to one command; it is started if it is not running.
+
+        Raises WorkerDied, and CancelledError once the run is cancelled.
+        """
+        with self.lock:
+            if self.cancelled:
+                raise CancelledError
+            if process not in self.workers:
+                self.workers[process] = self.start(*process)
         try:
             *_, answer = self.workers[process].ask(command, **arguments)
         except WorkerDied:
             self.workers.pop(process).close()
             raise
         return answer
+
+    def cancel(self) -> None:
+        """End the processes, and start no others."""
+        with self.lock:
+            self.cancelled = True
+            for worker in self.workers.values():
+                worker.process.kill()
 
     def start(self, backend: str, dtype: str) -> Worker:
         """A process of this framework, which computes in this float type."""

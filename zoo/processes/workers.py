@@ -1,7 +1,8 @@
 """Worker processes, one for each framework: commands and answers are lines of JSON.
 
 Keras runs on one framework in a process, so whatever compares frameworks starts a process for each. `Worker`
-is the side of the main process, `serve` that of the worker.
+is the side of the main process, `serve` that of the worker. Workers in a `scratch_folder` end with the main
+process, and one that sends nothing for `time_limit()` seconds is ended.
 """
 
 from __future__ import annotations
@@ -11,26 +12,48 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from zoo import _lazy
-from zoo.errors import ZooError
+from zoo.errors import WrongConfiguration, ZooError
 from zoo.processes.machine import PYTHON, last_error, quiet
+from zoo.processes.scratch import PID
 
 Record = dict[str, Any]
+LIMIT, LIMIT_S = "ZOO_WORKER_TIMEOUT", 1800.0
 
 
 class WorkerDied(ZooError):
     """A worker process ended before it answered."""
 
 
+def time_limit() -> float:
+    """The seconds in which a worker must send something: ZOO_WORKER_TIMEOUT, or half an hour.
+
+    Raises WrongConfiguration.
+    """
+    text = os.environ.get(LIMIT, str(LIMIT_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise WrongConfiguration(f"{LIMIT}={text}: expected a number of seconds above 0")
+    return seconds
+
+
 class Worker:
-    """`python -m MODULE FOLDER` with Keras on this backend; files are exchanged through the folder."""
+    """`python -m MODULE FOLDER` with Keras on this backend; files are exchanged through the folder.
+
+    Raises WrongConfiguration for a wrong time limit.
+    """
 
     def __init__(self, module: str, folder: Path, backend: str, environment: Mapping[str, str] | None = None):
         self.folder, self.backend = folder, backend
+        self.limit, self.hung = time_limit(), False
         folder.mkdir(exist_ok=True)
         self.errors = (folder / "stderr").open("w+")
         self.process = subprocess.Popen(
@@ -41,16 +64,16 @@ class Worker:
             text=True,
             env={**quiet(), "KERAS_BACKEND": backend, **(environment or {})},
         )
+        (folder / PID).write_text(str(self.process.pid))
 
     def ask(self, command: str, **arguments: Any) -> Iterator[Record]:
         """Send a command and yield its answers up to the last. Raises WorkerDied with the error."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         try:
             print(json.dumps({"command": command, **arguments}), file=self.process.stdin, flush=True)
         except BrokenPipeError:
             raise WorkerDied(self.error()) from None
-        for line in self.process.stdout:
+        while line := self._line():
             answer = json.loads(line)
             last = answer.pop("last")
             yield answer
@@ -58,9 +81,26 @@ class Worker:
                 return
         raise WorkerDied(self.error())
 
+    def _line(self) -> str:
+        """The next line of the process; "" if it has ended, which it has after the time limit."""
+        assert self.process.stdout is not None
+        timer = threading.Timer(self.limit, self._end_hung)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self.process.stdout.readline()
+        finally:
+            timer.cancel()
+
+    def _end_hung(self) -> None:
+        self.hung = True
+        self.process.kill()
+
     def error(self) -> str:
         """Why the process ended, in one line."""
         status = self.process.wait()
+        if self.hung:
+            return f"sent nothing for {self.limit:g} s and was ended; {LIMIT} sets the limit in seconds"
         if status == -9:
             return "killed by the system, most likely out of memory"
         self.errors.seek(0)
@@ -69,6 +109,7 @@ class Worker:
     def close(self) -> None:
         """End the process and wait for it."""
         self.process.kill()
+        (self.folder / PID).unlink(missing_ok=True)  # its number may be another's once it is waited for
         self.process.communicate()
         self.errors.close()
 
@@ -84,7 +125,7 @@ class Answer(Protocol):
 def serve(service: Callable[[Path, Answer], Any]) -> None:
     """Execute commands until the input ends; each names a method of `service(folder, answer)`.
 
-    What frameworks print goes to standard error.
+    What frameworks print goes to standard error. An error of the zoo ends the process with one line.
     """
     _lazy.leave_out_extras()
     output = os.fdopen(os.dup(1), "w")
@@ -98,4 +139,7 @@ def serve(service: Callable[[Path, Answer], Any]) -> None:
         gc.collect()
         gc.freeze()  # no later collection scans a framework's half a million objects
         arguments = json.loads(line)
-        getattr(worker, arguments.pop("command"))(**arguments)
+        try:
+            getattr(worker, arguments.pop("command"))(**arguments)
+        except ZooError as error:
+            sys.exit(f"{type(error).__name__}: {error}")

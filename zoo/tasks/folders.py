@@ -29,7 +29,7 @@ import zoo.tasks.tables as tables
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest, shortlist
 from zoo.preprocessing import Preprocessing, depth, load, pixels, plain, reading
-from zoo.storage import is_dir, is_file
+from zoo.storage import is_dir, is_file, is_utf8
 from zoo.tasks.images import held_out
 from zoo.tasks.tables import hidden, ordered
 
@@ -303,6 +303,8 @@ def _stop(error: OSError) -> None:
 
 def _by_class(path: Path, folders: Sequence[Path], left: LeftOut) -> dict[str, list[Path]]:
     found = {f.name: left.images(f) for f in folders}
+    if bad := [name for name in found if not is_utf8(name)]:
+        raise DataUnavailable(f"{path}: the name of folder {bad[0]!r} is not UTF-8; rename it")
     if empty := [name for name, files in found.items() if not files]:
         endings = ", ".join(sorted(SUFFIXES))
         raise DataUnavailable(f"{path}: no image in {', '.join(empty)}; expected files that end in {endings}")
