@@ -335,7 +335,7 @@ def test_default_writes_unseen_text_in_less_than_half_its_bytes() -> None:
         ("bpe", ["", ""], 700, zoo.DataUnavailable, "texts: empty; expected a text"),
         ("bpe", ["a", 3], 700, zoo.WrongConfiguration, "3: expected a str"),
         ("bpe", ["a", "\udc80"], 700, zoo.WrongConfiguration, r"'\\udc80': expected a str without lone"),
-        ("bpe", "no.txt", 700, zoo.DataUnavailable, "no.txt: No such file"),
+        ("bpe", "no.txt", 700, zoo.DataUnavailable, "no.txt: no such file"),
     ],
 )
 def test_what_cannot_be_trained_is_an_error(

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zoo import storage
 from zoo.errors import DataUnavailable, WrongConfiguration, nearest
 
 INTERPOLATIONS = {
@@ -81,6 +82,9 @@ class Preprocessing:
         short = min(image.size)
         if short != self.resize:
             width, height = (self.resize * side // short for side in image.size)
+            _check_pixels(
+                width, height, f"{image.width} x {image.height} pixels, scaled to {self.resize}: an image"
+            )
             image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
         left, top = (round((side - self.size) / 2) for side in image.size)
         return pixels(image.crop((left, top, left + self.size, top + self.size)))
@@ -112,8 +116,8 @@ def load(image: str | Path | Image.Image | np.ndarray, channels: int) -> Image.I
         raise WrongConfiguration(
             f"image: got {type(image).__name__}; expected a path, a Pillow image or an array of bytes"
         )
-    with reading(image), Image.open(image) as opened:
-        return _convert(ImageOps.exif_transpose(opened), channels, opened)
+    with opened(image) as source:
+        return _convert(ImageOps.exif_transpose(source), channels, source)
 
 
 def depth(image: Image.Image) -> int:
@@ -158,15 +162,31 @@ BETWEEN = {"La": ("LA",), "LAB": ("RGB",), "P": ("RGBA",)}
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[None]:
-    """Turn every error, of which Pillow has many kinds, into a DataUnavailable that names the file."""
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """A file's image, whose pixels are read when they are used.
+
+    Every error, of which Pillow has many kinds, becomes a DataUnavailable that names the file; so does an
+    image of more pixels than Pillow's MAX_IMAGE_PIXELS, of which Pillow itself only warns. Images are not
+    looked for in PostScript, which Pillow has another program run.
+    """
+    storage.check_readable(path)
     try:
-        yield
-    except FileNotFoundError:
-        raise DataUnavailable(f"{path}: no such file") from None
+        Image.init()
+        with Image.open(path, formats=[name for name in Image.ID if name != "EPS"]) as image:
+            _check_pixels(*image.size, "an image")
+            yield image
     except Exception as error:
         what = "not an image that Pillow can read" if isinstance(error, UnidentifiedImageError) else error
         raise DataUnavailable(f"{path}: {what}") from error
+
+
+def _check_pixels(width: int, height: int, what: str) -> None:
+    """Raise WrongConfiguration for more pixels than Pillow's limit."""
+    if (most := Image.MAX_IMAGE_PIXELS) is not None and width * height > most:
+        raise WrongConfiguration(
+            f"{what} of {width} x {height} pixels; expected {most:,} or fewer. If you trust its source, "
+            "raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
 
 
 def of_pixels(image: np.ndarray) -> Image.Image:

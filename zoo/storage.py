@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from zoo.errors import WrongConfiguration
+from zoo.errors import DataUnavailable, WrongConfiguration, ZooError
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether this is a file; False for invalid names, such as too long ones."""
+    """Whether this is a regular file; False for invalid names, such as too long ones, FIFOs and devices."""
     try:
         return Path(path).is_file()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -26,7 +26,7 @@ def is_dir(path: str | Path) -> bool:
     """Whether this is a folder; False for invalid names, such as too long ones."""
     try:
         return Path(path).is_dir()
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -37,6 +37,42 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_readable(path: str | Path) -> None:
+    """Raise DataUnavailable unless this is a regular file: a FIFO blocks its reader, a device has no end."""
+    if is_file(path):
+        return
+    if is_dir(path):
+        raise DataUnavailable(f"{path}: a directory; expected a file")
+    try:
+        Path(path).stat()
+    except (OSError, ValueError):
+        raise DataUnavailable(f"{path}: no such file") from None
+    raise DataUnavailable(f"{path}: a FIFO or a device; expected a regular file")
+
+
+@contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """Turn every error of a library that reads this file into a DataUnavailable: "path: what (reason)".
+
+    Damaged bytes raise nearly any exception; a panic of a library in Rust is not even an Exception.
+    Raises DataUnavailable for what is not a regular file.
+    """
+    check_readable(path)
+    try:
+        yield
+    except ZooError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataUnavailable(f"{path}: {what} ({reason(error)})") from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def check_file(who: str, path: str | Path) -> None:

@@ -30,7 +30,7 @@ import numpy as np
 from zoo import storage
 from zoo._lazy import keras
 from zoo.checks import is_integer
-from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, ZooError, nearest
+from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.layers import signature
 from zoo.tasks import sequences
 from zoo.tasks.tables import lines, refuse
@@ -382,14 +382,8 @@ def load(source: str | Path) -> Tokenizer:
     if path.suffix not in READERS:
         known = f"a path of a tokenizer.json, a vocab.txt, a folder with one of {', '.join(FILES)}"
         raise WrongConfiguration(f"{path}: expected {known}, or a name: {', '.join(NAMED)}")
-    if not storage.is_file(path):
-        raise DataUnavailable(f"{path}: no such file")
-    try:
+    with storage.reading(path, "not a tokenizer, or damaged"):
         return READERS[path.suffix](path, str(source))
-    except ZooError:
-        raise
-    except Exception as error:  # the package raises no narrower one
-        raise DataUnavailable(f"{path}: not a tokenizer, or damaged ({error})") from error
 
 
 def resolve(tokenizer: Any) -> Any:
@@ -414,7 +408,7 @@ def _json(path: Path, name: str) -> Tokenizer:
     with suppress(WrongConfiguration):
         return read(path.read_text(encoding="utf-8"), name)
     merges = path.with_name(MERGES)
-    if not merges.is_file():
+    if not storage.is_file(merges):
         raise DataUnavailable(
             f"{path}: not a tokenizer.json, and no {MERGES} beside it, which a vocab.json needs"
         )

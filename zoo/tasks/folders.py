@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 import zoo.tasks.tables as tables
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest, shortlist
-from zoo.preprocessing import Preprocessing, depth, load, pixels, plain, reading
+from zoo.preprocessing import Preprocessing, depth, load, opened, pixels, plain
 from zoo.storage import is_dir, is_file, is_utf8
 from zoo.tasks.images import held_out
 from zoo.tasks.tables import hidden, ordered
@@ -358,7 +357,7 @@ def find_broken(paths: Sequence[Path], workers: int, *, whole: bool) -> dict[Pat
 
     def check(path: Path) -> DataUnavailable | None:
         try:
-            with reading(path), Image.open(path) as image:
+            with opened(path) as image:
                 depth(image)  # raises for pixels whose range is not known
                 if whole:
                     image.load()

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 import zoo.tasks.tables as tables
-from zoo import random
+from zoo import random, storage
 from zoo.errors import DataUnavailable, shortlist
 from zoo.storage import is_dir, is_file
 
@@ -33,6 +33,11 @@ Split = tuple[list[np.ndarray], list[np.ndarray]]
 
 RATE = 8000  # samples per second of the digits, as in telephony
 RECORDED = 16_000  # samples per second of recordings
+RATES = 1_000, 768_000  # samples per second of files; a file at 1 Hz would become 16,000 times as long
+# The most samples of a file: 17 minutes at 16 kHz, and this many for each of its bytes. Opus at 6 kbit/s
+# decodes to 64 samples per byte, silence in FLAC to 100,000.
+SAMPLES, SAMPLES_PER_BYTE = 2**24, 64
+BLOCK = 2**20  # samples read at once, of all channels
 # A folder's table, and the separators of its columns.
 TRANSCRIPTS = {"transcripts.tsv": ("\t",), "transcripts.csv": tables.SEPARATORS}
 SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".ogg", ".opus", ".w64", ".wav"}
@@ -168,18 +173,17 @@ def recordings(folder: str | Path, rate: int = RECORDED) -> tuple[list[np.ndarra
     table or the soundfile package is missing, and for broken lines and files, which it names.
     """
     folder = Path(folder)
-    soundfile = _soundfile(folder)
+    _soundfile(folder)
     table, lines = _transcripts(folder)
     waves, texts, broken = [], [], []
     for number, path, text in lines:
         try:
             if not path or not text:
                 raise ValueError("path or text missing")
-            wave, its_rate = soundfile.read(folder / path, dtype="float32", always_2d=True)
-        except (OSError, ValueError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
+            waves.append(_wave(folder / path, rate))
+        except (ValueError, DataUnavailable) as error:
             broken.append(f"line {number}, {path or 'no path'}: {error}")
             continue
-        waves.append(resampled(wave.mean(axis=1), its_rate, rate))
         texts.append(text)
     if broken:
         lines = shortlist(broken, 20, separator="; ")
@@ -213,12 +217,22 @@ def load(path: str | Path, rate: int = RECORDED) -> np.ndarray:
 
     Raises DataUnavailable if the soundfile package is missing, or the file is missing or not audio.
     """
-    soundfile = _soundfile(Path(path))
-    try:
-        wave, its_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (OSError, RuntimeError) as error:  # soundfile's own are RuntimeErrors
-        raise DataUnavailable(f"{path}: {error}") from None
-    return resampled(wave.mean(axis=1), its_rate, rate)
+    return _wave(Path(path), rate)
+
+
+def _wave(path: Path, rate: int) -> np.ndarray:
+    """See `load`. The header's number of samples is not believed: they are counted as they are read."""
+    soundfile = _soundfile(path)
+    with storage.reading(path, "not a recording, or damaged"), soundfile.SoundFile(path) as file:
+        if not RATES[0] <= file.samplerate <= RATES[1]:
+            raise ValueError(f"{file.samplerate:,} samples per second; expected {RATES[0]:,} to {RATES[1]:,}")
+        size = path.stat().st_size
+        parts, left = [np.empty(0, np.float32)], SAMPLES + SAMPLES_PER_BYTE * size
+        while len(part := file.read(max(1, BLOCK // file.channels), dtype="float32", always_2d=True)):
+            if (left := left - part.size) < 0:
+                raise ValueError(f"{size:,} bytes with over {SAMPLES + SAMPLES_PER_BYTE * size:,} samples")
+            parts.append(part.mean(axis=1))
+        return resampled(np.concatenate(parts), file.samplerate, rate)
 
 
 def _soundfile(folder: Path) -> Any:
@@ -244,11 +258,12 @@ def _transcripts(folder: Path) -> tuple[Path, list[tuple[int, str, str]]]:
     quoting = csv.QUOTE_NONE if found.separator == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(decoded[found.line :], delimiter=found.separator, quoting=quoting)
     lines = []
-    for row in reader:
-        cells = {name: row[i] for name, i in found.columns.items() if i < len(row)}
-        if any(cell.strip() for cell in row):
-            number = found.line + reader.line_num
-            lines.append((number, cells.get("path", "").strip(), cells.get("text", "")))
+    with storage.reading(table, "not CSV"):
+        for row in reader:
+            cells = {name: row[i] for name, i in found.columns.items() if i < len(row)}
+            if any(cell.strip() for cell in row):
+                number = found.line + reader.line_num
+                lines.append((number, cells.get("path", "").strip(), cells.get("text", "")))
     if not lines or len(found.columns) < len(names):
         raise DataUnavailable(
             f"{table}: the first line is {str(found)!r}; expected {separators[0].join(names)!r}, then one "

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from zoo import storage
 from zoo.errors import DataUnavailable, shortlist
 
 Record = dict[str, str] | str  # a line's fields by name, or what is wrong with it
@@ -31,10 +32,8 @@ def lines(path: Path) -> tuple[list[str], dict[int, str]]:
 
     Raises DataUnavailable for a file that cannot be read.
     """
-    try:
+    with storage.reading(path, "expected a text file"):
         data = path.read_bytes()
-    except OSError as error:
-        raise DataUnavailable(f"{path}: {error.strerror}; expected a text file") from None
     decoded: list[str] = []
     bad: dict[int, str] = {}
     for number, line in enumerate(_utf8(path, data).splitlines(keepends=True), start=1):
@@ -82,7 +81,7 @@ def hidden(path: Path) -> bool:
 def ordered(names: Iterable[str]) -> tuple[str, ...]:
     """The distinct class names, sorted; numerically if all are integers: 0, 1, 2, 10."""
     names = set(names)
-    if all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names):
+    if all(re.fullmatch(r"[+-]?[0-9]{1,18}", name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 
@@ -109,7 +108,7 @@ def header(decoded: Sequence[str], required: Sequence[str], separators: Sequence
     Names are compared without case and surrounding spaces. Excel's "sep=;" may precede the line.
     """
     start = 0
-    if decoded and (match := re.fullmatch(r'"?sep=(.)"?\s*', decoded[0], re.IGNORECASE)):
+    if decoded and (match := re.fullmatch(r'"?sep=([^"\r])"?\s*', decoded[0], re.IGNORECASE)):
         start, separators = 1, (match[1],)
     while start < len(decoded) and not decoded[start].strip():
         start += 1

@@ -215,7 +215,8 @@ def table(path: str | Path, *, text: str = "text", label: str = "label") -> Tabl
             f"{path}: {len(rows)} texts of {len(classes)} labels ({', '.join(classes)}); expected at least "
             "two labels"
         )
-    labels = np.array([classes.index(called) for _, called in rows], np.int32)
+    indices = {called: i for i, called in enumerate(classes)}
+    labels = np.array([indices[called] for _, called in rows], np.int32)
     apart = held_out(labels, "table")
     train, test = (([rows[i][0] for i in np.flatnonzero(part)], labels[part]) for part in (~apart, apart))
     return Table(path.name, classes, train, test)

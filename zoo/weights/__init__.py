@@ -303,7 +303,8 @@ def _unequal(model: str, found: Found, arrays: Mapping[str, Stored], source: str
         wrong += [
             f"{copy} differs from {keys[0]}, and {model} has one array for both"
             for copy in keys[1:]
-            if not np.array_equal(first, files.read(copy, arrays[copy], source))
+            if arrays[copy].shape != first.shape
+            or not np.array_equal(first, files.read(copy, arrays[copy], source))
         ]
     return wrong
 

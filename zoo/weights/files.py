@@ -6,6 +6,7 @@ Shapes and types are known before any array is read; safetensors and HDF5 files 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
 import zipfile
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from zoo import backends, storage
@@ -38,12 +39,8 @@ WRAPPERS = (
 )  # fmt: skip
 FLOATS = {"float16", "bfloat16", "float32", "float64", "float128", "longdouble"}  # types of weights
 SAFETENSORS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-
-# The errors of readers for foreign or truncated files, and of torch for objects that are not tensors.
-DAMAGE = (
-    SafetensorError, OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile,
-    pickle.UnpicklingError,
-)  # fmt: skip
+DAMAGED = "not a file of arrays, or damaged"
+FILTERS = {"gzip": 1, "shuffle": 2, "fletcher32": 3}  # of HDF5's datasets, those that are read
 
 
 @dataclass(frozen=True)
@@ -85,18 +82,10 @@ def reading(path: Path) -> Iterator[Arrays]:
         path = inside[0]
     if (ending := path.suffix.lower()) not in READERS:
         raise WrongConfiguration(f"{path}: unknown ending; expected a file that ends in {', '.join(READERS)}")
-    if not storage.is_file(path):
-        raise DataUnavailable(f"{path}: no such file")
     with ExitStack() as stack:
-        try:
+        with storage.reading(path, DAMAGED):
             arrays = READERS[ending](path, stack)
-        except DAMAGE as error:
-            raise DataUnavailable(f"{path}: not a file of arrays, or damaged ({_reason(error)})") from error
         yield arrays
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 def read(name: str, stored: Stored, source: str) -> np.ndarray:
@@ -105,8 +94,8 @@ def read(name: str, stored: Stored, source: str) -> np.ndarray:
         return stored.read()
     except Exception as error:  # of whichever format
         raise DataUnavailable(
-            f"{source}{name}, {stored.dtype} of shape {stored.shape}, cannot be read ({_reason(error)}). "
-            "Nothing was loaded."
+            f"{source}{name}, {stored.dtype} of shape {stored.shape}, cannot be read "
+            f"({storage.reason(error)}). Nothing was loaded."
         ) from error
 
 
@@ -167,10 +156,9 @@ def entry(file: Any, name: str) -> Stored:
 
 
 def _sharded(path: Path, stack: ExitStack) -> Arrays:
-    index = json.loads(path.read_text())["weight_map"]
-    shards = {}
+    index, shards = parts(path), {}
     for shard in sorted(set(index.values())):
-        if not (path.parent / shard).is_file():
+        if not storage.is_file(path.parent / shard):
             raise DataUnavailable(f"{path}: its part {shard} is missing")
         shards[shard] = READERS[Path(shard).suffix.lower()](path.parent / shard, stack)
     if gone := [name for name, shard in index.items() if name not in shards[shard]]:
@@ -178,16 +166,49 @@ def _sharded(path: Path, stack: ExitStack) -> Arrays:
     return Arrays({name: shards[shard][name] for name, shard in index.items()})
 
 
+def parts(path: Path) -> dict[str, str]:
+    """The index of a sharded model: the name of each array's file, which is in the index's own folder.
+
+    Raises DataUnavailable for anything else, and for a part in another folder.
+    """
+    with storage.reading(path, DAMAGED):
+        index = {**json.loads(path.read_text(encoding="utf-8"))["weight_map"]}
+        for part in set(index.values()):
+            if re.search(r"[/\\:\0]", part) or Path(part).suffix.lower() not in READERS.keys() - {".json"}:
+                raise DataUnavailable(
+                    f"{path}: its part {part!r}; expected a file of arrays in its own folder"
+                )
+    return index
+
+
 def _npz(path: Path, stack: ExitStack) -> Arrays:
-    del stack
-    arrays = {}
-    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-        for name in file.files:
-            try:
-                arrays[name] = file[name]
-            except (*DAMAGE, zlib.error) as error:
-                raise ValueError(f"{name}: {error}") from error
-    return Arrays({name: stored(x) for name, x in arrays.items()})
+    file, found = stack.enter_context(zipfile.ZipFile(path)), {}
+    for info in file.infolist():
+        name = info.filename.removesuffix(".npy")
+        try:
+            found[name] = _member(file, info)
+        except Exception as error:  # of whichever kind
+            raise ValueError(f"{name}: {storage.reason(error)}") from error
+    return Arrays(found)
+
+
+def _member(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Stored:
+    """An array of an open .npz file. Raises ValueError for what NumPy's savez does not write."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"compression {info.compress_type}; expected none or deflate")
+    with file.open(info) as part:
+        # Headers of format 2 may have 4 GiB; NumPy writes them for long lists of named fields alone.
+        if (version := np.lib.format.read_magic(part)) != (1, 0):
+            raise ValueError(f"format {version} of .npy; expected 1.0")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(part)
+    if dtype.hasobject:
+        raise ValueError("Python objects, which are not loaded because that runs code")
+
+    def read() -> np.ndarray:
+        with file.open(info) as part:
+            return np.lib.format.read_array(part, allow_pickle=False)
+
+    return Stored(shape, dtype.name, read)
 
 
 def _h5(path: Path, stack: ExitStack) -> Arrays:
@@ -195,20 +216,54 @@ def _h5(path: Path, stack: ExitStack) -> Arrays:
 
     found, file = {}, stack.enter_context(h5py.File(path))
 
-    def visit(name: str, item: Any) -> None:
+    def visit(name: str, item: Any) -> None:  # links to other places and files are not visited
         if isinstance(item, h5py.Dataset):
-            sixteen = item.attrs.get("dtype") == "bfloat16"
-            read = lambda: item[()].view("bfloat16") if sixteen else item[()]  # noqa: E731
-            found[name] = Stored(item.shape, "bfloat16" if sixteen else item.dtype.name, read)
+            found[name] = _dataset(name, item)
 
+    if file.get("layers", getclass=True, getlink=True) is not h5py.HardLink:
+        raise ValueError("no group 'layers' of its own; expected a file of Keras's save_weights")
     layers: Any = file["layers"]
     layers.visititems(visit)  # the file of a compiled model also contains the optimizer
     return Arrays(found)
 
 
+def _dataset(name: str, item: Any) -> Stored:
+    """An array of an open HDF5 file. Raises ValueError for data of other files, and for unusual storage."""
+    if item.external or item.is_virtual:
+        raise ValueError(f"{name}: its data is in other files, which are not read")
+    settings = item.id.get_create_plist()
+    filters = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
+    if len(set(filters)) < len(filters) or not set(filters) <= set(FILTERS.values()):
+        raise ValueError(f"{name}: HDF5's filters {filters}; expected each of {FILTERS} once at most")
+    if item.shape is None or (item.chunks and math.prod(item.chunks) > max(item.size, 2**20)):
+        raise ValueError(f"{name}: of shape {item.shape} in chunks of {item.chunks}")
+
+    def read() -> np.ndarray:
+        if FILTERS["gzip"] in filters:
+            _check_chunks(item, 1 << filters.index(FILTERS["gzip"]))
+        return item[()].view("bfloat16") if sixteen else item[()]
+
+    sixteen = str(item.attrs.get("dtype")) == "bfloat16"
+    return Stored(item.shape, "bfloat16" if sixteen else item.dtype.name, read)
+
+
+def _check_chunks(item: Any, skipped: int) -> None:
+    """Raise ValueError for a chunk larger than its dataset says: HDF5 itself decompresses to any size."""
+    most = math.prod(item.chunks) * item.dtype.itemsize + 4  # the checksum of fletcher32
+    for i in range(item.id.get_num_chunks()):
+        mask, data = item.id.read_direct_chunk(item.id.get_chunk_info(i).chunk_offset)
+        if not mask & skipped and len(zlib.decompressobj().decompress(data, most + 1)) > most:
+            raise ValueError(f"chunk {i} has more than {most} bytes")
+
+
 def _torch(path: Path, stack: ExitStack) -> Arrays:
     del stack
     backends.checked("torch", str(path))
+    if zipfile.is_zipfile(path):  # torch.save compresses nothing
+        with zipfile.ZipFile(path) as file:
+            unpacked = sum(info.file_size for info in file.infolist())
+        if unpacked > 2 * (size := path.stat().st_size):
+            raise ValueError(f"{size:,} bytes that unpack to {unpacked:,}; expected a file of torch.save")
     try:
         return unwrapped(import_module("zoo.backends.torch_tensors").read(path))
     except pickle.UnpicklingError as error:

@@ -6,13 +6,12 @@ HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and HF_TOKEN have their usual meaning.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from zoo.errors import DataUnavailable, WrongConfiguration
-from zoo.weights.files import NAMES
+from zoo.weights.files import NAMES, parts
 
 REFERENCE = re.compile(r"hf://([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")  # repository, file, revision
 
@@ -56,7 +55,7 @@ def _first(repository: str, names: Sequence[str], revision: str | None) -> Path:
 def _with_parts(repository: str, name: str, revision: str | None) -> Path:
     path = _download(repository, name, revision)
     if name.endswith(".index.json"):
-        for part in sorted(set(json.loads(path.read_text())["weight_map"].values())):
+        for part in sorted(set(parts(path).values())):
             _download(repository, str(PurePosixPath(name).parent / part), revision)
     return path
 
