@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import zoo
-from zoo import storage, training
+from zoo import storage
 from zoo.comparison import runs
 from zoo.ladder import run
 from zoo.training import checkpoints
@@ -65,7 +66,7 @@ def no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def begun(*_: object) -> None:
         raise AssertionError("work has begun")
 
-    monkeypatch.setattr(training, "make_engine", begun)
+    monkeypatch.setattr(import_module("zoo.training.start"), "make_engine", begun)
 
 
 @pytest.mark.usefixtures("no_step")
