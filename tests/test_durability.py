@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
-from zoo import storage
+import zoo
+from zoo import optimizers, storage
+from zoo.training import checkpoints
 
 
 def process(code: str, *words: object) -> subprocess.Popen[str]:
@@ -77,3 +84,78 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(
     monkeypatch.setattr(Path, "replace", replaced)
     storage.write_text(path, "new")
     assert events == [path.stat().st_ino, "rename", tmp_path.stat().st_ino]
+
+
+# --- damage ---
+
+
+def toy() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(64, 8, 8, 1)).astype(np.float32), rng.integers(0, 10, 64).astype(np.int32)
+
+
+def train(**arguments: Any) -> zoo.Run:
+    """Four steps an epoch; with dropout and momentum."""
+    settings: dict[str, Any] = {"batch_size": None if arguments.get("resume") else 16, "progress": False}
+    if not arguments.get("resume"):
+        settings["optimizer"] = optimizers.Momentum(0.05)
+    model = zoo.build("mlp", **{**zoo.card("mlp").small, "widths": (8,)})
+    return zoo.train(model, toy(), **{**settings, **arguments})
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A checkpoint's file."""
+    path = tmp_path_factory.mktemp("saved") / "run.safetensors"
+    train(steps=3, checkpoint=path)
+    return path.read_bytes()
+
+
+def assert_refused(path: Path, content: bytes) -> str:
+    """The file of this content is not resumed; what the error says."""
+    path.write_bytes(content)
+    with pytest.raises(zoo.ZooError) as error:
+        checkpoints.read(path)
+    return str(error.value)
+
+
+def test_every_flipped_bit_of_a_checkpoint_is_found(saved: bytes, tmp_path: Path) -> None:
+    """300 in the arrays and 300 in the header, by a fixed seed."""
+    rng, header = np.random.default_rng(27), 8 + int.from_bytes(saved[:8], "little")
+    places = [*rng.integers(0, header, 300), *rng.integers(header, len(saved), 300)]
+    for place, bit in zip(places, rng.integers(0, 8, 600), strict=True):
+        content = bytearray(saved)
+        content[place] ^= 1 << bit
+        said = assert_refused(tmp_path / "run.safetensors", bytes(content))
+        if place >= header:
+            assert re.search(r"run\.safetensors': (\w+/|losses).* cannot be read \(damaged", said), place
+
+
+def test_a_page_of_zeros_in_a_checkpoint_is_found(saved: bytes, tmp_path: Path) -> None:
+    """As a disk loses a block; every block that was not zero before."""
+    for start in range(0, len(saved), 512):
+        if any(saved[start : start + 512]):
+            content = saved[:start] + bytes(len(saved[start : start + 512])) + saved[start + 512 :]
+            assert_refused(tmp_path / "run.safetensors", content)
+
+
+def test_weights_of_a_damaged_checkpoint_are_not_loaded(saved: bytes, tmp_path: Path) -> None:
+    path, content = tmp_path / "run.safetensors", bytearray(saved)
+    header = 8 + int.from_bytes(saved[:8], "little")
+    start, _ = json.loads(saved[8:header])["model/head/kernel"]["data_offsets"]
+    content[header + start + 5] ^= 16
+    path.write_bytes(bytes(content))
+    model = zoo.build("mlp", **{**zoo.card("mlp").small, "widths": (8,)})
+    with pytest.raises(zoo.DataUnavailable, match=r"head/kernel.*damaged"):
+        zoo.weights.load(model, path)
+
+
+def test_a_checkpoint_without_digests_is_read(saved: bytes, tmp_path: Path) -> None:
+    """As earlier versions wrote them."""
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(saved)
+    whole = checkpoints.read(path)
+    facts = json.dumps(dict(whole.facts))
+    safetensors.numpy.save_file(dict(whole.arrays), path, {"zoo": facts})
+    assert len(checkpoints.read(path).arrays["losses"]) == 3
+    assert len(train(resume=path, steps=5).losses) == 5
