@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from typer.testing import CliRunner
 
 import zoo
-from zoo import optimizers, storage
+from zoo import optimizers, storage, training
+from zoo.cli import app
 from zoo.training import checkpoints
+
+SMALL = {**zoo.card("mlp").small, "widths": (8,)}  # with dropout
 
 
 def process(code: str, *words: object) -> subprocess.Popen[str]:
@@ -99,7 +104,7 @@ def train(**arguments: Any) -> zoo.Run:
     settings: dict[str, Any] = {"batch_size": None if arguments.get("resume") else 16, "progress": False}
     if not arguments.get("resume"):
         settings["optimizer"] = optimizers.Momentum(0.05)
-    model = zoo.build("mlp", **{**zoo.card("mlp").small, "widths": (8,)})
+    model = zoo.build("mlp", **SMALL)
     return zoo.train(model, toy(), **{**settings, **arguments})
 
 
@@ -145,7 +150,7 @@ def test_weights_of_a_damaged_checkpoint_are_not_loaded(saved: bytes, tmp_path: 
     start, _ = json.loads(saved[8:header])["model/head/kernel"]["data_offsets"]
     content[header + start + 5] ^= 16
     path.write_bytes(bytes(content))
-    model = zoo.build("mlp", **{**zoo.card("mlp").small, "widths": (8,)})
+    model = zoo.build("mlp", **SMALL)
     with pytest.raises(zoo.DataUnavailable, match=r"head/kernel.*damaged"):
         zoo.weights.load(model, path)
 
@@ -159,3 +164,60 @@ def test_a_checkpoint_without_digests_is_read(saved: bytes, tmp_path: Path) -> N
     safetensors.numpy.save_file(dict(whole.arrays), path, {"zoo": facts})
     assert len(checkpoints.read(path).arrays["losses"]) == 3
     assert len(train(resume=path, steps=5).losses) == 5
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_a_signal_ends_the_step_saves_the_run_and_is_in_the_exit_status(
+    engine: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the second epoch: the file has the steps made, and the resumed run is the one never cut."""
+    number, train_run = getattr(signal, name), training.train
+    before = signal.getsignal(number)
+
+    def send(step: int, _: object) -> None:
+        if step == 4:
+            signal.raise_signal(number)
+
+    def signalled(*models: Any, **options: Any) -> zoo.Run:
+        return train_run(zoo.build("mlp", **SMALL), toy(), **{**options, "batch_size": 16, "watch": send})
+
+    monkeypatch.setattr(training, "train", signalled)
+    path = tmp_path / "run.safetensors"
+    words = ["train", "mlp", "--engine", engine, "--steps", "11", "--checkpoint", str(path), "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 128 + number
+    facts = json.loads(done.stdout)
+    assert (facts["steps"], facts["interrupted"]) == (5, True)
+    assert signal.getsignal(number) is before
+    monkeypatch.undo()
+    assert checkpoints.read(path).arrays["losses"].tolist() == facts["losses"]
+    model, uncut = zoo.build("mlp", **SMALL), zoo.build("mlp", **SMALL)
+    resumed = zoo.train(model, toy(), engine=engine, resume=path, steps=11, progress=False)
+    uncut = zoo.train(uncut, toy(), engine=engine, steps=11, batch_size=16, progress=False)
+    assert resumed.losses == uncut.losses
+
+
+def test_a_signal_with_a_handler_of_the_programs_own_is_left_to_it() -> None:
+    received = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: received.append("ours"))
+    try:
+        run = train(steps=3, watch=lambda step, _: signal.raise_signal(signal.SIGUSR1))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(run.losses) == len(received) == 3
+    assert not run.interrupted
+
+
+def test_a_run_that_is_stopped_is_saved_before_it_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who sends SIGTERM sends SIGKILL 30 seconds later."""
+    path = tmp_path / "run.safetensors"
+    monkeypatch.setattr("zoo.training.loop.evaluate", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        train(steps=9, checkpoint=path, watch=lambda step, _: signal.raise_signal(signal.SIGTERM))
+    assert len(checkpoints.read(path).arrays["losses"]) == 1

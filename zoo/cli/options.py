@@ -10,8 +10,8 @@ import typer
 import zoo.cli.completion as completion
 from zoo.errors import WrongConfiguration
 
-# As diff and grep have it.
-FINDING, TROUBLE, INTERRUPTED = 1, 2, 130
+# As diff and grep have it; a shell adds the signal's number to the last.
+FINDING, TROUBLE, SIGNALLED = 1, 2, 128
 
 
 def option(

@@ -13,7 +13,7 @@ import zoo.cli.runfile as runfile
 import zoo.cli.terminal as terminal
 from zoo import storage
 from zoo.cli.options import (
-    INTERRUPTED,
+    SIGNALLED,
     BackendOption,
     BatchOption,
     DeviceOption,
@@ -162,8 +162,8 @@ def train(
     else:
         print(terminal.run_line(run))
         print(terminal.next_line(run))
-    if run.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    if run.signal is not None:
+        raise typer.Exit(SIGNALLED + run.signal)
 
 
 def _given(ctx: typer.Context) -> dict[str, Any]:

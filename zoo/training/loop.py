@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -30,7 +29,7 @@ class Loop:
         self.per_epoch = self.run.task.steps(self.run.batch_size)
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
         self.losses: list[Tensor] = list(self.run.losses)
-        self.interrupt = threading.Event()
+        self.signals: list[int] = []  # received: the first one stops the run
         options = self.plan.options
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
@@ -57,12 +56,12 @@ class Loop:
         """Train to the end; the run."""
         options, run = self.plan.options, self.run
         announce(run, self.progress, fine_tuned=options.weights is not None and options.progress is None)
-        with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.interrupt):
+        with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
             self.begin = self.epoch_begin = time.perf_counter()
             run.trainer.fit(self.batches(), self)
             run.train_s = time.perf_counter() - self.begin - self.paused
-        run.interrupted, run.mode = self.interrupt.is_set(), run.trainer.mode
-        run.losses = [number(loss) for loss in self.losses]
+        run.mode = run.trainer.mode
+        self._note()
         changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
@@ -79,23 +78,34 @@ class Loop:
         if self.plan.options.watch:
             self.plan.options.watch(steps - 1, loss)
         self.show(steps, loss)
-        self.stopped = self.interrupt.is_set() or steps >= self.steps
+        self.stopped = bool(self.signals) or steps >= self.steps
 
     def on_epoch(self) -> None:
         """At the end of an epoch, or of the run within one: measure, save, decide whether to stop."""
         run, begin = self.run, self.epoch_begin
         number(self.losses[-1])  # wait for the steps under way
         end = time.perf_counter()
+        if self.signals:
+            self.save()  # first: whoever sent the signal may not wait for the evaluation
         with nullcontext() if self.stopper is None else self.stopper.averages():
             run.metrics = evaluate(run.trainer, run.task)
             run.history.append(run.metrics)
             if self.stopper is not None and self.stopper.ends(run.metrics):
                 self.stopped = True
-        if self.plan.checkpoint is not None:
-            run.losses = [number(loss) for loss in self.losses]
-            run.interrupted = self.interrupt.is_set()
-            save(self.plan.checkpoint, self.plan.folder, run, self.optimizer)
+        self.save()
         if self.progress == "lines":
             epoch_line(run, self.losses, self.per_epoch, self.steps, end - begin)
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
+
+    def save(self) -> None:
+        """Save the run, if it has a path."""
+        self._note()
+        if self.plan.checkpoint is not None:
+            save(self.plan.checkpoint, self.plan.folder, self.run, self.optimizer)
+
+    def _note(self) -> None:
+        """Write the losses so far, and what stops the run, into it."""
+        run = self.run
+        run.losses += [number(loss) for loss in self.losses[len(run.losses) :]]
+        run.signal = self.signals[0] if self.signals else None

@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and Ctrl-C."""
+"""What a run shows while it trains, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,36 @@ logger = logging.getLogger(__name__)
 Tensor = Any
 
 
+# Ctrl-C; what `kill` and preemption send; what SLURM's `sbatch --signal=USR1@60` sends.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
 @contextmanager
-def interruptible(event: threading.Event) -> Iterator[None]:
-    """Within, Ctrl-C sets the event, so that no step is interrupted; a second one interrupts at once."""
+def interruptible(received: list[int]) -> Iterator[None]:
+    """Within, `SIGNALS` are added to the list, so that no step is interrupted; a second Ctrl-C does at once.
+
+    SIGTERM and SIGUSR1 are left to the program's own handlers, if it has any.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = [
+        n for n in SIGNALS if before[n] is signal.SIG_DFL or (n == signal.SIGINT and before[n] is not None)
+    ]
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
+        ours = []
 
     def handle(number: int, frame: Any) -> None:
-        del number, frame
-        event.set()
-        signal.signal(signal.SIGINT, before)
+        del frame
+        received.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, before[number])
 
-    signal.signal(signal.SIGINT, handle)
+    for number in ours:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in ours:
+            signal.signal(number, before[number])
 
 
 def announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
