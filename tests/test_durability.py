@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import numpy
 from typer.testing import CliRunner
 
 import zoo
@@ -182,7 +188,7 @@ def test_a_signal_ends_the_step_saves_the_run_and_is_in_the_exit_status(
         if step == 4:
             signal.raise_signal(number)
 
-    def signalled(*models: Any, **options: Any) -> zoo.Run:
+    def signalled(*_: Any, **options: Any) -> zoo.Run:
         return train_run(zoo.build("mlp", **SMALL), toy(), **{**options, "batch_size": 16, "watch": send})
 
     monkeypatch.setattr(training, "train", signalled)
@@ -221,3 +227,207 @@ def test_a_run_that_is_stopped_is_saved_before_it_is_evaluated(
     with pytest.raises(pytest.fail.Exception, match="killed"):
         train(steps=9, checkpoint=path, watch=lambda step, _: signal.raise_signal(signal.SIGTERM))
     assert len(checkpoints.read(path).arrays["losses"]) == 1
+
+
+# --- saves within an epoch ---
+
+
+class Killed(BaseException):
+    """The process ends here, without another save."""
+
+
+def kill(at: int) -> Callable[[int, object], None]:
+    def watch(step: int, _: object) -> None:
+        if step == at:
+            raise Killed
+
+    return watch
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+@pytest.mark.parametrize(("every", "left"), [(2, 6), ("3 steps", 6), ("1 s", 7)])
+def test_a_run_killed_within_an_epoch_resumes_from_its_last_save_as_if_never_cut(
+    engine: str, every: int | str, left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four steps an epoch; killed in the eighth. A time is always over: the clock goes by a second a step."""
+    path, uncut = tmp_path / "run.safetensors", train(engine=engine, steps=11)
+    if every == "1 s":
+        monkeypatch.setattr("zoo.training.saving.time.perf_counter", itertools.count().__next__)
+    with pytest.raises(Killed):
+        train(engine=engine, steps=11, checkpoint=path, checkpoint_every=every, watch=kill(7))
+    monkeypatch.undo()
+    assert len(checkpoints.read(path).arrays["losses"]) == left
+    run = train(engine=engine, steps=11, resume=path)
+    assert run.losses == uncut.losses
+    assert run.history == uncut.history
+    for ours, theirs in zip(run.model.variables, uncut.model.variables, strict=True):
+        np.testing.assert_array_equal(numpy(ours), numpy(theirs))
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_saves_within_an_epoch_change_nothing_of_a_run(engine: str, tmp_path: Path) -> None:
+    plain = train(engine=engine, steps=7)
+    run = train(engine=engine, steps=7, checkpoint=tmp_path / "run.safetensors", checkpoint_every=1)
+    assert run.losses == plain.losses
+
+
+@pytest.mark.once
+def test_the_last_checkpoints_are_kept_and_a_damaged_one_names_the_one_before_it(tmp_path: Path) -> None:
+    train(steps=8, out=tmp_path / "r", checkpoint_every=1, keep=3)
+    path = tmp_path / "r" / checkpoints.FILE
+    kept = [path.with_name(f"checkpoint-0000000{step}.safetensors") for step in (8, 7, 6)]
+    assert checkpoints.numbered(path) == kept
+    assert [len(checkpoints.read(file).arrays["losses"]) for file in kept] == [8, 7, 6]
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(bytes(content))  # the numbered name is the same file
+    with pytest.raises(zoo.DataUnavailable, match=r"damaged.*is whole: resume='.*checkpoint-00000007\.s"):
+        checkpoints.read(path)
+    run = train(steps=12, out=tmp_path / "r", resume=kept[1])
+    assert len(run.losses) == 12
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("wrong", [0, "0 s", "ten", "5 days", -1, True, 2.5])
+def test_an_interval_that_is_none_is_refused(wrong: Any, tmp_path: Path) -> None:
+    with pytest.raises(zoo.WrongConfiguration, match=r"checkpoint_every=.*; expected steps"):
+        train(steps=2, checkpoint=tmp_path / "r", checkpoint_every=wrong)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("option", [{"checkpoint_every": 5}, {"keep": 2}, {"resume": "auto"}])
+def test_options_of_a_path_without_one_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(zoo.WrongConfiguration, match="give out= or checkpoint="):
+        train(steps=2, **option)
+
+
+# --- resume auto ---
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+@pytest.mark.parametrize("place", ["out", "checkpoint"])
+def test_the_same_command_starts_a_run_and_continues_it(
+    engine: str, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With settings of the optimizer, which a resumed run refuses otherwise."""
+    path = tmp_path / ("r" if place == "out" else "r.safetensors")
+    settings = {
+        "optimizer": "Momentum",
+        "learning_rate": 0.05,
+        "schedule": "CosineAnnealing",
+        "batch_size": 16,
+    }
+    again = {**settings, "engine": engine, "steps": 11, place: path, "resume": "auto", "checkpoint_every": 2}
+    model = lambda: zoo.build("mlp", **SMALL)  # noqa: E731
+    with pytest.raises(Killed):
+        zoo.train(model(), toy(), **again, watch=kill(6), progress="lines")
+    assert "no checkpoint in" in capsys.readouterr().err
+    run = zoo.train(model(), toy(), **again, progress="lines")
+    assert "is continued after step 6" in capsys.readouterr().err
+    uncut = zoo.train(model(), toy(), **settings, engine=engine, steps=11, progress=False)
+    assert run.losses == uncut.losses
+
+
+@pytest.mark.once
+def test_auto_takes_the_newest_that_is_whole_and_overwrites_none_that_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    train(steps=6, checkpoint=path, checkpoint_every=1, keep=2)
+    older = tmp_path / "run-00000005.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    (tmp_path / "run-00000006.safetensors").unlink()
+    saved, note = checkpoints.newest(path)
+    assert saved is not None
+    assert saved.path == older
+    assert "damaged" in note
+    older.unlink()
+    with pytest.raises(zoo.WrongConfiguration, match="damaged"):
+        train(steps=9, checkpoint=path, resume="auto")
+
+
+# --- saves that fail, and two runs on one path ---
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_a_save_that_fails_is_reported_and_the_next_one_tries_again(
+    engine: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def unplug(step: int, _: object) -> None:
+        if step == 1:
+            shutil.rmtree(folder)
+        if step == 5:
+            folder.mkdir()
+
+    path = folder / "run.safetensors"
+    run = train(engine=engine, steps=11, checkpoint=path, watch=unplug)
+    assert "not saved after step 4: [Errno 2] No such file or directory" in caplog.text
+    assert run.losses == train(engine=engine, steps=11).losses
+    assert len(checkpoints.read(path).arrays["losses"]) == 11
+
+
+def test_a_run_that_could_not_be_saved_at_its_end_raises_with_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(zoo.NotSaved, match=r"ended after step 9 and could not be saved: .*No space") as error:
+        train(steps=9, out=tmp_path / "r")
+    monkeypatch.undo()
+    assert error.value.run.losses == train(steps=9).losses
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.once
+def test_two_runs_on_one_path_are_refused_and_a_dead_ones_lock_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    code = (
+        "import sys, time\nfrom zoo import storage\n"
+        "with storage.held('train', sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
+    )
+    other = process(code, path)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(
+        zoo.WrongConfiguration, match=rf"is being written by another run, process {other.pid};"
+    ):
+        train(steps=2, checkpoint=path)
+    other.kill()
+    other.communicate()
+    assert len(train(steps=2, checkpoint=path).losses) == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.once
+def test_a_run_killed_in_the_midst_of_saving_is_resumed_and_leaves_nothing(tmp_path: Path) -> None:
+    """SIGKILL at three moments of a run that saves after every step."""
+    folder = tmp_path / "r"
+    code = (
+        "import sys, zoo, numpy as np\n"
+        "x, y = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype('f4'), np.arange(64) % 10\n"
+        "def said(step, _): print(step, flush=True)\n"
+        "zoo.train(zoo.build('mlp', **zoo.card('mlp').small), (x, y), batch_size=16, steps=10**6, "
+        "out=sys.argv[1], checkpoint_every=1, resume='auto', watch=said, progress=False)"
+    )
+    steps, rng = 0, np.random.default_rng(0)
+    for _ in range(3):
+        run = process(code, folder)
+        assert run.stdout is not None
+        first = int(run.stdout.readline())
+        assert first >= steps - 1  # an announced step was saved, but for the one under way
+        for _ in range(3):
+            run.stdout.readline()
+        time.sleep(rng.uniform(0, 0.05))
+        run.kill()
+        _, error = run.communicate()
+        assert "Error" not in error, error
+        steps = len(checkpoints.read(folder).arrays["losses"])
+        assert steps >= first + 3
+    time.sleep(storage.RECENT)
+    x, y = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("f4"), np.arange(64) % 10
+    model = zoo.build("mlp", **zoo.card("mlp").small)
+    zoo.train(model, (x, y), steps=steps + 2, out=folder, resume="auto", progress=False)
+    assert sorted(file.name for file in folder.iterdir()) == [checkpoints.FILE, "run.json"]

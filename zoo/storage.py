@@ -149,11 +149,14 @@ def _lock(descriptor: int) -> bool | None:
 
 
 @contextmanager
-def held(who: str, path: str | Path) -> Iterator[None]:
+def held(who: str, path: str | Path | None) -> Iterator[None]:
     """Within, this process alone writes `path`; a missing folder for it is made, and removed if still empty.
 
     Raises WrongConfiguration where another process, or another thread of this one, holds it.
     """
+    if path is None:
+        yield
+        return
     path = Path(os.path.realpath(path))
     file = _beside(path, ".lock")
     made = [folder for folder in path.parents if not folder.exists()]

@@ -10,7 +10,9 @@ itself, so that a file whose bits have changed is not resumed.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -151,11 +153,30 @@ def writable(path: str | Path) -> None:
     storage.check_file("checkpoint", path)
 
 
+def keep(path: Path, steps: int, count: int) -> None:
+    """Keep a checkpoint under a numbered name too, and of those names the newest `count`."""
+    name = number(path, steps)
+    name.unlink(missing_ok=True)
+    try:
+        os.link(os.path.realpath(path), name)
+    except OSError:  # a file system without hard links, or a link to another one
+        with storage.replacing(name) as part:
+            shutil.copyfile(path, part)
+    for file in numbered(path)[count:]:
+        file.unlink(missing_ok=True)
+
+
+def number(path: Path, steps: int) -> Path:
+    """The name of the checkpoint after so many steps that is kept beside the newest one."""
+    return path.with_name(f"{path.stem}-{steps:08d}{path.suffix}")
+
+
 def numbered(path: Path) -> list[Path]:
     """The checkpoints that a run kept beside its newest one, "run-00000500.safetensors"; the newest first."""
     stem = re.sub(r"-\d{8}$", "", path.stem)
     kept = re.compile(rf"{re.escape(stem)}-\d{{8}}{re.escape(path.suffix)}")
-    found = [file for file in path.parent.iterdir() if kept.fullmatch(file.name) and file != path]
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    found = [file for file in beside if kept.fullmatch(file.name) and file != path]
     return sorted(found, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
 
 
@@ -188,6 +209,25 @@ def read(path: str | Path) -> Checkpoint:
         if (whole := next(filter(_is_whole, numbered(path)), None)) is None:
             raise
         raise type(error)(f"{error}. An earlier checkpoint is whole: resume={str(whole)!r}") from None
+
+
+def newest(path: Path) -> tuple[Checkpoint | None, str]:
+    """The newest whole checkpoint of the run at `path`, None if there is none, and what to say about it.
+
+    Raises what `read` raises where there are checkpoints, and all are damaged.
+    """
+    damaged: list[ZooError] = []
+    for file in filter(storage.is_file, (path, *numbered(path))):
+        try:
+            saved = _read(file)
+        except (WrongConfiguration, DataUnavailable) as error:
+            damaged.append(error)
+            continue
+        note = f"resume=auto: {file} is continued after step {len(saved.arrays['losses'])}"
+        return saved, "; ".join([note, *map(str, damaged)])
+    if damaged:
+        raise damaged[0]
+    return None, f"resume=auto: no checkpoint in {path} yet; a new run starts"
 
 
 def _is_whole(path: Path) -> bool:

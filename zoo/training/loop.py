@@ -14,7 +14,7 @@ from zoo.training.engines import number
 from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
-from zoo.training.runs import record, save
+from zoo.training.saving import Saver
 from zoo.training.start import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping
 
@@ -34,6 +34,7 @@ class Loop:
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
+        self.saver = Saver(self.plan, self.run, self.optimizer)
         self.stopped = False
         self.paused = 0.0  # seconds between epochs
 
@@ -55,7 +56,8 @@ class Loop:
     def finish(self) -> Run:
         """Train to the end; the run."""
         options, run = self.plan.options, self.run
-        announce(run, self.progress, fine_tuned=options.weights is not None and options.progress is None)
+        fine_tuned = options.weights is not None and options.progress is None
+        announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
         with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
             self.begin = self.epoch_begin = time.perf_counter()
             run.trainer.fit(self.batches(), self)
@@ -65,7 +67,7 @@ class Loop:
         changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
-        record(run, self.plan.folder, changed=any(changed))
+        self.saver.finish(changed=any(changed))
         return run
 
     def on_step(self, loss: Tensor) -> None:
@@ -79,6 +81,8 @@ class Loop:
             self.plan.options.watch(steps - 1, loss)
         self.show(steps, loss)
         self.stopped = bool(self.signals) or steps >= self.steps
+        if not self.stopped and steps % self.per_epoch and self.saver.due(steps):
+            self.save_within()
 
     def on_epoch(self) -> None:
         """At the end of an epoch, or of the run within one: measure, save, decide whether to stop."""
@@ -101,8 +105,15 @@ class Loop:
     def save(self) -> None:
         """Save the run, if it has a path."""
         self._note()
-        if self.plan.checkpoint is not None:
-            save(self.plan.checkpoint, self.plan.folder, self.run, self.optimizer)
+        self.saver.save()
+
+    def save_within(self) -> None:
+        """Save the run within an epoch; the time is not counted as that of steps."""
+        number(self.losses[-1])  # wait for the steps under way
+        begin = time.perf_counter()
+        self.run.trainer.sync()
+        self.save()
+        self.paused += time.perf_counter() - begin
 
     def _note(self) -> None:
         """Write the losses so far, and what stops the run, into it."""

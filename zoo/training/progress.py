@@ -29,35 +29,38 @@ def interruptible(received: list[int]) -> Iterator[None]:
 
     SIGTERM and SIGUSR1 are left to the program's own handlers, if it has any.
     """
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {each: signal.getsignal(each) for each in SIGNALS}
     ours = [
         n for n in SIGNALS if before[n] is signal.SIG_DFL or (n == signal.SIGINT and before[n] is not None)
     ]
     if threading.current_thread() is not threading.main_thread():
         ours = []
 
-    def handle(number: int, frame: Any) -> None:
+    def handle(given: int, frame: Any) -> None:
         del frame
-        received.append(number)
-        if number == signal.SIGINT:
-            signal.signal(number, before[number])
+        received.append(given)
+        if given == signal.SIGINT:
+            signal.signal(given, before[signal.SIGINT])
 
-    for number in ours:
-        signal.signal(number, handle)
+    for each in ours:
+        signal.signal(each, handle)
     try:
         yield
     finally:
-        for number in ours:
-            signal.signal(number, before[number])
+        for each in ours:
+            signal.signal(each, before[each])
 
 
-def announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
-    """Say how a run trains: where progress is shown, else in the log if the recipe is not the usual one."""
-    text = f"{run.model.name}: {run.recipe}"
-    if shown:
-        print(text, file=sys.stderr, flush=True)
-    elif fine_tuned:
-        logger.warning("%s", text)
+def announce(run: Run, shown: bool | str, note: str, *, fine_tuned: bool) -> None:
+    """Say how a run trains: where progress is shown, else in the log if the recipe is not the usual one.
+
+    `note` is what there is to say of the run that it continues.
+    """
+    for text, unusual in ((f"{run.model.name}: {run.recipe}", fine_tuned), (note, True)):
+        if shown and text:
+            print(text, file=sys.stderr, flush=True)
+        elif unusual and text:
+            logger.warning("%s", text)
 
 
 def epoch_line(run: Run, losses: list[Tensor], per_epoch: int, total: int, seconds: float) -> None:
