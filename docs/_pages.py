@@ -35,7 +35,8 @@ REFERENCE = {
     "comparing": ("Comparing", "compare parity bench"),
     "errors": (
         "Errors",
-        "ZooError UnknownModel UnknownName WrongConfiguration WeightsMismatch DataUnavailable BackendError",
+        "ZooError UnknownModel UnknownName WrongConfiguration WeightsMismatch DataUnavailable BackendError "
+        "NotSaved",
     ),
 }
 # The public modules, and what on them is for users; nothing named stands for all that is documented.

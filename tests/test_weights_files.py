@@ -270,7 +270,7 @@ def test_a_checkpoint_with_an_array_that_cannot_be_read_changes_nothing(tmp_path
 @pytest.mark.parametrize("gone", ["losses", "version", "optimizer", "history"])
 def test_a_checkpoint_that_lacks_a_part_is_named(gone: str, tmp_path: Path) -> None:
     path, facts, arrays = checkpoint(tmp_path)
-    kept = {k: v for k, v in json.loads(facts["zoo"]).items() if k != gone}
+    kept = {k: v for k, v in json.loads(facts["zoo"]).items() if k not in (gone, "digests")}
     arrays = {name: x for name, x in arrays.items() if name != gone}
     safetensors.numpy.save_file(arrays, path, {"zoo": json.dumps(kept)})
     resumed(path, str(path), gone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class ZooError(Exception):
@@ -32,6 +33,14 @@ class DataUnavailable(ZooError):
 
 class WeightsMismatch(ZooError, ValueError):
     """Weights that do not match the model by name and shape; nothing was loaded."""
+
+
+class NotSaved(ZooError):
+    """A training run that ended, and could not be saved; it is the attribute `run`."""
+
+    def __init__(self, message: str, run: Any = None):
+        super().__init__(message)
+        self.run = run
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,17 +1,24 @@
-"""Files and folders that users name: checked before any work, written atomically."""
+"""Files and folders that users name: checked before any work, written atomically, held by one process."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import json
 import math
 import os
+import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from zoo.errors import DataUnavailable, WrongConfiguration, ZooError
+
+RECENT = 1.0  # seconds in which a new part of a file may not be locked yet
 
 
 def is_file(path: str | Path) -> bool:
@@ -110,28 +117,124 @@ def _check_folder(who: str, folder: Path) -> None:
         raise WrongConfiguration(f"{who}: no folder {folder} that can be written to")
 
 
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name beside `path`, the same for every process, of any length of its own name."""
+    return path.with_name(f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}{ending}")
+
+
 def _part(path: Path) -> Path:
-    """A unique hidden name beside `path`, with the same ending, which determines the format."""
-    ending = ".weights.h5" if path.name.endswith(".weights.h5") else path.suffix
-    return path.with_name(f".{uuid4().hex[:12]}{ending}")
+    """`path`, by its own name, in a hidden folder of a unique name beside it."""
+    return _beside(path, f"-{uuid4().hex[:12]}.part") / path.name
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A new file beside `path`, which it replaces once it is complete.
+    """A new file, which replaces `path` once it is complete and on the disk.
 
-    Its mode follows the umask, whatever the writer sets; a symbolic link is kept and points to the new file.
+    It is in a folder of its own beside `path`, with whatever its writer leaves beside it; folders of killed
+    processes are removed. Its mode follows the umask, whatever the writer sets; a symbolic link is kept and
+    points to the new file.
     """
     path = Path(os.path.realpath(path))
+    _remove_leftovers(path)
     part = _part(path)
+    part.parent.mkdir()
+    descriptor = os.open(part.parent, os.O_RDONLY)
     try:
+        _lock(descriptor)
         part.touch(exist_ok=False)
         mode = part.stat().st_mode
         yield part
         part.chmod(mode)
+        _sync(part)
         part.replace(path)
+        _sync(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(part.parent, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system on which folders cannot be synchronized
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the unfinished files of processes that were killed while they replaced `path`."""
+    for folder in path.parent.glob(_beside(path, "-*.part").name):
+        with suppress(OSError):  # removed by another process
+            recent = time.time() - folder.stat().st_mtime < RECENT
+            descriptor = os.open(folder, os.O_RDONLY)
+            try:
+                if not recent and _lock(descriptor) is True:
+                    shutil.rmtree(folder)
+            finally:
+                os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock a file or folder until it is closed; False if it is locked, None where there are no locks.
+
+    The kernel ends the lock of a process however the process ends.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems
+        return None
+    return True
+
+
+@contextmanager
+def held(who: str, path: str | Path | None) -> Iterator[None]:
+    """Within, this process alone writes `path`; a missing folder for it is made, and removed if still empty.
+
+    Raises WrongConfiguration where another process, or another thread of this one, holds it.
+    """
+    if path is None:
+        yield
+        return
+    path = Path(os.path.realpath(path))
+    file = _beside(path, ".lock")
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = _take(who, path, file)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the folder may be gone
+            file.unlink()
+        os.close(descriptor)
+        for folder in made:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
+
+
+def _take(who: str, path: Path, file: Path) -> int:
+    """Create and lock the file, with the process's number in it."""
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        if _lock(descriptor) is False:
+            owner = os.read(descriptor, 20).decode() or "unknown"
+            os.close(descriptor)
+            raise WrongConfiguration(
+                f"{who}: {path} is being written by another run, process {owner}; wait until it ends, or "
+                "give another path"
+            )
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+                return descriptor
+        os.close(descriptor)  # of a run that has just ended, and removed it
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -27,7 +27,7 @@ Exit status:
   0    success
   1    finished, but a check failed or a process crashed
   2    not done: wrong usage, a wrong name, missing data; the last line says why
-  130  interrupted by Ctrl-C
+  130  interrupted by Ctrl-C; 143 by SIGTERM, 138 by SIGUSR1
   141  the reader of the output has gone, as in zoo list | head -1
 
 Colours follow NO_COLOR and FORCE_COLOR."""

@@ -10,8 +10,8 @@ import typer
 import zoo.cli.completion as completion
 from zoo.errors import WrongConfiguration
 
-# As diff and grep have it; as a shell reports SIGINT and SIGPIPE.
-FINDING, TROUBLE, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
+# As diff and grep have it; as a shell reports SIGPIPE; and what a shell adds a signal's number to.
+FINDING, TROUBLE, BROKEN_PIPE, SIGNALLED = 1, 2, 141, 128
 
 
 def option(

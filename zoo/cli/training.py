@@ -13,7 +13,7 @@ import zoo.cli.runfile as runfile
 import zoo.cli.terminal as terminal
 from zoo import storage
 from zoo.cli.options import (
-    INTERRUPTED,
+    SIGNALLED,
     BackendOption,
     BatchOption,
     DeviceOption,
@@ -55,10 +55,18 @@ AugmentOption = Annotated[
 ]
 ResumeOption = Annotated[
     Path | None,
-    option("Run to resume: a folder or checkpoint, of any framework.", "PATH", complete=completion.runs),
+    option(
+        "Run to resume: a folder or checkpoint, of any framework; auto: that of --out, if there is one.",
+        "PATH|auto",
+        complete=completion.runs,
+    ),
 ]
 
 
+EveryOption = Annotated[
+    str | None, option('Save within epochs too: every "500" steps, or "10 min".', "STEPS|TIME")
+]
+KeepOption = Annotated[int | None, count("Checkpoints to keep, under numbered names.")]
 OptimizerOption = Annotated[
     str | None,
     option('SGD, Momentum, Adam, AdamW or LAMB, e.g. "Momentum(0.1, nesterov=True)".', "NAME"),
@@ -132,6 +140,8 @@ def train(
     checkpoint: Annotated[
         Path | None, option("File to save the run in, instead of a folder.", "PATH")
     ] = None,
+    checkpoint_every: EveryOption = None,
+    keep: KeepOption = None,
     resume: ResumeOption = None,
     weights: WeightsOption = None,
     log: LogOption = None,
@@ -152,7 +162,7 @@ def _train(given: dict[str, Any]) -> None:
     task, out, save = given["task"], given["out"], given["save"]
     if not save and (out or given["checkpoint"]):
         raise WrongConfiguration(f"--no-save, and {'--out' if out else '--checkpoint'}; give one of them")
-    if save and given["checkpoint"] is None:
+    if save and given["checkpoint"] is None and str(given["resume"]) != "auto":
         out = out or _new_folder(card.name)
     if save_config is not None:
         storage.check_file("--save-config", save_config)
@@ -175,8 +185,8 @@ def _train(given: dict[str, Any]) -> None:
     else:
         print(terminal.run_line(run))
         print(terminal.next_line(run))
-    if run.interrupted:
-        raise typer.Exit(INTERRUPTED)
+    if run.signal is not None:
+        raise typer.Exit(SIGNALLED + run.signal)
 
 
 def _given(ctx: typer.Context) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo import storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
 from zoo.tasks import Task, Tokenizer
@@ -55,6 +56,8 @@ def train(
     seed: int | None = None,
     checkpoint: str | Path | None = None,
     out: str | Path | None = None,
+    checkpoint_every: int | str | None = None,
+    keep: int | None = None,
     resume: str | Path | None = None,
     weights: str | Path | None = None,
     progress: bool | str | None = None,
@@ -79,19 +82,21 @@ def train(
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
-    - `errors` "skip" leaves out images that cannot be read, with a warning.
-    - `early_stopping`: an `EarlyStopping`, or its patience in epochs.
-    - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file.
-    - `resume`: such a folder or file, of any framework and engine. `steps` and `epochs` count from the
-      beginning; seed, batch size, augmentation and, unless given, the optimizer are the saved run's. Its
-      schedule ends where the saved run was to end: to train for longer, give a `schedule` for all steps.
+    - `errors` "skip" leaves out unreadable images; `early_stopping`: an `EarlyStopping`, or its patience.
+    - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also
+      `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names.
+    - `resume`: such a folder or file, of any framework and engine; "auto": the newest whole checkpoint of
+      `out` or `checkpoint`, else a new run. `steps` and `epochs` count from the beginning; seed, batch size,
+      augmentation and, unless given, the optimizer are the saved run's. Its schedule ends where the saved run
+      was to end: to train for longer, give a `schedule` for all steps.
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
     - `watch(step, loss)`: called after every step, with the loss still on the device; `callbacks`:
       `zoo.Callback` objects, `zoo.CSVLogger("log.csv")`.
 
-    Ctrl-C stops after the current step and returns the run so far. Raises ZooError's kinds, before any work,
-    for a wrong name or argument, or data that do not fit the model.
+    Ctrl-C, SIGTERM and SIGUSR1 stop after the current step; the run so far is returned. Raises ZooError's
+    kinds, before any work, for a wrong name or argument, or data that do not fit the model; NotSaved.
     """
     arguments = locals()
-    options = Options(**{name: arguments[name] for name in Options.names()})
-    return Loop(start(plan_run(model, task, options))).finish()
+    plan = plan_run(model, task, Options(**{name: arguments[name] for name in Options.names()}))
+    with storage.held("train", plan.checkpoint):
+        return Loop(start(plan)).finish()

@@ -3,12 +3,16 @@
 One safetensors file holds the model's variables by path ("model/head/kernel"), the optimizer state
 ("optimizer/momentum/head/kernel", see `zoo.optimizers.Optimizer.state_dict`), the losses so far, and in its
 header the model's name, the seed, the batch size and the optimizer's description. Layer names are the zoo's
-and not a counter's, so the paths are the same everywhere.
+and not a counter's, so the paths are the same everywhere. The header has a digest of every array, and one of
+itself, so that a file whose bits have changed is not resumed.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,10 +24,10 @@ import numpy as np
 from zoo import backends, storage
 from zoo._lazy import keras, ops
 from zoo.augment import format_transforms
-from zoo.errors import WrongConfiguration, ZooError, shortlist
+from zoo.errors import DataUnavailable, WrongConfiguration, ZooError, shortlist
 from zoo.tasks import Task
 from zoo.training.run import Run
-from zoo.weights.files import Stored, entry
+from zoo.weights.files import Stored, checked_facts, digest, entry
 from zoo.weights.files import read as read_array
 
 VERSION = "2"
@@ -116,6 +120,7 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
     arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
     arrays |= {f"optimizer/{name}": x for name, x in run.trainer.state_dict().items()}
     arrays["losses"] = np.array(run.losses, np.float64)
+    arrays = {name: np.array(x, order="C") for name, x in arrays.items()}
     header: dict[str, Any] = {
         "version": VERSION,
         "model": run.model.name,
@@ -129,13 +134,13 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
         **({} if facts is None else {"run": facts}),
+        "digests": {name: digest(x) for name, x in arrays.items()},
     }
     with backends.without_tensorflow():
         header["optimizer"] = keras.optimizers.serialize(optimizer)
+    text = json.dumps(header)
     with storage.replacing(path) as part:
-        save_file(
-            {name: np.array(x, order="C") for name, x in arrays.items()}, part, {"zoo": json.dumps(header)}
-        )
+        save_file(arrays, part, {"zoo": text, "checksum": digest(text)})
 
 
 def tokenizer(task: Task) -> str:
@@ -148,13 +153,40 @@ def writable(path: str | Path) -> None:
     storage.check_file("checkpoint", path)
 
 
+def keep(path: Path, steps: int, count: int) -> None:
+    """Keep a checkpoint under a numbered name too, and of those names the newest `count`."""
+    name = number(path, steps)
+    name.unlink(missing_ok=True)
+    try:
+        os.link(os.path.realpath(path), name)
+    except OSError:  # a file system without hard links, or a link to another one
+        with storage.replacing(name) as part:
+            shutil.copyfile(path, part)
+    for file in numbered(path)[count:]:
+        file.unlink(missing_ok=True)
+
+
+def number(path: Path, steps: int) -> Path:
+    """The name of the checkpoint after so many steps that is kept beside the newest one."""
+    return path.with_name(f"{path.stem}-{steps:08d}{path.suffix}")
+
+
+def numbered(path: Path) -> list[Path]:
+    """The checkpoints that a run kept beside its newest one, "run-00000500.safetensors"; the newest first."""
+    stem = re.sub(r"-\d{8}$", "", path.stem)
+    kept = re.compile(rf"{re.escape(stem)}-\d{{8}}{re.escape(path.suffix)}")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    found = [file for file in beside if kept.fullmatch(file.name) and file != path]
+    return sorted(found, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
+
+
 def facts(path: Path) -> dict[str, Any]:
     """What a checkpoint's header says. Raises WrongConfiguration for a file that is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "numpy") as file:
-            return json.loads((file.metadata() or {})["zoo"])
+            return checked_facts(file.metadata() or {})[0]
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise WrongConfiguration(
             f"{path}: not a checkpoint of zoo.train ({error}); weights alone go with weights="
@@ -162,25 +194,68 @@ def facts(path: Path) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> Checkpoint:
-    """Read a checkpoint, by its file or its run's folder. Raises WrongConfiguration for any other file."""
-    from safetensors import safe_open
+    """Read a checkpoint, by its file or its run's folder.
 
+    Raises WrongConfiguration for any other file, and DataUnavailable for a damaged array; the message names
+    the newest checkpoint of the run that is whole, if others were kept.
+    """
     path = Path(path)
     path = path / FILE if storage.is_dir(path) else path
     if not storage.is_file(path):
         raise WrongConfiguration(f"resume={str(path)!r}: no such file")
     try:
+        return _read(path)
+    except (WrongConfiguration, DataUnavailable) as error:
+        if (whole := next(filter(_is_whole, numbered(path)), None)) is None:
+            raise
+        raise type(error)(f"{error}. An earlier checkpoint is whole: resume={str(whole)!r}") from None
+
+
+def newest(path: Path) -> tuple[Checkpoint | None, str]:
+    """The newest whole checkpoint of the run at `path`, None if there is none, and what to say about it.
+
+    Raises what `read` raises where there are checkpoints, and all are damaged.
+    """
+    damaged: list[ZooError] = []
+    for file in filter(storage.is_file, (path, *numbered(path))):
+        try:
+            saved = _read(file)
+        except (WrongConfiguration, DataUnavailable) as error:
+            damaged.append(error)
+            continue
+        note = f"resume=auto: {file} is continued after step {len(saved.arrays['losses'])}"
+        return saved, "; ".join([note, *map(str, damaged)])
+    if damaged:
+        raise damaged[0]
+    return None, f"resume=auto: no checkpoint in {path} yet; a new run starts"
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _read(path)
+    except ZooError:
+        return False
+    return True
+
+
+def _read(path: Path) -> Checkpoint:
+    from safetensors import safe_open
+
+    source = f"resume={str(path)!r}: "
+    try:
         with safe_open(path, "numpy") as file:
-            older = {"tokenizer": "bytes", "freeze": ""}  # what older files do not have
-            facts = {**older, **json.loads((file.metadata() or {})["zoo"])}
-            stored = {name: entry(file, name) for name in file.keys()}  # noqa: SIM118
+            facts, digests = checked_facts(file.metadata() or {})
+            facts = {"tokenizer": "bytes", "freeze": "", **facts}  # what older files do not have
+            stored = {name: entry(file, name, digests.get(name)) for name in file.keys()}  # noqa: SIM118
+            if digests and (other := sorted(digests.keys() ^ stored.keys())):
+                raise ValueError(f"damaged: {shortlist(other, 3)} in its header or its digests alone")
             _check_parts(path, facts, stored)
-            arrays = {name: read_array(name, x, f"resume={str(path)!r}: ") for name, x in stored.items()}
+            arrays = {name: read_array(name, x, source) for name, x in stored.items()}
     except ZooError:
         raise
     except Exception as error:  # of whichever kind: the file may be damaged anywhere
         raise WrongConfiguration(
-            f"resume={str(path)!r}: not a checkpoint of zoo.train ({error}); weights alone go by zoo.weights"
+            f"{source}not a checkpoint of zoo.train, or damaged ({error}); weights alone go by zoo.weights"
         ) from None
     return Checkpoint(path, facts, arrays)
 

@@ -81,6 +81,10 @@ class Engine(Predicts, Protocol):
         """Make steps on these batches until `steps.stopped`; the last epoch may be cut."""
         ...
 
+    def sync(self) -> None:
+        """Between two steps: write the state back to the model's variables, so that they can be read."""
+        ...
+
     def state_dict(self) -> dict[str, np.ndarray]:
         """The optimizer state, see `zoo.optimizers.Optimizer.state_dict`."""
         ...
@@ -177,6 +181,9 @@ class NativeEngine(Predictor):
                 self.step.sync()
             steps.on_epoch()
 
+    def sync(self) -> None:
+        self.step.sync()
+
     @property
     def mode(self) -> str:
         """The step's."""
@@ -271,6 +278,10 @@ class KerasEngine:
     def loss(self, y: np.ndarray, logits: np.ndarray) -> float:
         tensor = backends.current().tensor
         return number(self.objective(tensor(y), tensor(logits)))
+
+    def sync(self) -> None:
+        if (sync := getattr(self.model, "jax_state_sync", None)) is not None:
+            sync()  # Keras keeps it elsewhere on JAX
 
     def state_dict(self) -> dict[str, np.ndarray]:
         from zoo.optimizers import Optimizer

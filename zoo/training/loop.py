@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from zoo.training.engines import number
 from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
-from zoo.training.runs import record, save
+from zoo.training.saving import Saver
 from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping
 
@@ -31,11 +30,12 @@ class Loop:
         self.per_epoch = self.run.task.steps(self.run.batch_size)
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
         self.pending: list[Tensor] = []  # losses on the device; those before are the run's
-        self.interrupt = threading.Event()
+        self.signals: list[int] = []  # received: the first one stops the run
         options = self.plan.options
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
+        self.saver = Saver(self.plan, self.run, self.optimizer)
         self.stopped = False
         self.paused = 0.0  # seconds between epochs
 
@@ -67,17 +67,18 @@ class Loop:
     def finish(self) -> Run:
         """Train to the end; the run."""
         options, run = self.plan.options, self.run
-        announce(run, self.progress, fine_tuned=options.weights is not None and options.progress is None)
-        with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.interrupt):
+        fine_tuned = options.weights is not None and options.progress is None
+        announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
+        with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
             self.begin = self.epoch_begin = time.perf_counter()
             run.trainer.fit(self.batches(), self)
             run.train_s = time.perf_counter() - self.begin - self.paused
-        run.interrupted, run.mode = self.interrupt.is_set(), run.trainer.mode
-        self.fetch()
+        run.mode = run.trainer.mode
+        self._note()
         changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
-        record(run, self.plan.folder, changed=any(changed))
+        self.saver.finish(changed=any(changed))
         for callback in options.callbacks:
             callback.on_end(run)
         return run
@@ -96,21 +97,23 @@ class Loop:
         self.show(steps, loss)
         if len(self.pending) == BLOCK:
             self.fetch()
-        self.stopped = self.interrupt.is_set() or steps >= self.steps
+        self.stopped = bool(self.signals) or steps >= self.steps
+        if not self.stopped and steps % self.per_epoch and self.saver.due(steps):
+            self.save_within()
 
     def on_epoch(self) -> None:
         """At the end of an epoch, or of the run within one: measure, save, decide whether to stop."""
         run, begin = self.run, self.epoch_begin
         self.fetch()  # waits for the steps under way
         end = time.perf_counter()
+        if self.signals:
+            self.save()  # first: whoever sent the signal may not wait for the evaluation
         with nullcontext() if self.stopper is None else self.stopper.averages():
             run.metrics = evaluate(run.trainer, run.task)
             run.history.append(run.metrics)
             if self.stopper is not None and self.stopper.ends(run.metrics):
                 self.stopped = True
-        if self.plan.checkpoint is not None:
-            run.interrupted = self.interrupt.is_set()
-            save(self.plan.checkpoint, self.plan.folder, run, self.optimizer)
+        self.save()
         if self.progress == "lines":
             epoch_line(run, self.per_epoch, self.steps, end - begin)
         self._call_back(end - begin)
@@ -127,3 +130,21 @@ class Loop:
         facts = {"step": done, "train_loss": sum(own) / len(own), "seconds": seconds, **self.run.metrics}
         for callback in self.plan.options.callbacks:
             callback.on_epoch(epoch, facts)
+
+    def save(self) -> None:
+        """Save the run, if it has a path."""
+        self._note()
+        self.saver.save()
+
+    def save_within(self) -> None:
+        """Save the run within an epoch; the time is not counted as that of steps."""
+        self.fetch()  # waits for the steps under way
+        begin = time.perf_counter()
+        self.run.trainer.sync()
+        self.save()
+        self.paused += time.perf_counter() - begin
+
+    def _note(self) -> None:
+        """Write the losses so far, and what stops the run, into it."""
+        self.fetch()
+        self.run.signal = self.signals[0] if self.signals else None

@@ -6,6 +6,7 @@ make the same plans.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Task, Tokenizer
 from zoo.training.callbacks import Callback
-from zoo.training.checkpoints import FILE, Checkpoint, read, writable
+from zoo.training.checkpoints import FILE, Checkpoint, newest, number, read, writable
 from zoo.training.engines import ENGINES
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
@@ -120,6 +121,26 @@ def task_summary(card: registry.Card, task: str, tokenizer: Tokenizer | None = N
 # The run
 
 
+@dataclass(frozen=True)
+class Interval:
+    """So many steps, or seconds."""
+
+    steps: int | None = None
+    seconds: float = 0.0
+
+
+UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def parse_interval(option: str, given: int | str) -> Interval:
+    """Steps, 500 or "500 steps", or a time, "10 min". Raises WrongConfiguration."""
+    match = re.fullmatch(r"(\d+)\s*(|steps?|s|min|h)", str(given).strip())
+    if match is None or not int(match[1]):
+        raise WrongConfiguration(f"{option}={given!r}; expected steps, such as 500, or a time in s, min or h")
+    amount, unit = int(match[1]), match[2]
+    return Interval(seconds=amount * UNITS[unit]) if unit in UNITS else Interval(steps=amount)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """The keyword arguments of `zoo.train`. Raises UnknownName or WrongConfiguration for a wrong value."""
@@ -148,6 +169,8 @@ class Options:
     seed: int | None = None
     checkpoint: str | Path | None = None
     out: str | Path | None = None
+    checkpoint_every: int | str | None = None
+    keep: int | None = None
     resume: str | Path | None = None
     weights: str | Path | None = None
     progress: bool | str | None = None
@@ -158,7 +181,7 @@ class Options:
         if self.engine not in ENGINES:
             raise UnknownName(f"no engine {self.engine!r}; {nearest(str(self.engine), ENGINES)}")
         for name, least in (
-            ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2)
+            ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2), ("keep", 1)
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, integer("train", name, value, least))
@@ -177,8 +200,20 @@ class Options:
             object.__setattr__(self, "early_stopping", EarlyStopping(self.early_stopping))
         if self.out is not None and self.checkpoint is not None:
             raise WrongConfiguration("out= is a folder with a checkpoint in it; leave checkpoint= out")
-        if self.weights is not None and self.resume is not None:
+        if self.weights is not None and self.resume is not None and not self.auto:
             raise WrongConfiguration("resume= brings the weights of the saved run; leave weights= out")
+        self._check_saves()
+
+    def _check_saves(self) -> None:
+        """Raise WrongConfiguration unless the options that say when and where to save go together."""
+        if self.out is None and self.checkpoint is None:
+            for name, given in (("checkpoint_every", self.checkpoint_every), ("keep", self.keep)):
+                if given is not None:
+                    raise WrongConfiguration(f"{name}= needs a path to save to; give out= or checkpoint=")
+            if self.auto:
+                raise WrongConfiguration("resume='auto' needs the run's path; give out= or checkpoint=")
+        if self.checkpoint_every is not None:
+            parse_interval("checkpoint_every", self.checkpoint_every)
 
     def _check_optimizer(self) -> None:
         """Raise UnknownName or WrongConfiguration unless optimizer, schedule and settings go together."""
@@ -198,7 +233,7 @@ class Options:
                 )
         if self.learning_rate is not None and not isinstance(self.schedule, str | None):
             raise WrongConfiguration("learning_rate= and schedule=: the schedule has its own rate; give one")
-        if self.resume is not None and (self.settings or isinstance(self.optimizer, str)):
+        if self.resume is not None and not self.auto and (self.settings or isinstance(self.optimizer, str)):
             name = next(iter(self.settings), "optimizer")
             raise WrongConfiguration(
                 f"resume= continues with the saved run's optimizer; leave {name}= out, or give an object as "
@@ -209,6 +244,17 @@ class Options:
     def reader(self) -> Tokenizer | None:
         """The tokenizer, loaded."""
         return cast(Tokenizer | None, self.tokenizer)
+
+    @property
+    def auto(self) -> bool:
+        """Whether the run continues from its own newest checkpoint, if there is one."""
+        return str(self.resume) == "auto"
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the checkpoints within epochs."""
+        every = self.checkpoint_every
+        return None if every is None else parse_interval("checkpoint_every", every)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -235,6 +281,7 @@ class Plan:
     saved: Checkpoint | None = None  # the run to resume
     folder: Path | None = None  # to save the run in
     checkpoint: Path | None = None  # the file, in the folder if there is one
+    note: str = ""  # what there is to say of the run to resume
 
     @property
     def card(self) -> registry.Card | None:
@@ -250,7 +297,7 @@ class Plan:
         optimizer, schedule = self.options.optimizer, self.options.schedule
         if not isinstance(optimizer, str | None):
             return optimizer
-        if self.saved is not None and schedule is None:
+        if self.saved is not None and (schedule is None or (self.options.auto and isinstance(schedule, str))):
             return self.saved.optimizer()
         if isinstance(schedule, str):
             schedule = make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
@@ -269,14 +316,21 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     if options.validation is not None and isinstance(task, Task | str):
         raise WrongConfiguration("validation= goes with a pair of arrays; a task holds out its own")
     tasks.check_errors(task, options.errors)
-    folder = None if options.out is None else check_folder(options.out, options.resume)
+    folder = (
+        None
+        if options.out is None
+        else check_folder(options.out, options.out if options.auto else options.resume)
+    )
     if options.checkpoint is not None:
         writable(options.checkpoint)
-    file = options.checkpoint if folder is None else folder / FILE
+    path = options.checkpoint if folder is None else folder / FILE
+    file = None if path is None else Path(path)
+    if file is not None and (options.keep or 1) > 1 and folder is None:
+        writable(number(file, 0))
     mode = _mode(options)
     if options.weights is not None:
         check_weights(name, options.weights)
-    saved = None if options.resume is None else read(options.resume)
+    saved, note = _saved(options, file)
     if saved is not None:
         names = ("seed", "batch_size", "freeze")
         options = replace(options, **{name: saved.take(name, getattr(options, name)) for name in names})
@@ -296,8 +350,16 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
         options,
         saved,
         folder,
-        None if file is None else Path(file),
+        file,
+        note,
     )
+
+
+def _saved(options: Options, file: Path | None) -> tuple[Checkpoint | None, str]:
+    """The run to resume, and what to say about it."""
+    if options.auto and file is not None:
+        return newest(file)
+    return (None if options.resume is None else read(options.resume)), ""
 
 
 def _mode(options: Options) -> str:

@@ -1,4 +1,4 @@
-"""What a run shows while it trains, and Ctrl-C."""
+"""What a run shows while it trains, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -19,33 +19,48 @@ logger = logging.getLogger(__name__)
 Tensor = Any
 
 
+# Ctrl-C; what `kill` and preemption send; what SLURM's `sbatch --signal=USR1@60` sends.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
 @contextmanager
-def interruptible(event: threading.Event) -> Iterator[None]:
-    """Within, Ctrl-C sets the event, so that no step is interrupted; a second one interrupts at once."""
+def interruptible(received: list[int]) -> Iterator[None]:
+    """Within, `SIGNALS` are added to the list, so that no step is interrupted; a second Ctrl-C does at once.
+
+    SIGTERM and SIGUSR1 are left to the program's own handlers, if it has any.
+    """
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    ours = [
+        n for n in SIGNALS if before[n] is signal.SIG_DFL or (n == signal.SIGINT and before[n] is not None)
+    ]
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
+        ours = []
 
-    def handle(number: int, frame: Any) -> None:
-        del number, frame
-        event.set()
-        signal.signal(signal.SIGINT, before)
+    def handle(given: int, frame: Any) -> None:
+        del frame
+        received.append(given)
+        if given == signal.SIGINT:
+            signal.signal(given, before[signal.SIGINT])
 
-    signal.signal(signal.SIGINT, handle)
+    for each in ours:
+        signal.signal(each, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each in ours:
+            signal.signal(each, before[each])
 
 
-def announce(run: Run, shown: bool | str, *, fine_tuned: bool) -> None:
-    """Say how a run trains: where progress is shown, else in the log if the recipe is not the usual one."""
-    text = f"{run.model.name}: {run.recipe}"
-    if shown:
-        print(text, file=sys.stderr, flush=True)
-    elif fine_tuned:
-        logger.warning("%s", text)
+def announce(run: Run, shown: bool | str, note: str, *, fine_tuned: bool) -> None:
+    """Say how a run trains: where progress is shown, else in the log if the recipe is not the usual one.
+
+    `note` is what there is to say of the run that it continues.
+    """
+    for text, unusual in ((f"{run.model.name}: {run.recipe}", fine_tuned), (note, True)):
+        if shown and text:
+            print(text, file=sys.stderr, flush=True)
+        elif unusual and text:
+            logger.warning("%s", text)
 
 
 def epoch_line(run: Run, per_epoch: int, total: int, seconds: float) -> None:

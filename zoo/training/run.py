@@ -29,9 +29,14 @@ class Run:
     history: list[dict[str, float]] = field(default_factory=list)  # the same after each epoch
     first_step_s: float = 0.0  # compiling included
     train_s: float = 0.0  # all steps, evaluation left out
-    interrupted: bool = False
+    signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1
     freeze: str = ""  # patterns of the layers that are frozen
     saved: Path | None = None  # the folder or the checkpoint it was saved in
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal stopped it before its end."""
+        return self.signal is not None
 
     @property
     def stepper(self) -> Engine:

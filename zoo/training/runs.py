@@ -299,10 +299,8 @@ def check_folder(folder: str | Path, resume: str | Path | None = None) -> Path:
     """
     folder = Path(folder)
     storage.check_folder("out", folder)
-    same = resume is not None and Path(resume).resolve() in (
-        folder.resolve(),
-        (folder / CHECKPOINT).resolve(),
-    )
+    given = None if resume is None else Path(resume).resolve()
+    same = given is not None and folder.resolve() in (given, given.parent)
     if (folder / CHECKPOINT).exists() and not same:
         raise WrongConfiguration(f"out={str(folder)!r}: a run is saved there already; give another folder")
     return folder

@@ -57,7 +57,7 @@ def start(plan: Plan) -> Start:
     per_epoch = task.steps(batch_size)
     steps = plan.length(per_epoch)
     optimizer = plan.make_optimizer(steps)
-    if options.weights is not None:
+    if options.weights is not None and plan.saved is None:
         load(model, options.weights)
     engine = make_engine(options.engine, network, objective, optimizer, plan.mode)
     why = "" if options.weights is None else "fine-tuning, as weights are given: "

@@ -5,6 +5,7 @@ Shapes and types are known before any array is read; safetensors and HDF5 files 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
@@ -140,19 +141,48 @@ def _has_arrays(found: Any) -> bool:
 def _safetensors(path: Path, stack: ExitStack) -> Arrays:
     file: Any = stack.enter_context(safe_open(path, "numpy"))
     # A checkpoint of zoo.train has the model's arrays under this prefix.
-    prefix = "model/" if "zoo" in (file.metadata() or {}) else ""
+    metadata = file.metadata() or {}
+    prefix, digests = ("model/", checked_facts(metadata)[1]) if "zoo" in metadata else ("", {})
     found = {}
     for name in file.keys():  # noqa: SIM118
         if name.startswith(prefix):
-            found[name[len(prefix) :]] = entry(file, name)
+            found[name[len(prefix) :]] = entry(file, name, digests.get(name))
     return Arrays(found)
 
 
-def entry(file: Any, name: str) -> Stored:
-    """An array of an open safetensors file."""
+def entry(file: Any, name: str, expected: str | None = None) -> Stored:
+    """An array of an open safetensors file; reading it raises ValueError unless its digest is as expected."""
     part = file.get_slice(name)
     shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
-    return Stored(shape, SAFETENSORS.get(dtype, dtype), lambda: file.get_tensor(name))
+
+    def read() -> np.ndarray:
+        x = file.get_tensor(name)
+        if expected is not None and digest(x) != expected:
+            raise ValueError("damaged: its bytes are not those that were saved")
+        return x
+
+    return Stored(shape, SAFETENSORS.get(dtype, dtype), read)
+
+
+def digest(x: np.ndarray | str) -> str:
+    """SHA-256 of a text, or of an array's type, shape and bytes: its first 32 hexadecimal digits."""
+    if isinstance(x, str):
+        return hashlib.sha256(x.encode()).hexdigest()[:32]
+    found = hashlib.sha256(f"{x.dtype.name} {x.shape} ".encode())
+    found.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()[:32]
+
+
+def checked_facts(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The facts of a checkpoint of zoo.train, and the digests of its arrays; older ones have none.
+
+    Raises KeyError for another file, ValueError for facts that are damaged.
+    """
+    facts, checksum = json.loads(metadata["zoo"]), metadata.get("checksum")
+    digests = facts.pop("digests", None)
+    if (digests is not None or checksum is not None) and checksum != digest(metadata["zoo"]):
+        raise ValueError("damaged: its facts are not those that were saved")
+    return facts, digests or {}
 
 
 def _sharded(path: Path, stack: ExitStack) -> Arrays:
