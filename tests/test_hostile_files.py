@@ -310,6 +310,22 @@ def test_an_index_of_another_form_is_refused(content: str, tmp_path: Path) -> No
     refused(lambda: everything(path), str(path))
 
 
+def test_no_text_is_looked_for_in_the_heap_of_an_h5(tmp_path: Path) -> None:
+    """HDF5 does not come back from a heap whose objects have no size."""
+    path = tmp_path / "x.weights.h5"
+    of_keras(path)
+    data = bytearray(path.read_bytes())
+    heap = data.index(b"GCOL") + 16  # its first object: index, count of references, reserved, size
+    data[heap : heap + 16] = struct.pack("<HHIQ", 7, 1, 0, 2**64 - 16)
+    path.write_bytes(data)
+    program = (
+        "import sys, zoo.weights.files as f\nwith f.reading(f.Path(sys.argv[1])) as arrays: print(*arrays)"
+    )
+    command = [sys.executable, "-c", program, path]
+    done = subprocess.run(command, timeout=60, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["dense/vars/0", "dense/vars/1"]
+
+
 def test_an_image_in_postscript_starts_no_other_program(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")

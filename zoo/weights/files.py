@@ -273,7 +273,9 @@ def _dataset(name: str, item: Any) -> Stored:
             _check_chunks(item, 1 << filters.index(FILTERS["gzip"]))
         return item[()].view("bfloat16") if sixteen else item[()]
 
-    sixteen = str(item.attrs.get("dtype")) == "bfloat16"
+    # Keras marks bfloat16, and nothing else, by this attribute. Its text is not read: HDF5 looks for it in a
+    # heap, in which an object without a size keeps it for ever.
+    sixteen = item.dtype.itemsize == 2 and "dtype" in item.attrs
     return Stored(item.shape, "bfloat16" if sixteen else item.dtype.name, read)
 
 
