@@ -1,8 +1,10 @@
 """One job of a benchmark, in a process of its own. Commands, see `zoo.processes.workers`:
 
-alone           the first step, the loss after a burst, and peak memory of one implementation
-interleaved     the times of several implementations in turn
-build           the time to build a model
+    alone           the first step, the loss after a burst, and peak memory of one implementation
+    interleaved     the times of several implementations in turn
+    build           the time to build a model
+
+A job names the model, the framework and the implementations.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def main() -> None:
         _fail(f"{line.strip()!r} cannot be written as {error.encoding}; rename the file or folder")
     except OSError as error:
         _discard_output()  # what is left of it would fail again when Python ends
-        file = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
+        file = "" if error.filename is None else f": {str(error.filename)!r}"
         _fail(f"{type(error).__name__}: {error.strerror or error}{file}")
     except Exception:  # Python would exit with 1, which says that something was found
         traceback.print_exc()
