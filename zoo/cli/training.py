@@ -57,7 +57,7 @@ ResumeOption = Annotated[
     Path | None,
     option(
         "Run to resume: a folder or checkpoint, of any framework; auto: that of --out, if there is one.",
-        "PATH|auto",
+        "PATH",
         complete=completion.runs,
     ),
 ]
