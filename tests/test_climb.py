@@ -36,6 +36,7 @@ def shared_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
             worker.key = key
         for left in worker.folder.glob("*.*"):  # of the last run
             left.unlink()
+        folder.unlink(missing_ok=True)  # of a process that died
         folder.symlink_to(worker.folder)
         return worker
 

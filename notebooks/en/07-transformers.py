@@ -123,14 +123,14 @@ def sentinel(t):
 
 print("GPT reads ", shown(ids[:-1], sentinel))
 print("  predicts", shown(ids[1:], sentinel))
-hidden, wanted = pretraining.masked(ids, rng, code=words)
+hidden, wanted = pretraining.masked(ids, rng, tokenizer=words)
 print("BERT reads", shown(hidden, lambda t: "[?]"))
 print("  predicts", shown(wanted[wanted >= 0], sentinel))
-feed, target = pretraining.spans(ids, rng, code=words)
+feed, target = pretraining.spans(ids, rng, tokenizer=words)
 print("T5 reads  ", shown(feed["token_ids"], sentinel))
 print("   writes ", shown(target, sentinel))
 
-hidden, wanted = pretraining.masked(np.tile(ids, 400), rng, code=words)
+hidden, wanted = pretraining.masked(np.tile(ids, 400), rng, tokenizer=words)
 chosen = wanted >= 0
 masks, kept = hidden[chosen] == MASK, hidden[chosen] == wanted[chosen]
 print(

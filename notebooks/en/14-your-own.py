@@ -101,7 +101,7 @@ def parameters(model):
 card, model = zoo.card("mixer"), zoo.build("mixer", seed=1)
 print(f"{card.name}: {card.parameters:,} parameters, {card.multiply_adds:,} multiply-adds. {card.idea}")
 assert parameters(model) == card.parameters
-assert zoo.registry.multiply_adds(model) == card.multiply_adds
+assert zoo.layers.signature.multiply_adds(model) == card.multiply_adds
 
 # %% [markdown]
 # ## Training

@@ -113,14 +113,14 @@ def sentinel(t):
 
 print("GPT  输入", shown(ids[:-1], sentinel))
 print("     预测", shown(ids[1:], sentinel))
-hidden, wanted = pretraining.masked(ids, rng, code=words)
+hidden, wanted = pretraining.masked(ids, rng, tokenizer=words)
 print("BERT 输入", shown(hidden, lambda t: "[?]"))
 print("     预测", shown(wanted[wanted >= 0], sentinel))
-feed, target = pretraining.spans(ids, rng, code=words)
+feed, target = pretraining.spans(ids, rng, tokenizer=words)
 print("T5   输入", shown(feed["token_ids"], sentinel))
 print("     输出", shown(target, sentinel))
 
-hidden, wanted = pretraining.masked(np.tile(ids, 400), rng, code=words)
+hidden, wanted = pretraining.masked(np.tile(ids, 400), rng, tokenizer=words)
 chosen = wanted >= 0
 masks, kept = hidden[chosen] == MASK, hidden[chosen] == wanted[chosen]
 print(

@@ -91,7 +91,7 @@ def parameters(model):
 card, model = zoo.card("mixer"), zoo.build("mixer", seed=1)
 print(f"{card.name}：{card.parameters:,} 个参数，{card.multiply_adds:,} 次乘加。{card.idea}")
 assert parameters(model) == card.parameters
-assert zoo.registry.multiply_adds(model) == card.multiply_adds
+assert zoo.layers.signature.multiply_adds(model) == card.multiply_adds
 
 # %% [markdown]
 # ## 训练

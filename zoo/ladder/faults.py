@@ -275,14 +275,14 @@ def _lost_count(original: Any, self: Any, state: Any) -> Any:
     return original({**state, "batches": np.array(0)})
 
 
-def _repeated_batch(original: Any, self: Any, batches: Any, per_epoch: int, *rest: Any) -> Any:
+def _repeated_batch(original: Any, self: Any, batches: Any, steps: Any) -> Any:
     def repeated() -> Iterator[Any]:
         last = None
         for i, batch in enumerate(batches):
-            yield last if i % per_epoch == 3 else batch
+            yield last if i % steps.per_epoch == 3 else batch
             last = batch
 
-    return original(repeated(), per_epoch, *rest)
+    return original(repeated(), steps)
 
 
 def _extra_update(original: Any, self: Any, gradients: Any) -> Any:
@@ -332,7 +332,7 @@ FAULTS = (
     Fault(
         "a GRU's outputs not zero in the padding",
         2,
-        method("layers.recurrent", "GRU", "trimmed", lambda f, self, outputs, lengths: outputs),
+        method("layers.recurrent", "GRU", "mask_outputs", lambda f, self, outputs, lengths: outputs),
     ),
     Fault("a sequence read backwards from its padding", 2, _padding_first),
     # 3 gradients
