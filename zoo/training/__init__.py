@@ -77,8 +77,7 @@ def train(
       rate: one of `zoo.schedules`, or in words, "OneCycle(0.01)", whose length is then the run's.
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
       update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one in words.
-    - `freeze`: patterns of layer names, or "backbone", all but the head; these layers run in inference mode.
-    - `dtype`: a Keras dtype policy, as for `zoo.build`.
+    - `freeze`: patterns of layer names, or "backbone", all but the head; `dtype`: a Keras dtype policy.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
@@ -90,8 +89,7 @@ def train(
       augmentation and, unless given, the optimizer are the saved run's. Its schedule ends where the saved run
       was to end: to train for longer, give a `schedule` for all steps.
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
-    - `watch(step, loss)`: called after every step, with the loss still on the device; `callbacks`:
-      `zoo.Callback` objects, `zoo.CSVLogger("log.csv")`.
+    - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` objects.
 
     Ctrl-C, SIGTERM and SIGUSR1 stop after the current step; the run so far is returned. Raises ZooError's
     kinds, before any work, for a wrong name or argument, or data that do not fit the model; NotSaved.
