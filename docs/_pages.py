@@ -30,7 +30,10 @@ ROOT = Path(__file__).parents[1]
 # The reference's pages: what each is about, and the names of `zoo` on it.
 REFERENCE = {
     "models": ("Models", "build list_models card Card example features register"),
-    "training": ("Training", "train Run EarlyStopping load_run SavedRun evaluate"),
+    "training": (
+        "Training",
+        "train Run EarlyStopping Callback CSVLogger JSONLinesLogger load_run SavedRun evaluate",
+    ),
     "writing": ("Predicting, generating and exporting", "predict generate translate export"),
     "comparing": ("Comparing", "compare parity bench"),
     "errors": (
