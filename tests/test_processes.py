@@ -39,6 +39,7 @@ import os, signal, sys, threading, time
 from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import Worker
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with scratch_folder() as folder:
     workers = [Worker("runner", folder / str(i), "torch") for i in range(3)]
     for i, worker in enumerate(workers):
@@ -85,6 +86,7 @@ def test_workers_and_their_folder_go_with_the_main_process(ending: str, tmp_path
         assert len(list(temporary.glob("zoo-*/*/pid"))) == 3
         assert not any(map(is_free, locks.iterdir()))
         main.send_signal(getattr(signal, ending))
+        main.wait(timeout=60)
     assert wait_for(lambda: all(map(is_free, locks.iterdir())))
     assert wait_for(lambda: not any(temporary.iterdir()))
 
