@@ -39,7 +39,6 @@ import os, signal, sys, threading, time
 from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import Worker
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 with scratch_folder() as folder:
     workers = [Worker("runner", folder / str(i), "torch") for i in range(3)]
     for i, worker in enumerate(workers):
