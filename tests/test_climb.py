@@ -34,6 +34,7 @@ def shared_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         if worker is None:
             worker = Shared(module, tmp_path_factory.mktemp("process"), backend, environment)
             worker.key = key
+            (worker.folder / "pid").unlink()  # the end of a run is not the worker's
         for left in worker.folder.glob("*.*"):  # of the last run
             left.unlink()
         folder.unlink(missing_ok=True)  # of a process that died
