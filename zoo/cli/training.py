@@ -175,9 +175,10 @@ def _train(given: dict[str, Any]) -> None:
     terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
     options = {name: given[name] for name in Options.names() if name in given}
     options["callbacks"] = list(map(logger, given["log"] or ()))
-    options |= {"out": out, "progress": False if quiet else sys.stderr.isatty() or "lines"}
+    options |= {"out": out, "tokenizer": reader}
+    options["progress"] = False if quiet else sys.stderr.isatty() or "lines"
     with terminal.aside(quiet=quiet):
-        run = train(card.name, task, **{**options, "tokenizer": reader})
+        run = train(card.name, task, **options)
     if save_config is not None:
         _save_config(save_config, given, run)
     if given["as_json"]:

@@ -26,7 +26,7 @@ class Loop:
     """A run under way: an engine calls `on_step` and `on_epoch` until it is `stopped`."""
 
     def __init__(self, start: Start):
-        self.run, self.plan, self.optimizer, self.steps = start.run, start.plan, start.optimizer, start.steps
+        self.run, self.plan, self.steps = start.run, start.plan, start.steps
         self.per_epoch = self.run.task.steps(self.run.batch_size)
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
         self.pending: list[Tensor] = []  # losses on the device; those before are the run's
@@ -35,7 +35,7 @@ class Loop:
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
-        self.saver = Saver(self.plan, self.run, self.optimizer)
+        self.saver = Saver(self.plan, self.run, start.optimizer)
         self.stopped = False
         self.paused = 0.0  # seconds between epochs
 

@@ -328,7 +328,7 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     if file is not None and (options.keep or 1) > 1 and folder is None:
         writable(number(file, 0))
     mode = _mode(options)
-    if options.weights is not None:
+    if options.weights is not None and not isinstance(model, str):  # else `plan_model` does
         check_weights(name, options.weights)
     saved, note = _saved(options, file)
     if saved is not None:
@@ -340,19 +340,7 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     if options.dtype is not None and not isinstance(model, str):
         raise WrongConfiguration(f"dtype={options.dtype!r}: {name} is built already; build it so")
     recipe = _recipe(card, options)
-    return Plan(
-        network,
-        name,
-        task,
-        recipe,
-        mode,
-        options.seed or 0,
-        options,
-        saved,
-        folder,
-        file,
-        note,
-    )
+    return Plan(network, name, task, recipe, mode, options.seed or 0, options, saved, folder, file, note)
 
 
 def _saved(options: Options, file: Path | None) -> tuple[Checkpoint | None, str]:

@@ -24,17 +24,17 @@ class Saver:
 
     def __init__(self, plan: Plan, run: Run, optimizer: Any):
         self.plan, self.run, self.optimizer = plan, run, optimizer
+        self.every = None if plan.checkpoint is None else plan.options.interval
         self.last = time.perf_counter()
         self.failure: Exception | None = None  # of the last save
 
     def due(self, steps: int) -> bool:
         """Whether the run is to be saved after so many steps, within an epoch."""
-        every = self.plan.options.interval
-        if every is None or self.plan.checkpoint is None:
+        if self.every is None:
             return False
-        if every.steps is not None:
-            return steps % every.steps == 0
-        return time.perf_counter() - self.last >= every.seconds
+        if self.every.steps is not None:
+            return steps % self.every.steps == 0
+        return time.perf_counter() - self.last >= self.every.seconds
 
     def save(self) -> None:
         """Save the run, if it has a path. A failure is reported, and the next save tries again."""

@@ -59,11 +59,13 @@ def adapted(recipe: Recipe, optimizer: str | None, options: Mapping[str, Any]) -
     if optimizer is None:
         return replace(recipe, settings={**recipe.settings, **settings})
     call = parse_one("optimizer", optimizer, OPTIMIZERS)
-    own = {**dict(zip(("learning_rate",), call.args, strict=False)), **call.kwargs}
     if len(call.args) > 1:
         raise WrongConfiguration(
             f"optimizer={optimizer!r}; expected the learning rate, then arguments by name"
         )
+    own = dict(call.kwargs)
+    if call.args:
+        own = {"learning_rate": call.args[0], **own}
     if twice := own.keys() & settings.keys():
         raise WrongConfiguration(
             f"optimizer={optimizer!r} has its own {', '.join(sorted(twice))}; give it once"
