@@ -88,6 +88,10 @@ FreezeOption = Annotated[
     str | None,
     option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
 ]
+LoraOption = Annotated[
+    str | None,
+    option("""Train adapters of this rank: 8, or "LoRA(8, alpha=16, layers='*_query, *_value')".""", "RANK"),
+]
 DtypeOption = Annotated[str | None, option("float32, bfloat16, mixed_bfloat16, mixed_float16 ...", "NAME")]
 ModelOrFile = Annotated[
     str,
@@ -127,6 +131,7 @@ def train(
     label_smoothing: SmoothingOption = None,
     early_stopping: StoppingOption = None,
     freeze: FreezeOption = None,
+    lora: LoraOption = None,
     dtype: DtypeOption = None,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,

@@ -14,6 +14,7 @@ from typing import Any
 from zoo import storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
+from zoo.lora import LoRA
 from zoo.tasks import Task, Tokenizer
 from zoo.training.callbacks import Callback, CSVLogger, JSONLinesLogger
 from zoo.training.engines import ENGINES
@@ -45,6 +46,7 @@ def train(
     accumulate: int | None = None,
     ema: float | None = None,
     freeze: str | Sequence[str] | None = None,
+    lora: LoRA | int | str | None = None,
     dtype: str | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
@@ -78,6 +80,8 @@ def train(
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
       update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one in words.
     - `freeze`: patterns of layer names, or "backbone", all but the head; `dtype`: a Keras dtype policy.
+    - `lora`: low-rank adapters (`zoo.lora`) by their rank, 8, or "LoRA(8, alpha=16, layers='*_query')"; all
+      but these and a classification head are frozen.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from zoo import backends, pretrained, registry, storage, tasks, tokenizers
+from zoo import backends, lora, pretrained, registry, storage, tasks, tokenizers
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec, parse
 from zoo.checks import integer
@@ -158,6 +158,7 @@ class Options:
     accumulate: int | None = None
     ema: float | None = None
     freeze: str | Sequence[str] | None = None
+    lora: lora.LoRA | int | str | None = None
     dtype: str | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
@@ -196,6 +197,10 @@ class Options:
         self._check_optimizer()
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))
+        if self.lora not in (None, ""):
+            object.__setattr__(self, "lora", str(lora.parse(self.lora)))
+            if self.freeze:
+                raise WrongConfiguration("lora= freezes all but adapters and head already; leave freeze= out")
         if isinstance(self.early_stopping, int):
             object.__setattr__(self, "early_stopping", EarlyStopping(self.early_stopping))
         if self.out is not None and self.checkpoint is not None:
@@ -332,7 +337,7 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
         check_weights(name, options.weights)
     saved, note = _saved(options, file)
     if saved is not None:
-        names = ("seed", "batch_size", "freeze")
+        names = ("seed", "batch_size", "freeze", "lora")
         options = replace(options, **{name: saved.take(name, getattr(options, name)) for name in names})
     network: ModelPlan | keras.Model = model if not isinstance(model, str) else plan_model(
         name, task, options.weights, tokenizer=options.reader, loss=options.loss, fine_tune=True

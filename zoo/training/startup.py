@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zoo import backends, tasks
+from zoo import backends, lora, tasks
 from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
@@ -42,6 +42,9 @@ def start(plan: Plan) -> Start:
         model = model.build(plan.seed, options.dtype)
     if options.freeze:
         freeze(model, str(options.freeze))
+    adapters = lora.parse(str(options.lora)) if options.lora else None
+    if adapters is not None:
+        lora.select(model, adapters)  # raises for wrong patterns before data are read
     task = _augmented(plan, _task(plan, model))
     if plan.saved is not None:
         plan.saved.take("augment", format_transforms(task.augment))
@@ -59,11 +62,16 @@ def start(plan: Plan) -> Start:
     optimizer = plan.make_optimizer(steps)
     if options.weights is not None and plan.saved is None:
         load(model, options.weights)
+    if adapters is not None:
+        lora.add(model, **vars(adapters), seed=plan.seed)
     engine = make_engine(options.engine, network, objective, optimizer, plan.mode)
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
+    if adapters is not None:
+        words += f"; {lora.summary(model)}"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
+    run.lora = str(options.lora or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
     if plan.saved is not None:
