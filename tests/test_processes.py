@@ -24,6 +24,7 @@ from test_rules import ROOT, ZOO, name_of, packages
 import zoo
 from zoo import benchmarks
 from zoo.ladder.run import ParityRun, Process, Settings
+from zoo.processes.frameworks import frameworks
 from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import Worker, WorkerDied
 
@@ -91,9 +92,8 @@ def test_workers_and_their_folder_go_with_the_main_process(ending: str, tmp_path
 
 
 def test_processes_are_started_in_one_place() -> None:
-    """Elsewhere only for the files of an export, which run in a process that does nothing else."""
     starting = {name_of(path) for path in ZOO if "subprocess" in packages(path)}
-    assert {name for name in starting if not name.startswith("zoo/processes/")} == {"zoo/artifacts.py"}
+    assert starting == {"zoo/processes/scratch.py", "zoo/processes/workers.py"}
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +144,32 @@ def test_a_worker_that_hangs_becomes_a_row(tmp_path: Path, monkeypatch: pytest.M
     with ParityRun(tmp_path, [("mlp", None)], Settings([NAME], ["float32"])) as ladder:
         (row,) = ladder.rows()
     assert row["verdict"] == "fails"
-    for each in (run, row, *timings):
+    for each in (run, row, *timings, frameworks()[NAME]):
         assert each["error"].startswith("sent nothing for 0.01 s and was ended")
+
+
+def test_an_export_that_hangs_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_WORKER_TIMEOUT", "0.01")
+    model = zoo.build("mlp", **zoo.card("mlp").small)
+    with pytest.raises(zoo.ZooError, match=r"nothing was written: sent nothing for 0\.01 s and was ended"):
+        zoo.export(model, tmp_path / "mlp.keras")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_program_goes_with_the_main_process(tmp_path: Path) -> None:
+    """As export runs what it wrote."""
+    lock = tmp_path / "lock"
+    program = f"{LOCK.format(str(lock))}; print('computing', flush=True)\n{FOREVER}"
+    main = f"""
+from zoo.processes.scratch import scratch_folder
+from zoo.processes.workers import run
+with scratch_folder() as folder:
+    run({program!r}, [], folder / "program", "torch")
+"""
+    with subprocess.Popen([sys.executable, "-c", main]) as process:
+        assert wait_for(lambda: lock.exists() and not is_free(lock))
+        process.kill()
+    assert wait_for(lambda: is_free(lock))
 
 
 class Busy(ParityRun):
