@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from PIL import Image
 from test_rules import ROOT, ZOO, name_of, packages
 
 import zoo
-from zoo import benchmarks
+from zoo import benchmarks, checkpoints
 from zoo.ladder.run import ParityRun, Process, Settings
 from zoo.processes.frameworks import frameworks
 from zoo.processes.scratch import scratch_folder
@@ -220,9 +221,14 @@ def command(*words: str | bytes, close: int | None = None, **how: Any) -> subpro
     """`zoo WORDS` in a process of its own, with one of its standard streams closed."""
     return subprocess.run(
         [sys.executable, "-m", "zoo", *words],
-        preexec_fn=None if close is None else partial(os.close, close),
         check=False,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", **how},
+        **{
+            "preexec_fn": None if close is None else partial(os.close, close),
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "encoding": "utf-8",
+            **how,
+        },
     )
 
 
@@ -248,6 +254,47 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(words: list[str]) -> None
 def test_a_full_disk_is_one_line(words: list[str]) -> None:
     with FULL.open("wb") as full:
         assert "No space left on device" in the_line(command(*words, stdout=full))
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+def test_a_log_on_a_full_disk_ends_no_run(tmp_path: Path) -> None:
+    """And an error that cannot be said is still one."""
+    words = ("train", "mlp", "--steps", "2", "--backend", NAME, "--out", str(tmp_path / "r"))
+    with FULL.open("wb") as full:
+        assert command(*words, stderr=full).returncode == 0
+        assert command("info", "lenet6", stderr=full).returncode == 2
+    assert len(checkpoints.read(tmp_path / "r").arrays["losses"]) == 2
+
+
+def test_a_log_whose_reader_has_gone_ends_no_run(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = ("train", "mlp", "--steps", "2", "--backend", NAME, "--out", str(tmp_path / "r"))
+    assert command(*words, stderr=write).returncode == 0
+    os.close(write)
+    assert len(checkpoints.read(tmp_path / "r").arrays["losses"]) == 2
+
+
+def test_a_file_that_a_full_disk_cuts_is_named(tmp_path: Path) -> None:
+    """The limit of a file's size fails as a full disk does, with another word."""
+    file = tmp_path / "log.csv"
+    words = (
+        "train",
+        "mlp",
+        "--steps",
+        "2",
+        "--backend",
+        NAME,
+        "--no-save",
+        "--quiet",
+        "--log",
+        f"csv:{file}",
+    )
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (40, 40))
+    done = command(*words, preexec_fn=limit)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"zoo: OSError: File too large: {str(file)!r}"
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stream", [0, 1, 2])
