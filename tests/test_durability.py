@@ -138,8 +138,8 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(saved: bytes, tmp_path: Path
         content = bytearray(saved)
         content[place] ^= 1 << bit
         said = assert_refused(tmp_path / "run.safetensors", bytes(content))
-        if place >= header:
-            assert re.search(r"run\.safetensors': (\w+/|losses).* cannot be read \(damaged", said), place
+        part = r"': (\w+/|losses).* cannot be read \(damaged" if place >= header else "header|facts|digests"
+        assert re.search(part, said), (place, said)
 
 
 def test_a_page_of_zeros_in_a_checkpoint_is_found(saved: bytes, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_last_checkpoints_are_kept_and_a_damaged_one_names_the_one_before_it
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(bytes(content))  # the numbered name is the same file
-    with pytest.raises(zoo.DataUnavailable, match=r"damaged.*is whole: resume='.*checkpoint-00000007\.s"):
+    with pytest.raises(zoo.DataUnavailable, match=r"loaded\. An earlier .*'.*checkpoint-00000007\.s"):
         checkpoints.read(path)
     run = train(steps=12, out=tmp_path / "r", resume=kept[1])
     assert len(run.losses) == 12

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ from zoo.cli.options import BROKEN_PIPE, TROUBLE
 from zoo.cli.training import evaluate, train
 from zoo.errors import WrongConfiguration, ZooError
 
+STDOUT, STDERR = 1, 2
 STATUS = """\b
 Exit status:
   0    success
@@ -42,7 +44,7 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            _discard_output()
+            _discard(STDOUT)
             raise typer.Exit(BROKEN_PIPE) from None
         return result
 
@@ -112,16 +114,23 @@ def main() -> None:
         line = error.object[: error.end].rpartition("\n")[2] + error.object[error.end :].partition("\n")[0]
         _fail(f"{line.strip()!r} cannot be written as {error.encoding}; rename the file or folder")
     except OSError as error:
-        _discard_output()  # what is left of it would fail again when Python ends
+        _discard(STDOUT)  # what is left of it would fail again when Python ends
         file = "" if error.filename is None else f": {str(error.filename)!r}"
         _fail(f"{type(error).__name__}: {error.strerror or error}{file}")
     except Exception:  # Python would exit with 1, which says that something was found
         traceback.print_exc()
         sys.exit(TROUBLE)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _discard(STDERR)
 
 
 def _fail(text: str) -> None:
-    print(f"zoo: {text}", file=sys.stderr)
+    """Exit; standard error says why, unless it cannot be written to either."""
+    with suppress(OSError):
+        print(f"zoo: {text}", file=sys.stderr)
     sys.exit(TROUBLE)
 
 
@@ -143,8 +152,8 @@ def _prepare_streams() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _discard_output() -> None:
-    """Send what is left of the output nowhere."""
+def _discard(stream: int) -> None:
+    """Send what is left of a standard stream nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
+    os.dup2(null, stream)
     os.close(null)

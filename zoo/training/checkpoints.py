@@ -208,7 +208,8 @@ def read(path: str | Path) -> Checkpoint:
     except (WrongConfiguration, DataUnavailable) as error:
         if (whole := next(filter(_is_whole, numbered(path)), None)) is None:
             raise
-        raise type(error)(f"{error}. An earlier checkpoint is whole: resume={str(whole)!r}") from None
+        said = str(error).rstrip(".")
+        raise type(error)(f"{said}. An earlier checkpoint is whole: resume={str(whole)!r}") from None
 
 
 def newest(path: Path) -> tuple[Checkpoint | None, str]:
