@@ -7,16 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain, count, repeat
+from math import ceil, floor
 from typing import Any
 
 from zoo.tasks import Pair
+from zoo.training.checkpoints import State
 from zoo.training.engines import number
 from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.saving import Saver
 from zoo.training.startup import Start
-from zoo.training.stopping import EarlyStopper, EarlyStopping
+from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
 
 Tensor = Any
 BLOCK = 1_000  # losses that are fetched from the device at once
@@ -35,8 +37,10 @@ class Loop:
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
-        self.saver = Saver(self.plan, self.run, start.optimizer)
-        self.stopped = False
+        if self.stopper is not None and self.plan.saved is not None:
+            self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
+        self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
+        self.stopped = start.ended
         self.paused = 0.0  # seconds between epochs
 
     @property
@@ -71,6 +75,7 @@ class Loop:
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
         with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
             self.begin = self.epoch_begin = time.perf_counter()
+            self._measure_last()
             run.trainer.fit(self.batches(), self)
             run.train_s = time.perf_counter() - self.begin - self.paused
         run.mode = run.trainer.mode
@@ -82,6 +87,12 @@ class Loop:
         for callback in options.callbacks:
             callback.on_end(run)
         return run
+
+    def _measure_last(self) -> None:
+        """End the last epoch of the run that is resumed, if that was killed before it was measured."""
+        epochs = self.done / self.per_epoch
+        if len(self.run.history) < (ceil(epochs) if self.stopped else floor(epochs)):
+            self.on_epoch()
 
     def on_step(self, loss: Tensor) -> None:
         """After a step with this loss, which is still on the device."""
@@ -108,11 +119,10 @@ class Loop:
         end = time.perf_counter()
         if self.signals:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
-        with nullcontext() if self.stopper is None else self.stopper.averages():
+        with nullcontext() if self.stopper is None else averages(run):
             run.metrics = evaluate(run.trainer, run.task)
             run.history.append(run.metrics)
-            if self.stopper is not None and self.stopper.ends(run.metrics):
-                self.stopped = True
+            self._judge()
         self.save()
         if self.progress == "lines":
             epoch_line(run, self.per_epoch, self.steps, end - begin)
@@ -120,13 +130,26 @@ class Loop:
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
 
+    def _judge(self) -> None:
+        """Decide by the metrics whether to stop.
+
+        An epoch that a signal cut will be made again, and is judged then.
+        """
+        whole = not self.done % self.per_epoch
+        if self.stopper is not None and (whole or not self.signals):
+            self.stopped |= self.stopper.ends(self.run.metrics, whole=whole)
+
+    def state_dict(self) -> State:
+        """What is saved of the run beside the model and the optimizer."""
+        return ({}, {}) if self.stopper is None else self.stopper.state_dict()
+
     def _call_back(self, seconds: float) -> None:
         """Call the callbacks after an epoch that took so long."""
         done = self.done
         if not self.plan.options.callbacks or not done:
             return
         epoch = -(-done // self.per_epoch)
-        own = self.run.losses[max(self.resumed, (epoch - 1) * self.per_epoch) :]
+        own = self.run.losses[(epoch - 1) * self.per_epoch :]
         facts = {"step": done, "train_loss": sum(own) / len(own), "seconds": seconds, **self.run.metrics}
         for callback in self.plan.options.callbacks:
             callback.on_epoch(epoch, facts)
