@@ -295,7 +295,9 @@ def test_an_interval_that_is_none_is_refused(wrong: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("option", [{"checkpoint_every": 5}, {"keep": 2}, {"resume": "auto"}])
+@pytest.mark.parametrize(
+    "option", [{"checkpoint_every": 5}, {"keep": 2}, {"keep_best": "loss"}, {"resume": "auto"}]
+)
 def test_options_of_a_path_without_one_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(zoo.WrongConfiguration, match="give out= or checkpoint="):
         train(steps=2, **option)
@@ -567,3 +569,58 @@ def test_the_command_of_a_run_that_has_ended_has_status_0(tmp_path: Path) -> Non
     assert again.exit_code == 0
     ours, theirs = (json.loads(done.stdout) for done in (again, first))
     assert (ours["losses"], ours["metrics"]) == (theirs["losses"], theirs["metrics"])
+
+
+# --- the best checkpoint ---
+
+
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_the_best_checkpoint_is_the_run_after_its_best_epoch(engine: str, ema: bool, tmp_path: Path) -> None:
+    """Its weights, or their averages, give the metrics recorded; resumed from it, the run is the same."""
+    path, kept = tmp_path / "run.safetensors", tmp_path / "run-best.safetensors"
+    average = {"use_ema": True, "ema_momentum": 0.5} if ema else {}
+    adam = lambda: optimizers.Adam(0.01, **average)  # noqa: E731
+    options: dict[str, Any] = {"engine": engine, "early_stopping": None, "epochs": 9}
+    run = overfit(**options, optimizer=adam(), checkpoint=path, keep_best="loss")
+    losses = [metrics["loss"] for metrics in run.history]
+    best = int(np.argmin(losses))
+    assert best < 8
+    recorded = {"metric": "loss", "value": min(losses), "step": 4 * best + 4, "file": kept.name}
+    assert run.best == recorded
+    assert zoo.load_run(path).facts["best"] == recorded
+    assert len(checkpoints.read(kept).arrays["losses"]) == recorded["step"]
+    model, task = zoo.build("mlp", **SMALL), run.task.test
+    zoo.load_run(kept, model)
+    assert task is not None
+    measured = zoo.evaluate(model, (task[0], task[1]))
+    assert measured["loss"] == pytest.approx(min(losses), rel=1e-6)
+    again = tmp_path / "again.safetensors"
+    assert_same(overfit(**options, resume=kept, checkpoint=again, keep_best="loss"), run)
+
+
+def test_a_resumed_run_knows_the_best_epoch_before_it(tmp_path: Path) -> None:
+    uncut, cut = (
+        tmp_path / "a" / "checkpoint-best.safetensors",
+        tmp_path / "b" / "checkpoint-best.safetensors",
+    )
+    options: dict[str, Any] = {"early_stopping": None, "epochs": 9, "keep_best": "accuracy"}
+    run = overfit(**options, out=uncut.parent)
+    assert run.best is not None
+    with pytest.raises(Killed):
+        overfit(**options, out=cut.parent, watch=kill(30))
+    resumed = overfit(**options, out=cut.parent, resume="auto", batch_size=4)
+    assert resumed.best == run.best
+    assert zoo.load_run(cut.parent).facts["best"] == run.best
+    ours, theirs = checkpoints.read(cut), checkpoints.read(uncut)
+    assert {name: x.tolist() for name, x in ours.arrays.items()} == {
+        name: x.tolist() for name, x in theirs.arrays.items()
+    }
+
+
+def test_the_metric_of_the_best_checkpoint_is_one_of_the_tasks() -> None:
+    fail = lambda *_: pytest.fail("a step was made")  # noqa: E731
+    with pytest.raises(zoo.UnknownName, match="keep_best: arrays has no metric 'acuracy'; nearest: accuracy"):
+        overfit(checkpoint="run.safetensors", keep_best="acuracy", watch=fail)
+    with pytest.raises(zoo.WrongConfiguration, match="keep_best= needs held-out examples"):
+        train(steps=2, checkpoint="run.safetensors", keep_best="accuracy", watch=fail)

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +33,8 @@ from zoo.training.stopping import EarlyStopping
 from zoo.weights.files import Stored, checked_facts, digest, entry
 from zoo.weights.files import read as read_array
 
-VERSION = "2"
+VERSION, READABLE = "3", ("2", "3")  # docs/checkpoint.md
+TRAINED = "trained"  # the prefix of the weights that are trained, where the model has their averages
 State = tuple[Mapping[str, Any], Mapping[str, Any]]  # further facts and arrays of a run
 SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs
 FILE = "checkpoint.safetensors"  # in the folder of a run, see zoo.training.runs
@@ -66,10 +68,10 @@ class Checkpoint:
         """The optimizer it was trained by, without its memory."""
         for module in ("zoo.optimizers", "zoo.schedules"):
             import_module(module)  # Keras finds the classes that are loaded, else its own of that name
-        return keras.optimizers.deserialize(self.facts["optimizer"])
+        return keras.optimizers.deserialize(deepcopy(self.facts["optimizer"]))  # which changes it
 
     def part(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays below a name: "model" or "optimizer"."""
+        """The arrays below a name: "model", "optimizer", "trained" or "best"."""
         return {key[len(name) + 1 :]: x for key, x in self.arrays.items() if key.startswith(f"{name}/")}
 
     def _weighed(self, memory: dict[str, np.ndarray], run: Run) -> dict[str, np.ndarray]:
@@ -96,29 +98,33 @@ class Checkpoint:
                 f"has {self.steps} steps already; steps={total} (or as many epochs) counts from the "
                 "beginning, so ask for more"
             )
-        same = rule is not None and saved is not None and rule.monitor == saved["monitor"]
-        if same and rule.ends_after(saved["waited"]):
+        if rule is None or saved is None or rule.monitor != saved["monitor"]:
+            return ""
+        if rule.ends_after(saved["waited"]):
             return (
                 f"stopped early after {self.steps} steps, {saved['waited']} epochs without a better "
                 f"{rule.monitor}; give early_stopping= more patience"
             )
         return ""
 
-    def restore(self, run: Run) -> None:
-        """Put a new run where the saved one was. Raises WrongConfiguration, and leaves the run as it is, for
-        another model or optimizer."""
-        model, losses = self.part("model"), self.arrays["losses"]
+    def state_for(self, run: Run) -> dict[str, np.ndarray]:
+        """The optimizer state for a new run. Raises WrongConfiguration for another model or optimizer."""
         kept = run.trainer.state_dict()
         memory = (
             self._weighed(self.part("optimizer"), run) if "weight_sum" in kept else self.part("optimizer")
         )
         shapes = {v.path: tuple(v.shape) for v in run.model.variables}
-        _same(f"resume: {self.path}: variables", shapes, {k: x.shape for k, x in model.items()})
+        _same(f"resume: {self.path}: variables", shapes, _shapes(self.part("model")))
         _same(f"resume: {self.path}: the optimizer state", _shapes(kept), _shapes(memory))
+        return memory
+
+    def restore(self, run: Run, state: Mapping[str, np.ndarray]) -> None:
+        """Put a new run where the saved one was, with the state that `state_for` returned."""
+        model = {**self.part("model"), **self.part(TRAINED)}
         for variable in run.model.variables:
             variable.assign(model[variable.path])
-        run.trainer.load_state_dict(memory)
-        run.losses = [float(x) for x in losses]
+        run.trainer.load_state_dict(state)
+        run.losses = self.arrays["losses"].tolist()
         run.history = [dict(metrics) for metrics in self.facts["history"]]
 
 
@@ -199,6 +205,11 @@ def keep(path: Path, steps: int, count: int) -> None:
             shutil.copyfile(path, part)
     for file in numbered(path)[count:]:
         file.unlink(missing_ok=True)
+
+
+def best(path: Path) -> Path:
+    """The name of the best checkpoint beside the newest one."""
+    return path.with_name(f"{path.stem}-best{path.suffix}")
 
 
 def number(path: Path, steps: int) -> Path:
@@ -297,9 +308,10 @@ def _read(path: Path) -> Checkpoint:
 
 def _check_parts(path: Path, facts: Mapping[str, Any], stored: Mapping[str, Stored]) -> None:
     """Raise WrongConfiguration for another version, for a part that is missing, or arrays of other types."""
-    if facts.get("version", VERSION) != VERSION:
+    if facts.get("version", VERSION) not in READABLE:
         raise WrongConfiguration(
-            f"resume={str(path)!r}: a checkpoint of format {facts.get('version')}; this zoo reads {VERSION}"
+            f"resume={str(path)!r}: a checkpoint of format {facts.get('version')}; this zoo reads "
+            f"{' and '.join(READABLE)}"
         )
     gone = [name for name in SETTINGS if name not in facts] + ["losses"] * ("losses" not in stored)
     if gone:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, count, repeat
 from math import ceil, floor
 from typing import Any
 
+import numpy as np
+
 from zoo.tasks import Pair
 from zoo.training.checkpoints import State
 from zoo.training.engines import number
+from zoo.training.identity import FACTS as IDENTITY
 from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
-from zoo.training.saving import Saver
+from zoo.training.saving import KEPT, Saver
 from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
 
@@ -28,7 +31,7 @@ class Loop:
     """A run under way: an engine calls `on_step` and `on_epoch` until it is `stopped`."""
 
     def __init__(self, start: Start):
-        self.run, self.plan, self.steps = start.run, start.plan, start.steps
+        self.run, self.plan, self.steps, self.identity = start.run, start.plan, start.steps, start.identity
         self.per_epoch = self.run.task.steps(self.run.batch_size)
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
         self.pending: list[Tensor] = []  # losses on the device; those before are the run's
@@ -119,10 +122,11 @@ class Loop:
         end = time.perf_counter()
         if self.signals:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
-        with nullcontext() if self.stopper is None else averages(run):
+        judges = self.stopper is not None or self.saver.best is not None
+        with averages(run) if judges else nullcontext([]) as own:
             run.metrics = evaluate(run.trainer, run.task)
             run.history.append(run.metrics)
-            self._judge()
+            self._judge(own)
         self.save()
         if self.progress == "lines":
             epoch_line(run, self.per_epoch, self.steps, end - begin)
@@ -130,18 +134,26 @@ class Loop:
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
 
-    def _judge(self) -> None:
-        """Decide by the metrics whether to stop.
+    def _judge(self, own: Sequence[np.ndarray]) -> None:
+        """Decide by the metrics whether to stop, and whether to keep these weights; `own` is `keep_best`'s.
 
         An epoch that a signal cut will be made again, and is judged then.
         """
         whole = not self.done % self.per_epoch
-        if self.stopper is not None and (whole or not self.signals):
+        if self.signals and not whole:
+            return
+        if self.stopper is not None:
             self.stopped |= self.stopper.ends(self.run.metrics, whole=whole)
+        self.saver.keep_best(own, whole=whole)
 
     def state_dict(self) -> State:
         """What is saved of the run beside the model and the optimizer."""
-        return ({}, {}) if self.stopper is None else self.stopper.state_dict()
+        facts, arrays = ({}, {}) if self.stopper is None else self.stopper.state_dict()
+        return {
+            **facts,
+            IDENTITY: self.identity,
+            **({} if self.saver.kept is None else {KEPT: self.saver.kept}),
+        }, arrays
 
     def _call_back(self, seconds: float) -> None:
         """Call the callbacks after an epoch that took so long."""

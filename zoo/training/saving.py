@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 
 from zoo.errors import NotSaved
-from zoo.training.checkpoints import State, keep
+from zoo.training.checkpoints import TRAINED, State, best, keep
 from zoo.training.plan import Plan
 from zoo.training.run import Run
 from zoo.training.runs import record, save
+from zoo.training.stopping import Best
 
 logger = logging.getLogger(__name__)
 
+KEPT = "best_checkpoint"  # in the header of a checkpoint
 FAILURES = (OSError, SafetensorError)  # of a disk that is full, a folder that is gone
 
 
@@ -31,6 +34,13 @@ class Saver:
         self.every = None if plan.checkpoint is None else plan.options.interval
         self.last = time.perf_counter()
         self.failure: Exception | None = None  # of the last save
+        metric = plan.options.keep_best
+        self.best = None if metric is None else Best("keep_best", metric, run.task)
+        self.kept: dict[str, Any] | None = None  # the best checkpoint of a whole epoch
+        saved = {} if plan.saved is None else plan.saved.facts.get(KEPT) or {}
+        if self.best is not None and saved.get("metric") == metric:
+            self.best.value, self.kept = saved["value"], saved
+            run.best = self.kept
 
     def due(self, steps: int) -> bool:
         """Whether the run is to be saved after so many steps, within an epoch."""
@@ -55,6 +65,31 @@ class Saver:
             logger.warning("%s: not saved after step %d: %s; the next save tries again",
                            path, len(run.losses), error)  # fmt: skip
         self.last = time.perf_counter()
+
+    def keep_best(self, own: Sequence[np.ndarray], *, whole: bool) -> None:
+        """Save the run as its best checkpoint, if its metrics are.
+
+        `own` are the model's variables where it has the averages of its weights now. An epoch that is not
+        `whole` is made again by a run that is resumed, which does not know of it.
+        """
+        path, run = self.plan.checkpoint, self.run
+        if self.best is None or path is None or not self.best.improves(run.metrics):
+            return
+        file = best(path)
+        run.best = {
+            "metric": self.best.metric,
+            "value": self.best.value,
+            "step": len(run.losses),
+            "file": file.name,
+        }
+        self.kept = run.best if whole else self.kept
+        facts, arrays = self.state()
+        paths = (f"{TRAINED}/{v.path}" for v in run.model.variables)
+        arrays = {**arrays, **dict(zip(paths, own, strict=False))}
+        try:
+            save(file, None, run, self.optimizer, (facts, arrays))
+        except FAILURES as error:
+            logger.warning("%s: not saved after step %d: %s", file, len(run.losses), error)
 
     def finish(self, *, changed: bool) -> None:
         """Write the facts of the whole run, see `record`. Raises NotSaved where the last save failed."""

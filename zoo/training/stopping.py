@@ -124,15 +124,18 @@ class EarlyStopper:
 
 
 @contextmanager
-def averages(run: Run) -> Iterator[None]:
-    """Within, the model has the averages of its weights, where they are kept: as the run would end."""
+def averages(run: Run) -> Iterator[list[np.ndarray]]:
+    """Within, the model has the averages of its weights, where they are kept: as the run would end.
+
+    Yields the values of its variables before; empty where there are no averages.
+    """
     if not run.trainer.averages:
-        yield
+        yield []
         return
     own = _numbers(run.model)
     run.trainer.copy_ema_to_weights()
     try:
-        yield
+        yield own
     finally:
         _assign(run.model, own)
 
