@@ -66,6 +66,9 @@ ResumeOption = Annotated[
 EveryOption = Annotated[
     str | None, option('Save within epochs too: every "500" steps, or "10 min".', "STEPS|TIME")
 ]
+BestOption = Annotated[
+    str | None, option("Keep the best checkpoint too, by a held-out metric, e.g. accuracy.", "METRIC")
+]
 KeepOption = Annotated[int | None, count("Checkpoints to keep, under numbered names.")]
 OptimizerOption = Annotated[
     str | None,
@@ -142,6 +145,7 @@ def train(
     ] = None,
     checkpoint_every: EveryOption = None,
     keep: KeepOption = None,
+    keep_best: BestOption = None,
     resume: ResumeOption = None,
     weights: WeightsOption = None,
     log: LogOption = None,

@@ -58,6 +58,7 @@ def train(
     out: str | Path | None = None,
     checkpoint_every: int | str | None = None,
     keep: int | None = None,
+    keep_best: str | None = None,
     resume: str | Path | None = None,
     weights: str | Path | None = None,
     progress: bool | str | None = None,
@@ -83,11 +84,13 @@ def train(
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
     - `errors` "skip" leaves out unreadable images; `early_stopping`: an `EarlyStopping`, or its patience.
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also
-      `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names.
+      `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names;
+      `keep_best` "accuracy", or another held-out metric: the best epoch's too, as NAME-best.safetensors.
     - `resume`: such a folder or file, of any framework and engine; "auto": the newest whole checkpoint of
-      `out` or `checkpoint`, else a new run. `steps` and `epochs` count from the beginning; seed, batch size,
-      augmentation and, unless given, the optimizer are the saved run's. Its schedule ends where the saved run
-      was to end: to train for longer, give a `schedule` for all steps.
+      `out` or `checkpoint`, else a new run. `steps` and `epochs` count from the beginning; model, task,
+      loss, seed, batch size and augmentation are the saved run's, unless given optimizer and early stopping,
+      too; others are refused. "auto" returns a run that has ended. A schedule ends where the saved run was to
+      end: to train for longer, give a `schedule` for all steps.
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
     - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` objects.
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, count, repeat
+from math import ceil, floor
 from typing import Any
 
+import numpy as np
+
 from zoo.tasks import Pair
+from zoo.training.checkpoints import State
 from zoo.training.engines import number
+from zoo.training.identity import FACTS as IDENTITY
 from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
-from zoo.training.saving import Saver
+from zoo.training.saving import KEPT, Saver
 from zoo.training.startup import Start
-from zoo.training.stopping import EarlyStopper, EarlyStopping
+from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
 
 Tensor = Any
 BLOCK = 1_000  # losses that are fetched from the device at once
@@ -26,7 +31,7 @@ class Loop:
     """A run under way: an engine calls `on_step` and `on_epoch` until it is `stopped`."""
 
     def __init__(self, start: Start):
-        self.run, self.plan, self.steps = start.run, start.plan, start.steps
+        self.run, self.plan, self.steps, self.identity = start.run, start.plan, start.steps, start.identity
         self.per_epoch = self.run.task.steps(self.run.batch_size)
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
         self.pending: list[Tensor] = []  # losses on the device; those before are the run's
@@ -35,8 +40,10 @@ class Loop:
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
-        self.saver = Saver(self.plan, self.run, start.optimizer)
-        self.stopped = False
+        if self.stopper is not None and self.plan.saved is not None:
+            self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
+        self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
+        self.stopped = start.ended
         self.paused = 0.0  # seconds between epochs
 
     @property
@@ -71,6 +78,7 @@ class Loop:
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
         with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
             self.begin = self.epoch_begin = time.perf_counter()
+            self._measure_last()
             run.trainer.fit(self.batches(), self)
             run.train_s = time.perf_counter() - self.begin - self.paused
         run.mode = run.trainer.mode
@@ -82,6 +90,12 @@ class Loop:
         for callback in options.callbacks:
             callback.on_end(run)
         return run
+
+    def _measure_last(self) -> None:
+        """End the last epoch of the run that is resumed, if that was killed before it was measured."""
+        epochs = self.done / self.per_epoch
+        if len(self.run.history) < (ceil(epochs) if self.stopped else floor(epochs)):
+            self.on_epoch()
 
     def on_step(self, loss: Tensor) -> None:
         """After a step with this loss, which is still on the device."""
@@ -108,11 +122,11 @@ class Loop:
         end = time.perf_counter()
         if self.signals:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
-        with nullcontext() if self.stopper is None else self.stopper.averages():
+        judges = self.stopper is not None or self.saver.best is not None
+        with averages(run) if judges else nullcontext([]) as own:
             run.metrics = evaluate(run.trainer, run.task)
             run.history.append(run.metrics)
-            if self.stopper is not None and self.stopper.ends(run.metrics):
-                self.stopped = True
+            self._judge(own)
         self.save()
         if self.progress == "lines":
             epoch_line(run, self.per_epoch, self.steps, end - begin)
@@ -120,13 +134,34 @@ class Loop:
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
 
+    def _judge(self, own: Sequence[np.ndarray]) -> None:
+        """Decide by the metrics whether to stop, and whether to keep these weights; `own` is `keep_best`'s.
+
+        An epoch that a signal cut will be made again, and is judged then.
+        """
+        whole = not self.done % self.per_epoch
+        if self.signals and not whole:
+            return
+        if self.stopper is not None:
+            self.stopped |= self.stopper.ends(self.run.metrics, whole=whole)
+        self.saver.keep_best(own, whole=whole)
+
+    def state_dict(self) -> State:
+        """What is saved of the run beside the model and the optimizer."""
+        facts, arrays = ({}, {}) if self.stopper is None else self.stopper.state_dict()
+        return {
+            **facts,
+            IDENTITY: self.identity,
+            **({} if self.saver.kept is None else {KEPT: self.saver.kept}),
+        }, arrays
+
     def _call_back(self, seconds: float) -> None:
         """Call the callbacks after an epoch that took so long."""
         done = self.done
         if not self.plan.options.callbacks or not done:
             return
         epoch = -(-done // self.per_epoch)
-        own = self.run.losses[max(self.resumed, (epoch - 1) * self.per_epoch) :]
+        own = self.run.losses[(epoch - 1) * self.per_epoch :]
         facts = {"step": done, "train_loss": sum(own) / len(own), "seconds": seconds, **self.run.metrics}
         for callback in self.plan.options.callbacks:
             callback.on_epoch(epoch, facts)

@@ -18,8 +18,9 @@ from zoo.augment import AugmentSpec, parse
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Task, Tokenizer
+from zoo.training import identity
 from zoo.training.callbacks import Callback
-from zoo.training.checkpoints import FILE, Checkpoint, newest, number, read, writable
+from zoo.training.checkpoints import FILE, Checkpoint, best, newest, number, read, writable
 from zoo.training.engines import ENGINES
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
@@ -171,6 +172,7 @@ class Options:
     out: str | Path | None = None
     checkpoint_every: int | str | None = None
     keep: int | None = None
+    keep_best: str | None = None
     resume: str | Path | None = None
     weights: str | Path | None = None
     progress: bool | str | None = None
@@ -207,8 +209,8 @@ class Options:
     def _check_saves(self) -> None:
         """Raise WrongConfiguration unless the options that say when and where to save go together."""
         if self.out is None and self.checkpoint is None:
-            for name, given in (("checkpoint_every", self.checkpoint_every), ("keep", self.keep)):
-                if given is not None:
+            for name in ("checkpoint_every", "keep", "keep_best"):
+                if getattr(self, name) is not None:
                     raise WrongConfiguration(f"{name}= needs a path to save to; give out= or checkpoint=")
             if self.auto:
                 raise WrongConfiguration("resume='auto' needs the run's path; give out= or checkpoint=")
@@ -298,7 +300,14 @@ class Plan:
         if not isinstance(optimizer, str | None):
             return optimizer
         if self.saved is not None and (schedule is None or (self.options.auto and isinstance(schedule, str))):
+            if self.options.settings or schedule is not None or optimizer is not None:
+                identity.check_recipe(self.saved, self.own_optimizer)
             return self.saved.optimizer()
+        return self.own_optimizer(steps)
+
+    def own_optimizer(self, steps: int) -> Any:
+        """The recipe's optimizer, with the schedule of the options."""
+        schedule = self.options.schedule
         if isinstance(schedule, str):
             schedule = make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
         return self.recipe.make_optimizer(schedule, steps)
@@ -327,13 +336,16 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     file = None if path is None else Path(path)
     if file is not None and (options.keep or 1) > 1 and folder is None:
         writable(number(file, 0))
+    if file is not None and options.keep_best is not None and folder is None:
+        writable(best(file))
     mode = _mode(options)
     if options.weights is not None and not isinstance(model, str):  # else `plan_model` does
         check_weights(name, options.weights)
     saved, note = _saved(options, file)
     if saved is not None:
-        names = ("seed", "batch_size", "freeze")
-        options = replace(options, **{name: saved.take(name, getattr(options, name)) for name in names})
+        options = replace(options, **identity.settings(saved, options, by_name=isinstance(model, str)))
+        if options.early_stopping is None:
+            options = replace(options, early_stopping=saved.early_stopping())
     network: ModelPlan | keras.Model = model if not isinstance(model, str) else plan_model(
         name, task, options.weights, tokenizer=options.reader, loss=options.loss, fine_tune=True
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zoo._lazy import keras
 from zoo.tasks import Task
@@ -32,6 +33,7 @@ class Run:
     signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1
     freeze: str = ""  # patterns of the layers that are frozen
     saved: Path | None = None  # the folder or the checkpoint it was saved in
+    best: dict[str, Any] | None = None  # the checkpoint that `keep_best` keeps: metric, value, step, file
 
     @property
     def interrupted(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +11,8 @@ from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
 from zoo.tasks import Task
-from zoo.training.checkpoints import tokenizer
+from zoo.training import identity
+from zoo.training.checkpoints import Checkpoint, tokenizer
 from zoo.training.checks import check_fit
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
@@ -20,6 +22,7 @@ from zoo.training.recipes import described
 from zoo.training.run import Run
 from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
+from zoo.training.stopping import EarlyStopping
 from zoo.weights import load
 
 
@@ -31,6 +34,8 @@ class Start:
     run: Run
     optimizer: Any
     steps: int
+    identity: Mapping[str, Any]  # what it is of; empty if it is neither saved nor resumed
+    ended: bool = False  # whether it is a saved run that has ended: no step is made
 
 
 def start(plan: Plan) -> Start:
@@ -51,8 +56,9 @@ def start(plan: Plan) -> Start:
     check_fit(network, task)
     smoothing = plan.recipe.label_smoothing if options.label_smoothing is None else options.label_smoothing
     objective = Objective(options.loss or task.loss, smoothing)
-    if options.early_stopping is not None and task.test is None:
-        raise WrongConfiguration("early_stopping= needs held-out examples; give validation=(x, y)")
+    for name in ("early_stopping", "keep_best"):
+        if getattr(options, name) is not None and task.test is None:
+            raise WrongConfiguration(f"{name}= needs held-out examples; give validation=(x, y)")
     batch_size = options.batch_size or plan.recipe.batch_size
     per_epoch = task.steps(batch_size)
     steps = plan.length(per_epoch)
@@ -66,10 +72,30 @@ def start(plan: Plan) -> Start:
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
-    if plan.saved is not None:
-        plan.saved.restore(run, steps)
-        del run.history[len(run.losses) // per_epoch :]  # of an epoch that was cut: it will end again
-    return Start(plan, run, optimizer, steps)
+    known = plan.checkpoint is not None or plan.saved is not None
+    begun = Start(plan, run, optimizer, steps, identity.identity(run, objective, steps) if known else {})
+    return begun if plan.saved is None else _resumed(begun, plan.saved)
+
+
+def _resumed(start: Start, saved: Checkpoint) -> Start:
+    """The run where the saved one was.
+
+    Raises WrongConfiguration if that has ended, unless `resume` is "auto".
+    """
+    run, rule = start.run, start.plan.options.early_stopping
+    end = saved.end(start.steps, rule if isinstance(rule, EarlyStopping) else None)
+    if end and not start.plan.options.auto:
+        raise WrongConfiguration(f"resume: {saved.path} {end}")
+    identity.check(saved, start.identity)
+    state = saved.state_for(run)
+    identity.check_arguments(saved, start.identity)
+    saved.restore(run, state)
+    del run.history[saved.steps // run.task.steps(run.batch_size) :]  # an epoch that was cut will end again
+    run.metrics = dict(run.history[-1]) if run.history else {}
+    if not end:
+        return start
+    note = f"resume=auto: the run in {saved.path} has ended after step {saved.steps}; no step is made"
+    return replace(start, plan=replace(start.plan, note=note), ended=True)
 
 
 def _task(plan: Plan, model: keras.Model) -> Task:
