@@ -28,13 +28,17 @@ Tensor = Any
 class Callback:
     """The base class; a subclass overrides what it needs. An error in a callback ends the run."""
 
+    def on_begin(self, run: Run) -> None:
+        """Before the first step, with the run that starts, or the resumed one so far."""
+
     def on_step(self, step: int, loss: Tensor) -> None:
         """After a step, counted from 1 over the run; `loss` is on the device, float(loss) waits for it."""
 
     def on_epoch(self, epoch: int, facts: Mapping[str, float]) -> None:
         """After an epoch, counted from 1, and at the end of a run within one.
 
-        `facts`: "step", "train_loss" (the mean over the epoch's steps), "seconds", and the held-out metrics.
+        `facts`: "step", "seconds", "train_loss" (the mean over the epoch's steps), "learning_rate" (of its
+        last update), and the held-out metrics.
         """
 
     def on_end(self, run: Run) -> None:

@@ -10,11 +10,14 @@ from itertools import chain, count, repeat
 from typing import Any
 
 from zoo.tasks import Pair
+from zoo.training.callbacks import Callback
 from zoo.training.engines import number
+from zoo.training.keras_callbacks import KerasCallbacks
 from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.saving import Saver
+from zoo.training.settings import rate_of
 from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping
 
@@ -35,7 +38,10 @@ class Loop:
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
-        self.saver = Saver(self.plan, self.run, start.optimizer)
+        self.saver, self.optimizer = Saver(self.plan, self.run, start.optimizer), start.optimizer
+        self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
+        theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
+        self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
         self.stopped = False
         self.paused = 0.0  # seconds between epochs
 
@@ -43,6 +49,11 @@ class Loop:
     def done(self) -> int:
         """The steps so far, those of the run that is resumed included."""
         return len(self.run.losses) + len(self.pending)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, counted from 1."""
+        return -(-self.done // self.per_epoch)
 
     @property
     def remaining(self) -> int:
@@ -69,17 +80,22 @@ class Loop:
         options, run = self.plan.options, self.run
         fine_tuned = options.weights is not None and options.progress is None
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
-        with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
-            self.begin = self.epoch_begin = time.perf_counter()
-            run.trainer.fit(self.batches(), self)
-            run.train_s = time.perf_counter() - self.begin - self.paused
-        run.mode = run.trainer.mode
-        self._note()
-        changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
+        for callback in self.callbacks:
+            callback.on_begin(run)
+        with run.trainer.at_work():
+            self.keras.on_begin(self.done)
+            with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
+                self.begin = self.epoch_begin = time.perf_counter()
+                run.trainer.fit(self.batches(), self)
+                run.train_s = time.perf_counter() - self.begin - self.paused
+            run.mode = run.trainer.mode
+            self._note()
+            changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
+            changed.append(self.keras.on_end())
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
         self.saver.finish(changed=any(changed))
-        for callback in options.callbacks:
+        for callback in self.callbacks:
             callback.on_end(run)
         return run
 
@@ -92,12 +108,13 @@ class Loop:
             self.run.first_step_s = time.perf_counter() - self.begin
         if self.plan.options.watch:
             self.plan.options.watch(steps - 1, loss)
-        for callback in self.plan.options.callbacks:
+        for callback in self.callbacks:
             callback.on_step(steps, loss)
         self.show(steps, loss)
         if len(self.pending) == BLOCK:
             self.fetch()
-        self.stopped = bool(self.signals) or steps >= self.steps
+        self.keras.on_step(steps, loss)
+        self.stopped = bool(self.signals) or steps >= self.steps or self.keras.stop
         if not self.stopped and steps % self.per_epoch and self.saver.due(steps):
             self.save_within()
 
@@ -110,26 +127,32 @@ class Loop:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
         with nullcontext() if self.stopper is None else self.stopper.averages():
             run.metrics = evaluate(run.trainer, run.task)
-            run.history.append(run.metrics)
+            trained = self._trained()
+            run.history.append({**trained, **run.metrics})
             if self.stopper is not None and self.stopper.ends(run.metrics):
                 self.stopped = True
+        if self.done:
+            self.keras.on_epoch(self.done, trained, run.metrics)
+            self.stopped |= self.keras.stop
         self.save()
         if self.progress == "lines":
             epoch_line(run, self.per_epoch, self.steps, end - begin)
-        self._call_back(end - begin)
+        for callback in self.callbacks if self.done else ():
+            callback.on_epoch(self.epoch, {"step": self.done, "seconds": end - begin, **run.history[-1]})
+        if not self.stopped:
+            self.keras.on_epoch_begin(self.done)
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
 
-    def _call_back(self, seconds: float) -> None:
-        """Call the callbacks after an epoch that took so long."""
-        done = self.done
-        if not self.plan.options.callbacks or not done:
-            return
-        epoch = -(-done // self.per_epoch)
-        own = self.run.losses[max(self.resumed, (epoch - 1) * self.per_epoch) :]
-        facts = {"step": done, "train_loss": sum(own) / len(own), "seconds": seconds, **self.run.metrics}
-        for callback in self.plan.options.callbacks:
-            callback.on_epoch(epoch, facts)
+    def _trained(self) -> dict[str, float]:
+        """Of the epoch that ends: the mean loss of its steps, and the learning rate of the last one."""
+        losses = self.run.losses[(self.epoch - 1) * self.per_epoch :] if self.done else []
+        if not losses:
+            return {}
+        return {
+            "train_loss": sum(losses) / len(losses),
+            "learning_rate": rate_of(self.optimizer, self.done),
+        }
 
     def save(self) -> None:
         """Save the run, if it has a path."""

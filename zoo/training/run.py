@@ -26,7 +26,8 @@ class Run:
     trainer: Engine = field(repr=False)  # the engine, for more steps and predictions
     losses: list[float] = field(default_factory=list)  # one a step, before its update
     metrics: dict[str, float] = field(default_factory=dict)  # on held-out examples, after the last step
-    history: list[dict[str, float]] = field(default_factory=list)  # the same after each epoch
+    # After each epoch: the same, "train_loss" (the mean of its steps) and "learning_rate" (of the last).
+    history: list[dict[str, float]] = field(default_factory=list)
     first_step_s: float = 0.0  # compiling included
     train_s: float = 0.0  # all steps, evaluation left out
     signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1

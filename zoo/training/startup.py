@@ -14,6 +14,7 @@ from zoo.training.checkpoints import tokenizer
 from zoo.training.checks import check_fit
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
+from zoo.training.keras_callbacks import check_rate
 from zoo.training.objectives import Objective
 from zoo.training.plan import ModelPlan, Plan
 from zoo.training.recipes import described
@@ -36,7 +37,9 @@ class Start:
 def start(plan: Plan) -> Start:
     """Build, read and check what the plan names. Raises ZooError's kinds, before any training."""
     options, backend = plan.options, backends.current()  # imports the framework
-    plan.make_optimizer(10**9)  # raises for wrong settings before data are read
+    check_rate(
+        options.callbacks, plan.make_optimizer(10**9)
+    )  # raises for wrong settings, before data are read
     model = plan.model
     if isinstance(model, ModelPlan):
         model = model.build(plan.seed, options.dtype)
