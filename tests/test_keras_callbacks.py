@@ -45,14 +45,14 @@ class Record(keras.callbacks.Callback):
         super().__init__()
         self.events: list[tuple[str, int, dict[str, float]]] = []
 
-    def on_train_begin(self, *_: Any) -> None:
-        self.events.append(("begin", 0, {}))
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.events.append(("begin", 0, logs or {}))
 
-    def on_epoch_begin(self, epoch: int, *_: Any) -> None:
-        self.events.append(("epoch begin", epoch, {}))
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.events.append(("epoch begin", epoch, logs or {}))
 
-    def on_train_batch_begin(self, batch: int, **_: Any) -> None:
-        self.events.append(("batch begin", batch, {}))
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self.events.append(("batch begin", batch, logs or {}))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.events.append(("batch end", batch, dict(logs)))
@@ -133,7 +133,7 @@ def test_a_callback_may_stop_the_run(engine: str, hook: str, steps: int) -> None
 class Halve(keras.callbacks.Callback):
     model: Any
 
-    def on_epoch_end(self, *_: Any) -> None:
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
         self.model.set_weights([w / 2 for w in self.model.get_weights()])
 
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
@@ -214,7 +214,7 @@ def test_the_rate_is_set_by_callbacks_with_keras_engine() -> None:
 class Reads(keras.callbacks.Callback):
     model: Any
 
-    def on_epoch_end(self, *_: Any) -> None:
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
         print(self.model.optimizer.iterations)
 
 

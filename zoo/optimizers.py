@@ -284,6 +284,8 @@ class Optimizer(keras.optimizers.Optimizer):
         excluded = getattr(self, "_exclude_from_weight_decay_pattern", None)
         with backends.without_tensorflow():  # of a schedule
             config = super().get_config()
+        if not self.scheduled and config["learning_rate"] == float(np.float32(self.rate)):
+            config["learning_rate"] = float(self.rate)  # Keras keeps it as a float32
         return {
             **config,
             "groups": {pattern: dict(own) for pattern, own in self._groups},

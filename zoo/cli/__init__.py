@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
+from zoo.cli.groups import GroupedCommand
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, TROUBLE
 from zoo.cli.training import evaluate, train
@@ -94,7 +95,7 @@ COMMANDS = {
     "doctor": doctor,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=GroupedCommand if command is train else None)(command)
 
 
 def main() -> None:

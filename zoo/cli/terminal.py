@@ -142,6 +142,7 @@ def layers(model: keras.Model) -> list[Record]:
 def model_page(card: Card, layers: Sequence[Record]) -> None:
     """Print a model's card, its arguments, and its layers."""
     from zoo import pretrained
+    from zoo.training.recipes import recipe
 
     out = console()
     out.print(f"[bold]{card.name}[/]  {card.idea}\n{card.paper}\n{card.url}\n")
@@ -149,7 +150,8 @@ def model_page(card: Card, layers: Sequence[Record]) -> None:
     facts = [
         f"arguments: {arguments}",
         f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds "
-        f"{'a step' if None in card.input else 'an example'}; task {card.task}, recipe {card.recipe}",
+        f"{'a step' if None in card.input else 'an example'}; task {card.task}",
+        f"recipe {card.recipe}: {recipe(card.recipe).summary}",
     ]
     if card.receptive_field is not None:
         facts.append(f"receptive field {card.receptive_field} pixels")

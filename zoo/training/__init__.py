@@ -86,7 +86,8 @@ def train(
       `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names.
     - `resume`: such a folder or file, of any framework and engine; "auto": the newest whole checkpoint of
       `out` or `checkpoint`, else a new run. `steps` and `epochs` count from the beginning; seed, batch size,
-      augmentation and, unless given, the optimizer are the saved run's. Its schedule ends where the saved run
+      augmentation and, unless given, optimizer and early stopping are the saved run's; a run that has ended
+      is returned by "auto", refused otherwise. Its schedule ends where the saved run
       was to end: to train for longer, give a `schedule` for all steps.
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
     - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` objects.

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ from zoo.augment import format_transforms
 from zoo.errors import DataUnavailable, WrongConfiguration, ZooError, shortlist
 from zoo.tasks import Task
 from zoo.training.run import Run
+from zoo.training.stopping import FACTS as EARLY_STOPPING
+from zoo.training.stopping import EarlyStopping
 from zoo.weights.files import Stored, checked_facts, digest, entry
 from zoo.weights.files import read as read_array
 
 VERSION = "2"
+State = tuple[Mapping[str, Any], Mapping[str, Any]]  # further facts and arrays of a run
 SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs
 FILE = "checkpoint.safetensors"  # in the folder of a run, see zoo.training.runs
 
@@ -53,6 +56,12 @@ class Checkpoint:
             )
         return saved
 
+    def early_stopping(self) -> EarlyStopping | None:
+        """The rule by which it was to stop."""
+        saved = self.facts.get(EARLY_STOPPING)
+        names = (field.name for field in fields(EarlyStopping))
+        return saved and EarlyStopping(**{name: saved[name] for name in names})
+
     def optimizer(self) -> Any:
         """The optimizer it was trained by, without its memory."""
         for module in ("zoo.optimizers", "zoo.schedules"):
@@ -74,15 +83,31 @@ class Checkpoint:
         means = {k: x / max(1, batches) for k, x in memory.items() if k.startswith("gradients/")}
         return {**memory, **means, "weight_sum": weight}
 
-    def restore(self, run: Run, total: int) -> None:
-        """Put a new run where the saved one was. Raises WrongConfiguration, and leaves the run as it is, for
-        another model, optimizer or length."""
-        model, losses = self.part("model"), self.arrays["losses"]
-        if total <= len(losses):
-            raise WrongConfiguration(
-                f"resume: {self.path} has {len(losses)} steps already; steps={total} (or as many epochs) "
-                "counts from the beginning, so ask for more"
+    @property
+    def steps(self) -> int:
+        """The steps made."""
+        return len(self.arrays["losses"])
+
+    def end(self, total: int, rule: EarlyStopping | None) -> str:
+        """Why a run of `total` steps makes no more of them, and what to do; empty if it makes some."""
+        saved = self.facts.get(EARLY_STOPPING)
+        if total <= self.steps:
+            return (
+                f"has {self.steps} steps already; steps={total} (or as many epochs) counts from the "
+                "beginning, so ask for more"
             )
+        same = rule is not None and saved is not None and rule.monitor == saved["monitor"]
+        if same and rule.ends_after(saved["waited"]):
+            return (
+                f"stopped early after {self.steps} steps, {saved['waited']} epochs without a better "
+                f"{rule.monitor}; give early_stopping= more patience"
+            )
+        return ""
+
+    def restore(self, run: Run) -> None:
+        """Put a new run where the saved one was. Raises WrongConfiguration, and leaves the run as it is, for
+        another model or optimizer."""
+        model, losses = self.part("model"), self.arrays["losses"]
         kept = run.trainer.state_dict()
         memory = (
             self._weighed(self.part("optimizer"), run) if "weight_sum" in kept else self.part("optimizer")
@@ -112,14 +137,23 @@ def _same(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None
             raise WrongConfiguration(f"{what}: {name} is {theirs[name]}, the model needs {shape}")
 
 
-def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] | None = None) -> None:
-    """Save a run and facts about it (`zoo.runs`), whole or not at all: an older file is replaced last."""
+def write(
+    path: str | Path,
+    run: Run,
+    optimizer: Any,
+    facts: Mapping[str, Any] | None = None,
+    state: State = ({}, {}),
+) -> None:
+    """Save a run, facts about it (`zoo.runs`) and further state, whole or not at all.
+
+    An older file is replaced last.
+    """
     from safetensors.numpy import save_file
 
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
     arrays |= {f"optimizer/{name}": x for name, x in run.trainer.state_dict().items()}
-    arrays["losses"] = np.array(run.losses, np.float64)
+    arrays |= {"losses": np.array(run.losses, np.float64), **state[1]}
     arrays = {name: np.array(x, order="C") for name, x in arrays.items()}
     header: dict[str, Any] = {
         "version": VERSION,
@@ -134,6 +168,7 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
         **({} if facts is None else {"run": facts}),
+        **state[0],
         "digests": {name: digest(x) for name, x in arrays.items()},
     }
     with backends.without_tensorflow():
@@ -223,7 +258,7 @@ def newest(path: Path) -> tuple[Checkpoint | None, str]:
         except (WrongConfiguration, DataUnavailable) as error:
             damaged.append(error)
             continue
-        note = f"resume=auto: {file} is continued after step {len(saved.arrays['losses'])}"
+        note = f"resume=auto: {file} is continued after step {saved.steps}"
         return saved, "; ".join([note, *map(str, damaged)])
     if damaged:
         raise damaged[0]

@@ -116,14 +116,13 @@ class KerasCallbacks:
         """Whether a callback has set `model.stop_training`."""
         return bool(self.list.callbacks) and bool(self.trainer.model.stop_training)
 
-    def on_begin(self, done: int) -> None:
-        """Before the first step, after so many of the run that is resumed."""
+    def on_begin(self) -> None:
+        """Before the first step."""
         self.trainer.model.stop_training = False
         self.list.on_train_begin()
-        self.on_epoch_begin(done)
 
     def on_epoch_begin(self, done: int) -> None:
-        """Before the steps of an epoch, or of the rest of one."""
+        """Before the steps of an epoch, or of the rest of one, after so many of the run."""
         self.list.on_epoch_begin(done // self.per_epoch)
         self._on_step_begin(done)
 

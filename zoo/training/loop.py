@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain, count, repeat
+from math import ceil, floor
 from typing import Any
 
 from zoo.tasks import Pair
 from zoo.training.callbacks import Callback
+from zoo.training.checkpoints import State
 from zoo.training.engines import number
 from zoo.training.keras_callbacks import KerasCallbacks
 from zoo.training.metrics import evaluate
@@ -19,7 +21,7 @@ from zoo.training.run import Run
 from zoo.training.saving import Saver
 from zoo.training.settings import rate_of
 from zoo.training.startup import Start
-from zoo.training.stopping import EarlyStopper, EarlyStopping
+from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
 
 Tensor = Any
 BLOCK = 1_000  # losses that are fetched from the device at once
@@ -38,11 +40,14 @@ class Loop:
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
-        self.saver, self.optimizer = Saver(self.plan, self.run, start.optimizer), start.optimizer
+        if self.stopper is not None and self.plan.saved is not None:
+            self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
+        self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
+        self.optimizer = start.optimizer
         self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
         theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
         self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
-        self.stopped = False
+        self.stopped = start.ended
         self.paused = 0.0  # seconds between epochs
 
     @property
@@ -83,9 +88,13 @@ class Loop:
         for callback in self.callbacks:
             callback.on_begin(run)
         with run.trainer.at_work():
-            self.keras.on_begin(self.done)
+            self.keras.on_begin()
             with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
                 self.begin = self.epoch_begin = time.perf_counter()
+                if self._is_unmeasured():
+                    self.on_epoch()
+                elif not self.stopped:
+                    self.keras.on_epoch_begin(self.done)
                 run.trainer.fit(self.batches(), self)
                 run.train_s = time.perf_counter() - self.begin - self.paused
             run.mode = run.trainer.mode
@@ -98,6 +107,11 @@ class Loop:
         for callback in self.callbacks:
             callback.on_end(run)
         return run
+
+    def _is_unmeasured(self) -> bool:
+        """Whether the run that is resumed was killed before its last epoch was measured."""
+        epochs = self.done / self.per_epoch
+        return len(self.run.history) < (ceil(epochs) if self.stopped else floor(epochs))
 
     def on_step(self, loss: Tensor) -> None:
         """After a step with this loss, which is still on the device."""
@@ -125,12 +139,11 @@ class Loop:
         end = time.perf_counter()
         if self.signals:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
-        with nullcontext() if self.stopper is None else self.stopper.averages():
+        with nullcontext() if self.stopper is None else averages(run):
             run.metrics = evaluate(run.trainer, run.task)
             trained = self._trained()
             run.history.append({**trained, **run.metrics})
-            if self.stopper is not None and self.stopper.ends(run.metrics):
-                self.stopped = True
+            self._judge()
         if self.done:
             self.keras.on_epoch(self.done, trained, run.metrics)
             self.stopped |= self.keras.stop
@@ -153,6 +166,19 @@ class Loop:
             "train_loss": sum(losses) / len(losses),
             "learning_rate": rate_of(self.optimizer, self.done),
         }
+
+    def _judge(self) -> None:
+        """Decide by the metrics whether to stop.
+
+        An epoch that a signal cut will be made again, and is judged then.
+        """
+        whole = not self.done % self.per_epoch
+        if self.stopper is not None and (whole or not self.signals):
+            self.stopped |= self.stopper.ends(self.run.metrics, whole=whole)
+
+    def state_dict(self) -> State:
+        """What is saved of the run beside the model and the optimizer."""
+        return ({}, {}) if self.stopper is None else self.stopper.state_dict()
 
     def save(self) -> None:
         """Save the run, if it has a path."""

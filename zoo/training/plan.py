@@ -334,6 +334,8 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     if saved is not None:
         names = ("seed", "batch_size", "freeze")
         options = replace(options, **{name: saved.take(name, getattr(options, name)) for name in names})
+        if options.early_stopping is None:
+            options = replace(options, early_stopping=saved.early_stopping())
     network: ModelPlan | keras.Model = model if not isinstance(model, str) else plan_model(
         name, task, options.weights, tokenizer=options.reader, loss=options.loss, fine_tune=True
     )  # fmt: skip

@@ -34,6 +34,13 @@ class Recipe:
     def __str__(self) -> str:
         return f"{self.optimizer}({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
 
+    @property
+    def summary(self) -> str:
+        """The optimizer, the schedule and the length, in words."""
+        schedule = "" if self.decay is None else f", {self.decay.replace('_', ' ')} decay"
+        warmup = f" after a warmup of {self.warmup:.0%}" if self.warmup else ""
+        return f"{self}{schedule}{warmup}, {self.epochs} epochs, batches of {self.batch_size}"
+
 
 RECIPES = {
     "mlp": Recipe("AdamW", {"learning_rate": 1e-3, "weight_decay": 0.01}),

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo._lazy import keras
 from zoo.tasks import Task
 from zoo.training.engines import Engine
+
+TRAINING = ("train_loss", "learning_rate")  # of an epoch, in a run's history
+
+
+def held_out(epoch: Mapping[str, float]) -> dict[str, float]:
+    """The held-out metrics of an epoch in a run's history."""
+    return {name: value for name, value in epoch.items() if name not in TRAINING}
 
 
 @dataclass

@@ -35,7 +35,7 @@ from zoo.random import Initializer
 from zoo.tasks import TASKS, Task, folders, sequences
 from zoo.tokenizers import Tokenizer
 from zoo.training.checkpoints import FILE as CHECKPOINT
-from zoo.training.checkpoints import Checkpoint
+from zoo.training.checkpoints import Checkpoint, State
 from zoo.training.checkpoints import facts as read_facts
 from zoo.training.checkpoints import write as write_checkpoint
 from zoo.training.run import Run
@@ -258,11 +258,13 @@ def write(folder: Path, run: Run) -> None:
         storage.write_text(folder / TOKENIZER, tokenizer["content"])
 
 
-def save(checkpoint: str | Path, folder: Path | None, run: Run, optimizer: Any) -> None:
+def save(
+    checkpoint: str | Path, folder: Path | None, run: Run, optimizer: Any, state: State = ({}, {})
+) -> None:
     """Write a run's checkpoint, and in a run's folder what is to be read beside it."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(checkpoint, run, optimizer, facts_of(run))
+    write_checkpoint(checkpoint, run, optimizer, facts_of(run), state)
     if folder is not None:
         (folder / FINAL).unlink(missing_ok=True)  # of the run that is resumed
         write(folder, run)

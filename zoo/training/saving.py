@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from safetensors import SafetensorError
 
 from zoo.errors import NotSaved
-from zoo.training.checkpoints import keep
+from zoo.training.checkpoints import State, keep
 from zoo.training.plan import Plan
 from zoo.training.run import Run
 from zoo.training.runs import record, save
@@ -20,10 +21,13 @@ FAILURES = (OSError, SafetensorError)  # of a disk that is full, a folder that i
 
 
 class Saver:
-    """The saves of a run under way: at epochs, within them every so many steps or seconds, and at its end."""
+    """The saves of a run under way: at epochs, within them every so many steps or seconds, and at its end.
 
-    def __init__(self, plan: Plan, run: Run, optimizer: Any):
-        self.plan, self.run, self.optimizer = plan, run, optimizer
+    `state` returns what is saved of it beside the model and the optimizer.
+    """
+
+    def __init__(self, plan: Plan, run: Run, optimizer: Any, state: Callable[[], State]):
+        self.plan, self.run, self.optimizer, self.state = plan, run, optimizer, state
         self.every = None if plan.checkpoint is None else plan.options.interval
         self.last = time.perf_counter()
         self.failure: Exception | None = None  # of the last save
@@ -42,7 +46,7 @@ class Saver:
         if path is None:
             return
         try:
-            save(path, self.plan.folder, run, self.optimizer)
+            save(path, self.plan.folder, run, self.optimizer, self.state())
             if kept > 1:
                 keep(path, len(run.losses), kept)
             self.failure = None

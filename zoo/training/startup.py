@@ -10,7 +10,7 @@ from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
 from zoo.tasks import Task
-from zoo.training.checkpoints import tokenizer
+from zoo.training.checkpoints import Checkpoint, tokenizer
 from zoo.training.checks import check_fit
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
@@ -18,9 +18,10 @@ from zoo.training.keras_callbacks import check_rate
 from zoo.training.objectives import Objective
 from zoo.training.plan import ModelPlan, Plan
 from zoo.training.recipes import described
-from zoo.training.run import Run
+from zoo.training.run import Run, held_out
 from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
+from zoo.training.stopping import EarlyStopping
 from zoo.weights import load
 
 
@@ -32,6 +33,7 @@ class Start:
     run: Run
     optimizer: Any
     steps: int
+    ended: bool = False  # whether it is a saved run that has ended: no step is made
 
 
 def start(plan: Plan) -> Start:
@@ -69,10 +71,26 @@ def start(plan: Plan) -> Start:
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
-    if plan.saved is not None:
-        plan.saved.restore(run, steps)
-        del run.history[len(run.losses) // per_epoch :]  # of an epoch that was cut: it will end again
-    return Start(plan, run, optimizer, steps)
+    begun = Start(plan, run, optimizer, steps)
+    return begun if plan.saved is None else _resumed(begun, plan.saved)
+
+
+def _resumed(start: Start, saved: Checkpoint) -> Start:
+    """The run where the saved one was.
+
+    Raises WrongConfiguration if that has ended, unless `resume` is "auto".
+    """
+    run, rule = start.run, start.plan.options.early_stopping
+    end = saved.end(start.steps, rule if isinstance(rule, EarlyStopping) else None)
+    if end and not start.plan.options.auto:
+        raise WrongConfiguration(f"resume: {saved.path} {end}")
+    saved.restore(run)
+    del run.history[saved.steps // run.task.steps(run.batch_size) :]  # an epoch that was cut will end again
+    run.metrics = held_out(run.history[-1]) if run.history else {}
+    if not end:
+        return start
+    note = f"resume=auto: the run in {saved.path} has ended after step {saved.steps}; no step is made"
+    return replace(start, plan=replace(start.plan, note=note), ended=True)
 
 
 def _task(plan: Plan, model: keras.Model) -> Task:
