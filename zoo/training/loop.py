@@ -15,7 +15,7 @@ from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import State
 from zoo.training.engines import number
 from zoo.training.keras_callbacks import KerasCallbacks
-from zoo.training.metrics import evaluate
+from zoo.training.metrics import evaluate, evaluate_training
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.saving import Saver
@@ -158,13 +158,15 @@ class Loop:
         self.paused += self.epoch_begin - end
 
     def _trained(self) -> dict[str, float]:
-        """Of the epoch that ends: the mean loss of its steps, and the learning rate of the last one."""
-        losses = self.run.losses[(self.epoch - 1) * self.per_epoch :] if self.done else []
+        """Of the epoch that ends: the mean loss of its steps, the last learning rate, and metrics."""
+        run = self.run
+        losses = run.losses[(self.epoch - 1) * self.per_epoch :] if self.done else []
         if not losses:
             return {}
         return {
             "train_loss": sum(losses) / len(losses),
             "learning_rate": rate_of(self.optimizer, self.done),
+            **(evaluate_training(run.trainer, run.task) if self.plan.options.train_metrics else {}),
         }
 
     def _judge(self) -> None:

@@ -167,6 +167,7 @@ class Options:
     tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
     early_stopping: EarlyStopping | int | None = None
+    train_metrics: bool = False
     seed: int | None = None
     checkpoint: str | Path | None = None
     out: str | Path | None = None

@@ -17,7 +17,7 @@ from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.keras_callbacks import check_rate
 from zoo.training.objectives import Objective
 from zoo.training.plan import ModelPlan, Plan
-from zoo.training.recipes import described
+from zoo.training.recipes import described, settings_of
 from zoo.training.run import Run, held_out
 from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
@@ -68,6 +68,7 @@ def start(plan: Plan) -> Start:
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
+    run.settings = {**settings_of(optimizer), "steps": steps}
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
