@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from zoo.checks import is_integer
@@ -627,6 +628,23 @@ def without_tensorflow() -> Iterator[None]:
     finally:
         if undecided:
             tensorflow._available = None
+
+
+@contextmanager
+def tensorboard_stub() -> Iterator[None]:
+    """A context in which tensorboard uses its own stub for TensorFlow, unless TensorFlow is imported already.
+
+    Otherwise it imports TensorFlow where that is installed; the existence of this module is its switch.
+    """
+    name = "tensorboard.compat.notf"
+    stubbed = "tensorflow" not in sys.modules and name not in sys.modules
+    if stubbed:
+        sys.modules[name] = ModuleType(name)
+    try:
+        yield
+    finally:
+        if stubbed:
+            del sys.modules[name]
 
 
 def _running() -> str | None:

@@ -17,7 +17,7 @@ GROUPS = {
     "Fine-tuning": ("weights", "freeze"),
     "Engine and machine": ("backend", "engine", "mode", "dtype", "device", "threads", "seed"),
     "Checkpoints": ("out", "save", "checkpoint", "checkpoint_every", "keep", "keep_best", "resume"),
-    "Output": ("log", "save_config", "quiet", "as_json", "help"),
+    "Output": ("log", "train_metrics", "save_config", "quiet", "as_json", "help"),
 }  # fmt: skip
 
 

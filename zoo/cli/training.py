@@ -102,7 +102,11 @@ ModelOrFile = Annotated[
 ]
 LogOption = Annotated[
     list[str] | None,
-    option("Log every epoch: csv:log.csv or jsonl:log.jsonl; may be repeated.", "KIND:PATH"),
+    option(
+        "Log to csv:FILE, jsonl:FILE, tensorboard:FOLDER, wandb:PROJECT, mlflow:FILE, trackio:PROJECT; "
+        "may be repeated.",
+        "KIND:PATH",
+    ),
 ]
 
 
@@ -129,6 +133,9 @@ def train(
     ema: EmaOption = None,
     label_smoothing: SmoothingOption = None,
     early_stopping: StoppingOption = None,
+    train_metrics: Annotated[
+        bool, typer.Option("--train-metrics", help="Measure the metric on the training examples too.")
+    ] = False,
     freeze: FreezeOption = None,
     dtype: DtypeOption = None,
     augment: AugmentOption = None,
@@ -173,7 +180,7 @@ def _train(given: dict[str, Any]) -> None:
     reader = tokenizers.resolve(given["tokenizer"])
     backends.prefer(given["backend"], device=given["device"], threads=given["threads"])
     from zoo.training import train
-    from zoo.training.callbacks import logger
+    from zoo.training.loggers import logger
     from zoo.training.plan import Options, task_summary
 
     terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)

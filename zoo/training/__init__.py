@@ -15,15 +15,28 @@ from zoo import storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
 from zoo.tasks import Task, Tokenizer
-from zoo.training.callbacks import Callback, CSVLogger, JSONLinesLogger
+from zoo.training.callbacks import Callback
 from zoo.training.engines import ENGINES
+from zoo.training.loggers import CSVLogger, JSONLinesLogger, MLflow, TensorBoard, Trackio, WandB
 from zoo.training.loop import Loop
 from zoo.training.plan import Options, plan_run
 from zoo.training.run import Run
 from zoo.training.startup import start
 from zoo.training.stopping import EarlyStopping
 
-__all__ = ["ENGINES", "CSVLogger", "Callback", "EarlyStopping", "JSONLinesLogger", "Run", "train"]
+__all__ = [
+    "ENGINES",
+    "CSVLogger",
+    "Callback",
+    "EarlyStopping",
+    "JSONLinesLogger",
+    "MLflow",
+    "Run",
+    "TensorBoard",
+    "Trackio",
+    "WandB",
+    "train",
+]
 
 Tensor = Any
 
@@ -53,6 +66,7 @@ def train(
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
     early_stopping: EarlyStopping | int | None = None,
+    train_metrics: bool = False,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
     out: str | Path | None = None,
@@ -63,7 +77,7 @@ def train(
     weights: str | Path | None = None,
     progress: bool | str | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | keras.callbacks.Callback] = (),
 ) -> Run:
     """Train a model, by its name or one you built, and return the run.
 
@@ -83,6 +97,8 @@ def train(
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
     - `errors` "skip" leaves out unreadable images; `early_stopping`: an `EarlyStopping`, or its patience.
+    - `train_metrics`: after each epoch, measure the task's metric on the training examples too, as they are
+      without augmentation; the mean loss of the epoch's steps is in `run.history` anyway.
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also
       `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names;
       `keep_best` "accuracy", or another held-out metric: the best epoch's too, as NAME-best.safetensors.
@@ -92,7 +108,7 @@ def train(
       too; others are refused. "auto" returns a run that has ended. A schedule ends where the saved run was to
       end: to train for longer, give a `schedule` for all steps.
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
-    - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` objects.
+    - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` or `keras.callbacks` objects.
 
     Ctrl-C, SIGTERM and SIGUSR1 stop after the current step; the run so far is returned. Raises ZooError's
     kinds, before any work, for a wrong name or argument, or data that do not fit the model; NotSaved.

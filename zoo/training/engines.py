@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
@@ -69,12 +69,17 @@ class Steps(Protocol):
 class Engine(Predicts, Protocol):
     """Makes training steps on a model, and predicts with it."""
 
+    model: keras.Model  # as it is trained: functional, around a model that is not
     averages: bool  # whether the optimizer keeps averages of the weights
     weight: Callable[[np.ndarray], int]  # how many labels or examples the loss of a batch is the mean of
 
     @property
     def mode(self) -> str:
         """Of `zoo.backends.MODES`, or "fit"."""
+        ...
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Within, the model is as the engine needs it: for `fit` compiled."""
         ...
 
     def fit(self, batches: Iterator[Pair], steps: Steps) -> None:
@@ -164,9 +169,13 @@ class NativeEngine(Predictor):
         scaling: backends.LossScaling | None,
     ):
         super().__init__(model, objective, mode)
+        self.model = model
         self.averages = optimizer.use_ema
         self.weight, self.accumulates = objective.weight, bool(optimizer.gradient_accumulation_steps)
         self.step = self.backend.step(model, self.objective, optimizer, mode, scaling)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def fit(self, batches: Iterator[Pair], steps: Steps) -> None:
         tensors = backends.tensors

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 
 from zoo.tasks import Pair
+from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import State
 from zoo.training.engines import number
 from zoo.training.identity import FACTS as IDENTITY
-from zoo.training.metrics import evaluate
+from zoo.training.keras_callbacks import KerasCallbacks
+from zoo.training.metrics import evaluate, evaluate_training
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.saving import KEPT, Saver
+from zoo.training.settings import rate_of
 from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
 
@@ -43,6 +46,10 @@ class Loop:
         if self.stopper is not None and self.plan.saved is not None:
             self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
         self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
+        self.optimizer = start.optimizer
+        self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
+        theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
+        self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
         self.stopped = start.ended
         self.paused = 0.0  # seconds between epochs
 
@@ -50,6 +57,11 @@ class Loop:
     def done(self) -> int:
         """The steps so far, those of the run that is resumed included."""
         return len(self.run.losses) + len(self.pending)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, counted from 1."""
+        return -(-self.done // self.per_epoch)
 
     @property
     def remaining(self) -> int:
@@ -76,26 +88,33 @@ class Loop:
         options, run = self.plan.options, self.run
         fine_tuned = options.weights is not None and options.progress is None
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
-        with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
-            self.begin = self.epoch_begin = time.perf_counter()
-            self._measure_last()
-            run.trainer.fit(self.batches(), self)
-            run.train_s = time.perf_counter() - self.begin - self.paused
-        run.mode = run.trainer.mode
-        self._note()
-        changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
+        for callback in self.callbacks:
+            callback.on_begin(run)
+        with run.trainer.at_work():
+            self.keras.on_begin()
+            with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
+                self.begin = self.epoch_begin = time.perf_counter()
+                if self._is_unmeasured():
+                    self.on_epoch()
+                elif not self.stopped:
+                    self.keras.on_epoch_begin(self.done)
+                run.trainer.fit(self.batches(), self)
+                run.train_s = time.perf_counter() - self.begin - self.paused
+            run.mode = run.trainer.mode
+            self._note()
+            changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
+            changed.append(self.keras.on_end())
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
         self.saver.finish(changed=any(changed))
-        for callback in options.callbacks:
+        for callback in self.callbacks:
             callback.on_end(run)
         return run
 
-    def _measure_last(self) -> None:
-        """End the last epoch of the run that is resumed, if that was killed before it was measured."""
+    def _is_unmeasured(self) -> bool:
+        """Whether the run that is resumed was killed before its last epoch was measured."""
         epochs = self.done / self.per_epoch
-        if len(self.run.history) < (ceil(epochs) if self.stopped else floor(epochs)):
-            self.on_epoch()
+        return len(self.run.history) < (ceil(epochs) if self.stopped else floor(epochs))
 
     def on_step(self, loss: Tensor) -> None:
         """After a step with this loss, which is still on the device."""
@@ -106,12 +125,13 @@ class Loop:
             self.run.first_step_s = time.perf_counter() - self.begin
         if self.plan.options.watch:
             self.plan.options.watch(steps - 1, loss)
-        for callback in self.plan.options.callbacks:
+        for callback in self.callbacks:
             callback.on_step(steps, loss)
         self.show(steps, loss)
         if len(self.pending) == BLOCK:
             self.fetch()
-        self.stopped = bool(self.signals) or steps >= self.steps
+        self.keras.on_step(steps, loss)
+        self.stopped = bool(self.signals) or steps >= self.steps or self.keras.stop
         if not self.stopped and steps % self.per_epoch and self.saver.due(steps):
             self.save_within()
 
@@ -125,14 +145,33 @@ class Loop:
         judges = self.stopper is not None or self.saver.best is not None
         with averages(run) if judges else nullcontext([]) as own:
             run.metrics = evaluate(run.trainer, run.task)
-            run.history.append(run.metrics)
+            trained = self._trained()
+            run.history.append({**trained, **run.metrics})
             self._judge(own)
+        if self.done:
+            self.keras.on_epoch(self.done, trained, run.metrics)
+            self.stopped |= self.keras.stop
         self.save()
-        if self.progress == "lines":
+        if self.progress == "lines" and self.done:
             epoch_line(run, self.per_epoch, self.steps, end - begin)
-        self._call_back(end - begin)
+        for callback in self.callbacks if self.done else ():
+            callback.on_epoch(self.epoch, {"step": self.done, "seconds": end - begin, **run.history[-1]})
+        if not self.stopped:
+            self.keras.on_epoch_begin(self.done)
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
+
+    def _trained(self) -> dict[str, float]:
+        """Of the epoch that ends: the mean loss of its steps, the last learning rate, and metrics."""
+        run = self.run
+        losses = run.losses[(self.epoch - 1) * self.per_epoch :] if self.done else []
+        if not losses:
+            return {}
+        return {
+            "train_loss": sum(losses) / len(losses),
+            "learning_rate": rate_of(self.optimizer, self.done),
+            **(evaluate_training(run.trainer, run.task) if self.plan.options.train_metrics else {}),
+        }
 
     def _judge(self, own: Sequence[np.ndarray]) -> None:
         """Decide by the metrics whether to stop, and whether to keep these weights; `own` is `keep_best`'s.
@@ -154,17 +193,6 @@ class Loop:
             IDENTITY: self.identity,
             **({} if self.saver.kept is None else {KEPT: self.saver.kept}),
         }, arrays
-
-    def _call_back(self, seconds: float) -> None:
-        """Call the callbacks after an epoch that took so long."""
-        done = self.done
-        if not self.plan.options.callbacks or not done:
-            return
-        epoch = -(-done // self.per_epoch)
-        own = self.run.losses[(epoch - 1) * self.per_epoch :]
-        facts = {"step": done, "train_loss": sum(own) / len(own), "seconds": seconds, **self.run.metrics}
-        for callback in self.plan.options.callbacks:
-            callback.on_epoch(epoch, facts)
 
     def save(self) -> None:
         """Save the run, if it has a path."""

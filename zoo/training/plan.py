@@ -22,6 +22,7 @@ from zoo.training import identity
 from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import FILE, Checkpoint, best, newest, number, read, writable
 from zoo.training.engines import ENGINES
+from zoo.training.keras_callbacks import check_callback
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
 from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
@@ -167,6 +168,7 @@ class Options:
     tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
     early_stopping: EarlyStopping | int | None = None
+    train_metrics: bool = False
     seed: int | None = None
     checkpoint: str | Path | None = None
     out: str | Path | None = None
@@ -177,7 +179,7 @@ class Options:
     weights: str | Path | None = None
     progress: bool | str | None = None
     watch: Callable[[int, Tensor], None] | None = None
-    callbacks: Sequence[Callback] = ()
+    callbacks: Sequence[Callback | keras.callbacks.Callback] = ()
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -193,8 +195,7 @@ class Options:
         if self.progress not in (None, True, False, "lines"):
             raise WrongConfiguration(f"progress={self.progress!r}; expected True, False, None or 'lines'")
         for callback in self.callbacks:
-            if not isinstance(callback, Callback):
-                raise WrongConfiguration(f"callbacks: {callback!r}; expected objects of zoo.Callback")
+            check_callback(callback, self.engine, resumes=self.resume is not None)
         self._check_optimizer()
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))

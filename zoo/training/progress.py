@@ -66,8 +66,10 @@ def announce(run: Run, shown: bool | str, note: str, *, fine_tuned: bool) -> Non
 def epoch_line(run: Run, per_epoch: int, total: int, seconds: float) -> None:
     """What there is to say of an epoch, for a log."""
     held_out = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
+    trained = run.history[-1]
     text = [f"epoch {-(-len(run.losses) // per_epoch)}/{-(-total // per_epoch)}", f"step {len(run.losses)}"]
-    text += [f"train loss {run.losses[-1]:.4f}", *([f"held out: {held_out}"] if held_out else [])]
+    text += [f"train loss {trained['train_loss']:.4f}", f"learning rate {trained['learning_rate']:.3g}"]
+    text += [f"held out: {held_out}"] if held_out else []
     say(" · ".join([*text, f"{seconds:.1f} s"]))
 
 

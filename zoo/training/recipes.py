@@ -104,8 +104,8 @@ FINE_TUNING: dict[str, dict[str, Any]] = {
 }
 
 
-def described(optimizer: Any) -> str:
-    """An optimizer in words: its name, learning rate or schedule, and what else shapes its updates."""
+def settings_of(optimizer: Any) -> dict[str, Any]:
+    """An optimizer's name, learning rate or schedule, and what else shapes its updates."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     config = optimizer.get_config()
     rate = config.pop("learning_rate")
@@ -114,8 +114,15 @@ def described(optimizer: Any) -> str:
             k: v for k, v in rate["config"].items() if v is not None and k not in ("name", "power", "end")
         }
         rate = f"{rate['class_name']}({', '.join(f'{k}={_short(v)}' for k, v in numbers.items())})"
-    others = [f"{name.replace('_', ' ')} {_short(config[name])}" for name in SAID if config.get(name)]
-    return ", ".join([f"{type(optimizer).__name__}, learning rate {_short(rate)}", *others])
+    others = {name: config[name] for name in SAID if config.get(name)}
+    return {"optimizer": type(optimizer).__name__, "learning_rate": rate, **others}
+
+
+def described(optimizer: Any) -> str:
+    """An optimizer in words: its `settings_of`."""
+    settings = settings_of(optimizer)
+    name = settings.pop("optimizer")
+    return ", ".join([name, *(f"{key.replace('_', ' ')} {_short(x)}" for key, x in settings.items())])
 
 
 SAID = ("momentum", "weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps")

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any
 
-from zoo._lazy import keras
+from zoo._lazy import keras, ops
 from zoo.checks import Call, parse_calls
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.layers.signature import features
@@ -100,6 +100,14 @@ def make_schedule(text: str, recipe: Recipe, rate: float | None, steps: int) -> 
         raise WrongConfiguration(
             f"schedule={text!r}: {error}; expected {call.name}({', '.join(parameters)})"
         ) from None
+
+
+def rate_of(optimizer: Any, batches: int) -> float:
+    """The learning rate of the update that so many batches ended with, the first one's before it."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not hasattr(inner, "rate_at"):  # Keras's own
+        return float(ops.convert_to_numpy(inner.learning_rate))
+    return inner.rate_at(max(0, batches // (inner.gradient_accumulation_steps or 1) - 1))
 
 
 def freeze(model: keras.Model, patterns: str) -> None:

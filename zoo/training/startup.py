@@ -16,10 +16,11 @@ from zoo.training.checkpoints import Checkpoint, tokenizer
 from zoo.training.checks import check_fit
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
+from zoo.training.keras_callbacks import check_rate
 from zoo.training.objectives import Objective
 from zoo.training.plan import ModelPlan, Plan
-from zoo.training.recipes import described
-from zoo.training.run import Run
+from zoo.training.recipes import described, settings_of
+from zoo.training.run import Run, held_out
 from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
 from zoo.training.stopping import EarlyStopping
@@ -41,7 +42,9 @@ class Start:
 def start(plan: Plan) -> Start:
     """Build, read and check what the plan names. Raises ZooError's kinds, before any training."""
     options, backend = plan.options, backends.current()  # imports the framework
-    plan.make_optimizer(10**9)  # raises for wrong settings before data are read
+    check_rate(
+        options.callbacks, plan.make_optimizer(10**9)
+    )  # raises for wrong settings, before data are read
     model = plan.model
     if isinstance(model, ModelPlan):
         model = model.build(plan.seed, options.dtype)
@@ -69,6 +72,7 @@ def start(plan: Plan) -> Start:
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
+    run.settings = {**settings_of(optimizer), "steps": steps}
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
@@ -91,7 +95,7 @@ def _resumed(start: Start, saved: Checkpoint) -> Start:
     identity.check_arguments(saved, start.identity)
     saved.restore(run, state)
     del run.history[saved.steps // run.task.steps(run.batch_size) :]  # an epoch that was cut will end again
-    run.metrics = dict(run.history[-1]) if run.history else {}
+    run.metrics = held_out(run.history[-1]) if run.history else {}
     if not end:
         return start
     note = f"resume=auto: the run in {saved.path} has ended after step {saved.steps}; no step is made"
