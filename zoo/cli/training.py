@@ -82,6 +82,10 @@ AccumulateOption = Annotated[int | None, count("Batches for one update (gradient
 EmaOption = Annotated[
     float | None, number("Average the weights, with this momentum, e.g. 0.999.", min=0.0, max=1.0)
 ]
+LayerDecayOption = Annotated[
+    float | None, number("Multiply the rate by this from block to block, head to stem.", min=0.0, max=1.0)
+]
+HeadRateOption = Annotated[float | None, number("Learning rate of the head.", min=0.0)]
 SmoothingOption = Annotated[float | None, number("Label smoothing.", min=0.0, max=1.0)]
 StoppingOption = Annotated[int | None, count("Stop after so many epochs without a lower loss.", least=0)]
 FreezeOption = Annotated[
@@ -124,6 +128,8 @@ def train(
     clip_norm: ClipOption = None,
     accumulate: AccumulateOption = None,
     ema: EmaOption = None,
+    layer_decay: LayerDecayOption = None,
+    head_lr: HeadRateOption = None,
     label_smoothing: SmoothingOption = None,
     early_stopping: StoppingOption = None,
     freeze: FreezeOption = None,

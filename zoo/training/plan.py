@@ -21,6 +21,7 @@ from zoo.tasks import Task, Tokenizer
 from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import FILE, Checkpoint, newest, number, read, writable
 from zoo.training.engines import ENGINES
+from zoo.training.rates import check_rates
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
 from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
@@ -157,6 +158,8 @@ class Options:
     clip_norm: float | None = None
     accumulate: int | None = None
     ema: float | None = None
+    layer_decay: float | None = None
+    head_lr: float | None = None
     freeze: str | Sequence[str] | None = None
     dtype: str | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
@@ -217,6 +220,7 @@ class Options:
 
     def _check_optimizer(self) -> None:
         """Raise UnknownName or WrongConfiguration unless optimizer, schedule and settings go together."""
+        check_rates(self.layer_decay, self.head_lr)
         if isinstance(self.optimizer, str):
             parse_one("optimizer", self.optimizer, OPTIMIZERS)
         if isinstance(self.schedule, str):
@@ -226,15 +230,15 @@ class Options:
                 raise WrongConfiguration(
                     "schedule= replaces the recipe's learning rate; give it to your optimizer instead"
                 )
-            if self.settings:
-                name = next(iter(self.settings))
+            if (name := next(iter({**self.settings, **self.rates}), None)) is not None:
                 raise WrongConfiguration(
                     f"{name}= is a setting of the recipe's optimizer; give it to your own"
                 )
         if self.learning_rate is not None and not isinstance(self.schedule, str | None):
             raise WrongConfiguration("learning_rate= and schedule=: the schedule has its own rate; give one")
-        if self.resume is not None and not self.auto and (self.settings or isinstance(self.optimizer, str)):
-            name = next(iter(self.settings), "optimizer")
+        given = {**self.settings, **self.rates}
+        if self.resume is not None and not self.auto and (given or isinstance(self.optimizer, str)):
+            name = next(iter(given), "optimizer")
             raise WrongConfiguration(
                 f"resume= continues with the saved run's optimizer; leave {name}= out, or give an object as "
                 "optimizer="
@@ -260,6 +264,13 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """The optimizer's settings that were given, by their names here."""
         return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rates by layer that were given, see `zoo.training.rates`."""
+        return {
+            name: value for name in ("layer_decay", "head_lr") if (value := getattr(self, name)) is not None
+        }
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -301,6 +312,8 @@ class Plan:
             return self.saved.optimizer()
         if isinstance(schedule, str):
             schedule = make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
+        if self.saved is not None:
+            return self.saved.optimizer().fresh(learning_rate=schedule)
         return self.recipe.make_optimizer(schedule, steps)
 
 

@@ -108,6 +108,9 @@ def described(optimizer: Any) -> str:
         }
         rate = f"{rate['class_name']}({', '.join(f'{k}={_short(v)}' for k, v in numbers.items())})"
     others = [f"{name.replace('_', ' ')} {_short(config[name])}" for name in SAID if config.get(name)]
+    factors = [own.get("learning_rate_multiplier", 1.0) for own in config.get("groups", {}).values()]
+    if len(set(factors)) > 1:
+        others.append(f"times {_short(min(factors))} to {_short(max(factors))} by layer")
     return ", ".join([f"{type(optimizer).__name__}, learning rate {_short(rate)}", *others])
 
 

@@ -16,6 +16,7 @@ from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.objectives import Objective
 from zoo.training.plan import ModelPlan, Plan
+from zoo.training.rates import with_rates
 from zoo.training.recipes import described
 from zoo.training.run import Run
 from zoo.training.runs import check_classes
@@ -57,6 +58,8 @@ def start(plan: Plan) -> Start:
     per_epoch = task.steps(batch_size)
     steps = plan.length(per_epoch)
     optimizer = plan.make_optimizer(steps)
+    if plan.saved is None:  # whose optimizer has them
+        optimizer = with_rates(optimizer, model, **options.rates)
     if options.weights is not None and plan.saved is None:
         load(model, options.weights)
     engine = make_engine(options.engine, network, objective, optimizer, plan.mode)
