@@ -92,6 +92,9 @@ FreezeOption = Annotated[
     str | None,
     option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
 ]
+UnfreezeOption = Annotated[
+    str | None, option('Train one frozen block more, from the top, after every "1 epoch".', "TIME")
+]
 DtypeOption = Annotated[str | None, option("float32, bfloat16, mixed_bfloat16, mixed_float16 ...", "NAME")]
 ModelOrFile = Annotated[
     str,
@@ -133,6 +136,7 @@ def train(
     label_smoothing: SmoothingOption = None,
     early_stopping: StoppingOption = None,
     freeze: FreezeOption = None,
+    unfreeze: UnfreezeOption = None,
     dtype: DtypeOption = None,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,

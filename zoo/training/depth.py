@@ -15,7 +15,7 @@ normalization, or with the other direction of a recurrence.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 
 from zoo._lazy import keras
 from zoo.layers.signature import features
@@ -27,25 +27,20 @@ LAST = re.compile(r"(?:decoder_)?norm|top(?:_norm)?")  # between the last block 
 PART = re.compile(r"_(?:norm|forward|backward|first_[hc]|weight|bias|\d+)$|(?:for|back)ward$")  # of a block
 
 
-def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a model, those of the models in it included, in the order of its graph."""
-    return list(_walk(model.layers))
-
-
-def _walk(layers: Sequence[keras.layers.Layer]) -> Iterator[keras.layers.Layer]:
+def layers_of(layers: Iterable[keras.layers.Layer]) -> list[keras.layers.Layer]:
+    """These layers, each model among them replaced by its layers."""
+    found = []
     for layer in layers:
-        if isinstance(layer, keras.Model):
-            yield from _walk(layer.layers)
-        else:
-            yield layer
+        found += layers_of(layer.layers) if isinstance(layer, keras.Model) else [layer]
+    return found
 
 
 def head(model: keras.Model) -> list[keras.layers.Layer]:
     """The layers after the layer "features", or the last one with weights in a model without such a layer."""
     if any(layer.name == "features" for layer in model.layers):
         before = {id(layer) for layer in features(model).layers}
-        return list(_walk([layer for layer in model.layers if id(layer) not in before]))
-    return [layer for layer in layers_of(model) if weights(layer)][-1:]
+        return layers_of(layer for layer in model.layers if id(layer) not in before)
+    return [layer for layer in layers_of(model.layers) if weights(layer)][-1:]
 
 
 def weights(layer: keras.layers.Layer) -> list[keras.Variable]:
@@ -58,7 +53,7 @@ def depths(model: keras.Model) -> list[tuple[keras.layers.Layer, int]]:
 
     A layer without weights is as deep as its block, or else as the layer before it.
     """
-    layers = layers_of(model)
+    layers = layers_of(model.layers)
     top = {id(layer) for layer in head(model)}
     keys = [_block(layer.name, is_head=id(layer) in top) for layer in layers]
     # A block is complete with its last layer: in a graph of two stacks their first layers may be mixed.

@@ -36,13 +36,19 @@ class Loop:
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
         self.saver = Saver(self.plan, self.run, start.optimizer)
-        self.stopped = False
+        self.unfreezing = start.unfreezing
+        self.over = False
         self.paused = 0.0  # seconds between epochs
 
     @property
     def done(self) -> int:
         """The steps so far, those of the run that is resumed included."""
         return len(self.run.losses) + len(self.pending)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the engine is to make no more steps: the run is over, or another phase begins."""
+        return self.over or (self.unfreezing is not None and self.unfreezing.due(self.done))
 
     @property
     def remaining(self) -> int:
@@ -71,7 +77,11 @@ class Loop:
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
         with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
             self.begin = self.epoch_begin = time.perf_counter()
-            run.trainer.fit(self.batches(), self)
+            while not self.over:
+                if self.unfreezing is not None and self.unfreezing.due(self.done):
+                    run.trainer = self.unfreezing.advance(run.trainer, self.done)
+                    self.saver.optimizer = self.unfreezing.optimizer
+                run.trainer.fit(self.batches(), self)
             run.train_s = time.perf_counter() - self.begin - self.paused
         run.mode = run.trainer.mode
         self._note()
@@ -97,8 +107,8 @@ class Loop:
         self.show(steps, loss)
         if len(self.pending) == BLOCK:
             self.fetch()
-        self.stopped = bool(self.signals) or steps >= self.steps
-        if not self.stopped and steps % self.per_epoch and self.saver.due(steps):
+        self.over = bool(self.signals) or steps >= self.steps
+        if not self.over and steps % self.per_epoch and self.saver.due(steps):
             self.save_within()
 
     def on_epoch(self) -> None:
@@ -112,7 +122,7 @@ class Loop:
             run.metrics = evaluate(run.trainer, run.task)
             run.history.append(run.metrics)
             if self.stopper is not None and self.stopper.ends(run.metrics):
-                self.stopped = True
+                self.over = True
         self.save()
         if self.progress == "lines":
             epoch_line(run, self.per_epoch, self.steps, end - begin)

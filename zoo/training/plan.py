@@ -26,6 +26,7 @@ from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
 from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
 from zoo.training.stopping import EarlyStopping
+from zoo.training.unfreezing import parse_epochs
 from zoo.weights import load, located
 
 Tensor = Any
@@ -161,6 +162,7 @@ class Options:
     layer_decay: float | None = None
     head_lr: float | None = None
     freeze: str | Sequence[str] | None = None
+    unfreeze: int | str | None = None
     dtype: str | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
@@ -199,6 +201,7 @@ class Options:
         self._check_optimizer()
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))
+        self._check_unfreeze()
         if isinstance(self.early_stopping, int):
             object.__setattr__(self, "early_stopping", EarlyStopping(self.early_stopping))
         if self.out is not None and self.checkpoint is not None:
@@ -242,6 +245,17 @@ class Options:
             raise WrongConfiguration(
                 f"resume= continues with the saved run's optimizer; leave {name}= out, or give an object as "
                 "optimizer="
+            )
+
+    def _check_unfreeze(self) -> None:
+        """Write `unfreeze` as "2 epochs". Raises WrongConfiguration for what is no such time."""
+        if self.unfreeze in (None, ""):
+            return
+        epochs = parse_epochs(self.unfreeze)
+        object.__setattr__(self, "unfreeze", f"{epochs} epoch{'s' * (epochs > 1)}")
+        if not isinstance(self.optimizer, str | None):
+            raise WrongConfiguration(
+                "unfreeze= makes a new optimizer as weights join; leave optimizer= out, or give it in words"
             )
 
     @property
@@ -345,8 +359,10 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
         check_weights(name, options.weights)
     saved, note = _saved(options, file)
     if saved is not None:
-        names = ("seed", "batch_size", "freeze")
+        names = ("seed", "batch_size", "freeze", "unfreeze")
         options = replace(options, **{name: saved.take(name, getattr(options, name)) for name in names})
+    elif options.unfreeze and options.freeze is None:
+        options = replace(options, freeze="backbone")
     network: ModelPlan | keras.Model = model if not isinstance(model, str) else plan_model(
         name, task, options.weights, tokenizer=options.reader, loss=options.loss, fine_tune=True
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from zoo import backends, tasks
@@ -21,6 +22,7 @@ from zoo.training.recipes import described
 from zoo.training.run import Run
 from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
+from zoo.training.unfreezing import Unfreezing, parse_epochs
 from zoo.weights import load
 
 
@@ -32,6 +34,7 @@ class Start:
     run: Run
     optimizer: Any
     steps: int
+    unfreezing: Unfreezing | None = None
 
 
 def start(plan: Plan) -> Start:
@@ -41,8 +44,7 @@ def start(plan: Plan) -> Start:
     model = plan.model
     if isinstance(model, ModelPlan):
         model = model.build(plan.seed, options.dtype)
-    if options.freeze:
-        freeze(model, str(options.freeze))
+    frozen = freeze(model, str(options.freeze)) if options.freeze else []
     task = _augmented(plan, _task(plan, model))
     if plan.saved is not None:
         plan.saved.take("augment", format_transforms(task.augment))
@@ -62,17 +64,25 @@ def start(plan: Plan) -> Start:
         optimizer = with_rates(optimizer, model, **options.rates)
     if options.weights is not None and plan.saved is None:
         load(model, options.weights)
-    engine = make_engine(options.engine, network, objective, optimizer, plan.mode)
+    make = partial(make_engine, options.engine, network, objective)
+    unfreezing = None
+    if options.unfreeze:
+        interval = parse_epochs(options.unfreeze) * per_epoch
+        unfreezing = Unfreezing(model, frozen, interval, optimizer, make)
+        if plan.saved is not None:  # after the last step of a phase it is still that phase's
+            unfreezing.enter(unfreezing.phase_at(max(0, len(plan.saved.arrays["losses"]) - 1)))
+    engine = make(optimizer, plan.mode)
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
+    run.unfreeze = str(options.unfreeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
     if plan.saved is not None:
         plan.saved.restore(run, steps)
         del run.history[len(run.losses) // per_epoch :]  # of an epoch that was cut: it will end again
-    return Start(plan, run, optimizer, steps)
+    return Start(plan, run, optimizer, steps, unfreezing)
 
 
 def _task(plan: Plan, model: keras.Model) -> Task:
