@@ -99,6 +99,10 @@ class Optimizer(Protocol):
         """(learning rate multiplier, weight decay) of this variable."""
         ...
 
+    def start(self, variable: keras.Variable) -> int:
+        """The update, counted from 0, from which this variable is trained."""
+        ...
+
     def fresh(self) -> Any:
         """The same optimizer without its state."""
         ...

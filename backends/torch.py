@@ -428,6 +428,7 @@ class Updater:
     def __init__(self, spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None):
         self.spec, self.scaling = spec, scaling
         self.paths, self.weights = [v.path for v in variables], _values(variables)
+        self.starts = [spec.start(v) for v in variables]
         # torch's fused kernels walk memory in order, and copy a gradient that they find permuted.
         self.flat = [_flat(weight.detach()) for weight in self.weights]
         self.optimizer = _optimizer(spec, variables, self.flat)
@@ -567,7 +568,7 @@ class Updater:
         self.weight_sum = int(state["weight_sum"]) if self.batches % every else 0
         slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
         for i, flat in enumerate(self.flat if slots else ()):
-            step = torch.tensor(float(self.updates), device=flat.device)
+            step = torch.tensor(float(self.updates - self.starts[i]), device=flat.device)
             self.optimizer.state[flat] = {"step": step, **{name: _flat(xs[i]) for name, xs in slots.items()}}
         if self.scaling:
             self.loss_scale, self.good = float(state["scale"]), int(state["scale_steps"])

@@ -85,11 +85,18 @@ AccumulateOption = Annotated[int | None, count("Batches for one update (gradient
 EmaOption = Annotated[
     float | None, number("Average the weights, with this momentum, e.g. 0.999.", min=0.0, max=1.0)
 ]
+LayerDecayOption = Annotated[
+    float | None, number("Multiply the rate by this from block to block, head to stem.", min=0.0, max=1.0)
+]
+HeadRateOption = Annotated[float | None, number("Learning rate of the head.", min=0.0)]
 SmoothingOption = Annotated[float | None, number("Label smoothing.", min=0.0, max=1.0)]
 StoppingOption = Annotated[int | None, count("Stop after so many epochs without a lower loss.", least=0)]
 FreezeOption = Annotated[
     str | None,
     option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
+]
+UnfreezeOption = Annotated[
+    str | None, option('Train one frozen block more, from the top, after every "1 epoch".', "TIME")
 ]
 DtypeOption = Annotated[str | None, option("float32, bfloat16, mixed_bfloat16, mixed_float16 ...", "NAME")]
 ModelOrFile = Annotated[
@@ -131,12 +138,15 @@ def train(
     clip_norm: ClipOption = None,
     accumulate: AccumulateOption = None,
     ema: EmaOption = None,
+    layer_decay: LayerDecayOption = None,
+    head_lr: HeadRateOption = None,
     label_smoothing: SmoothingOption = None,
     early_stopping: StoppingOption = None,
     train_metrics: Annotated[
         bool, typer.Option("--train-metrics", help="Measure the metric on the training examples too.")
     ] = False,
     freeze: FreezeOption = None,
+    unfreeze: UnfreezeOption = None,
     dtype: DtypeOption = None,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,

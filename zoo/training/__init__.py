@@ -57,7 +57,10 @@ def train(
     clip_norm: float | None = None,
     accumulate: int | None = None,
     ema: float | None = None,
+    layer_decay: float | None = None,
+    head_lr: float | None = None,
     freeze: str | Sequence[str] | None = None,
+    unfreeze: int | str | None = None,
     dtype: str | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
@@ -92,7 +95,9 @@ def train(
       rate: one of `zoo.schedules`, or in words, "OneCycle(0.01)", whose length is then the run's.
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
       update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one in words.
-    - `freeze`: patterns of layer names, or "backbone", all but the head; `dtype`: a Keras dtype policy.
+    - `layer_decay`: the factor of the rate from a block to the one below, 0.75; `head_lr`: the head's rate.
+    - `freeze`: patterns of layer names, or "backbone", all but the head; `unfreeze` "1 epoch": one frozen
+      block more is trained after every so many, from the top; `dtype`: a Keras dtype policy.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.

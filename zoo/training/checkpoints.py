@@ -171,6 +171,7 @@ def write(
         "batch_size": run.batch_size,
         "history": run.history,
         "freeze": run.freeze,
+        "unfreeze": run.unfreeze,
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
         **({} if facts is None else {"run": facts}),
@@ -292,7 +293,12 @@ def _read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "numpy") as file:
             facts, digests = checked_facts(file.metadata() or {})
-            facts = {"tokenizer": "bytes", "freeze": "", **facts}  # what older files do not have
+            facts = {
+                "tokenizer": "bytes",
+                "freeze": "",
+                "unfreeze": "",
+                **facts,
+            }  # what older files do not have
             stored = {name: entry(file, name, digests.get(name)) for name in file.keys()}  # noqa: SIM118
             if digests and (other := sorted(digests.keys() ^ stored.keys())):
                 raise ValueError(f"damaged: {shortlist(other, 3)} in its header or its digests alone")

@@ -20,8 +20,11 @@ FUNCTION = "the function "
 FACTS = "identity"  # in the header of a checkpoint
 
 
-def identity(run: Run, objective: Objective, steps: int) -> dict[str, Any]:
-    """The facts by which a run is known; `steps` are those it is to make."""
+def identity(
+    run: Run, objective: Objective, steps: int, rates: Mapping[str, float], saved: Checkpoint | None
+) -> dict[str, Any]:
+    """The facts by which a run is known; `steps` are those it is to make, `rates` those by layer."""
+    theirs = {} if saved is None else saved.facts.get(FACTS) or {}
     first, _ = run.task.train
     part = next(iter(first.values())) if isinstance(first, Mapping) else first
     return {
@@ -34,6 +37,7 @@ def identity(run: Run, objective: Objective, steps: int) -> dict[str, Any]:
         "loss": loss_name(objective.loss),
         "label_smoothing": objective.label_smoothing,
         "steps": steps,
+        "rates": {**theirs.get("rates", {}), **rates},
     }
 
 
@@ -42,9 +46,16 @@ def settings(saved: Checkpoint, options: Any, *, by_name: bool) -> dict[str, Any
 
     Raises WrongConfiguration if others are given.
     """
-    found = {name: saved.take(name, getattr(options, name)) for name in ("seed", "batch_size", "freeze")}
+    names = ("seed", "batch_size", "freeze", "unfreeze")
+    found = {name: saved.take(name, getattr(options, name)) for name in names}
     if (facts := saved.facts.get(FACTS)) is None:
         return found
+    for name, given in options.rates.items():
+        if given != (theirs := facts.get("rates", {}).get(name)):
+            raise WrongConfiguration(
+                f"resume: {saved.path} was trained with {name}={theirs}, not {given}; leave it out, or give "
+                "the same"
+            )
     taken = ["label_smoothing", *(["dtype"] if by_name else [])]
     taken += [] if facts["loss"].startswith(FUNCTION) else ["loss"]
     return {**found, **{name: facts[name] for name in taken if getattr(options, name) is None}}
@@ -107,14 +118,23 @@ def check_recipe(saved: Checkpoint, make: Any) -> None:
         ours = json.loads(json.dumps(keras.optimizers.serialize(given)))
     theirs = saved.facts["optimizer"]
     other = _different(
-        {"optimizer": theirs["class_name"], **theirs["config"]},
-        {"optimizer": ours["class_name"], **ours["config"]},
+        *({"optimizer": x["class_name"], **_without_rates(x["config"])} for x in (theirs, ours))
     )
     if other:
         raise WrongConfiguration(
             f"resume: {saved.path} was trained by {described(saved.optimizer())}; these options describe "
             f"{described(given)} ({other}); give the same options, or another out= or checkpoint="
         )
+
+
+def _without_rates(config: Mapping[str, Any]) -> dict[str, Any]:
+    """An optimizer's settings without what `zoo.training.rates` and `.unfreezing` add to its groups."""
+    groups = {
+        pattern: kept
+        for pattern, own in (config.get("groups") or {}).items()
+        if (kept := {k: v for k, v in own.items() if k not in ("learning_rate_multiplier", "start")})
+    }
+    return {**config, "groups": groups}
 
 
 def _plain(value: Any) -> Any:

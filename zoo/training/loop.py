@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from itertools import chain, count, repeat
 from math import ceil, floor
 from typing import Any
@@ -25,6 +25,7 @@ from zoo.training.saving import KEPT, Saver
 from zoo.training.settings import rate_of
 from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
+from zoo.training.unfreezing import Unfreezing
 
 Tensor = Any
 BLOCK = 1_000  # losses that are fetched from the device at once
@@ -46,17 +47,22 @@ class Loop:
         if self.stopper is not None and self.plan.saved is not None:
             self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
         self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
-        self.optimizer = start.optimizer
+        self.optimizer, self.unfreezing = start.optimizer, start.unfreezing
         self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
         theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
         self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
-        self.stopped = start.ended
+        self.over = start.ended
         self.paused = 0.0  # seconds between epochs
 
     @property
     def done(self) -> int:
         """The steps so far, those of the run that is resumed included."""
         return len(self.run.losses) + len(self.pending)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the engine is to make no more steps: the run is over, or another phase begins."""
+        return self.over or (self.unfreezing is not None and self.unfreezing.due(self.done))
 
     @property
     def epoch(self) -> int:
@@ -90,16 +96,22 @@ class Loop:
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
         for callback in self.callbacks:
             callback.on_begin(run)
-        with run.trainer.at_work():
+        with ExitStack() as stack:
+            stack.enter_context(run.trainer.at_work())
             self.keras.on_begin()
-            with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
-                self.begin = self.epoch_begin = time.perf_counter()
-                if self._is_unmeasured():
-                    self.on_epoch()
-                elif not self.stopped:
-                    self.keras.on_epoch_begin(self.done)
+            self.show = stack.enter_context(bar(run, self.steps, self.progress is True))
+            stack.enter_context(interruptible(self.signals))
+            self.begin = self.epoch_begin = time.perf_counter()
+            if self._is_unmeasured():
+                self.on_epoch()
+            elif not self.over:
+                self.keras.on_epoch_begin(self.done)
+            while not self.over:
+                if self.unfreezing is not None and self.unfreezing.due(self.done):
+                    self._unfreeze(self.unfreezing)
+                    stack.enter_context(run.trainer.at_work())
                 run.trainer.fit(self.batches(), self)
-                run.train_s = time.perf_counter() - self.begin - self.paused
+            run.train_s = time.perf_counter() - self.begin - self.paused
             run.mode = run.trainer.mode
             self._note()
             changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
@@ -114,7 +126,12 @@ class Loop:
     def _is_unmeasured(self) -> bool:
         """Whether the run that is resumed was killed before its last epoch was measured."""
         epochs = self.done / self.per_epoch
-        return len(self.run.history) < (ceil(epochs) if self.stopped else floor(epochs))
+        return len(self.run.history) < (ceil(epochs) if self.over else floor(epochs))
+
+    def _unfreeze(self, unfreezing: Unfreezing) -> None:
+        """Begin the phase of the next step."""
+        self.run.trainer = self.keras.trainer = unfreezing.advance(self.run.trainer, self.done)
+        self.optimizer = self.saver.optimizer = unfreezing.optimizer
 
     def on_step(self, loss: Tensor) -> None:
         """After a step with this loss, which is still on the device."""
@@ -131,8 +148,8 @@ class Loop:
         if len(self.pending) == BLOCK:
             self.fetch()
         self.keras.on_step(steps, loss)
-        self.stopped = bool(self.signals) or steps >= self.steps or self.keras.stop
-        if not self.stopped and steps % self.per_epoch and self.saver.due(steps):
+        self.over = bool(self.signals) or steps >= self.steps or self.keras.stop
+        if not self.over and steps % self.per_epoch and self.saver.due(steps):
             self.save_within()
 
     def on_epoch(self) -> None:
@@ -150,13 +167,13 @@ class Loop:
             self._judge(own)
         if self.done:
             self.keras.on_epoch(self.done, trained, run.metrics)
-            self.stopped |= self.keras.stop
+            self.over |= self.keras.stop
         self.save()
         if self.progress == "lines" and self.done:
             epoch_line(run, self.per_epoch, self.steps, end - begin)
         for callback in self.callbacks if self.done else ():
             callback.on_epoch(self.epoch, {"step": self.done, "seconds": end - begin, **run.history[-1]})
-        if not self.stopped:
+        if not self.over:
             self.keras.on_epoch_begin(self.done)
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
@@ -182,7 +199,7 @@ class Loop:
         if self.signals and not whole:
             return
         if self.stopper is not None:
-            self.stopped |= self.stopper.ends(self.run.metrics, whole=whole)
+            self.over |= self.stopper.ends(self.run.metrics, whole=whole)
         self.saver.keep_best(own, whole=whole)
 
     def state_dict(self) -> State:

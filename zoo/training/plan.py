@@ -23,10 +23,12 @@ from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import FILE, Checkpoint, best, newest, number, read, writable
 from zoo.training.engines import ENGINES
 from zoo.training.keras_callbacks import check_callback
+from zoo.training.rates import check_rates
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
 from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
 from zoo.training.stopping import EarlyStopping
+from zoo.training.unfreezing import parse_epochs
 from zoo.weights import load, located
 
 Tensor = Any
@@ -159,7 +161,10 @@ class Options:
     clip_norm: float | None = None
     accumulate: int | None = None
     ema: float | None = None
+    layer_decay: float | None = None
+    head_lr: float | None = None
     freeze: str | Sequence[str] | None = None
+    unfreeze: int | str | None = None
     dtype: str | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
@@ -199,6 +204,7 @@ class Options:
         self._check_optimizer()
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))
+        self._check_unfreeze()
         if isinstance(self.early_stopping, int):
             object.__setattr__(self, "early_stopping", EarlyStopping(self.early_stopping))
         if self.out is not None and self.checkpoint is not None:
@@ -220,6 +226,7 @@ class Options:
 
     def _check_optimizer(self) -> None:
         """Raise UnknownName or WrongConfiguration unless optimizer, schedule and settings go together."""
+        check_rates(self.layer_decay, self.head_lr)
         if isinstance(self.optimizer, str):
             parse_one("optimizer", self.optimizer, OPTIMIZERS)
         if isinstance(self.schedule, str):
@@ -229,18 +236,29 @@ class Options:
                 raise WrongConfiguration(
                     "schedule= replaces the recipe's learning rate; give it to your optimizer instead"
                 )
-            if self.settings:
-                name = next(iter(self.settings))
+            if (name := next(iter({**self.settings, **self.rates}), None)) is not None:
                 raise WrongConfiguration(
                     f"{name}= is a setting of the recipe's optimizer; give it to your own"
                 )
         if self.learning_rate is not None and not isinstance(self.schedule, str | None):
             raise WrongConfiguration("learning_rate= and schedule=: the schedule has its own rate; give one")
-        if self.resume is not None and not self.auto and (self.settings or isinstance(self.optimizer, str)):
-            name = next(iter(self.settings), "optimizer")
+        given = {**self.settings, **self.rates}
+        if self.resume is not None and not self.auto and (given or isinstance(self.optimizer, str)):
+            name = next(iter(given), "optimizer")
             raise WrongConfiguration(
                 f"resume= continues with the saved run's optimizer; leave {name}= out, or give an object as "
                 "optimizer="
+            )
+
+    def _check_unfreeze(self) -> None:
+        """Write `unfreeze` as "2 epochs". Raises WrongConfiguration for what is no such time."""
+        if self.unfreeze in (None, ""):
+            return
+        epochs = parse_epochs(self.unfreeze)
+        object.__setattr__(self, "unfreeze", f"{epochs} epoch{'s' * (epochs > 1)}")
+        if not isinstance(self.optimizer, str | None):
+            raise WrongConfiguration(
+                "unfreeze= makes a new optimizer as weights join; leave optimizer= out, or give it in words"
             )
 
     @property
@@ -263,6 +281,13 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """The optimizer's settings that were given, by their names here."""
         return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rates by layer that were given, see `zoo.training.rates`."""
+        return {
+            name: value for name in ("layer_decay", "head_lr") if (value := getattr(self, name)) is not None
+        }
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -311,6 +336,8 @@ class Plan:
         schedule = self.options.schedule
         if isinstance(schedule, str):
             schedule = make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
+        if self.saved is not None:
+            return self.saved.optimizer().fresh(learning_rate=schedule)
         return self.recipe.make_optimizer(schedule, steps)
 
 
@@ -347,6 +374,8 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
         options = replace(options, **identity.settings(saved, options, by_name=isinstance(model, str)))
         if options.early_stopping is None:
             options = replace(options, early_stopping=saved.early_stopping())
+    elif options.unfreeze and options.freeze is None:
+        options = replace(options, freeze="backbone")
     network: ModelPlan | keras.Model = model if not isinstance(model, str) else plan_model(
         name, task, options.weights, tokenizer=options.reader, loss=options.loss, fine_tune=True
     )  # fmt: skip

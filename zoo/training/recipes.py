@@ -119,10 +119,15 @@ def settings_of(optimizer: Any) -> dict[str, Any]:
 
 
 def described(optimizer: Any) -> str:
-    """An optimizer in words: its `settings_of`."""
+    """An optimizer in words: its `settings_of`, and by how much rates differ from layer to layer."""
     settings = settings_of(optimizer)
     name = settings.pop("optimizer")
-    return ", ".join([name, *(f"{key.replace('_', ' ')} {_short(x)}" for key, x in settings.items())])
+    words = [name, *(f"{key.replace('_', ' ')} {_short(x)}" for key, x in settings.items())]
+    groups = getattr(optimizer, "inner_optimizer", optimizer).get_config().get("groups", {}).values()
+    factors = [own.get("learning_rate_multiplier", 1.0) for own in groups]
+    if len(set(factors)) > 1:
+        words.append(f"times {_short(min(factors))} to {_short(max(factors))} by layer")
+    return ", ".join(words)
 
 
 SAID = ("momentum", "weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps")

@@ -46,6 +46,7 @@ class Run:
     signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1
     settings: dict[str, Any] = field(default_factory=dict)  # the optimizer's, by name
     freeze: str = ""  # patterns of the layers that are frozen
+    unfreeze: str = ""  # the epochs after which one block of them more is trained
     saved: Path | None = None  # the folder or the checkpoint it was saved in
     best: dict[str, Any] | None = None  # the checkpoint that `keep_best` keeps: metric, value, step, file
 

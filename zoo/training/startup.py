@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from zoo import backends, tasks
@@ -19,11 +20,13 @@ from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.keras_callbacks import check_rate
 from zoo.training.objectives import Objective
 from zoo.training.plan import ModelPlan, Plan
+from zoo.training.rates import with_rates
 from zoo.training.recipes import described, settings_of
 from zoo.training.run import Run, held_out
 from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
 from zoo.training.stopping import EarlyStopping
+from zoo.training.unfreezing import Unfreezing, parse_epochs
 from zoo.weights import load
 
 
@@ -36,20 +39,18 @@ class Start:
     optimizer: Any
     steps: int
     identity: Mapping[str, Any]  # what it is of; empty if it is neither saved nor resumed
+    unfreezing: Unfreezing | None = None
     ended: bool = False  # whether it is a saved run that has ended: no step is made
 
 
 def start(plan: Plan) -> Start:
     """Build, read and check what the plan names. Raises ZooError's kinds, before any training."""
     options, backend = plan.options, backends.current()  # imports the framework
-    check_rate(
-        options.callbacks, plan.make_optimizer(10**9)
-    )  # raises for wrong settings, before data are read
+    check_rate(options.callbacks, plan.make_optimizer(10**9))  # raises before data are read
     model = plan.model
     if isinstance(model, ModelPlan):
         model = model.build(plan.seed, options.dtype)
-    if options.freeze:
-        freeze(model, str(options.freeze))
+    frozen = freeze(model, str(options.freeze)) if options.freeze else []
     task = _augmented(plan, _task(plan, model))
     if plan.saved is not None:
         plan.saved.take("augment", format_transforms(task.augment))
@@ -66,18 +67,29 @@ def start(plan: Plan) -> Start:
     per_epoch = task.steps(batch_size)
     steps = plan.length(per_epoch)
     optimizer = plan.make_optimizer(steps)
+    if plan.saved is None:  # whose optimizer has them
+        optimizer = with_rates(optimizer, model, **options.rates)
     if options.weights is not None and plan.saved is None:
         load(model, options.weights)
-    engine = make_engine(options.engine, network, objective, optimizer, plan.mode)
+    make = partial(make_engine, options.engine, network, objective)
+    unfreezing = None
+    if options.unfreeze:
+        interval = parse_epochs(options.unfreeze) * per_epoch
+        unfreezing = Unfreezing(model, frozen, interval, optimizer, make)
+        if plan.saved is not None:  # after the last step of a phase it is still that phase's
+            unfreezing.enter(unfreezing.phase_at(max(0, len(plan.saved.arrays["losses"]) - 1)))
+    engine = make(optimizer, plan.mode)
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
     run.settings = {**settings_of(optimizer), "steps": steps}
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
+    run.unfreeze = str(options.unfreeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
     known = plan.checkpoint is not None or plan.saved is not None
-    begun = Start(plan, run, optimizer, steps, identity.identity(run, objective, steps) if known else {})
+    what = identity.identity(run, objective, steps, options.rates, plan.saved) if known else {}
+    begun = Start(plan, run, optimizer, steps, what, unfreezing)
     return begun if plan.saved is None else _resumed(begun, plan.saved)
 
 
