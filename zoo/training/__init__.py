@@ -14,7 +14,7 @@ from typing import Any
 from zoo import storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
-from zoo.tasks import Task, Tokenizer
+from zoo.tasks import Tokenizer
 from zoo.training.callbacks import Callback, CSVLogger, JSONLinesLogger
 from zoo.training.engines import ENGINES
 from zoo.training.loop import Loop
@@ -30,12 +30,13 @@ Tensor = Any
 
 def train(
     model: str | keras.Model,
-    task: str | Path | Task | tuple[Any, Any] | None = None,
+    task: Any = None,
     *,
     engine: str = "native",
     mode: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,
+    steps_per_epoch: int | None = None,
     batch_size: int | None = None,
     optimizer: Any = None,
     schedule: Any = None,
@@ -48,7 +49,7 @@ def train(
     dtype: str | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
-    validation: tuple[Any, Any] | None = None,
+    validation: Any = None,
     augment: AugmentSpec | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
@@ -66,13 +67,16 @@ def train(
 ) -> Run:
     """Train a model, by its name or one you built, and return the run.
 
-    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), or a
-    pair of arrays (x, y), with `validation` another; None takes the card's. Unspecified options come from the
+    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), a
+    pair of arrays (x, y), or batches (x, y): a tf.data.Dataset, torch DataLoader, Keras PyDataset, generator,
+    or a function that returns one (`zoo.tasks.streams`); with `validation` another of the last two kinds.
+    None takes the card's. Unspecified options come from the
     card's recipe, or with `weights` (`zoo.weights.load`) from its fine-tuning recipe; a head of other classes
     is then initialized anew.
 
     - `engine` "native" or "keras"; `mode` of the native engine, see `zoo.backends.MODES`.
-    - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and batches.
+    - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and batches, but not of
+      batches of yours, whose order is their own; `steps_per_epoch` of those without a length.
     - `optimizer`: one of `zoo.optimizers`, or in words, "Momentum(0.1, nesterov=True)"; `schedule` of its
       rate: one of `zoo.schedules`, or in words, "OneCycle(0.01)", whose length is then the run's.
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per

@@ -133,6 +133,7 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
         "freeze": run.freeze,
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
+        "steps_per_epoch": steps_per_epoch(run.task),
         **({} if facts is None else {"run": facts}),
         "digests": {name: digest(x) for name, x in arrays.items()},
     }
@@ -146,6 +147,11 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
 def tokenizer(task: Task) -> str:
     """A task's tokenizer in words; bytes if it has none."""
     return "bytes" if task.tokenizer is None else f"{task.tokenizer.name}, {task.tokenizer.vocabulary} tokens"
+
+
+def steps_per_epoch(task: Task) -> int | None:
+    """The batches of an epoch of a task's stream; None of other tasks, whose batch size decides."""
+    return task.streams["train"].steps if "train" in task.streams else None
 
 
 def writable(path: str | Path) -> None:
@@ -245,7 +251,12 @@ def _read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "numpy") as file:
             facts, digests = checked_facts(file.metadata() or {})
-            facts = {"tokenizer": "bytes", "freeze": "", **facts}  # what older files do not have
+            facts = {
+                "tokenizer": "bytes",
+                "freeze": "",
+                "steps_per_epoch": None,
+                **facts,
+            }  # what older files do not have
             stored = {name: entry(file, name, digests.get(name)) for name in file.keys()}  # noqa: SIM118
             if digests and (other := sorted(digests.keys() ^ stored.keys())):
                 raise ValueError(f"damaged: {shortlist(other, 3)} in its header or its digests alone")

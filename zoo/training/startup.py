@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from zoo import backends, tasks
 from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
-from zoo.tasks import Task
-from zoo.training.checkpoints import tokenizer
+from zoo.tasks import Pair, Task
+from zoo.training.checkpoints import steps_per_epoch, tokenizer
 from zoo.training.checks import check_fit
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
@@ -46,14 +47,18 @@ def start(plan: Plan) -> Start:
     if plan.saved is not None:
         plan.saved.take("augment", format_transforms(task.augment))
         plan.saved.take("tokenizer", tokenizer(task))
+        plan.saved.take("steps_per_epoch", steps_per_epoch(task))
         check_classes(plan.saved, task)
     network = as_functional(model, task.first(1), own_steps=options.engine == "keras")
     check_fit(network, task)
+    _check_streams(network, task)
     smoothing = plan.recipe.label_smoothing if options.label_smoothing is None else options.label_smoothing
     objective = Objective(options.loss or task.loss, smoothing)
     if options.early_stopping is not None and task.test is None:
         raise WrongConfiguration("early_stopping= needs held-out examples; give validation=(x, y)")
     batch_size = options.batch_size or plan.recipe.batch_size
+    if "train" in task.streams:
+        batch_size = tasks.count(task.train[0])
     per_epoch = task.steps(batch_size)
     steps = plan.length(per_epoch)
     optimizer = plan.make_optimizer(steps)
@@ -76,12 +81,26 @@ def _task(plan: Plan, model: keras.Model) -> Task:
     """The task's examples."""
     task, options = named(model, plan.task), plan.options
     loss = options.loss if isinstance(options.loss, str) else None
+    for stream in (task, options.validation):
+        if isinstance(stream, tasks.Stream):
+            stream.uses["name"] = partial(named, model)
     if not isinstance(task, Task | str):
         return tasks.from_arrays(task, loss=loss, validation=named(model, options.validation))
     if isinstance(task, str):
         preprocessing = plan.card and plan.card.preprocessing
         task = tasks.load(task, input_shapes(model), preprocessing, options.reader, errors=options.errors)
     return task if loss is None else replace(task, loss=loss)
+
+
+def _check_streams(network: keras.Model, task: Task) -> None:
+    """From here on every batch of a stream is checked as the first one was."""
+
+    def check(pair: Pair) -> Pair:
+        check_fit(network, replace(task, train=pair, test=None, streams={}))
+        return pair
+
+    for stream in task.streams.values():
+        stream.uses["check"] = check
 
 
 def _augmented(plan: Plan, task: Task) -> Task:
