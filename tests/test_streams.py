@@ -227,6 +227,7 @@ def changed(**changes: Any) -> list[Any]:
         (lambda: changed(x=np.array(["a"] * 4)), {}, "batch 1 of list has an array of <U1"),
         (lambda: changed(x=RAGGED), {}, "batch 1 of list has a list of 4, which is not"),
         (lambda: BATCHES, {"batch_size": 4}, "batch_size= goes with examples"),
+        (lambda: BATCHES, {"readers": 2}, "readers= goes with examples; list"),
         (lambda: BATCHES, {"augment": "HorizontalFlip"}, "augment= goes with examples"),
         (lambda: BATCHES, {"validation": iter(BATCHES)}, "validation: list_iterator cannot be read"),
         (lambda: (X, Y), {"steps_per_epoch": 3}, "steps_per_epoch= goes with"),

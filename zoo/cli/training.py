@@ -83,6 +83,7 @@ EmaOption = Annotated[
     float | None, number("Average the weights, with this momentum, e.g. 0.999.", min=0.0, max=1.0)
 ]
 SmoothingOption = Annotated[float | None, number("Label smoothing.", min=0.0, max=1.0)]
+ReadersOption = Annotated[int | None, count("Threads that read and augment data ahead; 0: none.", least=0)]
 StoppingOption = Annotated[int | None, count("Stop after so many epochs without a lower loss.", least=0)]
 FreezeOption = Annotated[
     str | None,
@@ -131,6 +132,7 @@ def train(
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",
+    readers: ReadersOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     out: Annotated[

@@ -53,12 +53,13 @@ class Task:
     tokens_per_character: float | None = None  # of a language model's text: its loss is reported in bits, too
     tokenizer: Tokenizer | None = None  # of texts; bytes by default
     source: str = ""  # what `load` takes to load it again: a name, or an absolute path
+    readers: int | None = None  # threads that make batches ahead, see `read_by`
     streams: Mapping[str, Stream] = field(default_factory=dict)  # "train" or "test": the first batch of it
 
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Pair]:
         """The training examples in the order of this seed and epoch, augmented, from batch `first` on.
 
-        The last batch may be smaller. Reading and augmentation run two batches ahead.
+        The last batch may be smaller. Reading and augmentation run ahead, see `read_by`.
         """
         if (stream := self.streams.get("train")) is not None:
             return stream.batches(epoch, first)
@@ -69,12 +70,13 @@ class Task:
             order = buckets.arrange(order, batch_size, rng)
         starts = range(first * batch_size, len(order), batch_size)
         chosen = (order[start : start + batch_size] for start in starts)
-        if self.corrupt is not None:
-            return (self.corrupted(x, indices, seed, CORRUPTION, epoch) for indices in chosen)
-        if self.augment:
-            return folders.ahead(self.augmented(indices, seed, epoch) for indices in chosen)
-        pairs = ((take(x, indices), y[indices]) for indices in chosen)
-        return folders.ahead(pairs) if isinstance(x, folders.Images) else pairs
+
+        def make(indices: np.ndarray) -> Pair:
+            if self.corrupt is not None:
+                return self.corrupted(x, indices, seed, CORRUPTION, epoch)
+            return self.augmented(indices, seed, epoch) if self.augment else (take(x, indices), y[indices])
+
+        return folders.ahead(make, chosen, self._readers(bool(self.augment) and self.corrupt is None))
 
     def held_out(self, batch_size: int, split: str | None = None) -> Iterator[Pair]:
         """The held-out examples in batches, or those of `split`; sequences of similar lengths together."""
@@ -86,13 +88,36 @@ class Task:
         order = np.arange(count(x))
         if (buckets := of_sequences(x)) is not None:
             order = buckets.arrange(order, batch_size, None)
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            yield (
-                (take(x, indices), y[indices])
-                if self.corrupt is None
-                else self.corrupted(x, indices, CORRUPTION)
+
+        def make(indices: np.ndarray) -> Pair:
+            plain = self.corrupt is None
+            return (take(x, indices), y[indices]) if plain else self.corrupted(x, indices, CORRUPTION)
+
+        chosen = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+        yield from folders.ahead(make, chosen, self._readers(False))
+
+    def read_by(self, readers: int) -> Task:
+        """The same task with the same batches, each read and augmented ahead by one of so many threads.
+
+        0: in the thread that uses them. By default images are read by one thread per processor, and other
+        examples are augmented by one. Raises WrongConfiguration for batches of somebody else's.
+        """
+        if self.streams:
+            name = next(iter(self.streams.values())).name
+            raise WrongConfiguration(
+                f"readers= goes with examples; {name} gives whole batches, and reads ahead by its own options"
             )
+
+        def pair(given: Any) -> Any:
+            return (given[0].by(1), given[1]) if given and isinstance(given[0], folders.Images) else given
+
+        return replace(self, train=pair(self.train), test=pair(self.test), readers=readers)
+
+    def _readers(self, slow: bool) -> int:
+        """The threads that make batches, of which examples are `slow` to make."""
+        if self.readers is not None:
+            return self.readers
+        return int(slow or isinstance(self.train[0], folders.Images))
 
     @property
     def spoil(self) -> Callable[..., Any] | None:

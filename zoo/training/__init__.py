@@ -53,6 +53,7 @@ def train(
     augment: AugmentSpec | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
+    readers: int | None = None,
     early_stopping: EarlyStopping | int | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
@@ -85,7 +86,8 @@ def train(
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
-    - `errors` "skip" leaves out unreadable images; `early_stopping`: an `EarlyStopping`, or its patience.
+    - `errors` "skip" leaves out unreadable images; `readers`: threads that read and augment examples ahead.
+    - `early_stopping`: an `EarlyStopping`, or its patience.
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also
       `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names.
     - `resume`: such a folder or file, of any framework and engine; "auto": the newest whole checkpoint of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Generator
+from contextlib import closing, nullcontext
 from itertools import chain, count, repeat
 from typing import Any
 
@@ -54,7 +54,7 @@ class Loop:
         self.run.losses += [number(loss) for loss in self.pending]
         self.pending.clear()
 
-    def batches(self) -> Iterator[Pair]:
+    def batches(self) -> Generator[Pair]:
         """All batches from here on."""
         run, (epoch, position) = self.run, divmod(self.done, self.per_epoch)
         firsts = chain([position], repeat(0))
@@ -71,7 +71,8 @@ class Loop:
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
         with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
             self.begin = self.epoch_begin = time.perf_counter()
-            run.trainer.fit(self.batches(), self)
+            with closing(self.batches()) as batches:  # the threads that read them end
+                run.trainer.fit(batches, self)
             run.train_s = time.perf_counter() - self.begin - self.paused
         run.mode = run.trainer.mode
         self._note()

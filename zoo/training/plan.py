@@ -166,6 +166,7 @@ class Options:
     augment: AugmentSpec | None = None
     tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
+    readers: int | None = None
     early_stopping: EarlyStopping | int | None = None
     seed: int | None = None
     checkpoint: str | Path | None = None
@@ -183,7 +184,7 @@ class Options:
             raise UnknownName(f"no engine {self.engine!r}; {nearest(str(self.engine), ENGINES)}")
         for name, least in (
             ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2), ("keep", 1),
-            ("steps_per_epoch", 1),
+            ("steps_per_epoch", 1), ("readers", 0),
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, integer("train", name, value, least))

@@ -44,6 +44,8 @@ def start(plan: Plan) -> Start:
     if options.freeze:
         freeze(model, str(options.freeze))
     task = _augmented(plan, _task(plan, model))
+    if options.readers is not None:
+        task = task.read_by(options.readers)
     if plan.saved is not None:
         plan.saved.take("augment", format_transforms(task.augment))
         plan.saved.take("tokenizer", tokenizer(task))
