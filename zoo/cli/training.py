@@ -83,6 +83,9 @@ EmaOption = Annotated[
     float | None, number("Average the weights, with this momentum, e.g. 0.999.", min=0.0, max=1.0)
 ]
 SmoothingOption = Annotated[float | None, number("Label smoothing.", min=0.0, max=1.0)]
+ClassWeightsOption = Annotated[
+    str | None, option('Weights of classes in the loss: balanced, or "cat=2, dog=1".', "WEIGHTS")
+]
 ReadersOption = Annotated[int | None, count("Threads that read and augment data ahead; 0: none.", least=0)]
 StoppingOption = Annotated[int | None, count("Stop after so many epochs without a lower loss.", least=0)]
 FreezeOption = Annotated[
@@ -126,6 +129,7 @@ def train(
     accumulate: AccumulateOption = None,
     ema: EmaOption = None,
     label_smoothing: SmoothingOption = None,
+    class_weights: ClassWeightsOption = None,
     early_stopping: StoppingOption = None,
     freeze: FreezeOption = None,
     dtype: DtypeOption = None,

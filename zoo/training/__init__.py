@@ -7,7 +7,7 @@ the same losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def train(
     dtype: str | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
+    class_weights: str | Mapping[Any, float] | Sequence[float] | None = None,
     validation: Any = None,
     augment: AugmentSpec | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
@@ -83,7 +84,8 @@ def train(
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
       update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one in words.
     - `freeze`: patterns of layer names, or "backbone", all but the head; `dtype`: a Keras dtype policy.
-    - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
+    - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7);
+      `class_weights`: "balanced", or a number by class (`zoo.training.weighting`).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
     - `errors` "skip" leaves out unreadable images; `readers`: threads that read and augment examples ahead.

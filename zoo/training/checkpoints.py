@@ -131,6 +131,7 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
         "batch_size": run.batch_size,
         "history": run.history,
         "freeze": run.freeze,
+        "class_weights": run.class_weights,
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
         "steps_per_epoch": steps_per_epoch(run.task),
@@ -254,6 +255,7 @@ def _read(path: Path) -> Checkpoint:
             facts = {
                 "tokenizer": "bytes",
                 "freeze": "",
+                "class_weights": "",
                 "steps_per_epoch": None,
                 **facts,
             }  # what older files do not have

@@ -25,6 +25,7 @@ from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
 from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
 from zoo.training.stopping import EarlyStopping
+from zoo.training.weighting import parse_weights
 from zoo.weights import load, located
 
 Tensor = Any
@@ -162,6 +163,7 @@ class Options:
     dtype: str | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
+    class_weights: str | Mapping[Any, float] | Sequence[float] | None = None
     validation: Any = None
     augment: AugmentSpec | None = None
     tokenizer: Tokenizer | str | Path | None = None
@@ -197,6 +199,8 @@ class Options:
             if not isinstance(callback, Callback):
                 raise WrongConfiguration(f"callbacks: {callback!r}; expected objects of zoo.Callback")
         self._check_optimizer()
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", parse_weights(self.class_weights))
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))
         if isinstance(self.early_stopping, int):
@@ -336,7 +340,12 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
         check_weights(name, options.weights)
     saved, note = _saved(options, file)
     if saved is not None:
-        names = ("seed", "freeze", *(() if isinstance(task, tasks.Stream) else ("batch_size",)))
+        names = (
+            "seed",
+            "freeze",
+            "class_weights",
+            *(() if isinstance(task, tasks.Stream) else ("batch_size",)),
+        )
         options = replace(options, **{name: saved.take(name, getattr(options, name)) for name in names})
     network: ModelPlan | keras.Model = model if not isinstance(model, str) else plan_model(
         name, task, options.weights, tokenizer=options.reader, loss=options.loss, fine_tune=True

@@ -30,6 +30,7 @@ class Run:
     first_step_s: float = 0.0  # compiling included
     train_s: float = 0.0  # all steps, evaluation left out
     signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1
+    class_weights: str = ""  # see zoo.training.weighting
     freeze: str = ""  # patterns of the layers that are frozen
     saved: Path | None = None  # the folder or the checkpoint it was saved in
 

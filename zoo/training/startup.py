@@ -21,6 +21,7 @@ from zoo.training.recipes import described
 from zoo.training.run import Run
 from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
+from zoo.training.weighting import class_weights
 from zoo.weights import load
 
 
@@ -55,7 +56,12 @@ def start(plan: Plan) -> Start:
     check_fit(network, task)
     _check_streams(network, task)
     smoothing = plan.recipe.label_smoothing if options.label_smoothing is None else options.label_smoothing
-    objective = Objective(options.loss or task.loss, smoothing)
+    loss, weights = options.loss or task.loss, ()
+    if options.class_weights:
+        if loss != "cross_entropy":
+            raise WrongConfiguration(f"class_weights= goes with the loss cross_entropy, not with {loss!r}")
+        weights = class_weights(str(options.class_weights), task, network.output_shape[-1])
+    objective = Objective(loss, smoothing, weights)
     if options.early_stopping is not None and task.test is None:
         raise WrongConfiguration("early_stopping= needs held-out examples; give validation=(x, y)")
     batch_size = options.batch_size or plan.recipe.batch_size
@@ -70,6 +76,7 @@ def start(plan: Plan) -> Start:
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
+    run.class_weights = str(options.class_weights or "")
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
