@@ -90,6 +90,10 @@ LayerDecayOption = Annotated[
 ]
 HeadRateOption = Annotated[float | None, number("Learning rate of the head.", min=0.0)]
 SmoothingOption = Annotated[float | None, number("Label smoothing.", min=0.0, max=1.0)]
+ClassWeightsOption = Annotated[
+    str | None, option('Weights of classes in the loss: balanced, or "cat=2, dog=1".', "WEIGHTS")
+]
+ReadersOption = Annotated[int | None, count("Threads that read and augment data ahead; 0: none.", least=0)]
 StoppingOption = Annotated[int | None, count("Stop after so many epochs without a lower loss.", least=0)]
 FreezeOption = Annotated[
     str | None,
@@ -141,6 +145,7 @@ def train(
     layer_decay: LayerDecayOption = None,
     head_lr: HeadRateOption = None,
     label_smoothing: SmoothingOption = None,
+    class_weights: ClassWeightsOption = None,
     early_stopping: StoppingOption = None,
     train_metrics: Annotated[
         bool, typer.Option("--train-metrics", help="Measure the metric on the training examples too.")
@@ -151,6 +156,7 @@ def train(
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",
+    readers: ReadersOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     out: Annotated[

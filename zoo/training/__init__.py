@@ -7,14 +7,14 @@ the same losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo import storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
-from zoo.tasks import Task, Tokenizer
+from zoo.tasks import Tokenizer
 from zoo.training.callbacks import Callback
 from zoo.training.engines import ENGINES
 from zoo.training.loggers import CSVLogger, JSONLinesLogger, MLflow, TensorBoard, Trackio, WandB
@@ -43,12 +43,13 @@ Tensor = Any
 
 def train(
     model: str | keras.Model,
-    task: str | Path | Task | tuple[Any, Any] | None = None,
+    task: Any = None,
     *,
     engine: str = "native",
     mode: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,
+    steps_per_epoch: int | None = None,
     batch_size: int | None = None,
     optimizer: Any = None,
     schedule: Any = None,
@@ -64,10 +65,12 @@ def train(
     dtype: str | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
-    validation: tuple[Any, Any] | None = None,
+    class_weights: str | Mapping[Any, float] | Sequence[float] | None = None,
+    validation: Any = None,
     augment: AugmentSpec | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
+    readers: int | None = None,
     early_stopping: EarlyStopping | int | None = None,
     train_metrics: bool = False,
     seed: int | None = None,
@@ -84,13 +87,16 @@ def train(
 ) -> Run:
     """Train a model, by its name or one you built, and return the run.
 
-    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), or a
-    pair of arrays (x, y), with `validation` another; None takes the card's. Unspecified options come from the
+    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), a
+    pair of arrays (x, y), or batches (x, y): a tf.data.Dataset, torch DataLoader, Keras PyDataset, generator,
+    or a function that returns one (`zoo.tasks.streams`); with `validation` another of the last two kinds.
+    None takes the card's. Unspecified options come from the
     card's recipe, or with `weights` (`zoo.weights.load`) from its fine-tuning recipe; a head of other classes
     is then initialized anew.
 
     - `engine` "native" or "keras"; `mode` of the native engine, see `zoo.backends.MODES`.
-    - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and batches.
+    - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and batches, but not of
+      batches of yours, whose order is their own; `steps_per_epoch` of those without a length.
     - `optimizer`: one of `zoo.optimizers`, or in words, "Momentum(0.1, nesterov=True)"; `schedule` of its
       rate: one of `zoo.schedules`, or in words, "OneCycle(0.01)", whose length is then the run's.
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
@@ -98,10 +104,12 @@ def train(
     - `layer_decay`: the factor of the rate from a block to the one below, 0.75; `head_lr`: the head's rate.
     - `freeze`: patterns of layer names, or "backbone", all but the head; `unfreeze` "1 epoch": one frozen
       block more is trained after every so many, from the top; `dtype`: a Keras dtype policy.
-    - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
+    - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7);
+      `class_weights`: "balanced", or a number by class (`zoo.training.weighting`).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
-    - `errors` "skip" leaves out unreadable images; `early_stopping`: an `EarlyStopping`, or its patience.
+    - `errors` "skip" leaves out unreadable images; `readers`: threads that read and augment examples ahead.
+    - `early_stopping`: an `EarlyStopping`, or its patience.
     - `train_metrics`: after each epoch, measure the task's metric on the training examples too, as they are
       without augmentation; the mean loss of the epoch's steps is in `run.history` anyway.
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also

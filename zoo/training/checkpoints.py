@@ -172,8 +172,10 @@ def write(
         "history": run.history,
         "freeze": run.freeze,
         "unfreeze": run.unfreeze,
+        "class_weights": run.class_weights,
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
+        "steps_per_epoch": steps_per_epoch(run.task),
         **({} if facts is None else {"run": facts}),
         **state[0],
         "digests": {name: digest(x) for name, x in arrays.items()},
@@ -188,6 +190,11 @@ def write(
 def tokenizer(task: Task) -> str:
     """A task's tokenizer in words; bytes if it has none."""
     return "bytes" if task.tokenizer is None else f"{task.tokenizer.name}, {task.tokenizer.vocabulary} tokens"
+
+
+def steps_per_epoch(task: Task) -> int | None:
+    """The batches of an epoch of a task's stream; None of other tasks, whose batch size decides."""
+    return task.streams["train"].steps if "train" in task.streams else None
 
 
 def writable(path: str | Path) -> None:
@@ -297,6 +304,8 @@ def _read(path: Path) -> Checkpoint:
                 "tokenizer": "bytes",
                 "freeze": "",
                 "unfreeze": "",
+                "class_weights": "",
+                "steps_per_epoch": None,
                 **facts,
             }  # what older files do not have
             stored = {name: entry(file, name, digests.get(name)) for name in file.keys()}  # noqa: SIM118

@@ -266,8 +266,7 @@ class KerasEngine:
             self.model.stop_training = steps.stopped  # predicting resets it
 
         events = keras.callbacks.LambdaCallback(on_train_batch_end=step, on_epoch_end=epoch)
-        with self.at_work(), _without_averages(self.optimizer):
-            batches = (batch for batch in batches)  # `fit` takes no other iterators
+        with self.at_work(), _without_averages(self.optimizer), _own_errors(batches) as batches:
             fit = partial(self.model.fit, shuffle=False, callbacks=[events], verbose=SILENT)
             if steps.remaining < steps.per_epoch:
                 first = list(islice(batches, steps.remaining))  # an iterator would lose a batch to `fit`
@@ -351,6 +350,26 @@ def _set_compile_state(model: keras.Model, state: Mapping[str, Any]) -> None:
             model.__dict__[name] = state[name]  # past Keras's tracking, which sees layers and variables only
         elif name in vars(model):
             delattr(model, name)
+
+
+@contextmanager
+def _own_errors(batches: Iterator[Pair]) -> Iterator[Iterator[Pair]]:
+    """The same batches, as `fit` takes them; an error in them is raised, and not TensorFlow's."""
+    errors: list[Exception] = []
+
+    def own() -> Iterator[Pair]:
+        try:
+            yield from batches
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    try:
+        yield own()
+    except Exception:
+        if errors:
+            raise errors[0] from None
+        raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from zoo import backends, registry
 from zoo._lazy import keras
 from zoo.errors import WrongConfiguration, shortlist
+from zoo.tasks import Stream
 from zoo.tasks.content import digests
 from zoo.training.checkpoints import Checkpoint
 from zoo.training.objectives import Objective
@@ -25,7 +26,7 @@ def identity(
 ) -> dict[str, Any]:
     """The facts by which a run is known; `steps` are those it is to make, `rates` those by layer."""
     theirs = {} if saved is None else saved.facts.get(FACTS) or {}
-    first, _ = run.task.train
+    first = None if isinstance(run.task.train, Stream) else run.task.train[0]
     part = next(iter(first.values())) if isinstance(first, Mapping) else first
     return {
         "model": run.model.name,
@@ -41,12 +42,15 @@ def identity(
     }
 
 
-def settings(saved: Checkpoint, options: Any, *, by_name: bool) -> dict[str, Any]:
+def settings(saved: Checkpoint, options: Any, task: Any, *, by_name: bool) -> dict[str, Any]:
     """The options that are the saved run's; the dtype is, where the model is built `by_name`.
+
+    The batch size is not that of a stream, whose batches are made elsewhere.
 
     Raises WrongConfiguration if others are given.
     """
-    names = ("seed", "batch_size", "freeze", "unfreeze")
+    names = ["seed", "freeze", "unfreeze", "class_weights"]
+    names += [] if isinstance(task, Stream) else ["batch_size"]
     found = {name: saved.take(name, getattr(options, name)) for name in names}
     if (facts := saved.facts.get(FACTS)) is None:
         return found

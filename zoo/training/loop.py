@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from itertools import chain, count, repeat
 from math import ceil, floor
 from typing import Any
@@ -79,7 +79,7 @@ class Loop:
         self.run.losses += [number(loss) for loss in self.pending]
         self.pending.clear()
 
-    def batches(self) -> Iterator[Pair]:
+    def batches(self) -> Generator[Pair]:
         """All batches from here on."""
         run, (epoch, position) = self.run, divmod(self.done, self.per_epoch)
         firsts = chain([position], repeat(0))
@@ -110,7 +110,8 @@ class Loop:
                 if self.unfreezing is not None and self.unfreezing.due(self.done):
                     self._unfreeze(self.unfreezing)
                     stack.enter_context(run.trainer.at_work())
-                run.trainer.fit(self.batches(), self)
+                with closing(self.batches()) as batches:  # the threads that read them end
+                    run.trainer.fit(batches, self)
             run.train_s = time.perf_counter() - self.begin - self.paused
             run.mode = run.trainer.mode
             self._note()

@@ -29,6 +29,7 @@ from zoo.training.runs import check_folder
 from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
 from zoo.training.stopping import EarlyStopping
 from zoo.training.unfreezing import parse_epochs
+from zoo.training.weighting import parse_weights
 from zoo.weights import load, located
 
 Tensor = Any
@@ -153,6 +154,7 @@ class Options:
     mode: str | None = None
     epochs: int | None = None
     steps: int | None = None
+    steps_per_epoch: int | None = None
     batch_size: int | None = None
     optimizer: Any = None
     schedule: Any = None
@@ -168,10 +170,12 @@ class Options:
     dtype: str | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
-    validation: tuple[Any, Any] | None = None
+    class_weights: str | Mapping[Any, float] | Sequence[float] | None = None
+    validation: Any = None
     augment: AugmentSpec | None = None
     tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
+    readers: int | None = None
     early_stopping: EarlyStopping | int | None = None
     train_metrics: bool = False
     seed: int | None = None
@@ -190,7 +194,8 @@ class Options:
         if self.engine not in ENGINES:
             raise UnknownName(f"no engine {self.engine!r}; {nearest(str(self.engine), ENGINES)}")
         for name, least in (
-            ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2), ("keep", 1)
+            ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2), ("keep", 1),
+            ("steps_per_epoch", 1), ("readers", 0),
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, integer("train", name, value, least))
@@ -202,6 +207,8 @@ class Options:
         for callback in self.callbacks:
             check_callback(callback, self.engine, resumes=self.resume is not None)
         self._check_optimizer()
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", parse_weights(self.class_weights))
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))
         self._check_unfreeze()
@@ -301,7 +308,7 @@ class Plan:
 
     model: ModelPlan | keras.Model
     name: str
-    task: str | Task | tuple[Any, Any]
+    task: str | Task | tasks.Stream | tuple[Any, Any]
     recipe: Recipe
     mode: str
     seed: int
@@ -351,8 +358,9 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     if options.tokenizer is not None and not isinstance(task, str):
         raise WrongConfiguration("tokenizer= goes with a task by name, or a file of texts")
     if options.validation is not None and isinstance(task, Task | str):
-        raise WrongConfiguration("validation= goes with a pair of arrays; a task holds out its own")
+        raise WrongConfiguration("validation= goes with arrays or batches; a task holds out its own")
     tasks.check_errors(task, options.errors)
+    task, options = _streams(task, options)
     folder = (
         None
         if options.out is None
@@ -371,7 +379,7 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
         check_weights(name, options.weights)
     saved, note = _saved(options, file)
     if saved is not None:
-        options = replace(options, **identity.settings(saved, options, by_name=isinstance(model, str)))
+        options = replace(options, **identity.settings(saved, options, task, by_name=isinstance(model, str)))
         if options.early_stopping is None:
             options = replace(options, early_stopping=saved.early_stopping())
     elif options.unfreeze and options.freeze is None:
@@ -383,6 +391,28 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
         raise WrongConfiguration(f"dtype={options.dtype!r}: {name} is built already; build it so")
     recipe = _recipe(card, options)
     return Plan(network, name, task, recipe, mode, options.seed or 0, options, saved, folder, file, note)
+
+
+def _streams(task: Any, options: Options) -> tuple[Any, Options]:
+    """The task and the options, in which data that come in batches are streams."""
+    task = tasks.as_stream("task", task, options.steps_per_epoch)
+    held = tasks.as_stream("validation", options.validation)
+    if isinstance(held, tasks.Stream) and (held.once or held.endless):
+        raise WrongConfiguration(
+            f"validation: {held.name} cannot be read to its end after every epoch; give a function that "
+            "returns a finite one, or arrays"
+        )
+    options = replace(options, validation=held)
+    if isinstance(task, tasks.Stream):
+        _ = task.steps  # raises if they are not known
+        for name in ("batch_size", "augment"):
+            if getattr(options, name) is not None:
+                raise WrongConfiguration(f"{name}= goes with examples; {task.name} gives whole batches")
+    elif options.steps_per_epoch is not None:
+        raise WrongConfiguration(
+            "steps_per_epoch= goes with data that come in batches; give steps= or epochs="
+        )
+    return task, options
 
 
 def _saved(options: Options, file: Path | None) -> tuple[Checkpoint | None, str]:

@@ -45,6 +45,7 @@ class Run:
     train_s: float = 0.0  # all steps, evaluation left out
     signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1
     settings: dict[str, Any] = field(default_factory=dict)  # the optimizer's, by name
+    class_weights: str = ""  # see zoo.training.weighting
     freeze: str = ""  # patterns of the layers that are frozen
     unfreeze: str = ""  # the epochs after which one block of them more is trained
     saved: Path | None = None  # the folder or the checkpoint it was saved in

@@ -11,9 +11,9 @@ from zoo import backends, tasks
 from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
-from zoo.tasks import Task
+from zoo.tasks import Pair, Task
 from zoo.training import identity
-from zoo.training.checkpoints import Checkpoint, tokenizer
+from zoo.training.checkpoints import Checkpoint, steps_per_epoch, tokenizer
 from zoo.training.checks import check_fit
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
@@ -27,6 +27,7 @@ from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
 from zoo.training.stopping import EarlyStopping
 from zoo.training.unfreezing import Unfreezing, parse_epochs
+from zoo.training.weighting import class_weights
 from zoo.weights import load
 
 
@@ -52,18 +53,29 @@ def start(plan: Plan) -> Start:
         model = model.build(plan.seed, options.dtype)
     frozen = freeze(model, str(options.freeze)) if options.freeze else []
     task = _augmented(plan, _task(plan, model))
+    if options.readers is not None:
+        task = task.read_by(options.readers)
     if plan.saved is not None:
         plan.saved.take("augment", format_transforms(task.augment))
         plan.saved.take("tokenizer", tokenizer(task))
+        plan.saved.take("steps_per_epoch", steps_per_epoch(task))
         check_classes(plan.saved, task)
     network = as_functional(model, task.first(1), own_steps=options.engine == "keras")
     check_fit(network, task)
+    _check_streams(network, task)
     smoothing = plan.recipe.label_smoothing if options.label_smoothing is None else options.label_smoothing
-    objective = Objective(options.loss or task.loss, smoothing)
+    loss, weights = options.loss or task.loss, ()
+    if options.class_weights:
+        if loss != "cross_entropy":
+            raise WrongConfiguration(f"class_weights= goes with the loss cross_entropy, not with {loss!r}")
+        weights = class_weights(str(options.class_weights), task, network.output_shape[-1])
+    objective = Objective(loss, smoothing, weights)
     for name in ("early_stopping", "keep_best"):
         if getattr(options, name) is not None and task.test is None:
             raise WrongConfiguration(f"{name}= needs held-out examples; give validation=(x, y)")
     batch_size = options.batch_size or plan.recipe.batch_size
+    if "train" in task.streams:
+        batch_size = tasks.count(task.train[0])
     per_epoch = task.steps(batch_size)
     steps = plan.length(per_epoch)
     optimizer = plan.make_optimizer(steps)
@@ -83,6 +95,7 @@ def start(plan: Plan) -> Start:
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
     run.settings = {**settings_of(optimizer), "steps": steps}
+    run.class_weights = str(options.class_weights or "")
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
     run.unfreeze = str(options.unfreeze or "")
     if plan.checkpoint is not None:
@@ -118,12 +131,26 @@ def _task(plan: Plan, model: keras.Model) -> Task:
     """The task's examples."""
     task, options = named(model, plan.task), plan.options
     loss = options.loss if isinstance(options.loss, str) else None
+    for stream in (task, options.validation):
+        if isinstance(stream, tasks.Stream):
+            stream.uses["name"] = partial(named, model)
     if not isinstance(task, Task | str):
         return tasks.from_arrays(task, loss=loss, validation=named(model, options.validation))
     if isinstance(task, str):
         preprocessing = plan.card and plan.card.preprocessing
         task = tasks.load(task, input_shapes(model), preprocessing, options.reader, errors=options.errors)
     return task if loss is None else replace(task, loss=loss)
+
+
+def _check_streams(network: keras.Model, task: Task) -> None:
+    """From here on every batch of a stream is checked as the first one was."""
+
+    def check(pair: Pair) -> Pair:
+        check_fit(network, replace(task, train=pair, test=None, streams={}))
+        return pair
+
+    for stream in task.streams.values():
+        stream.uses["check"] = check
 
 
 def _augmented(plan: Plan, task: Task) -> Task:
