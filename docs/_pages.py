@@ -53,6 +53,7 @@ MODULES = {
     "optimizers": "SGD Momentum Adam AdamW LAMB Optimizer",
     "schedules": "StepDecay CosineAnnealing WarmupDecay OneCycle Schedule plot",
     "layers": "",
+    "lora": "LoRA add merge save load",
     "checkpoints": "Checkpoint read",
     "preprocessing": "Preprocessing",
     "runs": "find is_run",

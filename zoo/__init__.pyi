@@ -2,6 +2,7 @@ from . import augment as augment
 from . import backends as backends
 from . import checkpoints as checkpoints
 from . import layers as layers
+from . import lora as lora
 from . import optimizers as optimizers
 from . import preprocessing as preprocessing
 from . import pretrained as pretrained

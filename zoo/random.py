@@ -161,6 +161,7 @@ DISTRIBUTIONS = {
     "glorot_uniform": lambda rng, x, scale, n, m: _uniform(rng, x, scale * (6 / (n + m)) ** 0.5),
     # He et al. 2015, "Delving deep into rectifiers", eq. 10
     "he_normal": lambda rng, x, scale, n, m: _normal(rng, x, scale * (2 / n) ** 0.5),
+    "he_uniform": lambda rng, x, scale, n, m: _uniform(rng, x, scale * (6 / n) ** 0.5),
     # LeCun et al. 1998, appendix A: uniform in +-2.4 / fan-in
     "lecun_1998": lambda rng, x, scale, n, m: _uniform(rng, x, scale * 2.4 / n),
     # Saxe et al. 2013, arXiv:1312.6120
@@ -173,6 +174,7 @@ zeros = Initializer("zeros")
 ones = Initializer("constant", 1.0)
 glorot_uniform = Initializer("glorot_uniform")
 he_normal = Initializer("he_normal")
+he_uniform = Initializer("he_uniform")
 lecun_1998 = Initializer("lecun_1998")
 standard_normal = Initializer("normal")
 orthogonal = Initializer("orthogonal")  # for a recurrent kernel, one matrix per gate

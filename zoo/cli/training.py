@@ -102,6 +102,10 @@ FreezeOption = Annotated[
 UnfreezeOption = Annotated[
     str | None, option('Train one frozen block more, from the top, after every "1 epoch".', "TIME")
 ]
+LoraOption = Annotated[
+    str | None,
+    option("""Train adapters of this rank: 8, or "LoRA(8, alpha=16, layers='*_query, *_value')".""", "RANK"),
+]
 DtypeOption = Annotated[str | None, option("float32, bfloat16, mixed_bfloat16, mixed_float16 ...", "NAME")]
 ModelOrFile = Annotated[
     str,
@@ -152,6 +156,7 @@ def train(
     ] = False,
     freeze: FreezeOption = None,
     unfreeze: UnfreezeOption = None,
+    lora: LoraOption = None,
     dtype: DtypeOption = None,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,

@@ -13,13 +13,20 @@ from zoo.random import Initializer
 
 @keras.saving.register_keras_serializable("zoo")
 class Dense(Layer):
-    """y = x kernel + bias over the last axis."""
+    """y = x kernel + bias over the last axis; with LoRA, y = x (kernel + alpha / rank a b) + bias.
+
+    `enable_lora` and the attributes it sets are those of Keras's Dense.
+    """
 
     units: int
     use_bias: bool
     initializer: Initializer
     bias_initializer: Initializer
     regularizer: Any
+
+    def __init__(self, *args: Any, lora_rank: Any = None, lora_alpha: Any = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.lora_enabled, self.lora_rank, self.lora_alpha = False, lora_rank, lora_alpha
 
     def build(self, input_shape: Shape) -> None:
         self.kernel = self.weight(
@@ -30,11 +37,45 @@ class Dense(Layer):
             kernel=True,
         )
         self.bias = self.weight("bias", (self.units,), self.bias_initializer) if self.use_bias else None
+        if self.lora_rank is not None:
+            self.enable_lora(self.lora_rank, self.lora_alpha)
 
     def call(self, x: Tensor) -> Tensor:
-        tensor = ops.convert_to_tensor
+        tensor, dense = ops.convert_to_tensor, backends.current().dense
         bias = None if self.bias is None else tensor(self.bias)
-        return backends.current().dense(x, tensor(self.kernel), bias)
+        y = dense(x, tensor(self.kernel), bias)
+        if not self.lora_enabled:
+            return y
+        delta = dense(dense(x, tensor(self.lora_kernel_a), None), tensor(self.lora_kernel_b), None)
+        return y + delta * (self.lora_alpha / self.lora_rank)
+
+    def enable_lora(
+        self,
+        rank: int,
+        lora_alpha: float | None = None,
+        a_initializer: Any = "he_uniform",
+        b_initializer: Any = "zeros",
+    ) -> None:
+        """Freeze the kernel, and add a (in, rank) and b (rank, units), whose product is added to it."""
+        self._tracker.unlock()  # as Keras's layers do: a layer that is built takes no more weights
+        shapes = {"a": (self.kernel.shape[0], rank), "b": (rank, self.units)}
+        self.lora_kernel_a, self.lora_kernel_b = (
+            self.add_weight(
+                name=f"lora_kernel_{part}",
+                shape=shapes[part],
+                initializer=initializer,
+                regularizer=self.regularizer,
+            )
+            for part, initializer in (("a", a_initializer), ("b", b_initializer))
+        )
+        self._tracker.lock()
+        self.kernel.trainable = False
+        self.lora_enabled, self.lora_rank = True, rank
+        self.lora_alpha = rank if lora_alpha is None else lora_alpha
+
+    def get_config(self) -> dict[str, Any]:
+        lora = {"lora_rank": self.lora_rank, "lora_alpha": self.lora_alpha} if self.lora_enabled else {}
+        return {**super().get_config(), **lora}
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         return *shape[:-1], self.units

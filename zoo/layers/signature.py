@@ -120,7 +120,7 @@ def multiply_adds(model: keras.Model) -> int:
     total = 0
     for layer in model.layers:
         total += getattr(layer, "multiply_adds", 0)
-        kernels = [v for v in layer.trainable_variables if v.name.endswith("kernel")]
+        kernels = [v for v in layer.variables if v.name.endswith("kernel")]
         if kernels:
             output = layer.output[0] if isinstance(layer.output, tuple | list) else layer.output
             positions = np.prod([n or 1 for n in output.shape[1:-1]], dtype=np.int64)

@@ -14,6 +14,7 @@ from typing import Any
 from zoo import storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
+from zoo.lora import LoRA
 from zoo.tasks import Tokenizer
 from zoo.training.callbacks import Callback
 from zoo.training.engines import ENGINES
@@ -62,6 +63,7 @@ def train(
     head_lr: float | None = None,
     freeze: str | Sequence[str] | None = None,
     unfreeze: int | str | None = None,
+    lora: LoRA | int | str | None = None,
     dtype: str | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
@@ -104,6 +106,8 @@ def train(
     - `layer_decay`: the factor of the rate from a block to the one below, 0.75; `head_lr`: the head's rate.
     - `freeze`: patterns of layer names, or "backbone", all but the head; `unfreeze` "1 epoch": one frozen
       block more is trained after every so many, from the top; `dtype`: a Keras dtype policy.
+    - `lora`: low-rank adapters (`zoo.lora`) by their rank, 8, or "LoRA(8, alpha=16, layers='*_query')"; all
+      but these and a classification head are frozen.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7);
       `class_weights`: "balanced", or a number by class (`zoo.training.weighting`).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".

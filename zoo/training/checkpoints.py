@@ -173,6 +173,7 @@ def write(
         "freeze": run.freeze,
         "unfreeze": run.unfreeze,
         "class_weights": run.class_weights,
+        "lora": run.lora,
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
         "steps_per_epoch": steps_per_epoch(run.task),
@@ -305,6 +306,7 @@ def _read(path: Path) -> Checkpoint:
                 "freeze": "",
                 "unfreeze": "",
                 "class_weights": "",
+                "lora": "",
                 "steps_per_epoch": None,
                 **facts,
             }  # what older files do not have

@@ -49,7 +49,7 @@ def settings(saved: Checkpoint, options: Any, task: Any, *, by_name: bool) -> di
 
     Raises WrongConfiguration if others are given.
     """
-    names = ["seed", "freeze", "unfreeze", "class_weights"]
+    names = ["seed", "freeze", "unfreeze", "lora", "class_weights"]
     names += [] if isinstance(task, Stream) else ["batch_size"]
     found = {name: saved.take(name, getattr(options, name)) for name in names}
     if (facts := saved.facts.get(FACTS)) is None:

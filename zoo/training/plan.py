@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from zoo import backends, pretrained, registry, storage, tasks, tokenizers
+from zoo import backends, lora, pretrained, registry, storage, tasks, tokenizers
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec, parse
 from zoo.checks import integer
@@ -167,6 +167,7 @@ class Options:
     head_lr: float | None = None
     freeze: str | Sequence[str] | None = None
     unfreeze: int | str | None = None
+    lora: lora.LoRA | int | str | None = None
     dtype: str | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
@@ -212,6 +213,12 @@ class Options:
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))
         self._check_unfreeze()
+        if self.lora not in (None, ""):
+            object.__setattr__(self, "lora", str(lora.parse(self.lora)))
+            if name := "freeze" if self.freeze else "unfreeze" if self.unfreeze else "":
+                raise WrongConfiguration(
+                    f"lora= freezes all but adapters and head already; leave {name}= out"
+                )
         if isinstance(self.early_stopping, int):
             object.__setattr__(self, "early_stopping", EarlyStopping(self.early_stopping))
         if self.out is not None and self.checkpoint is not None:

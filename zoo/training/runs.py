@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import registry, storage, tokenizers, weights
+from zoo import lora, registry, storage, tokenizers, weights
 from zoo._lazy import keras
 from zoo.errors import DataUnavailable, WrongConfiguration, shortlist
 from zoo.preprocessing import Preprocessing, plain
@@ -110,6 +110,8 @@ class SavedRun:
     def into(self, model: keras.Model) -> keras.Model:
         """Load the weights into a model built as this one was. Raises WeightsMismatch."""
         assert self.path is not None
+        if self.facts.get("lora"):
+            lora.restore(model, self.facts["lora"])
         weights.load(model, _weights_of(self.path), head="require")
         attach(model, self)
         return model
@@ -211,6 +213,7 @@ def facts_of(run: Run) -> dict[str, Any]:
         "sample_rate": getattr(_first(task), "rate", None),
         "tokenizer": code and {"name": code.name, "content": getattr(code, "content", None)},
         "recipe": run.recipe,
+        "lora": lora.facts_of(run.model),
         "metrics": run.metrics,
         **({} if run.best is None else {"best": run.best}),
     }

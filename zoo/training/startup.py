@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from zoo import backends, tasks
+from zoo import backends, lora, tasks
 from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
@@ -52,6 +52,9 @@ def start(plan: Plan) -> Start:
     if isinstance(model, ModelPlan):
         model = model.build(plan.seed, options.dtype)
     frozen = freeze(model, str(options.freeze)) if options.freeze else []
+    adapters = lora.parse(str(options.lora)) if options.lora else None
+    if adapters is not None:
+        lora.select(model, adapters)  # raises for wrong patterns before data are read
     task = _augmented(plan, _task(plan, model))
     if options.readers is not None:
         task = task.read_by(options.readers)
@@ -63,13 +66,7 @@ def start(plan: Plan) -> Start:
     network = as_functional(model, task.first(1), own_steps=options.engine == "keras")
     check_fit(network, task)
     _check_streams(network, task)
-    smoothing = plan.recipe.label_smoothing if options.label_smoothing is None else options.label_smoothing
-    loss, weights = options.loss or task.loss, ()
-    if options.class_weights:
-        if loss != "cross_entropy":
-            raise WrongConfiguration(f"class_weights= goes with the loss cross_entropy, not with {loss!r}")
-        weights = class_weights(str(options.class_weights), task, network.output_shape[-1])
-    objective = Objective(loss, smoothing, weights)
+    objective = _objective(plan, task, network.output_shape[-1])
     for name in ("early_stopping", "keep_best"):
         if getattr(options, name) is not None and task.test is None:
             raise WrongConfiguration(f"{name}= needs held-out examples; give validation=(x, y)")
@@ -79,10 +76,12 @@ def start(plan: Plan) -> Start:
     per_epoch = task.steps(batch_size)
     steps = plan.length(per_epoch)
     optimizer = plan.make_optimizer(steps)
-    if plan.saved is None:  # whose optimizer has them
-        optimizer = with_rates(optimizer, model, **options.rates)
     if options.weights is not None and plan.saved is None:
         load(model, options.weights)
+    if adapters is not None:
+        lora.add(model, **vars(adapters), seed=plan.seed)
+    if plan.saved is None:  # whose optimizer has them
+        optimizer = with_rates(optimizer, model, **options.rates)
     make = partial(make_engine, options.engine, network, objective)
     unfreezing = None
     if options.unfreeze:
@@ -93,11 +92,12 @@ def start(plan: Plan) -> Start:
     engine = make(optimizer, plan.mode)
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
+    if adapters is not None:
+        words += f"; {lora.summary(model)}"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
-    run.settings = {**settings_of(optimizer), "steps": steps}
-    run.class_weights = str(options.class_weights or "")
-    run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
-    run.unfreeze = str(options.unfreeze or "")
+    run.settings, run.saved = {**settings_of(optimizer), "steps": steps}, plan.folder or plan.checkpoint
+    for name in ("freeze", "unfreeze", "lora", "class_weights"):
+        setattr(run, name, str(getattr(options, name) or ""))
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
     known = plan.checkpoint is not None or plan.saved is not None
@@ -125,6 +125,17 @@ def _resumed(start: Start, saved: Checkpoint) -> Start:
         return start
     note = f"resume=auto: the run in {saved.path} has ended after step {saved.steps}; no step is made"
     return replace(start, plan=replace(start.plan, note=note), ended=True)
+
+
+def _objective(plan: Plan, task: Task, classes: int) -> Objective:
+    """The loss, with label smoothing and weights of the classes."""
+    options, loss = plan.options, plan.options.loss or task.loss
+    smoothing = plan.recipe.label_smoothing if options.label_smoothing is None else options.label_smoothing
+    if not options.class_weights:
+        return Objective(loss, smoothing)
+    if loss != "cross_entropy":
+        raise WrongConfiguration(f"class_weights= goes with the loss cross_entropy, not with {loss!r}")
+    return Objective(loss, smoothing, class_weights(str(options.class_weights), task, classes))
 
 
 def _task(plan: Plan, model: keras.Model) -> Task:

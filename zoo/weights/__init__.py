@@ -26,7 +26,7 @@ from zoo import backends, pretrained, storage
 from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfiguration, nearest, shortlist
 from zoo.weights import files, hub, mingpt, timm, torch_nn, torchvision, transformers
 from zoo.weights.files import Arrays, Stored
-from zoo.weights.layouts import OWN, Constants, Layout, Plan, Row, Scheme, Tensor, Transform
+from zoo.weights.layouts import OWN, Constants, Layout, Plan, Row, Scheme, Tensor, Transform, is_adapter
 
 if TYPE_CHECKING:
     import keras
@@ -146,7 +146,13 @@ def save(model: keras.Model, path: str | Path, layout: str | Scheme = "zoo") -> 
 
 
 def _arrays(model: keras.Model, layout: str | Scheme) -> dict[str, np.ndarray]:
-    plan, constants = _named(model, layout).plan(model)
+    scheme = _named(model, layout)
+    if isinstance(scheme, Layout) and any(is_adapter(v.path) for v in model.variables):
+        raise WrongConfiguration(
+            f"{model.name} has LoRA adapters, which {scheme.name} has no names for; merge them with "
+            "zoo.lora.merge, or save them alone with zoo.lora.save"
+        )
+    plan, constants = scheme.plan(model)
     arrays = {}
     for name, tensor in plan.items():
         arrays |= dict.fromkeys([name, *(names[0] for names in tensor.copies)], tensor.theirs())

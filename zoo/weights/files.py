@@ -325,7 +325,7 @@ def keras_names(model: keras.Model) -> dict[str, keras.Variable]:
         kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(layer).__name__).lower()
         name = f"{kind}_{count[kind]}" if count[kind] else kind
         count[kind] += 1
-        own = enumerate([*layer.trainable_variables, *layer.non_trainable_variables])
+        own = enumerate(layer.variables)
         found |= {f"{name}/vars/{i}": v for i, v in own if keras.backend.is_float_dtype(v.dtype)}
     return found
 
@@ -342,12 +342,22 @@ def check(path: Path) -> None:
     storage.check_file("save", path)
 
 
-def write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write arrays to a .safetensors or .npz file, atomically."""
+def header(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file."""
+    with storage.reading(path, DAMAGED):
+        file: Any = safe_open(path, "numpy")
+        with file:
+            return dict(file.metadata() or {})
+
+
+def write(path: Path, arrays: Mapping[str, np.ndarray], header: Mapping[str, str] | None = None) -> None:
+    """Write arrays to a .safetensors or .npz file, atomically; `header` are texts for safetensors'."""
     arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     with storage.replacing(path) as part:
         if path.suffix == ".npz":  # which does not support bfloat16: float32 represents every value
             own = {name: x if x.dtype.isbuiltin != 2 else x.astype(np.float32) for name, x in arrays.items()}
             np.savez(part, allow_pickle=False, **own)
         else:
-            save_file(arrays, part, {"format": "pt"})  # required by transformers
+            save_file(
+                arrays, part, {"format": "pt", **(header or {})}
+            )  # the format is required by transformers

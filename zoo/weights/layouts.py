@@ -300,7 +300,7 @@ Constants = dict[str, Constant]
 
 @dataclass(frozen=True)
 class Layout:
-    """A library's names for the weights of a family of models.
+    """A library's names for the weights of a family of models, LoRA adapters left out.
 
     `models` is a shell pattern of names of the zoo's models; the first matching row is used. `places` gives
     numbers, or words, that do not follow from a layer's name: model -> {layer: {number: value}}. Shell
@@ -334,6 +334,8 @@ class Layout:
         names_of_layers = {layer.name for layer in model.layers}
         rows = [row for row in self.rows if row.where is None or row.where in names_of_layers]
         for variable in weights(model):
+            if is_adapter(variable.path):
+                continue
             layer, _, own = variable.path.rpartition("/")
             found = next(((row, match) for row in rows if (match := row.match(layer))), None)
             if found is None or own not in found[0].kind.arrays:
@@ -374,8 +376,13 @@ class Plain:
         return True
 
     def hint(self, missing: Sequence[str], left_over: Sequence[str]) -> str:
-        """No advice."""
-        del missing, left_over
+        """Advice, if either has LoRA adapters."""
+        if any(map(is_adapter, left_over)):
+            return (
+                " The file has LoRA adapters: zoo.load_run reads a run, zoo.lora.add adds them to the model."
+            )
+        if any(map(is_adapter, missing)):
+            return " The model has LoRA adapters: load weights before zoo.lora.add, or after zoo.lora.merge."
         return ""
 
     def plan(self, model: keras.Model) -> tuple[Plan, Constants]:
@@ -386,6 +393,11 @@ class Plain:
 def weights(model: keras.Model) -> list[keras.Variable]:
     """The variables that are weights or running statistics, without dropout's step counters."""
     return [v for v in model.variables if keras.backend.is_float_dtype(v.dtype)]
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a variable of this path is part of a LoRA adapter (`zoo.lora`)."""
+    return path.rpartition("/")[2].startswith("lora_kernel_")
 
 
 Scheme = Layout | Plain
