@@ -343,16 +343,19 @@ class Plan:
             if self.options.settings or schedule is not None or optimizer is not None:
                 identity.check_recipe(self.saved, self.own_optimizer)
             return self.saved.optimizer()
+        if self.saved is not None:
+            return self.saved.optimizer().fresh(learning_rate=self._schedule(steps))
         return self.own_optimizer(steps)
 
     def own_optimizer(self, steps: int) -> Any:
         """The recipe's optimizer, with the schedule of the options."""
+        return self.recipe.make_optimizer(self._schedule(steps), steps)
+
+    def _schedule(self, steps: int) -> Any:
         schedule = self.options.schedule
         if isinstance(schedule, str):
-            schedule = make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
-        if self.saved is not None:
-            return self.saved.optimizer().fresh(learning_rate=schedule)
-        return self.recipe.make_optimizer(schedule, steps)
+            return make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
+        return schedule
 
 
 def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
