@@ -407,6 +407,23 @@ class Backend(Protocol):
         """A pure function of tensors, compiled by the framework's compiler."""
         ...
 
+    def program(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        """A pure function of tensors, lists and dicts of them, in one of `MODES`; no mode replaces another."""
+        ...
+
+    def custom_gradient(self, function: Callable[..., tuple[Any, Callable]], *tensors: Tensor) -> Any:
+        """`function(*tensors)[0]`, one tensor or several, whose gradients are by `function(*tensors)[1]`.
+
+        That takes a gradient of every result and returns one of every tensor.
+        """
+        ...
+
+    def value_and_gradients(
+        self, function: Callable[[list], tuple[Tensor, Any]], tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, Any, list]:
+        """`function(tensors)`, a scalar and whatever else it returns, and the scalar's gradients."""
+        ...
+
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (y, logits) -> scalar
 
@@ -480,7 +497,9 @@ def current() -> Backend:
     In this order: `zoo.use`, the KERAS_BACKEND variable, keras.json, the first framework installed. Raises
     BackendError if there is none.
     """
-    return load(start())
+    name = start()
+    exact = sys.modules.get("zoo.backends.exact")
+    return cast(Backend, exact) if exact is not None and exact.is_active() else load(name)
 
 
 def settle() -> str:

@@ -800,6 +800,25 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
+def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    return _jit(_once(function)) if allowed(NAME, mode) == "jit" else function
+
+
+def custom_gradient(function: Callable[..., tuple[Any, Callable]], *tensors: jax.Array) -> Any:
+    def flat(*tensors: jax.Array) -> tuple[Any, Callable]:
+        result, backward = function(*tensors)
+        return result, (lambda found: backward(*found)) if isinstance(result, tuple) else backward
+
+    return jax.custom_gradient(flat)(*tensors)
+
+
+def value_and_gradients(
+    function: Callable[[list], tuple[jax.Array, Any]], tensors: Sequence[jax.Array]
+) -> tuple[jax.Array, Any, list]:
+    (value, rest), gradients = jax.value_and_grad(function, has_aux=True)(list(tensors))
+    return value, rest, gradients
+
+
 def _values(variables: Sequence[keras.Variable]) -> list[jax.Array]:
     return [v.value for v in variables]
 

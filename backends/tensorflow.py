@@ -555,5 +555,23 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(function, jit_compile=True)
 
 
+def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    return _compiled(function, allowed(NAME, mode))
+
+
+def custom_gradient(function: Callable[..., tuple[Any, Callable]], *tensors: tf.Tensor) -> Any:
+    return tf.custom_gradient(function)(*tensors)
+
+
+def value_and_gradients(
+    function: Callable[[list], tuple[tf.Tensor, Any]], tensors: Sequence[tf.Tensor]
+) -> tuple[tf.Tensor, Any, list]:
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        value, rest = function(list(tensors))
+    found: Any = tape.gradient(value, list(tensors), unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return value, rest, found
+
+
 def _values(variables: Sequence[keras.Variable]) -> list[tf.Variable]:
     return [v.value for v in variables]
