@@ -191,6 +191,10 @@ class Backend(Protocol):
         """Use only deterministic algorithms; operations without one raise an error."""
         ...
 
+    def enable_float64(self) -> None:
+        """Let tensors be of float64 when they are asked to be; on JAX for the process from here on."""
+        ...
+
     def synchronize(self, value: Tensor) -> None:
         """Wait until `value` has been computed."""
         ...
@@ -408,7 +412,7 @@ class Backend(Protocol):
         ...
 
     def program(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-        """A pure function of tensors, lists and dicts of them, in one of `MODES`; no mode replaces another."""
+        """A pure function of tensors, lists and dicts of them, in one of `MODES`, and in no other."""
         ...
 
     def custom_gradient(self, function: Callable[..., tuple[Any, Callable]], *tensors: Tensor) -> Any:
@@ -434,14 +438,19 @@ def installed() -> tuple[str, ...]:
 
 
 def use(
-    name: str, *, device: str | None = None, threads: int | None = None, deterministic: bool = False
+    name: str,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    deterministic: bool = False,
+    exact: bool = False,
 ) -> None:
     """Choose the framework of this process, before the first model is built.
 
     `device` is one of the names that `zoo doctor` lists ("cpu", "cuda:0", ...), `threads` the number of
-    CPU threads per operation; `deterministic` allows only deterministic algorithms. Raises BackendError if
-    the name is wrong, the framework is not installed, Keras already uses another, or the device does not
-    exist.
+    CPU threads per operation; `deterministic` allows only deterministic algorithms; `exact`
+    makes `zoo.train` compute the same bits on every framework (docs/exact.md). Raises BackendError if the
+    name is wrong, the framework is not installed, Keras already uses another, or the device does not exist.
     """
     name = checked(name, "zoo.use")
     _check_running(name)
@@ -457,11 +466,34 @@ def use(
             backend.set_threads(threads)
         if device is not None:
             backend.use_device(device)
+        if exact:
+            backend.enable_float64()
+        _settings["exact"] = exact
     except Exception:
         os.environ.pop("KERAS_BACKEND")
         if before is not None:
             os.environ["KERAS_BACKEND"] = before
         raise
+
+
+_settings: dict[str, bool] = {}  # exact, of `use`
+
+
+@contextmanager
+def exactly(exact: bool | None) -> Iterator[bool]:
+    """Within, `current()` is the exact backend if `exact`, by default as `use` was told; yields whether."""
+    if not (_settings.get("exact", False) if exact is None else exact):
+        yield False
+        return
+    current().enable_float64()
+    with importlib.import_module("zoo.backends.exact").active():
+        yield True
+
+
+def is_exact() -> bool:
+    """Whether `current()` is the exact backend."""
+    exact = sys.modules.get("zoo.backends.exact")
+    return exact is not None and exact.is_active()
 
 
 _preferred: dict[str, Any] = {}  # arguments of `use`, until the framework is needed
@@ -498,8 +530,7 @@ def current() -> Backend:
     BackendError if there is none.
     """
     name = start()
-    exact = sys.modules.get("zoo.backends.exact")
-    return cast(Backend, exact) if exact is not None and exact.is_active() else load(name)
+    return cast(Backend, sys.modules["zoo.backends.exact"]) if is_exact() else load(name)
 
 
 def settle() -> str:

@@ -1,9 +1,9 @@
 """The same bits on every framework: the contract's operations by the arithmetic of `exact_numbers`.
 
-A fourth column beside `torch`, `tensorflow` and `jax`, in keras.ops. Each operation has its gradient here too,
-by the same arithmetic: no framework's backward formula is used, only its chain of calls. Tensors between the
-operations are float32 and fenced. What the machine and tensors are is left to the framework in use; an
-operation that is missing here is refused by its name.
+A fourth column beside `torch`, `tensorflow` and `jax`, in keras.ops. Each operation has its gradient here
+too, by the same arithmetic: no framework's backward formula is used, only its chain of calls. Tensors between
+the operations are float32 and fenced. Machine and tensors are left to the framework in use; an operation that
+is missing here is refused by its name.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ MASKED = -1e30  # the score of a later key
 # Of the framework in use, as they round nothing
 DELEGATED = (
     "NAME", "version", "devices", "use_device", "on_device", "set_threads", "threads", "peak_memory",
-    "set_deterministic", "synchronize", "clear_cache", "tensor", "empty", "from_numpy", "concrete_value",
-    "stream", "program", "custom_gradient", "value_and_gradients",
+    "set_deterministic", "enable_float64", "synchronize", "clear_cache", "tensor", "empty", "from_numpy",
+    "concrete_value", "stream", "program", "custom_gradient", "value_and_gradients",
 )  # fmt: skip
 
 _active: ContextVar[bool] = ContextVar("exact", default=False)
@@ -363,7 +363,7 @@ def _windows(x: Tensor, size: int, stride: int) -> list[Tensor]:
 
 
 def _folded(taps: Sequence[Tensor], shape: Sequence[int], size: int, stride: int) -> Tensor:
-    """The transpose of `_windows`: integers of each tap, added where it saw them, in an image of this shape."""
+    """The transpose of `_windows`: integers of each tap, added in an image of this shape."""
     ops = _ops()
     result = None
     for tap, (i, j) in zip(taps, np.ndindex(size, size), strict=True):
@@ -496,7 +496,7 @@ def max_pool(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
         first, *rest = _windows(x, size, stride)
         y, winner = first, ops.zeros(first.shape, "int32")
         for i, tap in enumerate(rest, 1):
-            better = ops.logical_or(tap > y, tap != tap)  # noqa: PLR0124
+            better = ops.logical_or(tap > y, tap != tap)
             y, winner = ops.where(better, tap, y), ops.where(better, i, winner)
 
         def backward(gradient: Tensor) -> Tensor:

@@ -3,20 +3,20 @@
 A framework may add in any order, fuse a product with a sum, vectorize, or call its own exp. Each of these
 changes the last bits of a result. Here nothing that is free to vary can reach a result, by three rules.
 
-1. The fence. An operation takes float32 numbers and computes in float64. Two of them, of 24 bits each, have a
-   product of at most 48, which float64's 53 hold exactly: whether a processor rounds it before it adds to it
-   (two instructions) or not (a fused one) makes no difference. What is rounded leaves through `narrow`: a cast
-   to float32, and numbers of magnitude 2^-126 or less become +0, since some frameworks flush subnormals and
-   others do not. No compiler moves arithmetic across it.
+1. The fence. An operation takes float32 numbers and computes in float64. Two of them, of 24 bits each, have
+   a product of at most 48, which float64's 53 hold exactly: whether a processor rounds it before it adds to
+   it (two instructions) or not (a fused one) makes no difference. What is rounded leaves through `narrow`: a
+   cast to float32, and numbers of magnitude 2^-126 or less become +0, since some frameworks flush subnormals
+   and others do not. No compiler moves arithmetic across it.
 2. The grid. Integers below 2^53 are added exactly in float64, in any order. `grid` rounds numbers to integer
    multiples of a common power of two, found from the largest of them, with as many bits as their number
    leaves: n numbers of 53 - log2 n bits have an exact sum (Demmel and Nguyen 2015, "Parallel reproducible
-   summation"). For a matrix product both factors are rounded so that p + q + log2 k <= 53, and the framework's
-   own float64 product is exact, whatever its blocking and threads (Ozaki et al. 2012, "Error-free
-   transformations of matrix multiplication").
-3. The table. exp, log, tanh, the logistic and the normal distribution are third-order expansions around points
-   of a table, f(a) + s (c1 + s (c2 + s c3)), each inner value fenced; the entries are from Python's `decimal`,
-   which is correctly rounded. Division and square root are those of IEEE 754.
+   summation"). For a matrix product both factors are rounded so that p + q + log2 k <= 53, and the
+   framework's own float64 product is exact, whatever its blocking and threads (Ozaki et al. 2012,
+   "Error-free transformations of matrix multiplication").
+3. The table. exp, log, tanh, the logistic and the normal distribution are third-order expansions around
+   points of a table, f(a) + s (c1 + s (c2 + s c3)), each inner value fenced; the entries are from Python's
+   `decimal`, which is correctly rounded. Division and square root are those of IEEE 754.
 
 Infinity and NaN are never hidden: a sum or product that has one of them among its numbers is NaN.
 """
@@ -153,7 +153,7 @@ class Table:
         ops = _ops()
         x = ops.where(x > self.high, self.high * ops.ones((), "float64"), x)
         x = ops.where(x < self.low, self.low * ops.ones((), "float64"), x)
-        known = ops.where(x == x, x, self.low * ops.ones((), "float64"))  # noqa: PLR0124
+        known = ops.where(x == x, x, self.low * ops.ones((), "float64"))
         index = ops.round((known - self.low) * (1 / self.step))
         s = x - (index * self.step + self.low)
         row = ops.take(ops.convert_to_tensor(self.rows, "float64"), ops.cast(index, "int32"), axis=0)
@@ -241,7 +241,7 @@ def divide(x: Tensor, y: Tensor) -> Tensor:
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x = 2^n e^r, n the nearest integer to x / ln 2 and r = x - n ln 2, which is s off a point of the table.
+    """e^x = 2^n e^r, n the nearest integer to x / ln 2 and r = x - n ln 2, near a point of the table.
 
     ln 2 is in two parts, the first of 42 bits: n times it is exact, and so is the difference from x.
     """
@@ -249,7 +249,7 @@ def exp(x: Tensor) -> Tensor:
     x = wide(x)
     x = ops.where(x > 90.0, 90.0 * ops.ones((), "float64"), x)
     x = ops.where(x < -90.0, -90.0 * ops.ones((), "float64"), x)
-    known = ops.where(x == x, x, ops.zeros((), "float64"))  # noqa: PLR0124
+    known = ops.where(x == x, x, ops.zeros((), "float64"))
     n = ops.round(known * (1 / float(LN_2)))
     r = wide(narrow((x - n * LN_2_HIGH) - n * LN_2_LOW))
     powers = ops.convert_to_tensor(2.0 ** np.arange(-131, 132), "float64")
@@ -263,12 +263,12 @@ with localcontext(PRECISE):
 
 
 def log(x: Tensor) -> Tensor:
-    """ln x = e ln 2 + ln m for x = 2^e m, m between 0.7 and 1.4; NaN unless x is at least 2^-126 and finite."""
+    """ln x = e ln 2 + ln m for x = 2^e m, m about 1; NaN unless x is at least 2^-126 and finite."""
     ops = _ops()
     x = wide(x)
     usual = ops.logical_and(x >= LEAST, x < float("inf"))
     x = ops.where(usual, x, float("nan") * ops.ones((), "float64"))
-    power = power_of_two(ops.where(x == x, x, ops.ones((), "float64")))  # noqa: PLR0124
+    power = power_of_two(ops.where(x == x, x, ops.ones((), "float64")))
     exponent = ops.cast(ops.right_shift(ops.view(power, "int64"), 52), "float64") - 1023.0
     m = x / power
     high = m > 1.40625

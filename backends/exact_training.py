@@ -33,8 +33,8 @@ def _ops() -> Any:
 
 # Of the zoo: what rounds numbers does so by the contract
 LAYERS = {
-    "Dense", "Conv", "BatchNorm", "LayerNorm", "RMSNorm", "MaxPool", "AveragePool", "Gelu", "Add", "Attention",
-    "Parameter", "Lengths", "ZeroPadding",
+    "Dense", "Conv", "BatchNorm", "LayerNorm", "RMSNorm", "MaxPool", "AveragePool", "Gelu", "Add",
+    "Attention", "Parameter", "Lengths", "ZeroPadding",
 }  # fmt: skip
 # Of Keras: they round nothing
 STRUCTURAL = {
@@ -144,7 +144,7 @@ class Network:
         unknown = sorted({type(n.operation).__name__ for n in self.nodes if rule(n.operation) is None})
         if unknown:
             raise WrongConfiguration(
-                f"exact: {model.name} has layers without an exact form: {', '.join(unknown)}"
+                f"exact: {model.name} has layers without an exact form: {', '.join(unknown)}; leave exact out"
             )
         if regularized := [v.path for v in model.variables if getattr(v, "regularizer", None) is not None]:
             raise WrongConfiguration(f"exact: regularizers are not offered, and {regularized[0]} has one")
@@ -236,7 +236,7 @@ class Updater:
         return self.spec.gradient_accumulation_steps or 1
 
     def numbers(self, weight: int | None) -> tuple[np.ndarray, bool]:
-        """The numbers of the next batch, as `NUMBERS` and a rate for each variable, and whether it updates."""
+        """`NUMBERS` of the next batch with a rate for each variable, and whether it updates."""
         spec, updates = self.spec, self.batches // self.every
         weight = 1 if weight is None else weight
         share = weight / (self.weight_sum + weight) if self.weight_sum + weight else 1.0

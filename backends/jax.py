@@ -102,6 +102,10 @@ def set_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
+def enable_float64() -> None:
+    jax.config.update("jax_enable_x64", True)
+
+
 def synchronize(value: jax.Array) -> None:
     jax.block_until_ready(value)
 

@@ -91,6 +91,10 @@ def set_deterministic() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def enable_float64() -> None:
+    """Nothing to do: TensorFlow has them."""
+
+
 def synchronize(value: tf.Tensor) -> None:
     value.numpy()
 

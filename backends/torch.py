@@ -86,6 +86,10 @@ def set_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def enable_float64() -> None:
+    """Nothing to do: torch has them."""
+
+
 def synchronize(value: torch.Tensor) -> None:
     if value.is_cuda:
         torch.cuda.synchronize(value.device)

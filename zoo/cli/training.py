@@ -88,6 +88,10 @@ FreezeOption = Annotated[
     str | None,
     option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
 ]
+ExactOption = Annotated[
+    bool | None,
+    typer.Option("--exact", help="Compute the same bits on every framework, at a multiple of the time."),
+]
 DtypeOption = Annotated[str | None, option("float32, bfloat16, mixed_bfloat16, mixed_float16 ...", "NAME")]
 ModelOrFile = Annotated[
     str,
@@ -128,6 +132,7 @@ def train(
     early_stopping: StoppingOption = None,
     freeze: FreezeOption = None,
     dtype: DtypeOption = None,
+    exact: ExactOption = None,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo import storage
+from zoo import backends, storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
 from zoo.tasks import Task, Tokenizer
@@ -46,6 +46,7 @@ def train(
     ema: float | None = None,
     freeze: str | Sequence[str] | None = None,
     dtype: str | None = None,
+    exact: bool | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
     validation: tuple[Any, Any] | None = None,
@@ -78,6 +79,7 @@ def train(
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
       update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one in words.
     - `freeze`: patterns of layer names, or "backbone", all but the head; `dtype`: a Keras dtype policy.
+    - `exact`: the same bits on every framework, in a multiple of the time; by default as `zoo.use` was told.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
@@ -96,5 +98,5 @@ def train(
     """
     arguments = locals()
     plan = plan_run(model, task, Options(**{name: arguments[name] for name in Options.names()}))
-    with storage.held("train", plan.checkpoint):
+    with storage.held("train", plan.checkpoint), backends.exactly(plan.options.exact):
         return Loop(start(plan)).finish()

@@ -159,6 +159,7 @@ class Options:
     ema: float | None = None
     freeze: str | Sequence[str] | None = None
     dtype: str | None = None
+    exact: bool | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
     validation: tuple[Any, Any] | None = None

@@ -31,6 +31,7 @@ class Run:
     train_s: float = 0.0  # all steps, evaluation left out
     signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1
     freeze: str = ""  # patterns of the layers that are frozen
+    exact: bool = False  # whether its bits are the same on every framework
     saved: Path | None = None  # the folder or the checkpoint it was saved in
 
     @property

@@ -11,7 +11,7 @@ from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
 from zoo.tasks import Task
 from zoo.training.checkpoints import tokenizer
-from zoo.training.checks import check_fit
+from zoo.training.checks import check_exact, check_fit
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.objectives import Objective
@@ -51,6 +51,8 @@ def start(plan: Plan) -> Start:
     check_fit(network, task)
     smoothing = plan.recipe.label_smoothing if options.label_smoothing is None else options.label_smoothing
     objective = Objective(options.loss or task.loss, smoothing)
+    if exact := backends.is_exact():
+        check_exact(options.engine, plan.mode, objective)
     if options.early_stopping is not None and task.test is None:
         raise WrongConfiguration("early_stopping= needs held-out examples; give validation=(x, y)")
     batch_size = options.batch_size or plan.recipe.batch_size
@@ -63,6 +65,7 @@ def start(plan: Plan) -> Start:
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
+    run.exact = exact
     run.saved, run.freeze = plan.folder or plan.checkpoint, str(options.freeze or "")
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
