@@ -206,6 +206,11 @@ def silu(x: Tensor) -> Tensor:
     return _elementwise(x, value)
 
 
+def square(x: Tensor) -> Tensor:
+    """x^2."""
+    return _elementwise(x, lambda x: (narrow(wide(x) * wide(x)), lambda: narrow(wide(x) * 2.0)))
+
+
 def gelu(x: Tensor, *, approximate: bool) -> Tensor:
     return _elementwise(x, _gelu_tanh if approximate else _gelu)
 
@@ -254,6 +259,23 @@ def mean(x: Tensor, axes: Sequence[int], *, keepdims: bool = False) -> Tensor:
             return _ops().broadcast_to(each, shape)
 
         y = narrow(total(x, axes) * part)
+        return (y if keepdims else _ops().squeeze(y, tuple(axes))), backward
+
+    return _custom(function, x)
+
+
+def add_up(x: Tensor, axes: Sequence[int], *, keepdims: bool = False) -> Tensor:
+    """The sum over these axes."""
+    axes = sorted(axis % len(x.shape) for axis in axes)
+
+    def function(x: Tensor) -> tuple:
+        shape = tuple(x.shape)
+
+        def backward(gradient: Tensor) -> Tensor:
+            kept = [1 if i in axes else n for i, n in enumerate(shape)]
+            return _ops().broadcast_to(_ops().reshape(gradient, kept), shape)
+
+        y = narrow(total(x, axes))
         return (y if keepdims else _ops().squeeze(y, tuple(axes))), backward
 
     return _custom(function, x)
@@ -608,6 +630,146 @@ def layer_norm(x: Tensor, gamma: Tensor, beta: Tensor, *, epsilon: float) -> Ten
 
 def rms_norm(x: Tensor, gamma: Tensor, *, epsilon: float) -> Tensor:
     return _normalized(x, gamma, None, [-1], epsilon, centre=False)[0]
+
+
+# Recurrence, by back-propagation through time
+
+
+def lstm(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    kernel: Tensor,
+    recurrent_kernel: Tensor,
+    bias: Tensor,
+    recurrent_bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    ops = _ops()
+    projected = ops.swapaxes(_projected(x, kernel, add(bias, recurrent_bias)), 0, 1)  # (n, b, 4u)
+    outputs, cells = _custom(_lstm, projected, h, c, recurrent_kernel)
+    return ops.swapaxes(outputs, 0, 1), outputs[-1], cells[-1]
+
+
+def _projected(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """x kernel + bias. The last input is apart: in a padded sequence it has weights of 200, on whose grid the
+    others would lose their digits."""
+    ops = _ops()
+    if kernel.shape[0] == 1:
+        return add(multiply(x, ops.reshape(kernel, (-1,))), bias)
+    last = multiply(x[..., -1:], kernel[-1])
+    return add(dense(x[..., :-1], kernel[:-1], bias), last)
+
+
+def _lstm(projected: Tensor, h: Tensor, c: Tensor, kernel: Tensor) -> tuple:
+    """(n, b, 4u), states (b, u) -> h and c at every step (n, b, u)."""
+    ops = _ops()
+
+    def forward(states: Sequence[Tensor], z: Tensor) -> Sequence[Tensor]:
+        h, c, _ = states
+        z = narrow(wide(z) + product(h, kernel))
+        i, f, g, o = ops.split(z, 4, -1)
+        i, f, o, g = (*map(numbers.logistic, (i, f, o)), numbers.tanh(g))
+        c = narrow(wide(f) * wide(c) + wide(i) * wide(g))
+        h = narrow(wide(o) * wide(numbers.tanh(c)))
+        return h, c, ops.concatenate([i, f, g, o], -1)
+
+    first = ops.zeros_like(projected[0])
+    outputs, cells, gates = _native().scan(forward, (h, c, first), projected)
+
+    def backward(of_outputs: Tensor, of_cells: Tensor) -> tuple:
+        def back(states: Sequence[Tensor], now: Tensor) -> Sequence[Tensor]:
+            dh, dc, _ = states
+            of_h, of_c, cell, before, i, f, g, o = map(wide, ops.split(now, 8, -1))
+            dh = wide(narrow(wide(dh) + of_h))
+            t = wide(numbers.tanh(narrow(cell)))
+            through = wide(narrow(o * wide(narrow(1.0 - t * t))))
+            dc = wide(narrow(wide(dc) + of_c))
+            dc = wide(narrow(dc + dh * through))
+            found = []
+            for own, value in ((g, i), (before, f)):
+                found.append(narrow(wide(narrow(dc * own)) * _bell(value)))
+            found.append(narrow(wide(narrow(dc * i)) * wide(narrow(1.0 - g * g))))
+            found.append(narrow(wide(narrow(dh * t)) * _bell(o)))
+            dz = ops.concatenate(found, -1)
+            return narrow(product(dz, ops.transpose(kernel))), narrow(dc * f), dz
+
+        previous = ops.concatenate([ops.expand_dims(c, 0), cells[:-1]])
+        seen = [fence(of_outputs), fence(of_cells), cells, previous, gates]
+        zero = ops.zeros_like(h)
+        steps = ops.flip(ops.concatenate(seen, -1), 0)
+        dh, dc, dz = _native().scan(back, (zero, zero, first), steps)
+        dz = ops.flip(dz, 0)
+        return dz, dh[-1], dc[-1], _recurrent_gradient(h, outputs, dz)
+
+    return (outputs, cells), backward
+
+
+def _bell(y: Tensor) -> Tensor:
+    """y (1 - y), the slope of the logistic function, float64."""
+    return wide(narrow(y * wide(narrow(1.0 - y))))
+
+
+def _recurrent_gradient(h: Tensor, outputs: Tensor, dz: Tensor) -> Tensor:
+    """Of the recurrent kernel: the states before each step (n, b, u), times its gradients."""
+    ops = _ops()
+    before = ops.concatenate([ops.expand_dims(h, 0), outputs[:-1]])
+    before = ops.reshape(before, (-1, h.shape[-1]))
+    return narrow(product(ops.transpose(before), ops.reshape(dz, (-1, dz.shape[-1]))))
+
+
+def gru(
+    x: Tensor,
+    h: Tensor,
+    kernel: Tensor,
+    recurrent_kernel: Tensor,
+    bias: Tensor,
+    recurrent_bias: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    ops = _ops()
+    if recurrent_bias is None:
+        raise WrongConfiguration("exact: a GRU that resets before the recurrent kernel is not offered")
+    projected = ops.swapaxes(dense(x, kernel, bias), 0, 1)  # (n, b, 3u)
+    outputs = _custom(_gru, projected, h, recurrent_kernel, recurrent_bias)
+    return ops.swapaxes(outputs, 0, 1), outputs[-1]
+
+
+def _gru(projected: Tensor, h: Tensor, kernel: Tensor, bias: Tensor) -> tuple:
+    """(n, b, 3u), state (b, u) -> h at every step (n, b, u)."""
+    ops = _ops()
+
+    def forward(states: Sequence[Tensor], z: Tensor) -> Sequence[Tensor]:
+        h, _ = states
+        a, b, c = map(wide, ops.split(z, 3, -1))
+        rest = narrow(product(h, kernel) + wide(bias))
+        ra, rb, rc = map(wide, ops.split(rest, 3, -1))
+        r, u = (wide(numbers.logistic(narrow(v))) for v in (a + ra, b + rb))
+        new = wide(numbers.tanh(narrow(c + r * rc)))
+        h = narrow(wide(narrow(1.0 - u)) * new + u * wide(h))
+        return h, ops.concatenate([*map(narrow, (r, u, new, rc))], -1)
+
+    first = ops.zeros((*h.shape[:-1], 4 * h.shape[-1]), "float32")
+    outputs, seen = _native().scan(forward, (h, first), projected)
+
+    def backward(of_outputs: Tensor) -> tuple:
+        def back(states: Sequence[Tensor], now: Tensor) -> Sequence[Tensor]:
+            of_h, before, r, u, new, rc = map(wide, ops.split(now, 6, -1))
+            dh = wide(narrow(wide(states[0]) + of_h))
+            da = narrow(wide(narrow(dh * wide(narrow(1.0 - u)))) * wide(narrow(1.0 - new * new)))
+            du = narrow(wide(narrow(dh * wide(narrow(before - new)))) * _bell(u))
+            dr = narrow(wide(narrow(wide(da) * rc)) * _bell(r))
+            inner = ops.concatenate([dr, du, narrow(wide(da) * r)], -1)  # of h kernel + bias
+            through = wide(narrow(product(inner, ops.transpose(kernel))))
+            return narrow(through + dh * u), ops.concatenate([dr, du, da], -1), inner
+
+        before = ops.concatenate([ops.expand_dims(h, 0), outputs[:-1]])
+        steps = ops.flip(ops.concatenate([fence(of_outputs), before, seen], -1), 0)
+        zero = ops.zeros_like(projected[0])
+        dh, dz, inner = _native().scan(back, (ops.zeros_like(h), zero, zero), steps)
+        dz, inner = ops.flip(dz, 0), ops.flip(inner, 0)
+        of_bias = ops.reshape(narrow(total(inner, [0, 1])), (-1,))
+        return dz, dh[-1], _recurrent_gradient(h, outputs, inner), of_bias
+
+    return outputs, backward
 
 
 # Losses

@@ -34,12 +34,12 @@ def _ops() -> Any:
 # Of the zoo: what rounds numbers does so by the contract
 LAYERS = {
     "Dense", "Conv", "BatchNorm", "LayerNorm", "RMSNorm", "MaxPool", "AveragePool", "Gelu", "Add",
-    "Attention", "Parameter", "Lengths", "ZeroPadding",
+    "Attention", "Parameter", "Lengths", "ZeroPadding", "LSTM", "GRU",
 }  # fmt: skip
 # Of Keras: they round nothing
 STRUCTURAL = {
     "Flatten", "Reshape", "Identity", "InputLayer", "Concatenate", "Transpose", "GetItem", "ExpandDims",
-    "Squeeze", "Swapaxes", "NotEqual", "Equal", "Take",
+    "Squeeze", "Swapaxes", "Pad", "NotEqual", "Equal", "Take",
 }  # fmt: skip
 
 
@@ -72,6 +72,24 @@ def _segments(layer: Any, x: Tensor, segment_ids: Tensor | None = None) -> Tenso
     return exact.add(x, table[0] if segment_ids is None else exact.embed(table, segment_ids))
 
 
+def _relative_positions(layer: Any, x: Tensor) -> Tensor:
+    bias = exact.embed(_ops().convert_to_tensor(layer.table), layer.buckets_of(x))
+    return _ops().transpose(bias, (0, 3, 1, 2))
+
+
+def _adaptive_average_pool(layer: Any, x: Tensor) -> Tensor:
+    ops = _ops()
+    rows, columns = (ops.convert_to_tensor(layer.means(n).T, "float32") for n in x.shape[1:3])
+    x = exact.dense(ops.transpose(x, (0, 3, 1, 2)), columns, None)  # (b, c, h, size)
+    x = exact.dense(ops.swapaxes(x, 2, 3), rows, None)  # (b, c, size, size), transposed
+    return ops.transpose(x, (0, 3, 2, 1))
+
+
+def _sum(op: Any, x: Tensor) -> Tensor:
+    axes = range(len(x.shape)) if op.axis is None else np.atleast_1d(op.axis).tolist()
+    return exact.add_up(x, list(axes), keepdims=op.keepdims)
+
+
 def _token(layer: Any, x: Tensor) -> Tensor:
     ops = _ops()
     zeros = ops.zeros((x.shape[0], 1, x.shape[-1]), "float32")
@@ -87,8 +105,13 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "Positions": _positions,
     "Segments": _segments,
     "Token": _token,
+    "RelativePositions": _relative_positions,
+    "AdaptiveAveragePool": _adaptive_average_pool,
     # keras.ops
     "Mean": _mean,
+    "Sum": _sum,
+    "Square": lambda op, x: exact.square(x),
+    "Negative": lambda op, x: exact.scaled(x, -1.0),
     "Relu": lambda op, x: exact.relu(x),
     "Sigmoid": lambda op, x: exact.sigmoid(x),
     "Tanh": lambda op, x: exact.tanh(x),
