@@ -41,6 +41,7 @@ from .training import EarlyStopping as EarlyStopping
 from .training import JSONLinesLogger as JSONLinesLogger
 from .training import Run as Run
 from .training import train as train
+from .training.chain import verify as verify
 from .training.evaluation import evaluate as evaluate
 from .training.runs import SavedRun as SavedRun
 from .training.runs import load_run as load_run

@@ -10,6 +10,7 @@ from itertools import chain, count, repeat
 from typing import Any
 
 from zoo.tasks import Pair
+from zoo.training.chain import recorder
 from zoo.training.engines import number
 from zoo.training.metrics import evaluate
 from zoo.training.progress import announce, bar, epoch_line, interruptible
@@ -36,6 +37,7 @@ class Loop:
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
         self.saver = Saver(self.plan, self.run, start.optimizer)
+        self.recorder = recorder(self.plan, self.run)
         self.stopped = False
         self.paused = 0.0  # seconds between epochs
 
@@ -87,6 +89,8 @@ class Loop:
         """After a step with this loss, which is still on the device."""
         self.pending.append(loss)
         steps = self.done
+        if self.recorder is not None:
+            self.recorder.on_step(steps, number(loss))
         if steps == self.resumed + 1:
             number(loss)
             self.run.first_step_s = time.perf_counter() - self.begin
@@ -134,6 +138,8 @@ class Loop:
     def save(self) -> None:
         """Save the run, if it has a path."""
         self._note()
+        if self.recorder is not None and self.plan.folder is not None:
+            self.recorder.chain.write(self.plan.folder)
         self.saver.save()
 
     def save_within(self) -> None:
