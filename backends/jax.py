@@ -102,6 +102,10 @@ def set_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
+def enable_float64() -> None:
+    jax.config.update("jax_enable_x64", True)
+
+
 def synchronize(value: jax.Array) -> None:
     jax.block_until_ready(value)
 
@@ -798,6 +802,25 @@ def predictor(model: keras.Model, mode: str) -> Callable[[jax.Array], jax.Array]
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
+
+
+def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    return _jit(_once(function)) if allowed(NAME, mode) == "jit" else function
+
+
+def custom_gradient(function: Callable[..., tuple[Any, Callable]], *tensors: jax.Array) -> Any:
+    def flat(*tensors: jax.Array) -> tuple[Any, Callable]:
+        result, backward = function(*tensors)
+        return result, (lambda found: backward(*found)) if isinstance(result, tuple) else backward
+
+    return jax.custom_gradient(flat)(*tensors)
+
+
+def value_and_gradients(
+    function: Callable[[list], tuple[jax.Array, Any]], tensors: Sequence[jax.Array]
+) -> tuple[jax.Array, Any, list]:
+    (value, rest), gradients = jax.value_and_grad(function, has_aux=True)(list(tensors))
+    return value, rest, gradients
 
 
 def _values(variables: Sequence[keras.Variable]) -> list[jax.Array]:

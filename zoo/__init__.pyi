@@ -46,6 +46,7 @@ from .training import TensorBoard as TensorBoard
 from .training import Trackio as Trackio
 from .training import WandB as WandB
 from .training import train as train
+from .training.chain import verify as verify
 from .training.evaluation import evaluate as evaluate
 from .training.runs import SavedRun as SavedRun
 from .training.runs import load_run as load_run

@@ -1,4 +1,4 @@
-"""The command line: zoo list, info, train, predict, evaluate, generate, show, compare, parity, export ...
+"""The command line: zoo list, info, train, predict, evaluate, verify, generate, show, compare, export ...
 
 What a command found goes to standard output, progress and notes to standard error, so that a pipe gets the
 result alone. `STATUS` says what it exits with.
@@ -21,7 +21,7 @@ from zoo.cli.comparison import bench, compare, parity
 from zoo.cli.groups import GroupedCommand
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, TROUBLE
-from zoo.cli.training import evaluate, train
+from zoo.cli.training import evaluate, train, verify
 from zoo.errors import WrongConfiguration, ZooError
 
 STDOUT, STDERR = 1, 2
@@ -87,6 +87,7 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "evaluate": evaluate,
+    "verify": verify,
     "generate": generate,
     "show": show,
     "compare": compare,

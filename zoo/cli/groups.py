@@ -15,7 +15,7 @@ GROUPS = {
         "label_smoothing",
     ),
     "Fine-tuning": ("weights", "freeze"),
-    "Engine and machine": ("backend", "engine", "mode", "dtype", "device", "threads", "seed"),
+    "Engine and machine": ("backend", "engine", "mode", "dtype", "exact", "device", "threads", "seed"),
     "Checkpoints": ("out", "save", "checkpoint", "checkpoint_every", "keep", "keep_best", "resume"),
     "Output": ("log", "train_metrics", "save_config", "quiet", "as_json", "help"),
 }  # fmt: skip

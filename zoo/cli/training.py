@@ -13,6 +13,7 @@ import zoo.cli.runfile as runfile
 import zoo.cli.terminal as terminal
 from zoo import storage
 from zoo.cli.options import (
+    FINDING,
     SIGNALLED,
     BackendOption,
     BatchOption,
@@ -99,6 +100,10 @@ FreezeOption = Annotated[
     str | None,
     option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
 ]
+ExactOption = Annotated[
+    bool | None,
+    typer.Option("--exact", help="Compute the same bits on every framework, at a multiple of the time."),
+]
 UnfreezeOption = Annotated[
     str | None, option('Train one frozen block more, from the top, after every "1 epoch".', "TIME")
 ]
@@ -158,6 +163,7 @@ def train(
     unfreeze: UnfreezeOption = None,
     lora: LoraOption = None,
     dtype: DtypeOption = None,
+    exact: ExactOption = None,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",
@@ -314,3 +320,32 @@ def evaluate(
         terminal.print_json(found)
     else:
         print(terminal.evaluation_line(str(subject), chosen, found))
+
+
+def verify(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of a run of zoo train --exact.", autocompletion=completion.runs
+        ),
+    ],
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat an exact run, and say at which step it parts, if it does."""
+    from zoo import backends
+
+    name = backends.prefer(backend, device=device, threads=threads)
+    from zoo.training.chain import verify
+
+    verdict = verify(run)
+    if as_json:
+        terminal.print_json({"backend": name, "steps": verdict.steps, "parted": verdict.parted})
+    elif verdict.equal:
+        print(f"{run}: {verdict.steps} steps repeated on {name}, the same bits")
+    else:
+        print(f"{run}: {verdict.steps} steps are equal on {name}; parted at {verdict.parted}")
+    if not verdict.equal:
+        raise typer.Exit(FINDING)

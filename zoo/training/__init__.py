@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo import storage
+from zoo import backends, storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
 from zoo.lora import LoRA
@@ -65,6 +65,7 @@ def train(
     unfreeze: int | str | None = None,
     lora: LoRA | int | str | None = None,
     dtype: str | None = None,
+    exact: bool | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
     class_weights: str | Mapping[Any, float] | Sequence[float] | None = None,
@@ -108,6 +109,7 @@ def train(
       block more is trained after every so many, from the top; `dtype`: a Keras dtype policy.
     - `lora`: low-rank adapters (`zoo.lora`) by their rank, 8, or "LoRA(8, alpha=16, layers='*_query')"; all
       but these and a classification head are frozen.
+    - `exact`: the same bits on every framework, in a multiple of the time; by default as `zoo.use` has it.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7);
       `class_weights`: "balanced", or a number by class (`zoo.training.weighting`).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
@@ -132,5 +134,5 @@ def train(
     """
     arguments = locals()
     plan = plan_run(model, task, Options(**{name: arguments[name] for name in Options.names()}))
-    with storage.held("train", plan.checkpoint):
+    with storage.held("train", plan.checkpoint), backends.exactly(plan.options.exact):
         return Loop(start(plan)).finish()

@@ -12,7 +12,7 @@ from zoo._lazy import keras
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.layers import signature
 from zoo.tasks import Task, sequences
-from zoo.training.objectives import LOSSES
+from zoo.training.objectives import LOSSES, Objective
 
 
 def _fits(expected: Any, given: Any) -> bool:
@@ -21,6 +21,16 @@ def _fits(expected: Any, given: Any) -> bool:
         same = isinstance(expected, dict) and isinstance(given, dict) and expected.keys() == given.keys()
         return same and all(_fits(expected[name], given[name]) for name in expected)
     return len(expected) == len(given) and all(m in (None, n) for m, n in zip(expected, given, strict=True))
+
+
+def check_exact(engine: str, mode: str, objective: Objective) -> None:
+    """Raise WrongConfiguration for an engine, mode or loss that has no exact form (`zoo.backends.exact`)."""
+    if engine != "native":
+        raise WrongConfiguration(f"exact: the {engine} engine computes by its framework; use native")
+    if mode == "compiled":
+        raise WrongConfiguration("exact: mode='compiled' is not offered; leave it out")
+    if objective.loss != "cross_entropy":
+        raise WrongConfiguration(f"exact: the loss {objective.loss!r} is not offered; cross_entropy is")
 
 
 def check_fit(model: keras.Model, task: Task) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from zoo.tasks import Pair
 from zoo.training.callbacks import Callback
+from zoo.training.chain import recorder
 from zoo.training.checkpoints import State
 from zoo.training.engines import number
 from zoo.training.identity import FACTS as IDENTITY
@@ -47,6 +48,7 @@ class Loop:
         if self.stopper is not None and self.plan.saved is not None:
             self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
         self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
+        self.recorder = recorder(self.plan, self.run)
         self.optimizer, self.unfreezing = start.optimizer, start.unfreezing
         self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
         theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
@@ -138,6 +140,8 @@ class Loop:
         """After a step with this loss, which is still on the device."""
         self.pending.append(loss)
         steps = self.done
+        if self.recorder is not None:
+            self.recorder.on_step(steps, number(loss))
         if steps == self.resumed + 1:
             number(loss)
             self.run.first_step_s = time.perf_counter() - self.begin
@@ -215,6 +219,8 @@ class Loop:
     def save(self) -> None:
         """Save the run, if it has a path."""
         self._note()
+        if self.recorder is not None and self.plan.folder is not None:
+            self.recorder.chain.write(self.plan.folder)
         self.saver.save()
 
     def save_within(self) -> None:

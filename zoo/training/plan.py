@@ -169,6 +169,7 @@ class Options:
     unfreeze: int | str | None = None
     lora: lora.LoRA | int | str | None = None
     dtype: str | None = None
+    exact: bool | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
     class_weights: str | Mapping[Any, float] | Sequence[float] | None = None

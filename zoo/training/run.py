@@ -49,6 +49,7 @@ class Run:
     freeze: str = ""  # patterns of the layers that are frozen
     unfreeze: str = ""  # the epochs after which one block of them more is trained
     lora: str = ""  # the adapters it trains, see zoo.lora.LoRA
+    exact: bool = False  # whether its bits are the same on every framework
     saved: Path | None = None  # the folder or the checkpoint it was saved in
     best: dict[str, Any] | None = None  # the checkpoint that `keep_best` keeps: metric, value, step, file
 

@@ -253,7 +253,7 @@ def write(folder: Path, run: Run) -> None:
     shown = {
         **facts,
         "tokenizer": tokenizer and tokenizer["name"],
-        **{name: getattr(run, name) for name in ("backend", "engine", "mode", "seed", "batch_size")},
+        **{name: getattr(run, name) for name in ("backend", "engine", "mode", "exact", "seed", "batch_size")},
         "steps": len(run.losses),
         "history": run.history,
         "interrupted": run.interrupted,

@@ -14,7 +14,7 @@ from zoo.errors import WrongConfiguration
 from zoo.tasks import Pair, Task
 from zoo.training import identity
 from zoo.training.checkpoints import Checkpoint, steps_per_epoch, tokenizer
-from zoo.training.checks import check_fit
+from zoo.training.checks import check_exact, check_fit
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.keras_callbacks import check_rate
@@ -67,6 +67,8 @@ def start(plan: Plan) -> Start:
     check_fit(network, task)
     _check_streams(network, task)
     objective = _objective(plan, task, network.output_shape[-1])
+    if exact := backends.is_exact():
+        check_exact(options.engine, plan.mode, objective)
     for name in ("early_stopping", "keep_best"):
         if getattr(options, name) is not None and task.test is None:
             raise WrongConfiguration(f"{name}= needs held-out examples; give validation=(x, y)")
@@ -96,6 +98,7 @@ def start(plan: Plan) -> Start:
         words += f"; {lora.summary(model)}"
     run = Run(model, backend.NAME, options.engine, plan.mode, task, batch_size, plan.seed, words, engine)
     run.settings, run.saved = {**settings_of(optimizer), "steps": steps}, plan.folder or plan.checkpoint
+    run.exact = exact
     for name in ("freeze", "unfreeze", "lora", "class_weights"):
         setattr(run, name, str(getattr(options, name) or ""))
     if plan.checkpoint is not None:
