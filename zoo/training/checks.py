@@ -23,10 +23,13 @@ def _fits(expected: Any, given: Any) -> bool:
     return len(expected) == len(given) and all(m in (None, n) for m, n in zip(expected, given, strict=True))
 
 
-def check_exact(engine: str, mode: str, objective: Objective) -> None:
-    """Raise WrongConfiguration for an engine, mode or loss that has no exact form (`zoo.backends.exact`)."""
-    if engine != "native":
-        raise WrongConfiguration(f"exact: the {engine} engine computes by its framework; use native")
+def check_exact(options: Any, mode: str, objective: Objective) -> None:
+    """Raise WrongConfiguration for options of a run that have no exact form (`zoo.backends.exact`)."""
+    if options.engine != "native":
+        raise WrongConfiguration(f"exact: the {options.engine} engine computes by its framework; use native")
+    for name in ("class_weights", "lora", "unfreeze"):
+        if getattr(options, name):
+            raise WrongConfiguration(f"exact: {name}= is not offered; leave it out")
     if mode == "compiled":
         raise WrongConfiguration("exact: mode='compiled' is not offered; leave it out")
     if objective.loss != "cross_entropy":

@@ -68,7 +68,7 @@ def start(plan: Plan) -> Start:
     _check_streams(network, task)
     objective = _objective(plan, task, network.output_shape[-1])
     if exact := backends.is_exact():
-        check_exact(options.engine, plan.mode, objective)
+        check_exact(options, plan.mode, objective)
     for name in ("early_stopping", "keep_best"):
         if getattr(options, name) is not None and task.test is None:
             raise WrongConfiguration(f"{name}= needs held-out examples; give validation=(x, y)")
