@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from zoo.checks import is_integer
@@ -96,6 +97,10 @@ class Optimizer(Protocol):
 
     def group(self, variable: keras.Variable) -> tuple[float, float]:
         """(learning rate multiplier, weight decay) of this variable."""
+        ...
+
+    def start(self, variable: keras.Variable) -> int:
+        """The update, counted from 0, from which this variable is trained."""
         ...
 
     def fresh(self) -> Any:
@@ -189,6 +194,10 @@ class Backend(Protocol):
 
     def set_deterministic(self) -> None:
         """Use only deterministic algorithms; operations without one raise an error."""
+        ...
+
+    def enable_float64(self) -> None:
+        """Let tensors be of float64 when they are asked to be; on JAX for the process from here on."""
         ...
 
     def synchronize(self, value: Tensor) -> None:
@@ -407,6 +416,23 @@ class Backend(Protocol):
         """A pure function of tensors, compiled by the framework's compiler."""
         ...
 
+    def program(self, function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+        """A pure function of tensors, lists and dicts of them, in one of `MODES`, and in no other."""
+        ...
+
+    def custom_gradient(self, function: Callable[..., tuple[Any, Callable]], *tensors: Tensor) -> Any:
+        """`function(*tensors)[0]`, one tensor or several, whose gradients are by `function(*tensors)[1]`.
+
+        That takes a gradient of every result and returns one of every tensor.
+        """
+        ...
+
+    def value_and_gradients(
+        self, function: Callable[[list], tuple[Tensor, Any]], tensors: Sequence[Tensor]
+    ) -> tuple[Tensor, Any, list]:
+        """`function(tensors)`, a scalar and whatever else it returns, and the scalar's gradients."""
+        ...
+
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (y, logits) -> scalar
 
@@ -417,14 +443,19 @@ def installed() -> tuple[str, ...]:
 
 
 def use(
-    name: str, *, device: str | None = None, threads: int | None = None, deterministic: bool = False
+    name: str,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    deterministic: bool = False,
+    exact: bool = False,
 ) -> None:
     """Choose the framework of this process, before the first model is built.
 
     `device` is one of the names that `zoo doctor` lists ("cpu", "cuda:0", ...), `threads` the number of
-    CPU threads per operation; `deterministic` allows only deterministic algorithms. Raises BackendError if
-    the name is wrong, the framework is not installed, Keras already uses another, or the device does not
-    exist.
+    CPU threads per operation; `deterministic` allows only deterministic algorithms; `exact`
+    makes `zoo.train` compute the same bits on every framework (docs/exact.md). Raises BackendError if the
+    name is wrong, the framework is not installed, Keras already uses another, or the device does not exist.
     """
     name = checked(name, "zoo.use")
     _check_running(name)
@@ -440,11 +471,34 @@ def use(
             backend.set_threads(threads)
         if device is not None:
             backend.use_device(device)
+        if exact:
+            backend.enable_float64()
+        _settings["exact"] = exact
     except Exception:
         os.environ.pop("KERAS_BACKEND")
         if before is not None:
             os.environ["KERAS_BACKEND"] = before
         raise
+
+
+_settings: dict[str, bool] = {}  # exact, of `use`
+
+
+@contextmanager
+def exactly(exact: bool | None) -> Iterator[bool]:
+    """Within, `current()` is the exact backend if `exact`, by default as `use` was told; yields whether."""
+    if not (_settings.get("exact", False) if exact is None else exact):
+        yield False
+        return
+    current().enable_float64()
+    with importlib.import_module("zoo.backends.exact").active():
+        yield True
+
+
+def is_exact() -> bool:
+    """Whether `current()` is the exact backend."""
+    exact = sys.modules.get("zoo.backends.exact")
+    return exact is not None and exact.is_active()
 
 
 _preferred: dict[str, Any] = {}  # arguments of `use`, until the framework is needed
@@ -480,7 +534,8 @@ def current() -> Backend:
     In this order: `zoo.use`, the KERAS_BACKEND variable, keras.json, the first framework installed. Raises
     BackendError if there is none.
     """
-    return load(start())
+    name = start()
+    return cast(Backend, sys.modules["zoo.backends.exact"]) if is_exact() else load(name)
 
 
 def settle() -> str:
@@ -627,6 +682,23 @@ def without_tensorflow() -> Iterator[None]:
     finally:
         if undecided:
             tensorflow._available = None
+
+
+@contextmanager
+def tensorboard_stub() -> Iterator[None]:
+    """A context in which tensorboard uses its own stub for TensorFlow, unless TensorFlow is imported already.
+
+    Otherwise it imports TensorFlow where that is installed; the existence of this module is its switch.
+    """
+    name = "tensorboard.compat.notf"
+    stubbed = "tensorflow" not in sys.modules and name not in sys.modules
+    if stubbed:
+        sys.modules[name] = ModuleType(name)
+    try:
+        yield
+    finally:
+        if stubbed:
+            del sys.modules[name]
 
 
 def _running() -> str | None:

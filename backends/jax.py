@@ -102,6 +102,10 @@ def set_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
+def enable_float64() -> None:
+    jax.config.update("jax_enable_x64", True)
+
+
 def synchronize(value: jax.Array) -> None:
     jax.block_until_ready(value)
 
@@ -351,15 +355,15 @@ ctc_loss.defvjp(_ctc, _ctc_backward)
 Transform = optax.GradientTransformation
 Value = float | Callable[[Any], Any]  # a number, or a function of the update's count
 
-# (spec, momentum or beta_1) -> gradients to updates, before weight decay and rate
-OPTIMIZERS: dict[str, Callable[[Any, Value], Transform]] = {
-    "SGD": lambda o, _: optax.identity(),
-    "Momentum": lambda o, momentum: (
+# (spec, momentum or beta_1, the variables' starts) -> gradients to updates, before weight decay and rate
+OPTIMIZERS: dict[str, Callable[[Any, Value, Sequence[int]], Transform]] = {
+    "SGD": lambda o, momentum, starts: optax.identity(),
+    "Momentum": lambda o, momentum, starts: (
         _cycled_trace(momentum, o.nesterov) if callable(momentum) else optax.trace(momentum, o.nesterov)
     ),
-    "Adam": lambda o, beta_1: _moments(o, beta_1),
-    "AdamW": lambda o, beta_1: _moments(o, beta_1),
-    "LAMB": lambda o, beta_1: _moments(o, beta_1),
+    "Adam": lambda o, beta_1, starts: _moments(o, beta_1, starts),
+    "AdamW": lambda o, beta_1, starts: _moments(o, beta_1, starts),
+    "LAMB": lambda o, beta_1, starts: _moments(o, beta_1, starts),
 }
 
 
@@ -367,7 +371,7 @@ def optimizer(spec: Optimizer, variables: Sequence[keras.Variable]) -> Transform
     o, name = spec, type(spec).__name__
     multipliers, decays = zip(*(o.group(v) for v in variables), strict=True)
     momentum = o.rate.momentum if o.cycles else o.momentum_at(0) if o.CYCLED else 0.0
-    inner, decay = OPTIMIZERS[name](o, momentum), _decayed(decays)
+    inner, decay = OPTIMIZERS[name](o, momentum, [o.start(v) for v in variables]), _decayed(decays)
     late = name in ("AdamW", "LAMB")
     return optax.chain(
         _clip(o),
@@ -412,9 +416,9 @@ def _clip(o: Optimizer) -> Transform:
     return optax.clip_by_global_norm(o.global_clipnorm) if o.global_clipnorm else optax.identity()
 
 
-def _moments(o: Any, beta_1: Value) -> Transform:
-    if callable(beta_1) or o.amsgrad or not o.bias_correction:
-        return _own_moments(o, beta_1)
+def _moments(o: Any, beta_1: Value, starts: Sequence[int]) -> Transform:
+    if callable(beta_1) or o.amsgrad or not o.bias_correction or any(starts):
+        return _own_moments(o, beta_1, starts)
     return optax.chain(
         optax.scale_by_adam(beta_1, o.beta_2, o.epsilon),
         optax.scale_by_schedule(_bias_correction_error(beta_1, o.beta_2)),
@@ -441,8 +445,8 @@ def _bias_correction_error(beta_1: float, beta_2: float) -> optax.Schedule:
     return lambda count: off(beta_1, count + 1) / jnp.sqrt(off(beta_2, count + 1))
 
 
-def _own_moments(o: Any, beta_1: Value) -> Transform:
-    """Adam with what optax does not have: torch's AMSGrad, a scheduled beta, no bias correction."""
+def _own_moments(o: Any, beta_1: Value, starts: Sequence[int]) -> Transform:
+    """Adam with what optax does not have: torch's AMSGrad, a scheduled beta, no bias correction, a start."""
 
     def init(weights: Any) -> Any:
         mu, nu, largest = ([jnp.zeros_like(w) for w in weights] for _ in range(3))
@@ -456,13 +460,13 @@ def _own_moments(o: Any, beta_1: Value) -> Transform:
         nu = [o.beta_2 * v + (1 - o.beta_2) * g * g for v, g in zip(state.nu, gradients, strict=True)]
         largest = [jnp.maximum(x, v) for x, v in zip(state.nu_max, nu, strict=True)]
 
-        def direction(m: jax.Array, v: jax.Array) -> jax.Array:
+        def direction(m: jax.Array, v: jax.Array, start: int) -> jax.Array:
             if not o.bias_correction:
                 return m / (jnp.sqrt(v) + o.epsilon)
-            root = jnp.sqrt(_correction(o.beta_2, count, v.dtype))
-            return m / _correction(first, count, m.dtype) / (jnp.sqrt(v) / root + o.epsilon)
+            root = jnp.sqrt(_correction(o.beta_2, count - start, v.dtype))
+            return m / _correction(first, count - start, m.dtype) / (jnp.sqrt(v) / root + o.epsilon)
 
-        updates = [direction(m, v) for m, v in zip(mu, largest if o.amsgrad else nu, strict=True)]
+        updates = [direction(*each) for each in zip(mu, largest if o.amsgrad else nu, starts, strict=True)]
         return updates, optax.ScaleByAmsgradState(count, mu, nu, largest)
 
     return Transform(cast(Any, init), cast(Any, update))
@@ -798,6 +802,25 @@ def predictor(model: keras.Model, mode: str) -> Callable[[jax.Array], jax.Array]
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
+
+
+def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    return _jit(_once(function)) if allowed(NAME, mode) == "jit" else function
+
+
+def custom_gradient(function: Callable[..., tuple[Any, Callable]], *tensors: jax.Array) -> Any:
+    def flat(*tensors: jax.Array) -> tuple[Any, Callable]:
+        result, backward = function(*tensors)
+        return result, (lambda found: backward(*found)) if isinstance(result, tuple) else backward
+
+    return jax.custom_gradient(flat)(*tensors)
+
+
+def value_and_gradients(
+    function: Callable[[list], tuple[jax.Array, Any]], tensors: Sequence[jax.Array]
+) -> tuple[jax.Array, Any, list]:
+    (value, rest), gradients = jax.value_and_grad(function, has_aux=True)(list(tensors))
+    return value, rest, gradients
 
 
 def _values(variables: Sequence[keras.Variable]) -> list[jax.Array]:

@@ -91,6 +91,10 @@ def set_deterministic() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def enable_float64() -> None:
+    """Nothing to do: TensorFlow has them."""
+
+
 def synchronize(value: tf.Tensor) -> None:
     value.numpy()
 
@@ -553,6 +557,24 @@ def _instead(
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(function, jit_compile=True)
+
+
+def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    return _compiled(function, allowed(NAME, mode))
+
+
+def custom_gradient(function: Callable[..., tuple[Any, Callable]], *tensors: tf.Tensor) -> Any:
+    return tf.custom_gradient(function)(*tensors)
+
+
+def value_and_gradients(
+    function: Callable[[list], tuple[tf.Tensor, Any]], tensors: Sequence[tf.Tensor]
+) -> tuple[tf.Tensor, Any, list]:
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        value, rest = function(list(tensors))
+    found: Any = tape.gradient(value, list(tensors), unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return value, rest, found
 
 
 def _values(variables: Sequence[keras.Variable]) -> list[tf.Variable]:

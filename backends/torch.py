@@ -86,6 +86,10 @@ def set_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def enable_float64() -> None:
+    """Nothing to do: torch has them."""
+
+
 def synchronize(value: torch.Tensor) -> None:
     if value.is_cuda:
         torch.cuda.synchronize(value.device)
@@ -428,6 +432,7 @@ class Updater:
     def __init__(self, spec: Optimizer, variables: Sequence[keras.Variable], scaling: LossScaling | None):
         self.spec, self.scaling = spec, scaling
         self.paths, self.weights = [v.path for v in variables], _values(variables)
+        self.starts = [spec.start(v) for v in variables]
         # torch's fused kernels walk memory in order, and copy a gradient that they find permuted.
         self.flat = [_flat(weight.detach()) for weight in self.weights]
         self.optimizer = _optimizer(spec, variables, self.flat)
@@ -567,7 +572,7 @@ class Updater:
         self.weight_sum = int(state["weight_sum"]) if self.batches % every else 0
         slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
         for i, flat in enumerate(self.flat if slots else ()):
-            step = torch.tensor(float(self.updates), device=flat.device)
+            step = torch.tensor(float(self.updates - self.starts[i]), device=flat.device)
             self.optimizer.state[flat] = {"step": step, **{name: _flat(xs[i]) for name, xs in slots.items()}}
         if self.scaling:
             self.loss_scale, self.good = float(state["scale"]), int(state["scale_steps"])
@@ -718,6 +723,49 @@ def predictor(model: keras.Model, mode: str) -> Callable[[torch.Tensor], torch.T
 
 def compile(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function)
+
+
+def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    if allowed(NAME, mode) == "eager":
+        return function
+    graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def traced(*arguments: Any) -> Any:
+        if (key := _shapes(arguments)) not in graphs:
+            graph, compiled = record(function, *arguments), mode == "compiled"
+            graphs[key] = (graph if compiled else overwrite(graph)).bound(compiled=compiled)
+        return graphs[key](*arguments)
+
+    return traced
+
+
+class _Custom(torch.autograd.Function):
+    """`custom_gradient`; the first argument is its function."""
+
+    @staticmethod
+    def forward(context: Any, function: Callable[..., tuple[Any, Callable]], *tensors: torch.Tensor) -> Any:
+        result, context.backward_function = function(*tensors)
+        return result
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> Any:
+        found = context.backward_function(*gradients)
+        return None, *(found if isinstance(found, tuple | list) else (found,))
+
+
+def custom_gradient(function: Callable[..., tuple[Any, Callable]], *tensors: torch.Tensor) -> Any:
+    return _Custom.apply(function, *tensors)
+
+
+def value_and_gradients(
+    function: Callable[[list], tuple[torch.Tensor, Any]], tensors: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, Any, list]:
+    weights = [tensor.detach().requires_grad_() for tensor in tensors]
+    with torch.enable_grad():
+        value, rest = function(weights)
+        found = torch.autograd.grad(value, weights, materialize_grads=True)
+    detached: Any = tree.tree_map(torch.Tensor.detach, rest)
+    return value.detach(), detached, list(found)
 
 
 def _is_mkl_abroad() -> bool:

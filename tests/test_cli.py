@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from conftest import python, run
 from PIL import Image
 from typer.testing import CliRunner
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 import zoo
 from zoo import backends, benchmarks, comparison, ladder, training
 from zoo.cli import app
+from zoo.cli.groups import GROUPS
 
 pytestmark = pytest.mark.once
 
@@ -137,6 +139,7 @@ EARLY = """
 import sys
 from typer.testing import CliRunner
 from zoo.cli import app
+from zoo.cli.groups import GROUPS
 for words in {lines!r}:
     done = CliRunner().invoke(app, words.split())
     loaded = {{"keras", "torch", "tensorflow", "jax"}} & set(sys.modules)
@@ -218,6 +221,21 @@ def test_help_is_short_for_h_and_names_what_options_take() -> None:
         assert {taken[name] for name in ("--steps", "--seed", "--top") if name in taken} <= {"INT"}
         assert [name for name, value in taken.items() if value == "TEXT"] in ([], ["--augment"], ["--stop"])
         assert not re.search(r"--[a-z-]+ <", short)
+
+
+def test_the_help_of_train_shows_each_option_once_in_a_group() -> None:
+    command: Any = typer.main.get_command(app)
+    options = {p.name for p in command.commands["train"].params if p.param_type_name == "option"}
+    listed = [name for names in GROUPS.values() for name in names]
+    assert sorted(listed) == sorted({*options, "help"})
+    shown = CliRunner().invoke(app, ["train", "-h"]).stdout
+    assert re.findall(r"^([A-Z].*):$", shown, re.MULTILINE) == ["Arguments", *GROUPS]
+
+
+def test_info_says_what_the_recipe_decides() -> None:
+    shown = " ".join(run("info", "bert-tiny").split())
+    assert "AdamW(learning_rate=0.001, weight_decay=0.01), linear decay after a warmup of 10%" in shown
+    assert "10 epochs, batches of 32" in shown
 
 
 def test_wrong_usage_is_status_2() -> None:

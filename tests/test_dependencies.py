@@ -1,6 +1,7 @@
 """pyproject.toml declares the packages that the code imports, and no others, as the sources show."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -91,3 +92,43 @@ def test_the_command_that_installs_a_missing_compiler_is_shown(tmp_path: Path) -
     assert done.returncode == 1
     assert "a C++ compiler, for torch.compile" in done.stderr
     assert "apt-get install g++" in done.stderr
+
+
+UNREACHABLE = 'raise ConnectionError("pypi.org: name or service not known")'
+UNKNOWN = 'import sys; sys.exit("ERROR: zoo: Dependency not found")'
+VULNERABLE = 'import sys; print("Found 1 known vulnerability"); sys.exit(1)'
+
+
+@pytest.mark.parametrize(
+    ("auditor", "status", "said"),
+    [
+        (
+            UNREACHABLE,
+            1,
+            "audit: nothing was audited, .*: ConnectionError: pypi.org: name or service not known",
+        ),
+        (UNKNOWN, 1, "audit: nothing was audited, .*: ERROR: zoo: Dependency not found"),
+        (VULNERABLE, 1, "Found 1 known vulnerability"),
+        ('print("No known vulnerabilities found")', 0, "No known vulnerabilities found"),
+    ],
+)
+def test_an_audit_without_advisories_is_one_line_and_no_success(
+    auditor: str, status: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pip_audit.py").write_text(auditor)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "audit.py"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, len((done.stdout + done.stderr).splitlines())) == (status, 1)
+    assert re.match(said, done.stdout + done.stderr)
+
+
+def test_an_upper_bound_is_stated_for_keras_alone() -> None:
+    """Whose private names the zoo uses; see pyproject.toml. Any other package may be newer."""
+    every = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+    bounded = [line for line in every if re.search("<|==|~=", line.partition(";")[0])]
+    assert list(map(package, bounded)) == ["keras"]

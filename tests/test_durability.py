@@ -138,8 +138,8 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(saved: bytes, tmp_path: Path
         content = bytearray(saved)
         content[place] ^= 1 << bit
         said = assert_refused(tmp_path / "run.safetensors", bytes(content))
-        if place >= header:
-            assert re.search(r"run\.safetensors': (\w+/|losses).* cannot be read \(damaged", said), place
+        part = r"': (\w+/|losses).* cannot be read \(damaged" if place >= header else "header|facts|digests"
+        assert re.search(part, said), (place, said)
 
 
 def test_a_page_of_zeros_in_a_checkpoint_is_found(saved: bytes, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_the_last_checkpoints_are_kept_and_a_damaged_one_names_the_one_before_it
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(bytes(content))  # the numbered name is the same file
-    with pytest.raises(zoo.DataUnavailable, match=r"damaged.*is whole: resume='.*checkpoint-00000007\.s"):
+    with pytest.raises(zoo.DataUnavailable, match=r"loaded\. An earlier .*'.*checkpoint-00000007\.s"):
         checkpoints.read(path)
     run = train(steps=12, out=tmp_path / "r", resume=kept[1])
     assert len(run.losses) == 12
@@ -295,7 +295,9 @@ def test_an_interval_that_is_none_is_refused(wrong: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("option", [{"checkpoint_every": 5}, {"keep": 2}, {"resume": "auto"}])
+@pytest.mark.parametrize(
+    "option", [{"checkpoint_every": 5}, {"keep": 2}, {"keep_best": "loss"}, {"resume": "auto"}]
+)
 def test_options_of_a_path_without_one_are_refused(option: dict[str, Any]) -> None:
     with pytest.raises(zoo.WrongConfiguration, match="give out= or checkpoint="):
         train(steps=2, **option)
@@ -431,3 +433,194 @@ def test_a_run_killed_in_the_midst_of_saving_is_resumed_and_leaves_nothing(tmp_p
     model = zoo.build("mlp", **zoo.card("mlp").small)
     zoo.train(model, (x, y), steps=steps + 2, out=folder, resume="auto", progress=False)
     assert sorted(file.name for file in folder.iterdir()) == [checkpoints.FILE, "run.json"]
+
+
+# --- early stopping and the best checkpoint ---
+
+
+def overfit(**arguments: Any) -> zoo.Run:
+    """Sixteen examples of noise, four steps an epoch: the loss on those held out falls, then rises."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 64).astype(np.int32)
+    x = (rng.normal(size=(64, 64)) + np.eye(64)[y] * 2).astype(np.float32).reshape(64, 8, 8, 1)
+    settings: dict[str, Any] = {"early_stopping": zoo.EarlyStopping(3), "epochs": 40, "progress": False}
+    if not arguments.get("resume"):
+        settings |= {"batch_size": 4, "optimizer": optimizers.Adam(0.01)}
+    data = {"task": (x[:16], y[:16]), "validation": (x[16:], y[16:])}
+    return zoo.train(zoo.build("mlp", **SMALL), **{**data, **settings, **arguments})
+
+
+def assert_same(run: zoo.Run, uncut: zoo.Run) -> None:
+    """Bit for bit: losses, metrics, and the weights at the end."""
+    assert run.losses == uncut.losses
+    assert run.history == uncut.history
+    assert run.metrics == uncut.metrics
+    for ours, theirs in zip(run.model.variables, uncut.model.variables, strict=True):
+        np.testing.assert_array_equal(numpy(ours), numpy(theirs))
+
+
+@pytest.fixture(scope="module", params=training.ENGINES)
+def stopped(request: pytest.FixtureRequest) -> zoo.Run:
+    """The run that is never cut."""
+    run = overfit(engine=request.param)
+    best = int(np.argmin([metrics["loss"] for metrics in run.history]))
+    assert 1 < best == len(run.history) - 4 < 36
+    return run
+
+
+@pytest.mark.parametrize("cut", ["before the best", "after the best", "within an epoch", "in evaluation"])
+def test_a_resumed_run_stops_early_as_the_one_never_cut(
+    stopped: zoo.Run, cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the same epoch, with the best epoch's weights; the rule is the saved run's."""
+    path, best = (
+        tmp_path / "run.safetensors",
+        len(stopped.history) - 3,
+    )  # epochs up to the best, counted from 1
+    steps = {"before the best": best - 2, "within an epoch": best + 0.5}.get(cut, best + 2) * 4
+    options: dict[str, Any] = {"engine": stopped.engine, "checkpoint": path}
+    if cut == "in evaluation":
+        calls, measure = itertools.count(1), training.loop.evaluate
+        monkeypatch.setattr(
+            "zoo.training.loop.evaluate",
+            lambda *given: pytest.fail("killed") if next(calls) == best + 2 else measure(*given),
+        )
+        kill_it = lambda step, _: signal.raise_signal(signal.SIGTERM) if step == steps - 1 else None  # noqa: E731
+        with pytest.raises(pytest.fail.Exception, match="killed"):
+            overfit(**options, watch=kill_it)
+        monkeypatch.undo()
+        assert len(checkpoints.read(path).facts["history"]) == best + 1
+    elif cut == "within an epoch":
+        overfit(
+            **options, watch=lambda step, _: signal.raise_signal(signal.SIGINT) if step == steps - 1 else None
+        )
+    else:
+        with pytest.raises(Killed):
+            overfit(**options, watch=kill(int(steps)))
+    assert len(checkpoints.read(path).arrays["losses"]) == steps
+    assert_same(overfit(engine=stopped.engine, resume=path, early_stopping=None), stopped)
+
+
+def test_early_stopping_of_averages_is_resumed(tmp_path: Path) -> None:
+    path, uncut = tmp_path / "run.safetensors", overfit(optimizer=optimizers.Adam(0.01, use_ema=True))
+    with pytest.raises(Killed):
+        overfit(
+            optimizer=optimizers.Adam(0.01, use_ema=True), checkpoint=path, watch=kill(len(uncut.losses) - 6)
+        )
+    assert_same(overfit(resume=path), uncut)
+
+
+# --- runs that have ended ---
+
+
+def test_a_run_that_stopped_early_makes_no_more_steps_without_more_patience(
+    stopped: zoo.Run, tmp_path: Path
+) -> None:
+    path, fail = tmp_path / "run.safetensors", lambda *_: pytest.fail("a step was made")
+    overfit(engine=stopped.engine, checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(
+        zoo.WrongConfiguration, match=r"stopped early after \d+ steps, 3 epochs without a better loss; give"
+    ):
+        overfit(engine=stopped.engine, resume=path, early_stopping=None, watch=fail)
+    run = overfit(engine=stopped.engine, checkpoint=path, resume="auto", batch_size=4, watch=fail)
+    assert_same(run, stopped)
+    assert path.read_bytes() == before
+    more = overfit(engine=stopped.engine, resume=path, early_stopping=5)
+    assert len(more.losses) == len(stopped.losses) + 8
+
+
+@pytest.mark.parametrize("place", ["out", "checkpoint"])
+@pytest.mark.parametrize("steps", [8, 11])
+def test_a_run_that_has_ended_is_returned_by_auto_without_a_step(
+    steps: int, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With averages, which a run ends with."""
+    options = {
+        "steps": steps,
+        place: tmp_path / "r.safetensors",
+        "resume": "auto",
+        "progress": "lines",
+        "batch_size": 16,
+    }
+    first = train(**options, optimizer=optimizers.Momentum(0.05, use_ema=True), validation=toy())
+    fail = lambda *_: pytest.fail("a step was made")  # noqa: E731
+    again = train(**options, optimizer=None, validation=toy(), watch=fail)
+    assert f"has ended after step {steps}; no step is made" in capsys.readouterr().err
+    assert_same(again, first)
+    assert not again.interrupted
+
+
+@pytest.mark.once
+def test_the_command_of_a_run_that_has_ended_has_status_0(tmp_path: Path) -> None:
+    words = [
+        "train",
+        "mlp",
+        "digits",
+        "--steps",
+        "5",
+        "--out",
+        str(tmp_path / "r"),
+        "--resume",
+        "auto",
+        "--json",
+    ]
+    first, again = (CliRunner().invoke(app, words) for _ in range(2))
+    assert again.exit_code == 0
+    ours, theirs = (json.loads(done.stdout) for done in (again, first))
+    assert (ours["losses"], ours["metrics"]) == (theirs["losses"], theirs["metrics"])
+
+
+# --- the best checkpoint ---
+
+
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_the_best_checkpoint_is_the_run_after_its_best_epoch(engine: str, ema: bool, tmp_path: Path) -> None:
+    """Its weights, or their averages, give the metrics recorded; resumed from it, the run is the same."""
+    path, kept = tmp_path / "run.safetensors", tmp_path / "run-best.safetensors"
+    average = {"use_ema": True, "ema_momentum": 0.5} if ema else {}
+    adam = lambda: optimizers.Adam(0.01, **average)  # noqa: E731
+    options: dict[str, Any] = {"engine": engine, "early_stopping": None, "epochs": 9}
+    run = overfit(**options, optimizer=adam(), checkpoint=path, keep_best="loss")
+    losses = [metrics["loss"] for metrics in run.history]
+    best = int(np.argmin(losses))
+    assert best < 8
+    recorded = {"metric": "loss", "value": min(losses), "step": 4 * best + 4, "file": kept.name}
+    assert run.best == recorded
+    assert zoo.load_run(path).facts["best"] == recorded
+    assert len(checkpoints.read(kept).arrays["losses"]) == recorded["step"]
+    model, task = zoo.build("mlp", **SMALL), run.task.test
+    zoo.load_run(kept, model)
+    assert task is not None
+    measured = zoo.evaluate(model, (task[0], task[1]))
+    assert measured["loss"] == pytest.approx(min(losses), rel=1e-6)
+    again = tmp_path / "again.safetensors"
+    assert_same(overfit(**options, resume=kept, checkpoint=again, keep_best="loss"), run)
+
+
+def test_a_resumed_run_knows_the_best_epoch_before_it(tmp_path: Path) -> None:
+    uncut, cut = (
+        tmp_path / "a" / "checkpoint-best.safetensors",
+        tmp_path / "b" / "checkpoint-best.safetensors",
+    )
+    options: dict[str, Any] = {"early_stopping": None, "epochs": 9, "keep_best": "accuracy"}
+    run = overfit(**options, out=uncut.parent)
+    assert run.best is not None
+    with pytest.raises(Killed):
+        overfit(**options, out=cut.parent, watch=kill(30))
+    resumed = overfit(**options, out=cut.parent, resume="auto", batch_size=4)
+    assert resumed.best == run.best
+    assert zoo.load_run(cut.parent).facts["best"] == run.best
+    ours, theirs = checkpoints.read(cut), checkpoints.read(uncut)
+    assert {name: x.tolist() for name, x in ours.arrays.items()} == {
+        name: x.tolist() for name, x in theirs.arrays.items()
+    }
+
+
+def test_the_metric_of_the_best_checkpoint_is_one_of_the_tasks() -> None:
+    fail = lambda *_: pytest.fail("a step was made")  # noqa: E731
+    with pytest.raises(zoo.UnknownName, match="keep_best: arrays has no metric 'acuracy'; nearest: accuracy"):
+        overfit(checkpoint="run.safetensors", keep_best="acuracy", watch=fail)
+    with pytest.raises(zoo.WrongConfiguration, match="keep_best= needs held-out examples"):
+        train(steps=2, checkpoint="run.safetensors", keep_best="accuracy", watch=fail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from PIL import Image
 from test_rules import ROOT, ZOO, name_of, packages
 
 import zoo
-from zoo import benchmarks
+from zoo import benchmarks, checkpoints
 from zoo.ladder.run import ParityRun, Process, Settings
+from zoo.processes.frameworks import frameworks
 from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import Worker, WorkerDied
 
@@ -91,9 +93,8 @@ def test_workers_and_their_folder_go_with_the_main_process(ending: str, tmp_path
 
 
 def test_processes_are_started_in_one_place() -> None:
-    """Elsewhere only for the files of an export, which run in a process that does nothing else."""
     starting = {name_of(path) for path in ZOO if "subprocess" in packages(path)}
-    assert {name for name in starting if not name.startswith("zoo/processes/")} == {"zoo/artifacts.py"}
+    assert starting == {"zoo/processes/scratch.py", "zoo/processes/workers.py"}
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +145,32 @@ def test_a_worker_that_hangs_becomes_a_row(tmp_path: Path, monkeypatch: pytest.M
     with ParityRun(tmp_path, [("mlp", None)], Settings([NAME], ["float32"])) as ladder:
         (row,) = ladder.rows()
     assert row["verdict"] == "fails"
-    for each in (run, row, *timings):
+    for each in (run, row, *timings, frameworks()[NAME]):
         assert each["error"].startswith("sent nothing for 0.01 s and was ended")
+
+
+def test_an_export_that_hangs_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_WORKER_TIMEOUT", "0.01")
+    model = zoo.build("mlp", **zoo.card("mlp").small)
+    with pytest.raises(zoo.ZooError, match=r"nothing was written: sent nothing for 0\.01 s and was ended"):
+        zoo.export(model, tmp_path / "mlp.keras")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_program_goes_with_the_main_process(tmp_path: Path) -> None:
+    """As export runs what it wrote."""
+    lock = tmp_path / "lock"
+    program = f"{LOCK.format(str(lock))}; print('computing', flush=True)\n{FOREVER}"
+    main = f"""
+from zoo.processes.scratch import scratch_folder
+from zoo.processes.workers import run
+with scratch_folder() as folder:
+    run({program!r}, [], folder / "program", "torch")
+"""
+    with subprocess.Popen([sys.executable, "-c", main]) as process:
+        assert wait_for(lambda: lock.exists() and not is_free(lock))
+        process.kill()
+    assert wait_for(lambda: is_free(lock))
 
 
 class Busy(ParityRun):
@@ -196,9 +221,14 @@ def command(*words: str | bytes, close: int | None = None, **how: Any) -> subpro
     """`zoo WORDS` in a process of its own, with one of its standard streams closed."""
     return subprocess.run(
         [sys.executable, "-m", "zoo", *words],
-        preexec_fn=None if close is None else partial(os.close, close),
         check=False,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", **how},
+        **{
+            "preexec_fn": None if close is None else partial(os.close, close),
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "encoding": "utf-8",
+            **how,
+        },
     )
 
 
@@ -224,6 +254,47 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(words: list[str]) -> None
 def test_a_full_disk_is_one_line(words: list[str]) -> None:
     with FULL.open("wb") as full:
         assert "No space left on device" in the_line(command(*words, stdout=full))
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+def test_a_log_on_a_full_disk_ends_no_run(tmp_path: Path) -> None:
+    """And an error that cannot be said is still one."""
+    words = ("train", "mlp", "--steps", "2", "--backend", NAME, "--out", str(tmp_path / "r"))
+    with FULL.open("wb") as full:
+        assert command(*words, stderr=full).returncode == 0
+        assert command("info", "lenet6", stderr=full).returncode == 2
+    assert len(checkpoints.read(tmp_path / "r").arrays["losses"]) == 2
+
+
+def test_a_log_whose_reader_has_gone_ends_no_run(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = ("train", "mlp", "--steps", "2", "--backend", NAME, "--out", str(tmp_path / "r"))
+    assert command(*words, stderr=write).returncode == 0
+    os.close(write)
+    assert len(checkpoints.read(tmp_path / "r").arrays["losses"]) == 2
+
+
+def test_a_file_that_a_full_disk_cuts_is_named(tmp_path: Path) -> None:
+    """The limit of a file's size fails as a full disk does, with another word."""
+    file = tmp_path / "log.csv"
+    words = (
+        "train",
+        "mlp",
+        "--steps",
+        "2",
+        "--backend",
+        NAME,
+        "--no-save",
+        "--quiet",
+        "--log",
+        f"csv:{file}",
+    )
+    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (40, 40))
+    done = command(*words, preexec_fn=limit)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"zoo: OSError: File too large: {str(file)!r}"
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stream", [0, 1, 2])

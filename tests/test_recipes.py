@@ -105,7 +105,9 @@ def test_redirected_training_says_its_recipe_and_a_line_for_each_epoch(
         "lenet5: AdamW, learning rate 0.002, weight decay 0.01; 12 steps of 256 examples, 6 an epoch"
     )
     number = r"\d+\.\d{4}"
-    pattern = rf"train loss {number} · held out: accuracy {number}, loss {number} · \d+\.\d s"
+    pattern = (
+        rf"train loss {number} · learning rate 0.002 · held out: accuracy {number}, loss {number} · \d+\.\d s"
+    )
     assert [re.sub(pattern, "", line) for line in epochs] == [
         "epoch 1/2 · step 6 · ",
         "epoch 2/2 · step 12 · ",

@@ -232,7 +232,7 @@ def test_losses_are_fetched_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (["--log", "wandb:x"], zoo.UnknownName, "log='wandb:x'"),
+        (["--log", "wondb:x"], zoo.UnknownName, "log='wondb:x'; nearest: wandb"),
         (["--log", "csv"], zoo.WrongConfiguration, "expected a path"),
         (["--log", "csv:nowhere/log.csv"], zoo.WrongConfiguration, "nowhere"),
     ],
@@ -247,3 +247,14 @@ def test_what_is_no_callback_is_refused() -> None:
     callbacks: Any = [print]
     with pytest.raises(zoo.WrongConfiguration, match=r"expected objects of zoo\.Callback"):
         losses(callbacks=callbacks)
+
+
+@engines
+def test_metrics_on_the_training_examples_are_those_of_an_evaluation(engine: str) -> None:
+    run = zoo.train("mlp", "digits", engine=engine, steps=30, progress=False, train_metrics=True)
+    assert [set(epoch) for epoch in run.history] == [
+        {"train_loss", "learning_rate", "train_accuracy", "accuracy", "loss"}
+    ] * 2
+    assert run.history[-1]["train_accuracy"] == zoo.evaluate(run, split="train")["accuracy"]
+    assert run.metrics.keys() == {"accuracy", "loss"}
+    assert run.losses == zoo.train("mlp", "digits", engine=engine, steps=30, progress=False).losses

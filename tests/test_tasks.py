@@ -529,33 +529,65 @@ class AtOnce:
     def shutdown(self, **_: Any) -> None: ...
 
 
-def test_items_are_made_two_ahead_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("readers", [0, 1, 3])
+def test_one_item_more_than_readers_is_made_ahead(readers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "ThreadPoolExecutor", AtOnce)
     made: list[int] = []
-    source = folders.ahead(i for i in count() if made.append(i) is None)
+    source = folders.ahead(lambda i: (made.append(i), i)[1], count(), readers)
     assert [next(source), next(source)] == [0, 1]
-    assert made == [0, 1, 2, 3]
-    assert list(folders.ahead(iter(range(5)))) == [0, 1, 2, 3, 4]
+    assert made == list(range(readers + 3 if readers else 2))
+    assert list(folders.ahead(lambda i: i, range(5), readers)) == [0, 1, 2, 3, 4]
 
 
 def test_threads_end_with_their_iterator() -> None:
     before = threading.active_count()
-    source = folders.ahead(count())
+    source = folders.ahead(lambda i: i, count())
     assert [next(source) for _ in range(3)] == [0, 1, 2]
     assert threading.active_count() == before + 1
     source.close()
     assert threading.active_count() == before
 
 
-def test_what_goes_wrong_ahead_is_raised_in_its_turn() -> None:
-    def items() -> Iterator[int]:
-        yield 1
-        raise zoo.DataUnavailable("photo.jpg: broken")
+@pytest.mark.parametrize("readers", [0, 1, 3])
+def test_what_goes_wrong_ahead_is_raised_in_its_turn(readers: int) -> None:
+    def make(i: int) -> int:
+        if i == 2:
+            raise zoo.DataUnavailable("photo.jpg: broken")
+        return i
 
-    source = folders.ahead(items())
+    source = folders.ahead(make, [1, 2, 3], readers)
     assert next(source) == 1
     with pytest.raises(zoo.DataUnavailable, match="photo"):
         next(source)
+
+
+@pytest.mark.parametrize("readers", [0, 1, 3])
+@pytest.mark.parametrize("augment", ["", "RandomCrop(2), HorizontalFlip, MixUp(0.2)"])
+def test_batches_do_not_depend_on_the_readers(photos: Path, augment: str, readers: int) -> None:
+    task = tasks.folder(photos, (8, 8, 3), augment=augment)
+    ours = task.read_by(readers)
+    for epoch in (0, 1):
+        for a, b in zip(task.batches(5, 1, epoch), ours.batches(5, 1, epoch), strict=True):
+            assert all(np.array_equal(*pair) for pair in zip(a, b, strict=True))
+    for a, b in zip(task.held_out(3), ours.held_out(3), strict=True):
+        assert all(np.array_equal(*pair) for pair in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_readers_end_with_the_run(photos: Path, engine: str) -> None:
+    """At its end, within an epoch, and with the error in a file, which is named."""
+    options: Any = {"engine": engine, "readers": 3, "batch_size": 4, "progress": False}
+    losses = zoo.train("lenet5", photos, **{**options, "readers": 0}, steps=3).losses
+    assert zoo.train("lenet5", photos, **options, steps=3).losses == losses
+    assert not readers_left()
+    broken = break_off(max(photos.rglob("*.png")))
+    with pytest.raises(zoo.DataUnavailable, match=broken.name):
+        zoo.train("lenet5", photos, **options, epochs=3)
+    assert not readers_left()
+
+
+def readers_left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("zoo-reader")]
 
 
 @pytest.mark.parametrize("engine", training.ENGINES)

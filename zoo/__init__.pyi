@@ -40,8 +40,13 @@ from .training import Callback as Callback
 from .training import CSVLogger as CSVLogger
 from .training import EarlyStopping as EarlyStopping
 from .training import JSONLinesLogger as JSONLinesLogger
+from .training import MLflow as MLflow
 from .training import Run as Run
+from .training import TensorBoard as TensorBoard
+from .training import Trackio as Trackio
+from .training import WandB as WandB
 from .training import train as train
+from .training.chain import verify as verify
 from .training.evaluation import evaluate as evaluate
 from .training.runs import SavedRun as SavedRun
 from .training.runs import load_run as load_run

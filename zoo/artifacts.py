@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import tempfile
 import warnings
 import zipfile
@@ -33,7 +32,9 @@ from zoo import backends, registry, storage, weights
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration, ZooError, nearest
 from zoo.layers import signature
-from zoo.processes import machine
+from zoo.processes.scratch import scratch_folder
+from zoo.processes.workers import WorkerDied
+from zoo.processes.workers import run as run_program
 from zoo.training import runs
 
 if TYPE_CHECKING:
@@ -301,25 +302,20 @@ def _difference(
 
     Raises ZooError for what does not run on every batch, or differs by more than `BOUND`.
     """
-    single = model.inputs[0].name
-    with tempfile.TemporaryDirectory(prefix="zoo-") as scratch:
-        given, found = Path(scratch, "given.npz"), Path(scratch, "found.npz")
+    single, here = model.inputs[0].name, backends.current().NAME
+    with scratch_folder() as scratch:
+        given, found = scratch / "given.npz", scratch / "found.npz"
         parts = [x if isinstance(x, dict) else {single: x} for x in inputs]
         np.savez(given, **{f"{i}/{name}": x for i, each in enumerate(parts) for name, x in each.items()})
         named = "named" if isinstance(model.input, dict) or len(model.inputs) > 1 else "single"
         script = RUNNER.format(run=RUNNERS[format])
-        done = subprocess.run(
-            [*machine.PYTHON, "-c", script, str(path), str(given), str(found), named],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**machine.quiet(), "KERAS_BACKEND": backends.current().NAME},
-        )
-        if done.returncode or not found.exists():
+        try:
+            run_program(script, [str(path), str(given), str(found), named], scratch / "worker", here)
+        except WorkerDied as error:
             raise ZooError(
                 f"export: {format} of {model.name} does not run at every batch size and length, nothing was "
-                f"written: {machine.last_error(done.stderr)[:300]}. {INSTEAD.get(format, '')}"
-            )
+                f"written: {str(error)[:300]}. {INSTEAD.get(format, '')}"
+            ) from None
         arrays = dict(np.load(found))
     differences = []
     for i, outputs in enumerate(expected):

@@ -52,11 +52,14 @@ class Optimizer(keras.optimizers.Optimizer):
     """The base class of the optimizers: checked settings, from which the native optimizer is built as well.
 
     `groups` maps regular expressions to settings of the variables in whose path they are found; the first
-    match counts: {"bias|gamma|beta": {"weight_decay": 0.0}, "^head/": {"learning_rate_multiplier": 10}}.
+    match counts: {"bias|gamma|beta": {"weight_decay": 0.0}, "^head/": {"learning_rate_multiplier": 10}}. With
+    a multiplier AdamW's decay is that of the variable's own rate, as of a parameter group in torch. "start"
+    is the update from which they are trained (0 by default), and bias correction counts.
     """
 
     SLOTS: tuple[str, ...] = ()  # the kinds of state kept for each variable
     batch_weight: Any = None  # of the current batch: an integer or a tensor, None for equal weights
+    first = 0  # the update from which the variable that is being updated is trained
     CYCLED: str | None = None  # the setting that OneCycle's momentum replaces
 
     def __init__(
@@ -99,17 +102,39 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def group(self, variable: keras.Variable) -> tuple[float, float]:
         """(learning rate multiplier, weight decay) of this variable."""
-        chosen = next((own for pattern, own in self._groups if re.search(pattern, variable.path)), {})
+        chosen = self._settings(variable.path)
         decay = chosen.get("weight_decay", self._decay) if self._use_weight_decay(variable) else 0.0
         return chosen.get("learning_rate_multiplier", 1.0), decay
 
-    def fresh(self) -> Optimizer:
-        """A new optimizer with the same settings and no state."""
-        fresh = type(self).from_config({**self.get_config(), "learning_rate": self.rate})
+    def start(self, variable: keras.Variable) -> int:
+        """The update, counted from 0, from which this variable is trained."""
+        return int(self._settings(variable.path).get("start", 0))
+
+    def _settings(self, path: str) -> dict[str, float]:
+        return next((own for pattern, own in self._groups if re.search(pattern, path)), {})
+
+    def fresh(self, **changes: Any) -> Any:
+        """A new optimizer with the same settings, except for `changes`, and no state."""
+        fresh = type(self).from_config({**self.get_config(), "learning_rate": self.rate, **changes})
         # Variables that are excluded; excluded names are in the config.
         if excluded := getattr(self, "_exclude_from_weight_decay", None):
             fresh._exclude_from_weight_decay = excluded
         return fresh
+
+    def regrouped(self, settings: Mapping[str, Mapping[str, float]]) -> Any:
+        """A new optimizer with these settings of the variables at these paths, see `groups`, and no state.
+
+        A learning rate multiplier multiplies the one that the variable has already.
+        """
+        members: dict[tuple[tuple[str, float], ...], list[str]] = {}
+        for path, given in settings.items():
+            own = self._settings(path)
+            merged = {**own, **given}
+            if "learning_rate_multiplier" in own.keys() & given.keys():
+                merged["learning_rate_multiplier"] *= own["learning_rate_multiplier"]
+            members.setdefault(tuple(sorted(merged.items())), []).append(path)
+        groups = {f"^(?:{'|'.join(map(re.escape, paths))})$": dict(own) for own, paths in members.items()}
+        return self.fresh(groups={**groups, **dict(self._groups)})
 
     # The state, by names that every engine and framework shares (`zoo.checkpoints`)
 
@@ -169,7 +194,7 @@ class Optimizer(keras.optimizers.Optimizer):
             self.weight_sum = self.add_variable((), "zeros", "int32", name="weight_sum")
         slots = [self.add_optimizer_variables(variables, slot) for slot in self.SLOTS]
         self.slots = dict(zip(self.SLOTS, slots, strict=True))
-        self._plan = tuple(self.group(variable) for variable in variables)
+        self._plan = tuple((*self.group(variable), self.start(variable)) for variable in variables)
 
     def add_variable_from_reference(
         self, reference_variable: Any, name: str | None = None, initializer: Any = "zeros"
@@ -184,7 +209,7 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         index = self._get_variable_index(variable)
-        multiplier, decay = self._plan[index]
+        multiplier, decay, self.first = self._plan[index]
         rate = ops.cast(learning_rate, variable.dtype)
         rate = rate if multiplier == 1 else rate * multiplier
         self.update(gradient, variable, rate, decay, [self.slots[slot][index] for slot in self.SLOTS])
@@ -201,8 +226,8 @@ class Optimizer(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def count(self, dtype: str) -> Tensor:
-        """t, the number of the current update, counted from 1."""
-        return ops.cast(self.iterations, dtype) + 1
+        """t, the number of the current update of the variable that is being updated, counted from 1."""
+        return ops.cast(self.iterations - self.first if self.first else self.iterations, dtype) + 1
 
     def cycled(self, dtype: str) -> Tensor:
         """The momentum (Adam's beta_1) of the current update."""
@@ -284,6 +309,8 @@ class Optimizer(keras.optimizers.Optimizer):
         excluded = getattr(self, "_exclude_from_weight_decay_pattern", None)
         with backends.without_tensorflow():  # of a schedule
             config = super().get_config()
+        if not self.scheduled and config["learning_rate"] == float(np.float32(self.rate)):
+            config["learning_rate"] = float(self.rate)  # Keras keeps it as a float32
         return {
             **config,
             "groups": {pattern: dict(own) for pattern, own in self._groups},
@@ -558,7 +585,7 @@ def _check_common(who: str, settings: dict[str, Any]) -> None:
             settings[name] = integer(who, name, value, least)
 
 
-GROUP_SETTINGS = ("learning_rate_multiplier", "weight_decay")
+GROUP_SETTINGS = ("learning_rate_multiplier", "weight_decay", "start")
 
 
 def _checked_groups(who: str, groups: Any) -> tuple[tuple[str, dict[str, float]], ...]:

@@ -149,6 +149,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _sync(part)
         part.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # of a write, which knows no name
+            error.filename = str(path)
+        raise
     finally:
         shutil.rmtree(part.parent, ignore_errors=True)
         os.close(descriptor)

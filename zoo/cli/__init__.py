@@ -1,4 +1,4 @@
-"""The command line: zoo list, info, train, predict, evaluate, generate, show, compare, parity, export ...
+"""The command line: zoo list, info, train, predict, evaluate, verify, generate, show, compare, export ...
 
 What a command found goes to standard output, progress and notes to standard error, so that a pipe gets the
 result alone. `STATUS` says what it exits with.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -17,11 +18,13 @@ from typer.core import TyperGroup
 from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
+from zoo.cli.groups import GroupedCommand
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, TROUBLE
-from zoo.cli.training import evaluate, train
+from zoo.cli.training import evaluate, train, verify
 from zoo.errors import WrongConfiguration, ZooError
 
+STDOUT, STDERR = 1, 2
 STATUS = """\b
 Exit status:
   0    success
@@ -41,7 +44,7 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            _discard_output()
+            _discard(STDOUT)
             raise typer.Exit(BROKEN_PIPE) from None
         return result
 
@@ -84,6 +87,7 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "evaluate": evaluate,
+    "verify": verify,
     "generate": generate,
     "show": show,
     "compare": compare,
@@ -94,7 +98,7 @@ COMMANDS = {
     "doctor": doctor,
 }
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=GroupedCommand if command is train else None)(command)
 
 
 def main() -> None:
@@ -111,16 +115,23 @@ def main() -> None:
         line = error.object[: error.end].rpartition("\n")[2] + error.object[error.end :].partition("\n")[0]
         _fail(f"{line.strip()!r} cannot be written as {error.encoding}; rename the file or folder")
     except OSError as error:
-        _discard_output()  # what is left of it would fail again when Python ends
+        _discard(STDOUT)  # what is left of it would fail again when Python ends
         file = "" if error.filename is None else f": {str(error.filename)!r}"
         _fail(f"{type(error).__name__}: {error.strerror or error}{file}")
     except Exception:  # Python would exit with 1, which says that something was found
         traceback.print_exc()
         sys.exit(TROUBLE)
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _discard(STDERR)
 
 
 def _fail(text: str) -> None:
-    print(f"zoo: {text}", file=sys.stderr)
+    """Exit; standard error says why, unless it cannot be written to either."""
+    with suppress(OSError):
+        print(f"zoo: {text}", file=sys.stderr)
     sys.exit(TROUBLE)
 
 
@@ -142,8 +153,8 @@ def _prepare_streams() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _discard_output() -> None:
-    """Send what is left of the output nowhere."""
+def _discard(stream: int) -> None:
+    """Send what is left of a standard stream nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
+    os.dup2(null, stream)
     os.close(null)

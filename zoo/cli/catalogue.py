@@ -83,9 +83,10 @@ def augment(
 def doctor(as_json: JsonOption = False) -> None:
     """Show what each framework finds here, or what to install."""
     from zoo import backends
-    from zoo.processes import machine
+    from zoo.processes.frameworks import frameworks
+    from zoo.processes.machine import environment
 
-    here, found = machine.environment(), machine.frameworks()
+    here, found = environment(), frameworks()
     if as_json:
         terminal.print_json({"environment": here, "frameworks": found})
     else:

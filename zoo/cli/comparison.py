@@ -48,6 +48,9 @@ def compare(
     seed: SeedOption = 0,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="The same bits: two modes of each framework, one hash.")
+    ] = False,
     out: Annotated[Path, option("Folder of result.json and report.html.", "PATH")] = Path("zoo-report"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -76,6 +79,7 @@ def compare(
             seed=seed,
             device=device,
             threads=threads,
+            exact=exact,
             out=out,
             show=show,
         )

@@ -142,6 +142,7 @@ def layers(model: keras.Model) -> list[Record]:
 def model_page(card: Card, layers: Sequence[Record]) -> None:
     """Print a model's card, its arguments, and its layers."""
     from zoo import pretrained
+    from zoo.training.recipes import recipe
 
     out = console()
     out.print(f"[bold]{card.name}[/]  {card.idea}\n{card.paper}\n{card.url}\n")
@@ -149,7 +150,8 @@ def model_page(card: Card, layers: Sequence[Record]) -> None:
     facts = [
         f"arguments: {arguments}",
         f"{card.parameters:,} trainable parameters, {card.multiply_adds:,} multiply-adds "
-        f"{'a step' if None in card.input else 'an example'}; task {card.task}, recipe {card.recipe}",
+        f"{'a step' if None in card.input else 'an example'}; task {card.task}",
+        f"recipe {card.recipe}: {recipe(card.recipe).summary}",
     ]
     if card.receptive_field is not None:
         facts.append(f"receptive field {card.receptive_field} pixels")
@@ -201,9 +203,10 @@ def run_facts(run: Run) -> Record:
 def run_line(run: Run) -> str:
     """A training run in one line."""
     held_out = f" · held out: {_metrics(run.metrics)}" if run.metrics else ""
+    loss = run.history[-1]["train_loss"]  # the mean of the last epoch's steps
     return (
         f"{run.model.name} on {run.task.name}, {run.backend} {run.engine} ({run.mode}): "
-        f"{len(run.losses)} steps in {run.train_s:.1f} s, train loss {run.losses[-1]:.4f}{held_out}"
+        f"{len(run.losses)} steps in {run.train_s:.1f} s, train loss {loss:.4f}{held_out}"
         + (" (interrupted)" if run.interrupted else "")
     )
 

@@ -13,6 +13,7 @@ import zoo.cli.runfile as runfile
 import zoo.cli.terminal as terminal
 from zoo import storage
 from zoo.cli.options import (
+    FINDING,
     SIGNALLED,
     BackendOption,
     BatchOption,
@@ -66,6 +67,9 @@ ResumeOption = Annotated[
 EveryOption = Annotated[
     str | None, option('Save within epochs too: every "500" steps, or "10 min".', "STEPS|TIME")
 ]
+BestOption = Annotated[
+    str | None, option("Keep the best checkpoint too, by a held-out metric, e.g. accuracy.", "METRIC")
+]
 KeepOption = Annotated[int | None, count("Checkpoints to keep, under numbered names.")]
 OptimizerOption = Annotated[
     str | None,
@@ -82,11 +86,26 @@ AccumulateOption = Annotated[int | None, count("Batches for one update (gradient
 EmaOption = Annotated[
     float | None, number("Average the weights, with this momentum, e.g. 0.999.", min=0.0, max=1.0)
 ]
+LayerDecayOption = Annotated[
+    float | None, number("Multiply the rate by this from block to block, head to stem.", min=0.0, max=1.0)
+]
+HeadRateOption = Annotated[float | None, number("Learning rate of the head.", min=0.0)]
 SmoothingOption = Annotated[float | None, number("Label smoothing.", min=0.0, max=1.0)]
+ClassWeightsOption = Annotated[
+    str | None, option('Weights of classes in the loss: balanced, or "cat=2, dog=1".', "WEIGHTS")
+]
+ReadersOption = Annotated[int | None, count("Threads that read and augment data ahead; 0: none.", least=0)]
 StoppingOption = Annotated[int | None, count("Stop after so many epochs without a lower loss.", least=0)]
 FreezeOption = Annotated[
     str | None,
     option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
+]
+ExactOption = Annotated[
+    bool | None,
+    typer.Option("--exact", help="Compute the same bits on every framework, at a multiple of the time."),
+]
+UnfreezeOption = Annotated[
+    str | None, option('Train one frozen block more, from the top, after every "1 epoch".', "TIME")
 ]
 LoraOption = Annotated[
     str | None,
@@ -103,7 +122,11 @@ ModelOrFile = Annotated[
 ]
 LogOption = Annotated[
     list[str] | None,
-    option("Log every epoch: csv:log.csv or jsonl:log.jsonl; may be repeated.", "KIND:PATH"),
+    option(
+        "Log to csv:FILE, jsonl:FILE, tensorboard:FOLDER, wandb:PROJECT, mlflow:FILE, trackio:PROJECT; "
+        "may be repeated.",
+        "KIND:PATH",
+    ),
 ]
 
 
@@ -128,14 +151,23 @@ def train(
     clip_norm: ClipOption = None,
     accumulate: AccumulateOption = None,
     ema: EmaOption = None,
+    layer_decay: LayerDecayOption = None,
+    head_lr: HeadRateOption = None,
     label_smoothing: SmoothingOption = None,
+    class_weights: ClassWeightsOption = None,
     early_stopping: StoppingOption = None,
+    train_metrics: Annotated[
+        bool, typer.Option("--train-metrics", help="Measure the metric on the training examples too.")
+    ] = False,
     freeze: FreezeOption = None,
+    unfreeze: UnfreezeOption = None,
     lora: LoraOption = None,
     dtype: DtypeOption = None,
+    exact: ExactOption = None,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",
+    readers: ReadersOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     out: Annotated[
@@ -147,6 +179,7 @@ def train(
     ] = None,
     checkpoint_every: EveryOption = None,
     keep: KeepOption = None,
+    keep_best: BestOption = None,
     resume: ResumeOption = None,
     weights: WeightsOption = None,
     log: LogOption = None,
@@ -174,7 +207,7 @@ def _train(given: dict[str, Any]) -> None:
     reader = tokenizers.resolve(given["tokenizer"])
     backends.prefer(given["backend"], device=given["device"], threads=given["threads"])
     from zoo.training import train
-    from zoo.training.callbacks import logger
+    from zoo.training.loggers import logger
     from zoo.training.plan import Options, task_summary
 
     terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
@@ -287,3 +320,32 @@ def evaluate(
         terminal.print_json(found)
     else:
         print(terminal.evaluation_line(str(subject), chosen, found))
+
+
+def verify(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of a run of zoo train --exact.", autocompletion=completion.runs
+        ),
+    ],
+    backend: BackendOption = None,
+    device: DeviceOption = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Repeat an exact run, and say at which step it parts, if it does."""
+    from zoo import backends
+
+    name = backends.prefer(backend, device=device, threads=threads)
+    from zoo.training.chain import verify
+
+    verdict = verify(run)
+    if as_json:
+        terminal.print_json({"backend": name, "steps": verdict.steps, "parted": verdict.parted})
+    elif verdict.equal:
+        print(f"{run}: {verdict.steps} steps repeated on {name}, the same bits")
+    else:
+        print(f"{run}: {verdict.steps} steps are equal on {name}; parted at {verdict.parted}")
+    if not verdict.equal:
+        raise typer.Exit(FINDING)

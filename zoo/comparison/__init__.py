@@ -68,6 +68,7 @@ def compare(
     seed: int = 0,
     threads: int | None = None,
     device: str | None = None,
+    exact: bool = False,
     out: str | Path | None = "zoo-report",
     show: Callable[[list[Record]], None] | None = None,
 ) -> Comparison:
@@ -80,6 +81,7 @@ def compare(
     than the bound, up to four more runs measure how much one run differs from itself under 1-ulp
     perturbations of its initial weights, because differences caused by rounding alone are not differences
     between frameworks. Writes result.json and report.html into `out` (None: nowhere) and returns the result.
+    `exact` trains with the same bits on every framework, in two modes of each, and compares the hashes.
     `show` is a callback that receives the rows whenever one changes.
 
     Raises subclasses of ZooError for a wrong name before any process is started. An error in a run becomes
@@ -94,14 +96,14 @@ def compare(
     rows = [
         {"model": card.name, **choice, "error": None, "status": "waiting"}
         for card in cards
-        for choice in choices(backends, engines, modes)
+        for choice in (exact_choices(backends, modes) if exact else choices(backends, engines, modes))
     ]
     counts = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "threads": threads}
     counts = {name: x if x is None else integer("compare", name, x) for name, x in counts.items()}
     settings = {
         "task": task, **counts, "seed": integer("compare", "seed", seed, 0),
         "tokenizer": None if tokenizer is None else str(tokenizer), "errors": errors,
-        "threads": counts["threads"] or machine.cores(), "device": device,
+        "threads": counts["threads"] or machine.cores(), "device": device, "exact": exact,
     }  # fmt: skip
     progress = (lambda: show(rows)) if show else (lambda: None)
     result = _result(cards, rows, settings, progress)
@@ -169,6 +171,13 @@ def choices(
         own = ["fit"] if engine == "keras" else [m for m in backends.MODES[name] if m in (modes or [default])]
         runs += [{"backend": name, "engine": engine, "mode": mode} for mode in own]
     return runs
+
+
+def exact_choices(names: Sequence[str] | None, modes: Sequence[str] | None) -> list[dict[str, str]]:
+    """Those of an exact comparison: by default two modes of the native engine on each framework."""
+    supported = {name: [m for m in own if m != "compiled"] for name, own in backends.MODES.items()}
+    first = {mode for own in supported.values() for mode in own[:2]}
+    return choices(names, ["native"], modes or sorted(first))
 
 
 def _describe(card: registry.Card, rows: list[Record], settings: Record) -> Record:

@@ -86,7 +86,7 @@ def _errors_in(row: Record) -> Iterator[None]:
 def _arguments(row: Record, settings: Record) -> Record:
     """Of the worker's commands: `setup` for the model and its data, `options` for `zoo.train`."""
     setup = ("threads", "device", "task", "tokenizer", "errors", "seed")
-    options = ("epochs", "steps", "batch_size", "seed")
+    options = ("epochs", "steps", "batch_size", "seed", "exact")
     return {
         "setup": {key: row[key] for key in ("model", "backend")} | {key: settings[key] for key in setup},
         "options": {key: settings[key] for key in options}

@@ -25,6 +25,7 @@ from zoo.ladder.taps import layer_outputs
 from zoo.layers import signature
 from zoo.processes.workers import Answer, serve
 from zoo.training import engines, plan
+from zoo.training.chain import fingerprint
 
 
 class Worker:
@@ -37,7 +38,9 @@ class Worker:
         model, task = prepare(**setup)
         current = backends.current()
         save_file(_weights(model), self.folder / "initial_weights.safetensors")
-        outputs = layer_outputs(model, task.first(16))
+        with backends.exactly(options["exact"]) as exact:
+            x = task.first(16)
+            outputs = {"logits": predicted(model, x)} if exact else layer_outputs(model, x)
         np.savez(self.folder / "outputs.npz", allow_pickle=False, **outputs)  # keeps their order
         answered = 0.0
 
@@ -50,13 +53,15 @@ class Worker:
         run = training.train(model, task, progress=False, watch=on_step, **options)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
-        predictions = [run.trainer.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
+        logits = [run.trainer.predict(x) for x, _ in run.task.held_out(512)]
+        predictions = [each.argmax(-1).ravel() for each in logits]
         np.savez(self.folder / "predictions.npz", predictions=np.concatenate(predictions))
         self.run, self.batch = run, next(run.task.batches(run.batch_size, run.seed, 0))
         self.answer(
             last=True,
             mode=run.mode,
             losses=run.losses,
+            hash=fingerprint([*_weights(run.model).values(), run.losses, *logits]) if run.exact else None,
             metrics=run.metrics,
             steps=len(run.losses),
             batch_size=run.batch_size,
@@ -96,6 +101,13 @@ def prepare(
     name = task or card.task
     built = plan.plan_model(model, name, tokenizer=reader).build(seed)
     return built, tasks.load(name, signature.input_shapes(built), card.preprocessing, reader, errors=errors)
+
+
+def predicted(model: keras.Model, x: Any) -> np.ndarray:
+    """The model's logits, by the backend in use."""
+    current = backends.current()
+    predict = current.predictor(model, backends.MODES[current.NAME][0])
+    return ops.convert_to_numpy(predict(backends.tensors(x)))
 
 
 def _weights(model: keras.Model) -> dict[str, np.ndarray]:

@@ -222,6 +222,13 @@ class RelativePositions(Layer):
         self.table = self.weight("table", (self.buckets, self.heads), self.initializer)
 
     def call(self, x: Tensor) -> Tensor:
+        bias = ops.take(
+            ops.convert_to_tensor(self.table), self.buckets_of(x), axis=0
+        )  # (1 or b, n, m, heads)
+        return ops.transpose(bias, (0, 3, 1, 2))
+
+    def buckets_of(self, x: Tensor) -> Tensor:
+        """(1 or b, n, m) int32: the bucket of each query's distance to each key."""
         cache = caching.current() if self.causal else None
         n, far = x.shape[1], self.distance
         xp: Any = ops
@@ -235,9 +242,7 @@ class RelativePositions(Layer):
             queries = keys = np.arange(n, dtype=np.int32)[None]
         after = xp.expand_dims(keys, 1) - xp.expand_dims(queries, 2)  # (1 or b, n, m)
         # A column: of a vector Keras's `take` on torch is by `ravel`, which its exporter to ONNX lacks.
-        bucket = xp.take(self.bucket[:, None], xp.clip(after, -far, far) + far, axis=0)[..., 0]
-        bias = ops.take(ops.convert_to_tensor(self.table), bucket, axis=0)  # (1 or b, n, m, heads)
-        return ops.transpose(bias, (0, 3, 1, 2))
+        return xp.take(self.bucket[:, None], xp.clip(after, -far, far) + far, axis=0)[..., 0]
 
     def compute_output_spec(self, x: Tensor) -> Tensor:
         n = x.shape[1]

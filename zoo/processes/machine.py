@@ -1,18 +1,16 @@
-"""The machine, its frameworks and their versions: for `zoo doctor`, and in every result."""
+"""The machine and the versions of its packages, in every result; what a framework finds here."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
-import subprocess
 import sys
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-from zoo import _lazy, backends
+from zoo import backends
 from zoo.backends import cores
 
 # -P: do not import from the working directory, which may contain a folder named zoo.
@@ -32,11 +30,6 @@ def environment() -> dict[str, Any]:
     }
 
 
-def frameworks() -> dict[str, dict[str, Any]]:
-    """What `describe` says of each framework, in a process of its own, or {"error": the reason}."""
-    return {name: _ask(name) for name in backends.NAMES}
-
-
 def describe(name: str) -> dict[str, Any]:
     """The version, devices, threads, peak memory and modes of a framework, which is imported."""
     backend = backends.load(name)
@@ -52,17 +45,6 @@ def describe(name: str) -> dict[str, Any]:
 def quiet() -> dict[str, str]:
     """The environment of a process whose framework should not log to the terminal."""
     return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
-
-
-def _ask(name: str) -> dict[str, Any]:
-    if name not in backends.installed():
-        return {"error": f'not installed: pip install "keras-zoo-parity[{name}]"'}
-    command = [*PYTHON, "-m", "zoo.processes.machine", name]
-    environment = {**quiet(), "KERAS_BACKEND": name}  # importing TensorFlow imports Keras
-    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if answer.returncode:
-        return {"error": last_error(answer.stderr) or f"exit status {answer.returncode}"}
-    return json.loads(answer.stdout.splitlines()[-1])
 
 
 def last_error(text: str) -> str:
@@ -84,8 +66,3 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
-
-
-if __name__ == "__main__":
-    _lazy.leave_out_extras()
-    print(json.dumps(describe(sys.argv[1])))

@@ -13,7 +13,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,19 +46,26 @@ def time_limit() -> float:
     return seconds
 
 
-class Worker:
-    """`python -m MODULE FOLDER` with Keras on this backend; files are exchanged through the folder.
+class Process:
+    """A process of Python with Keras on this backend; what it prints is read line by line.
 
-    Raises WrongConfiguration for a wrong time limit.
+    Its folder holds its number, for the keeper of a `scratch_folder`, and its errors. Raises
+    WrongConfiguration for a wrong time limit.
     """
 
-    def __init__(self, module: str, folder: Path, backend: str, environment: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        backend: str,
+        environment: Mapping[str, str] | None = None,
+    ):
         self.folder, self.backend = folder, backend
         self.limit, self.hung = time_limit(), False
         folder.mkdir(exist_ok=True)
         self.errors = (folder / "stderr").open("w+")
         self.process = subprocess.Popen(
-            [*PYTHON, "-m", module, str(folder)],
+            [*PYTHON, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -66,22 +74,7 @@ class Worker:
         )
         (folder / PID).write_text(str(self.process.pid))
 
-    def ask(self, command: str, **arguments: Any) -> Iterator[Record]:
-        """Send a command and yield its answers up to the last. Raises WorkerDied with the error."""
-        assert self.process.stdin is not None
-        try:
-            print(json.dumps({"command": command, **arguments}), file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            raise WorkerDied(self.error()) from None
-        while line := self._line():
-            answer = json.loads(line)
-            last = answer.pop("last")
-            yield answer
-            if last:
-                return
-        raise WorkerDied(self.error())
-
-    def _line(self) -> str:
+    def line(self) -> str:
         """The next line of the process; "" if it has ended, which it has after the time limit."""
         assert self.process.stdout is not None
         timer = threading.Timer(self.limit, self._end_hung)
@@ -112,6 +105,40 @@ class Worker:
         (self.folder / PID).unlink(missing_ok=True)  # its number may be another's once it is waited for
         self.process.communicate()
         self.errors.close()
+
+
+class Worker(Process):
+    """`python -m MODULE FOLDER`, which answers commands; files are exchanged through the folder.
+
+    Raises WrongConfiguration for a wrong time limit.
+    """
+
+    def __init__(self, module: str, folder: Path, backend: str, environment: Mapping[str, str] | None = None):
+        super().__init__(["-m", module, str(folder)], folder, backend, environment)
+
+    def ask(self, command: str, **arguments: Any) -> Iterator[Record]:
+        """Send a command and yield its answers up to the last. Raises WorkerDied with the error."""
+        assert self.process.stdin is not None
+        try:
+            print(json.dumps({"command": command, **arguments}), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            raise WorkerDied(self.error()) from None
+        while line := self.line():
+            answer = json.loads(line)
+            last = answer.pop("last")
+            yield answer
+            if last:
+                return
+        raise WorkerDied(self.error())
+
+
+def run(code: str, arguments: Sequence[str], folder: Path, backend: str) -> None:
+    """Run a program to its end. Raises WorkerDied with its error, and after the time limit."""
+    with closing(Process(["-c", code, *arguments], folder, backend)) as process:
+        while process.line():
+            pass
+        if process.process.wait():
+            raise WorkerDied(process.error())
 
 
 class Answer(Protocol):

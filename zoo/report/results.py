@@ -123,6 +123,8 @@ class RunResult(TypedDict):
     """how a step is executed: `fit`, `traced`, `eager`, `compiled`, `jit`, `graph` or `xla`"""
     error: str | None
     """null, or one line such as `ImportError: ...`"""
+    hash: NotRequired[str | None]
+    """of an exact run: the SHA-256 of its weights, losses and held-out logits, else null"""
     losses: NotRequired[list[Number]]
     """the mean loss over the batch before the update of each step, in order"""
     metrics: NotRequired[dict[str, Number]]

@@ -47,16 +47,26 @@ def summary(result: Record, console: Console) -> None:
         if row["error"]:
             _print(console, f"{_name(row)} failed: {row['error']}")
     for model in result["models"]:
-        for line in _parity(model, [d for d in result["differences"] if d["model"] == model["name"]]):
+        pairs, runs = (
+            [each for each in result[key] if each["model"] == model["name"]]
+            for key in ("differences", "runs")
+        )
+        for line in _parity(model, pairs, runs):
             _print(console, line)
 
 
-def _parity(model: Record, pairs: list[Record]) -> Iterator[str]:
+def _parity(model: Record, pairs: list[Record], runs: list[Record]) -> Iterator[str]:
     """The baseline of a model's task, the largest differences of its runs, the layers that differ first."""
     if baseline := model.get("baseline"):
         yield f"{model['task']}, non-neural baseline: {baseline_text(baseline)}"
     if not pairs:
         return
+    hashes = {run.get("hash") for run in runs}
+    if None not in hashes:
+        same = len(hashes) == 1
+        yield f"{model['name']}, {len(runs)} runs: {'the same bits' if same else 'different bits'}"
+        for run in runs:
+            yield f"  {_name(run)}: SHA-256 {run['hash']}"
     outputs, losses = (scientific(max(pair[key] for pair in pairs)) for key in ("outputs", "losses"))
     weights, predictions = (max(pair[key] for pair in pairs) for key in ("initial_weights", "predictions"))
     yield (

@@ -43,6 +43,7 @@ class Run:
     version: str = ""
     code: str = ""
     error: str = ""
+    hash: str = ""  # of an exact run's weights, losses and logits
     # Not in the row: a name that is safe in a Vega expression, and the pattern of the run's line.
     id: str = ""
     dash: tuple[float, ...] = ()
@@ -152,7 +153,10 @@ def agreement(evidence: Evidence) -> Iterator[str]:
         yield f"{subject.rstrip(',')}, nothing to compare"
         return
     most, pair = max(differences, key=lambda item: item[0])
-    if most == 0:
+    hashes = {run.hash for run in runs}
+    if len(hashes) == 1 and "" not in hashes:
+        yield f"{subject} the same bits: SHA-256 {hashes.pop()} of weights, losses and logits"
+    elif most == 0:
         yield f"{subject} bit-for-bit equal at every step"
     elif most <= bound and evidence.drift:
         yield f"{subject} up to {scientific(most)} apart, which rounding alone explains"

@@ -19,7 +19,7 @@ from zoo.augment import AugmentSpec, Transform, parse
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
 from zoo.storage import is_file
-from zoo.tasks import folders, images, pretraining, sequences, speech, tables, text, translation
+from zoo.tasks import folders, images, pretraining, sequences, speech, streams, tables, text, translation
 from zoo.tasks.augmentation import augmented
 from zoo.tasks.sequences import (
     BYTE_TOKENIZER,
@@ -31,6 +31,7 @@ from zoo.tasks.sequences import (
     shapes,
     take,
 )
+from zoo.tasks.streams import Stream
 
 Pair = tuple[Any, Any]
 CORRUPTION = "spoil"  # names the stream of random draws: another name would draw other numbers
@@ -52,12 +53,16 @@ class Task:
     tokens_per_character: float | None = None  # of a language model's text: its loss is reported in bits, too
     tokenizer: Tokenizer | None = None  # of texts; bytes by default
     source: str = ""  # what `load` takes to load it again: a name, or an absolute path
+    readers: int | None = None  # threads that make batches ahead, see `read_by`
+    streams: Mapping[str, Stream] = field(default_factory=dict)  # "train" or "test": the first batch of it
 
     def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Pair]:
         """The training examples in the order of this seed and epoch, augmented, from batch `first` on.
 
-        The last batch may be smaller. Reading and augmentation run two batches ahead.
+        The last batch may be smaller. Reading and augmentation run ahead, see `read_by`.
         """
+        if (stream := self.streams.get("train")) is not None:
+            return stream.batches(epoch, first)
         x, y = self.train
         rng = random.generator(seed, "order", epoch)
         order = rng.permutation(count(x))
@@ -65,26 +70,54 @@ class Task:
             order = buckets.arrange(order, batch_size, rng)
         starts = range(first * batch_size, len(order), batch_size)
         chosen = (order[start : start + batch_size] for start in starts)
-        if self.corrupt is not None:
-            return (self.corrupted(x, indices, seed, CORRUPTION, epoch) for indices in chosen)
-        if self.augment:
-            return folders.ahead(self.augmented(indices, seed, epoch) for indices in chosen)
-        pairs = ((take(x, indices), y[indices]) for indices in chosen)
-        return folders.ahead(pairs) if isinstance(x, folders.Images) else pairs
 
-    def held_out(self, batch_size: int) -> Iterator[Pair]:
-        """The held-out examples in batches; sequences of similar lengths together."""
-        x, y = self.test or self.train
+        def make(indices: np.ndarray) -> Pair:
+            if self.corrupt is not None:
+                return self.corrupted(x, indices, seed, CORRUPTION, epoch)
+            return self.augmented(indices, seed, epoch) if self.augment else (take(x, indices), y[indices])
+
+        return folders.ahead(make, chosen, self._readers(bool(self.augment) and self.corrupt is None))
+
+    def held_out(self, batch_size: int, split: str | None = None) -> Iterator[Pair]:
+        """The held-out examples in batches, or those of `split`; sequences of similar lengths together."""
+        split = split or ("train" if self.test is None else "test")
+        if (stream := self.streams.get(split)) is not None:
+            yield from stream.whole()
+            return
+        x, y = getattr(self, split)
         order = np.arange(count(x))
         if (buckets := of_sequences(x)) is not None:
             order = buckets.arrange(order, batch_size, None)
-        for start in range(0, len(order), batch_size):
-            indices = order[start : start + batch_size]
-            yield (
-                (take(x, indices), y[indices])
-                if self.corrupt is None
-                else self.corrupted(x, indices, CORRUPTION)
+
+        def make(indices: np.ndarray) -> Pair:
+            plain = self.corrupt is None
+            return (take(x, indices), y[indices]) if plain else self.corrupted(x, indices, CORRUPTION)
+
+        chosen = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+        yield from folders.ahead(make, chosen, self._readers(False))
+
+    def read_by(self, readers: int) -> Task:
+        """The same task with the same batches, each read and augmented ahead by one of so many threads.
+
+        0: in the thread that uses them. By default images are read by one thread per processor, and other
+        examples are augmented by one. Raises WrongConfiguration for batches of somebody else's.
+        """
+        if self.streams:
+            name = next(iter(self.streams.values())).name
+            raise WrongConfiguration(
+                f"readers= goes with examples; {name} gives whole batches, and reads ahead by its own options"
             )
+
+        def pair(given: Any) -> Any:
+            return (given[0].by(1), given[1]) if given and isinstance(given[0], folders.Images) else given
+
+        return replace(self, train=pair(self.train), test=pair(self.test), readers=readers)
+
+    def _readers(self, slow: bool) -> int:
+        """The threads that make batches, of which examples are `slow` to make."""
+        if self.readers is not None:
+            return self.readers
+        return int(slow or isinstance(self.train[0], folders.Images))
 
     @property
     def spoil(self) -> Callable[..., Any] | None:
@@ -116,7 +149,8 @@ class Task:
 
     def steps(self, batch_size: int) -> int:
         """The number of batches in an epoch."""
-        return -(-count(self.train[0]) // batch_size)
+        stream = self.streams.get("train")
+        return -(-count(self.train[0]) // batch_size) if stream is None else stream.steps
 
 
 @dataclass(frozen=True)
@@ -348,14 +382,21 @@ def folder(
 
 
 def from_arrays(data: Any, *, loss: str | None, validation: Any = None) -> Task:
-    """A task from your own arrays: `data` and `validation` are pairs (x, y) of equal length.
+    """A task from your own arrays: `data` and `validation` are pairs (x, y) of equal length, or streams.
 
     The default `loss` is "cross_entropy" for integer labels and "mean_squared_error" for others; for soft
     labels (n, classes), the probability of each class, pass "cross_entropy". Raises WrongConfiguration for
     arrays whose shapes do not match.
     """
-    train = _pair("task", data, loss)
-    test = None if validation is None else _pair("validation", validation, loss)
+    given = {"train": data, "test": validation}
+    found = {split: each for split, each in given.items() if isinstance(each, Stream)}
+    for stream in found.values():
+        stream.uses["convert"] = lambda pair, option=stream.option: _pair(option, pair, loss)
+    train = data.first if isinstance(data, Stream) else _pair("task", data, loss)
+    if isinstance(validation, Stream):
+        test = validation.first
+    else:
+        test = None if validation is None else _pair("validation", validation, loss)
     labels = np.issubdtype(train[1].dtype, np.integer)
     soft = loss == "cross_entropy" and not labels
     if test is not None and shapes(test[0]) != shapes(train[0]):
@@ -365,14 +406,22 @@ def from_arrays(data: Any, *, loss: str | None, validation: Any = None) -> Task:
     if soft:
         for what, (_, y) in {"task": train, "validation": test or train}.items():
             _check_shares(what, y)
+    classes = largest(train[1]) + 1 if labels else train[1].shape[1] if soft else None
     return Task(
-        "arrays",
+        data.name if isinstance(data, Stream) else "arrays",
         train,
         test,
         loss or ("cross_entropy" if labels else "mean_squared_error"),
         "accuracy" if labels or soft else None,
-        classes=largest(train[1]) + 1 if labels else train[1].shape[1] if soft else None,
+        classes=None if labels and "train" in found else classes,
+        streams=found,
     )
+
+
+def as_stream(option: str, data: Any, steps_per_epoch: int | None = None) -> Any:
+    """Data that come in batches as a stream; anything else as it is. Raises what `Stream` raises."""
+    is_task = isinstance(data, Task | Stream)
+    return Stream(option, data, steps_per_epoch) if not is_task and streams.is_stream(data) else data
 
 
 def _check_shares(what: str, y: np.ndarray) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +35,7 @@ from zoo.tasks.tables import hidden, ordered
 Shape = tuple[int, ...]
 Change = Callable[[np.ndarray, int], np.ndarray]
 T = TypeVar("T")
+R = TypeVar("R")
 
 SUFFIXES = {
     ".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
@@ -57,6 +58,10 @@ class Images:
 
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing, workers: int):
         self.paths, self.preprocessing, self.workers = paths, preprocessing, workers
+
+    def by(self, workers: int) -> Images:
+        """The same images, read by that many threads."""
+        return Images(self.paths, self.preprocessing, workers)
 
     @property
     def shape(self) -> Shape:
@@ -382,13 +387,21 @@ def parallel(function: Callable[..., T], workers: int, *items: Iterable[Any]) ->
     return map(function, *items) if workers == 1 else _pool(workers).map(function, *items)
 
 
-def ahead(items: Iterator[T], count: int = 2) -> Iterator[T]:
-    """The same items, produced `count` ahead of their use by a thread."""
-    pool, done = ThreadPoolExecutor(1, "zoo-ahead"), object()
+def ahead(make: Callable[[T], R], items: Iterable[T], readers: int = 1) -> Generator[R]:
+    """`map`, in the order of the items, each made before its use by one of so many threads; 0: when used.
+
+    One more than there are threads are made ahead. An error is raised in its item's turn; the threads end
+    with the iterator.
+    """
+    if not readers:
+        yield from map(make, items)
+        return
+    pool, items = ThreadPoolExecutor(readers, "zoo-reader"), iter(items)
     try:
-        waiting = deque(pool.submit(next, items, done) for _ in range(count))
-        while (item := waiting.popleft().result()) is not done:
-            waiting.append(pool.submit(next, items, done))
-            yield item  # pyright: ignore[reportReturnType]
+        waiting = deque(pool.submit(make, item) for item in islice(items, readers + 1))
+        while waiting:
+            made = waiting.popleft().result()
+            waiting.extend(pool.submit(make, item) for item in islice(items, 1))
+            yield made
     finally:
         pool.shutdown(cancel_futures=True)

@@ -7,36 +7,50 @@ the same losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo import storage
+from zoo import backends, storage
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec
 from zoo.lora import LoRA
-from zoo.tasks import Task, Tokenizer
-from zoo.training.callbacks import Callback, CSVLogger, JSONLinesLogger
+from zoo.tasks import Tokenizer
+from zoo.training.callbacks import Callback
 from zoo.training.engines import ENGINES
+from zoo.training.loggers import CSVLogger, JSONLinesLogger, MLflow, TensorBoard, Trackio, WandB
 from zoo.training.loop import Loop
 from zoo.training.plan import Options, plan_run
 from zoo.training.run import Run
 from zoo.training.startup import start
 from zoo.training.stopping import EarlyStopping
 
-__all__ = ["ENGINES", "CSVLogger", "Callback", "EarlyStopping", "JSONLinesLogger", "Run", "train"]
+__all__ = [
+    "ENGINES",
+    "CSVLogger",
+    "Callback",
+    "EarlyStopping",
+    "JSONLinesLogger",
+    "MLflow",
+    "Run",
+    "TensorBoard",
+    "Trackio",
+    "WandB",
+    "train",
+]
 
 Tensor = Any
 
 
 def train(
     model: str | keras.Model,
-    task: str | Path | Task | tuple[Any, Any] | None = None,
+    task: Any = None,
     *,
     engine: str = "native",
     mode: str | None = None,
     epochs: int | None = None,
     steps: int | None = None,
+    steps_per_epoch: int | None = None,
     batch_size: int | None = None,
     optimizer: Any = None,
     schedule: Any = None,
@@ -45,60 +59,80 @@ def train(
     clip_norm: float | None = None,
     accumulate: int | None = None,
     ema: float | None = None,
+    layer_decay: float | None = None,
+    head_lr: float | None = None,
     freeze: str | Sequence[str] | None = None,
+    unfreeze: int | str | None = None,
     lora: LoRA | int | str | None = None,
     dtype: str | None = None,
+    exact: bool | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
-    validation: tuple[Any, Any] | None = None,
+    class_weights: str | Mapping[Any, float] | Sequence[float] | None = None,
+    validation: Any = None,
     augment: AugmentSpec | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
+    readers: int | None = None,
     early_stopping: EarlyStopping | int | None = None,
+    train_metrics: bool = False,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
     out: str | Path | None = None,
     checkpoint_every: int | str | None = None,
     keep: int | None = None,
+    keep_best: str | None = None,
     resume: str | Path | None = None,
     weights: str | Path | None = None,
     progress: bool | str | None = None,
     watch: Callable[[int, Tensor], None] | None = None,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback | keras.callbacks.Callback] = (),
 ) -> Run:
     """Train a model, by its name or one you built, and return the run.
 
-    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), or a
-    pair of arrays (x, y), with `validation` another; None takes the card's. Unspecified options come from the
+    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), a
+    pair of arrays (x, y), or batches (x, y): a tf.data.Dataset, torch DataLoader, Keras PyDataset, generator,
+    or a function that returns one (`zoo.tasks.streams`); with `validation` another of the last two kinds.
+    None takes the card's. Unspecified options come from the
     card's recipe, or with `weights` (`zoo.weights.load`) from its fine-tuning recipe; a head of other classes
     is then initialized anew.
 
     - `engine` "native" or "keras"; `mode` of the native engine, see `zoo.backends.MODES`.
-    - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and batches.
+    - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and batches, but not of
+      batches of yours, whose order is their own; `steps_per_epoch` of those without a length.
     - `optimizer`: one of `zoo.optimizers`, or in words, "Momentum(0.1, nesterov=True)"; `schedule` of its
       rate: one of `zoo.schedules`, or in words, "OneCycle(0.01)", whose length is then the run's.
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
       update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one in words.
-    - `freeze`: patterns of layer names, or "backbone", all but the head; `dtype`: a Keras dtype policy.
+    - `layer_decay`: the factor of the rate from a block to the one below, 0.75; `head_lr`: the head's rate.
+    - `freeze`: patterns of layer names, or "backbone", all but the head; `unfreeze` "1 epoch": one frozen
+      block more is trained after every so many, from the top; `dtype`: a Keras dtype policy.
     - `lora`: low-rank adapters (`zoo.lora`) by their rank, 8, or "LoRA(8, alpha=16, layers='*_query')"; all
       but these and a classification head are frozen.
-    - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7).
+    - `exact`: the same bits on every framework, in a multiple of the time; by default as `zoo.use` has it.
+    - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7);
+      `class_weights`: "balanced", or a number by class (`zoo.training.weighting`).
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
-    - `errors` "skip" leaves out unreadable images; `early_stopping`: an `EarlyStopping`, or its patience.
+    - `errors` "skip" leaves out unreadable images; `readers`: threads that read and augment examples ahead.
+    - `early_stopping`: an `EarlyStopping`, or its patience.
+    - `train_metrics`: after each epoch, measure the task's metric on the training examples too, as they are
+      without augmentation; the mean loss of the epoch's steps is in `run.history` anyway.
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also
-      `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names.
+      `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names;
+      `keep_best` "accuracy", or another held-out metric: the best epoch's too, as NAME-best.safetensors.
     - `resume`: such a folder or file, of any framework and engine; "auto": the newest whole checkpoint of
-      `out` or `checkpoint`, else a new run. `steps` and `epochs` count from the beginning; seed, batch size,
-      augmentation and, unless given, the optimizer are the saved run's. Its schedule ends where the saved run
-      was to end: to train for longer, give a `schedule` for all steps.
+      `out` or `checkpoint`, else a new run. `steps` and `epochs` count from the beginning; model, task,
+      loss, seed, batch size and augmentation are the saved run's, unless given optimizer and early stopping,
+      too; others are refused. "auto" returns a run that has ended. A schedule ends where the saved run was to
+      end: to train for longer, give a `schedule` for all steps.
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
-    - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` objects.
+    - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` or `keras.callbacks` objects.
 
     Ctrl-C, SIGTERM and SIGUSR1 stop after the current step; the run so far is returned. Raises ZooError's
     kinds, before any work, for a wrong name or argument, or data that do not fit the model; NotSaved.
     """
     arguments = locals()
     plan = plan_run(model, task, Options(**{name: arguments[name] for name in Options.names()}))
-    with storage.held("train", plan.checkpoint):
+    with storage.held("train", plan.checkpoint), backends.exactly(plan.options.exact):
         return Loop(start(plan)).finish()

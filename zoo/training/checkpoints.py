@@ -14,7 +14,8 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,14 @@ from zoo.augment import format_transforms
 from zoo.errors import DataUnavailable, WrongConfiguration, ZooError, shortlist
 from zoo.tasks import Task
 from zoo.training.run import Run
+from zoo.training.stopping import FACTS as EARLY_STOPPING
+from zoo.training.stopping import EarlyStopping
 from zoo.weights.files import Stored, checked_facts, digest, entry
 from zoo.weights.files import read as read_array
 
-VERSION = "2"
+VERSION, READABLE = "3", ("2", "3")  # docs/checkpoint.md
+TRAINED = "trained"  # the prefix of the weights that are trained, where the model has their averages
+State = tuple[Mapping[str, Any], Mapping[str, Any]]  # further facts and arrays of a run
 SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs
 FILE = "checkpoint.safetensors"  # in the folder of a run, see zoo.training.runs
 
@@ -53,14 +58,20 @@ class Checkpoint:
             )
         return saved
 
+    def early_stopping(self) -> EarlyStopping | None:
+        """The rule by which it was to stop."""
+        saved = self.facts.get(EARLY_STOPPING)
+        names = (field.name for field in fields(EarlyStopping))
+        return saved and EarlyStopping(**{name: saved[name] for name in names})
+
     def optimizer(self) -> Any:
         """The optimizer it was trained by, without its memory."""
         for module in ("zoo.optimizers", "zoo.schedules"):
             import_module(module)  # Keras finds the classes that are loaded, else its own of that name
-        return keras.optimizers.deserialize(self.facts["optimizer"])
+        return keras.optimizers.deserialize(deepcopy(self.facts["optimizer"]))  # which changes it
 
     def part(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays below a name: "model" or "optimizer"."""
+        """The arrays below a name: "model", "optimizer", "trained" or "best"."""
         return {key[len(name) + 1 :]: x for key, x in self.arrays.items() if key.startswith(f"{name}/")}
 
     def _weighed(self, memory: dict[str, np.ndarray], run: Run) -> dict[str, np.ndarray]:
@@ -74,26 +85,46 @@ class Checkpoint:
         means = {k: x / max(1, batches) for k, x in memory.items() if k.startswith("gradients/")}
         return {**memory, **means, "weight_sum": weight}
 
-    def restore(self, run: Run, total: int) -> None:
-        """Put a new run where the saved one was. Raises WrongConfiguration, and leaves the run as it is, for
-        another model, optimizer or length."""
-        model, losses = self.part("model"), self.arrays["losses"]
-        if total <= len(losses):
-            raise WrongConfiguration(
-                f"resume: {self.path} has {len(losses)} steps already; steps={total} (or as many epochs) "
-                "counts from the beginning, so ask for more"
+    @property
+    def steps(self) -> int:
+        """The steps made."""
+        return len(self.arrays["losses"])
+
+    def end(self, total: int, rule: EarlyStopping | None) -> str:
+        """Why a run of `total` steps makes no more of them, and what to do; empty if it makes some."""
+        saved = self.facts.get(EARLY_STOPPING)
+        if total <= self.steps:
+            return (
+                f"has {self.steps} steps already; steps={total} (or as many epochs) counts from the "
+                "beginning, so ask for more"
             )
+        if rule is None or saved is None or rule.monitor != saved["monitor"]:
+            return ""
+        if rule.ends_after(saved["waited"]):
+            return (
+                f"stopped early after {self.steps} steps, {saved['waited']} epochs without a better "
+                f"{rule.monitor}; give early_stopping= more patience"
+            )
+        return ""
+
+    def state_for(self, run: Run) -> dict[str, np.ndarray]:
+        """The optimizer state for a new run. Raises WrongConfiguration for another model or optimizer."""
         kept = run.trainer.state_dict()
         memory = (
             self._weighed(self.part("optimizer"), run) if "weight_sum" in kept else self.part("optimizer")
         )
         shapes = {v.path: tuple(v.shape) for v in run.model.variables}
-        _same(f"resume: {self.path}: variables", shapes, {k: x.shape for k, x in model.items()})
+        _same(f"resume: {self.path}: variables", shapes, _shapes(self.part("model")))
         _same(f"resume: {self.path}: the optimizer state", _shapes(kept), _shapes(memory))
+        return memory
+
+    def restore(self, run: Run, state: Mapping[str, np.ndarray]) -> None:
+        """Put a new run where the saved one was, with the state that `state_for` returned."""
+        model = {**self.part("model"), **self.part(TRAINED)}
         for variable in run.model.variables:
             variable.assign(model[variable.path])
-        run.trainer.load_state_dict(memory)
-        run.losses = [float(x) for x in losses]
+        run.trainer.load_state_dict(state)
+        run.losses = self.arrays["losses"].tolist()
         run.history = [dict(metrics) for metrics in self.facts["history"]]
 
 
@@ -112,14 +143,23 @@ def _same(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None
             raise WrongConfiguration(f"{what}: {name} is {theirs[name]}, the model needs {shape}")
 
 
-def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] | None = None) -> None:
-    """Save a run and facts about it (`zoo.runs`), whole or not at all: an older file is replaced last."""
+def write(
+    path: str | Path,
+    run: Run,
+    optimizer: Any,
+    facts: Mapping[str, Any] | None = None,
+    state: State = ({}, {}),
+) -> None:
+    """Save a run, facts about it (`zoo.runs`) and further state, whole or not at all.
+
+    An older file is replaced last.
+    """
     from safetensors.numpy import save_file
 
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
     arrays |= {f"optimizer/{name}": x for name, x in run.trainer.state_dict().items()}
-    arrays["losses"] = np.array(run.losses, np.float64)
+    arrays |= {"losses": np.array(run.losses, np.float64), **state[1]}
     arrays = {name: np.array(x, order="C") for name, x in arrays.items()}
     header: dict[str, Any] = {
         "version": VERSION,
@@ -131,10 +171,14 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
         "batch_size": run.batch_size,
         "history": run.history,
         "freeze": run.freeze,
+        "unfreeze": run.unfreeze,
+        "class_weights": run.class_weights,
         "lora": run.lora,
         "augment": format_transforms(run.task.augment),
         "tokenizer": tokenizer(run.task),
+        "steps_per_epoch": steps_per_epoch(run.task),
         **({} if facts is None else {"run": facts}),
+        **state[0],
         "digests": {name: digest(x) for name, x in arrays.items()},
     }
     with backends.without_tensorflow():
@@ -147,6 +191,11 @@ def write(path: str | Path, run: Run, optimizer: Any, facts: Mapping[str, Any] |
 def tokenizer(task: Task) -> str:
     """A task's tokenizer in words; bytes if it has none."""
     return "bytes" if task.tokenizer is None else f"{task.tokenizer.name}, {task.tokenizer.vocabulary} tokens"
+
+
+def steps_per_epoch(task: Task) -> int | None:
+    """The batches of an epoch of a task's stream; None of other tasks, whose batch size decides."""
+    return task.streams["train"].steps if "train" in task.streams else None
 
 
 def writable(path: str | Path) -> None:
@@ -165,6 +214,11 @@ def keep(path: Path, steps: int, count: int) -> None:
             shutil.copyfile(path, part)
     for file in numbered(path)[count:]:
         file.unlink(missing_ok=True)
+
+
+def best(path: Path) -> Path:
+    """The name of the best checkpoint beside the newest one."""
+    return path.with_name(f"{path.stem}-best{path.suffix}")
 
 
 def number(path: Path, steps: int) -> Path:
@@ -209,7 +263,8 @@ def read(path: str | Path) -> Checkpoint:
     except (WrongConfiguration, DataUnavailable) as error:
         if (whole := next(filter(_is_whole, numbered(path)), None)) is None:
             raise
-        raise type(error)(f"{error}. An earlier checkpoint is whole: resume={str(whole)!r}") from None
+        said = str(error).rstrip(".")
+        raise type(error)(f"{said}. An earlier checkpoint is whole: resume={str(whole)!r}") from None
 
 
 def newest(path: Path) -> tuple[Checkpoint | None, str]:
@@ -224,7 +279,7 @@ def newest(path: Path) -> tuple[Checkpoint | None, str]:
         except (WrongConfiguration, DataUnavailable) as error:
             damaged.append(error)
             continue
-        note = f"resume=auto: {file} is continued after step {len(saved.arrays['losses'])}"
+        note = f"resume=auto: {file} is continued after step {saved.steps}"
         return saved, "; ".join([note, *map(str, damaged)])
     if damaged:
         raise damaged[0]
@@ -246,7 +301,15 @@ def _read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "numpy") as file:
             facts, digests = checked_facts(file.metadata() or {})
-            facts = {"tokenizer": "bytes", "freeze": "", "lora": "", **facts}  # what older files do not have
+            facts = {
+                "tokenizer": "bytes",
+                "freeze": "",
+                "unfreeze": "",
+                "class_weights": "",
+                "lora": "",
+                "steps_per_epoch": None,
+                **facts,
+            }  # what older files do not have
             stored = {name: entry(file, name, digests.get(name)) for name in file.keys()}  # noqa: SIM118
             if digests and (other := sorted(digests.keys() ^ stored.keys())):
                 raise ValueError(f"damaged: {shortlist(other, 3)} in its header or its digests alone")
@@ -263,9 +326,10 @@ def _read(path: Path) -> Checkpoint:
 
 def _check_parts(path: Path, facts: Mapping[str, Any], stored: Mapping[str, Stored]) -> None:
     """Raise WrongConfiguration for another version, for a part that is missing, or arrays of other types."""
-    if facts.get("version", VERSION) != VERSION:
+    if facts.get("version", VERSION) not in READABLE:
         raise WrongConfiguration(
-            f"resume={str(path)!r}: a checkpoint of format {facts.get('version')}; this zoo reads {VERSION}"
+            f"resume={str(path)!r}: a checkpoint of format {facts.get('version')}; this zoo reads "
+            f"{' and '.join(READABLE)}"
         )
     gone = [name for name in SETTINGS if name not in facts] + ["losses"] * ("losses" not in stored)
     if gone:

@@ -12,7 +12,7 @@ from zoo._lazy import keras
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.layers import signature
 from zoo.tasks import Task, sequences
-from zoo.training.objectives import LOSSES
+from zoo.training.objectives import LOSSES, Objective
 
 
 def _fits(expected: Any, given: Any) -> bool:
@@ -21,6 +21,19 @@ def _fits(expected: Any, given: Any) -> bool:
         same = isinstance(expected, dict) and isinstance(given, dict) and expected.keys() == given.keys()
         return same and all(_fits(expected[name], given[name]) for name in expected)
     return len(expected) == len(given) and all(m in (None, n) for m, n in zip(expected, given, strict=True))
+
+
+def check_exact(options: Any, mode: str, objective: Objective) -> None:
+    """Raise WrongConfiguration for options of a run that have no exact form (`zoo.backends.exact`)."""
+    if options.engine != "native":
+        raise WrongConfiguration(f"exact: the {options.engine} engine computes by its framework; use native")
+    for name in ("class_weights", "lora", "unfreeze"):
+        if getattr(options, name):
+            raise WrongConfiguration(f"exact: {name}= is not offered; leave it out")
+    if mode == "compiled":
+        raise WrongConfiguration("exact: mode='compiled' is not offered; leave it out")
+    if objective.loss != "cross_entropy":
+        raise WrongConfiguration(f"exact: the loss {objective.loss!r} is not offered; cross_entropy is")
 
 
 def check_fit(model: keras.Model, task: Task) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
@@ -69,12 +69,17 @@ class Steps(Protocol):
 class Engine(Predicts, Protocol):
     """Makes training steps on a model, and predicts with it."""
 
+    model: keras.Model  # as it is trained: functional, around a model that is not
     averages: bool  # whether the optimizer keeps averages of the weights
     weight: Callable[[np.ndarray], int]  # how many labels or examples the loss of a batch is the mean of
 
     @property
     def mode(self) -> str:
         """Of `zoo.backends.MODES`, or "fit"."""
+        ...
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Within, the model is as the engine needs it: for `fit` compiled."""
         ...
 
     def fit(self, batches: Iterator[Pair], steps: Steps) -> None:
@@ -164,9 +169,13 @@ class NativeEngine(Predictor):
         scaling: backends.LossScaling | None,
     ):
         super().__init__(model, objective, mode)
+        self.model = model
         self.averages = optimizer.use_ema
         self.weight, self.accumulates = objective.weight, bool(optimizer.gradient_accumulation_steps)
         self.step = self.backend.step(model, self.objective, optimizer, mode, scaling)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def fit(self, batches: Iterator[Pair], steps: Steps) -> None:
         tensors = backends.tensors
@@ -257,8 +266,7 @@ class KerasEngine:
             self.model.stop_training = steps.stopped  # predicting resets it
 
         events = keras.callbacks.LambdaCallback(on_train_batch_end=step, on_epoch_end=epoch)
-        with self.at_work(), _without_averages(self.optimizer):
-            batches = (batch for batch in batches)  # `fit` takes no other iterators
+        with self.at_work(), _without_averages(self.optimizer), _own_errors(batches) as batches:
             fit = partial(self.model.fit, shuffle=False, callbacks=[events], verbose=SILENT)
             if steps.remaining < steps.per_epoch:
                 first = list(islice(batches, steps.remaining))  # an iterator would lose a batch to `fit`
@@ -342,6 +350,26 @@ def _set_compile_state(model: keras.Model, state: Mapping[str, Any]) -> None:
             model.__dict__[name] = state[name]  # past Keras's tracking, which sees layers and variables only
         elif name in vars(model):
             delattr(model, name)
+
+
+@contextmanager
+def _own_errors(batches: Iterator[Pair]) -> Iterator[Iterator[Pair]]:
+    """The same batches, as `fit` takes them; an error in them is raised, and not TensorFlow's."""
+    errors: list[Exception] = []
+
+    def own() -> Iterator[Pair]:
+        try:
+            yield from batches
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    try:
+        yield own()
+    except Exception:
+        if errors:
+            raise errors[0] from None
+        raise
 
 
 @contextmanager

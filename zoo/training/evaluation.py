@@ -7,6 +7,7 @@ zoo.evaluate("lenet5", "digits", weights="digits")
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest, shortlist
 from zoo.layers import signature
-from zoo.tasks import Task, folders, sequences
+from zoo.tasks import Pair, Task, folders, sequences
 from zoo.training.checks import check_fit
 from zoo.training.engines import Predictor
 from zoo.training.metrics import measure
@@ -33,7 +34,7 @@ SPLITS = ("held-out", "train", "all")
 
 def evaluate(
     model: str | Path | keras.Model | SavedRun | Run,
-    task: str | Path | Task | tuple[Any, Any] | None = None,
+    task: Any = None,
     *,
     weights: str | Path | None = None,
     split: str | None = None,
@@ -59,7 +60,7 @@ def evaluate(
     run, reader = find(model), tokenizers.resolve(tokenizer)
     if run is not None and weights is not None and not hasattr(model, "layers"):
         raise WrongConfiguration(f"{run} has its own weights; leave weights out")
-    chosen = str(task) if isinstance(task, Path) else task
+    chosen = tasks.as_stream("task", str(task) if isinstance(task, Path) else task)
     if run is not None:
         reader = reader or run.tokenizer
         chosen = chosen or run.facts["source"]
@@ -75,12 +76,19 @@ def evaluate(
         data = aligned(data, run)
     check_fit(built, data)
     split = split or _usual(chosen, run)
-    parts = _parts(data, split)
-    batches = (pair for part in parts for pair in replace(data, test=part).held_out(batch_size))
+    batches = (pair for part in _parts(data, split) for pair in data.held_out(batch_size, part))
+    examples = 0
+
+    def counted() -> Iterator[Pair]:
+        nonlocal examples
+        for x, y in batches:
+            examples += sequences.count(x)
+            yield x, y
+
     mode = backends.MODES[backends.current().NAME][0]
     predictor = Predictor(built, Objective(data.loss), mode)
-    measured = measure(predictor, data, batches)
-    return {**measured, "examples": sum(sequences.count(x) for x, _ in parts), "split": split}
+    measured = measure(predictor, data, counted())
+    return {**measured, "examples": examples, "split": split}
 
 
 def aligned(task: Task, run: SavedRun) -> Task:
@@ -156,8 +164,9 @@ def _usual(task: Any, run: SavedRun | None) -> str:
     return "held-out" if own or not path.exists() or folders.has_splits(path) else "all"
 
 
-def _parts(task: Task, split: str) -> list[Any]:
-    parts = {"held-out": [task.test], "train": [task.train], "all": [task.train, task.test]}[split]
+def _parts(task: Task, split: str) -> list[str]:
+    """The splits of the task that are measured."""
     if split == "held-out" and task.test is None:
         raise WrongConfiguration(f"{task.name} holds no examples out; give split='all'")
-    return [part for part in parts if part is not None]
+    parts = {"held-out": ["test"], "train": ["train"], "all": ["train", "test"]}[split]
+    return [part for part in parts if getattr(task, part) is not None]

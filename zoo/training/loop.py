@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from itertools import chain, count, repeat
+from math import ceil, floor
 from typing import Any
 
+import numpy as np
+
 from zoo.tasks import Pair
+from zoo.training.callbacks import Callback
+from zoo.training.chain import recorder
+from zoo.training.checkpoints import State
 from zoo.training.engines import number
-from zoo.training.metrics import evaluate
+from zoo.training.identity import FACTS as IDENTITY
+from zoo.training.keras_callbacks import KerasCallbacks
+from zoo.training.metrics import evaluate, evaluate_training
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
-from zoo.training.saving import Saver
+from zoo.training.saving import KEPT, Saver
+from zoo.training.settings import rate_of
 from zoo.training.startup import Start
-from zoo.training.stopping import EarlyStopper, EarlyStopping
+from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
+from zoo.training.unfreezing import Unfreezing
 
 Tensor = Any
 BLOCK = 1_000  # losses that are fetched from the device at once
@@ -26,7 +36,7 @@ class Loop:
     """A run under way: an engine calls `on_step` and `on_epoch` until it is `stopped`."""
 
     def __init__(self, start: Start):
-        self.run, self.plan, self.steps = start.run, start.plan, start.steps
+        self.run, self.plan, self.steps, self.identity = start.run, start.plan, start.steps, start.identity
         self.per_epoch = self.run.task.steps(self.run.batch_size)
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
         self.pending: list[Tensor] = []  # losses on the device; those before are the run's
@@ -35,14 +45,31 @@ class Loop:
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
-        self.saver = Saver(self.plan, self.run, start.optimizer)
-        self.stopped = False
+        if self.stopper is not None and self.plan.saved is not None:
+            self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
+        self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
+        self.recorder = recorder(self.plan, self.run)
+        self.optimizer, self.unfreezing = start.optimizer, start.unfreezing
+        self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
+        theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
+        self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
+        self.over = start.ended
         self.paused = 0.0  # seconds between epochs
 
     @property
     def done(self) -> int:
         """The steps so far, those of the run that is resumed included."""
         return len(self.run.losses) + len(self.pending)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the engine is to make no more steps: the run is over, or another phase begins."""
+        return self.over or (self.unfreezing is not None and self.unfreezing.due(self.done))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the last step, counted from 1."""
+        return -(-self.done // self.per_epoch)
 
     @property
     def remaining(self) -> int:
@@ -54,7 +81,7 @@ class Loop:
         self.run.losses += [number(loss) for loss in self.pending]
         self.pending.clear()
 
-    def batches(self) -> Iterator[Pair]:
+    def batches(self) -> Generator[Pair]:
         """All batches from here on."""
         run, (epoch, position) = self.run, divmod(self.done, self.per_epoch)
         firsts = chain([position], repeat(0))
@@ -69,36 +96,65 @@ class Loop:
         options, run = self.plan.options, self.run
         fine_tuned = options.weights is not None and options.progress is None
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
-        with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
+        for callback in self.callbacks:
+            callback.on_begin(run)
+        with ExitStack() as stack:
+            stack.enter_context(run.trainer.at_work())
+            self.keras.on_begin()
+            self.show = stack.enter_context(bar(run, self.steps, self.progress is True))
+            stack.enter_context(interruptible(self.signals))
             self.begin = self.epoch_begin = time.perf_counter()
-            run.trainer.fit(self.batches(), self)
+            if self._is_unmeasured():
+                self.on_epoch()
+            elif not self.over:
+                self.keras.on_epoch_begin(self.done)
+            while not self.over:
+                if self.unfreezing is not None and self.unfreezing.due(self.done):
+                    self._unfreeze(self.unfreezing)
+                    stack.enter_context(run.trainer.at_work())
+                with closing(self.batches()) as batches:  # the threads that read them end
+                    run.trainer.fit(batches, self)
             run.train_s = time.perf_counter() - self.begin - self.paused
-        run.mode = run.trainer.mode
-        self._note()
-        changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
+            run.mode = run.trainer.mode
+            self._note()
+            changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
+            changed.append(self.keras.on_end())
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task)
         self.saver.finish(changed=any(changed))
-        for callback in options.callbacks:
+        for callback in self.callbacks:
             callback.on_end(run)
         return run
+
+    def _is_unmeasured(self) -> bool:
+        """Whether the run that is resumed was killed before its last epoch was measured."""
+        epochs = self.done / self.per_epoch
+        return len(self.run.history) < (ceil(epochs) if self.over else floor(epochs))
+
+    def _unfreeze(self, unfreezing: Unfreezing) -> None:
+        """Begin the phase of the next step."""
+        self.run.trainer = self.keras.trainer = unfreezing.advance(self.run.trainer, self.done)
+        self.optimizer = self.saver.optimizer = unfreezing.optimizer
 
     def on_step(self, loss: Tensor) -> None:
         """After a step with this loss, which is still on the device."""
         self.pending.append(loss)
         steps = self.done
+        if self.recorder is not None:
+            self.recorder.on_step(steps, number(loss))
         if steps == self.resumed + 1:
             number(loss)
             self.run.first_step_s = time.perf_counter() - self.begin
         if self.plan.options.watch:
             self.plan.options.watch(steps - 1, loss)
-        for callback in self.plan.options.callbacks:
+        for callback in self.callbacks:
             callback.on_step(steps, loss)
         self.show(steps, loss)
         if len(self.pending) == BLOCK:
             self.fetch()
-        self.stopped = bool(self.signals) or steps >= self.steps
-        if not self.stopped and steps % self.per_epoch and self.saver.due(steps):
+        self.keras.on_step(steps, loss)
+        self.over = bool(self.signals) or steps >= self.steps or self.keras.stop
+        if not self.over and steps % self.per_epoch and self.saver.due(steps):
             self.save_within()
 
     def on_epoch(self) -> None:
@@ -108,32 +164,63 @@ class Loop:
         end = time.perf_counter()
         if self.signals:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
-        with nullcontext() if self.stopper is None else self.stopper.averages():
+        judges = self.stopper is not None or self.saver.best is not None
+        with averages(run) if judges else nullcontext([]) as own:
             run.metrics = evaluate(run.trainer, run.task)
-            run.history.append(run.metrics)
-            if self.stopper is not None and self.stopper.ends(run.metrics):
-                self.stopped = True
+            trained = self._trained()
+            run.history.append({**trained, **run.metrics})
+            self._judge(own)
+        if self.done:
+            self.keras.on_epoch(self.done, trained, run.metrics)
+            self.over |= self.keras.stop
         self.save()
-        if self.progress == "lines":
+        if self.progress == "lines" and self.done:
             epoch_line(run, self.per_epoch, self.steps, end - begin)
-        self._call_back(end - begin)
+        for callback in self.callbacks if self.done else ():
+            callback.on_epoch(self.epoch, {"step": self.done, "seconds": end - begin, **run.history[-1]})
+        if not self.over:
+            self.keras.on_epoch_begin(self.done)
         self.epoch_begin = time.perf_counter()
         self.paused += self.epoch_begin - end
 
-    def _call_back(self, seconds: float) -> None:
-        """Call the callbacks after an epoch that took so long."""
-        done = self.done
-        if not self.plan.options.callbacks or not done:
+    def _trained(self) -> dict[str, float]:
+        """Of the epoch that ends: the mean loss of its steps, the last learning rate, and metrics."""
+        run = self.run
+        losses = run.losses[(self.epoch - 1) * self.per_epoch :] if self.done else []
+        if not losses:
+            return {}
+        return {
+            "train_loss": sum(losses) / len(losses),
+            "learning_rate": rate_of(self.optimizer, self.done),
+            **(evaluate_training(run.trainer, run.task) if self.plan.options.train_metrics else {}),
+        }
+
+    def _judge(self, own: Sequence[np.ndarray]) -> None:
+        """Decide by the metrics whether to stop, and whether to keep these weights; `own` is `keep_best`'s.
+
+        An epoch that a signal cut will be made again, and is judged then.
+        """
+        whole = not self.done % self.per_epoch
+        if self.signals and not whole:
             return
-        epoch = -(-done // self.per_epoch)
-        own = self.run.losses[max(self.resumed, (epoch - 1) * self.per_epoch) :]
-        facts = {"step": done, "train_loss": sum(own) / len(own), "seconds": seconds, **self.run.metrics}
-        for callback in self.plan.options.callbacks:
-            callback.on_epoch(epoch, facts)
+        if self.stopper is not None:
+            self.over |= self.stopper.ends(self.run.metrics, whole=whole)
+        self.saver.keep_best(own, whole=whole)
+
+    def state_dict(self) -> State:
+        """What is saved of the run beside the model and the optimizer."""
+        facts, arrays = ({}, {}) if self.stopper is None else self.stopper.state_dict()
+        return {
+            **facts,
+            IDENTITY: self.identity,
+            **({} if self.saver.kept is None else {KEPT: self.saver.kept}),
+        }, arrays
 
     def save(self) -> None:
         """Save the run, if it has a path."""
         self._note()
+        if self.recorder is not None and self.plan.folder is not None:
+            self.recorder.chain.write(self.plan.folder)
         self.saver.save()
 
     def save_within(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from math import exp, log
 
 import numpy as np
@@ -43,6 +44,12 @@ LOWER = {"loss", "character_error_rate", "bits_per_character", "perplexity"}  # 
 def evaluate(engine: Predicts, task: Task, batch_size: int = 512) -> dict[str, float]:
     """The task's metric and the loss on its held-out examples; empty where it has none."""
     return {} if task.test is None else measure(engine, task, task.held_out(batch_size))
+
+
+def evaluate_training(engine: Predicts, task: Task, batch_size: int = 512) -> dict[str, float]:
+    """The task's metric on its training examples, without augmentation; its name has the prefix "train_"."""
+    measured = measure(engine, task, replace(task, test=None).held_out(batch_size))
+    return {f"train_{name}": value for name, value in measured.items() if name != "loss"}
 
 
 def measure(engine: Predicts, task: Task, batches: Iterable[Pair]) -> dict[str, float]:

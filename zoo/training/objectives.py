@@ -22,6 +22,7 @@ class Objective:
 
     loss: str | Callable[[Tensor, Tensor], Tensor]
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()  # see zoo.training.weighting
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
@@ -33,11 +34,16 @@ class Objective:
 
     def keras(self) -> Any:
         """As `compile` takes it."""
+        if self.class_weights:
+            return _cross_entropy(self.label_smoothing, self.class_weights)
         return LOSSES[self.loss][0](self.label_smoothing) if isinstance(self.loss, str) else self.loss
 
     def native(self) -> backends.Loss:
         """As a native step takes it, computed in full precision under a mixed policy too, as Keras does."""
         function = LOSSES[self.loss][1](self.label_smoothing) if isinstance(self.loss, str) else self.loss
+        if self.class_weights:
+            losses = self.keras()
+            function = lambda y, logits: ops.mean(losses(y, logits))  # noqa: E731
         wide = keras.config.floatx()
 
         def loss(y: Tensor, logits: Tensor) -> Tensor:
@@ -67,7 +73,7 @@ def weighing(loss: Any, objective: Objective, optimizer: Any) -> Callable[[Tenso
     return compute
 
 
-def _cross_entropy(smoothing: float) -> Any:
+def _cross_entropy(smoothing: float, class_weights: tuple[float, ...] = ()) -> Any:
     """Of labels (b,), of every step (b, n), or soft labels (b, classes).
 
     Keras makes all of them floats, so only their shape tells.
@@ -82,7 +88,11 @@ def _cross_entropy(smoothing: float) -> Any:
             )
         else:
             losses = keras.losses.sparse_categorical_crossentropy(ops.maximum(y, 0), logits, from_logits=True)
-        if len(losses.shape) == 1:
+        if class_weights:
+            weights = ops.convert_to_tensor(class_weights, dtype=logits.dtype)
+            labels = ops.cast(ops.maximum(y, 0), logits.dtype if soft else "int32")
+            losses = losses * (ops.matmul(labels, weights) if soft else ops.take(weights, labels))
+        if len(y.shape) == 1 or soft:
             return losses
         counted = ops.cast(ops.greater_equal(y, 0), logits.dtype)
         return ops.sum(losses * counted) / ops.maximum(ops.sum(counted), 1)

@@ -18,13 +18,18 @@ from zoo.augment import AugmentSpec, parse
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Task, Tokenizer
+from zoo.training import identity
 from zoo.training.callbacks import Callback
-from zoo.training.checkpoints import FILE, Checkpoint, newest, number, read, writable
+from zoo.training.checkpoints import FILE, Checkpoint, best, newest, number, read, writable
 from zoo.training.engines import ENGINES
+from zoo.training.keras_callbacks import check_callback
+from zoo.training.rates import check_rates
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
 from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
 from zoo.training.stopping import EarlyStopping
+from zoo.training.unfreezing import parse_epochs
+from zoo.training.weighting import parse_weights
 from zoo.weights import load, located
 
 Tensor = Any
@@ -149,6 +154,7 @@ class Options:
     mode: str | None = None
     epochs: int | None = None
     steps: int | None = None
+    steps_per_epoch: int | None = None
     batch_size: int | None = None
     optimizer: Any = None
     schedule: Any = None
@@ -157,32 +163,41 @@ class Options:
     clip_norm: float | None = None
     accumulate: int | None = None
     ema: float | None = None
+    layer_decay: float | None = None
+    head_lr: float | None = None
     freeze: str | Sequence[str] | None = None
+    unfreeze: int | str | None = None
     lora: lora.LoRA | int | str | None = None
     dtype: str | None = None
+    exact: bool | None = None
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
-    validation: tuple[Any, Any] | None = None
+    class_weights: str | Mapping[Any, float] | Sequence[float] | None = None
+    validation: Any = None
     augment: AugmentSpec | None = None
     tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
+    readers: int | None = None
     early_stopping: EarlyStopping | int | None = None
+    train_metrics: bool = False
     seed: int | None = None
     checkpoint: str | Path | None = None
     out: str | Path | None = None
     checkpoint_every: int | str | None = None
     keep: int | None = None
+    keep_best: str | None = None
     resume: str | Path | None = None
     weights: str | Path | None = None
     progress: bool | str | None = None
     watch: Callable[[int, Tensor], None] | None = None
-    callbacks: Sequence[Callback] = ()
+    callbacks: Sequence[Callback | keras.callbacks.Callback] = ()
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise UnknownName(f"no engine {self.engine!r}; {nearest(str(self.engine), ENGINES)}")
         for name, least in (
-            ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2), ("keep", 1)
+            ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2), ("keep", 1),
+            ("steps_per_epoch", 1), ("readers", 0),
         ):  # fmt: skip
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, integer("train", name, value, least))
@@ -192,15 +207,19 @@ class Options:
         if self.progress not in (None, True, False, "lines"):
             raise WrongConfiguration(f"progress={self.progress!r}; expected True, False, None or 'lines'")
         for callback in self.callbacks:
-            if not isinstance(callback, Callback):
-                raise WrongConfiguration(f"callbacks: {callback!r}; expected objects of zoo.Callback")
+            check_callback(callback, self.engine, resumes=self.resume is not None)
         self._check_optimizer()
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", parse_weights(self.class_weights))
         if not isinstance(self.freeze, str | None):
             object.__setattr__(self, "freeze", ", ".join(self.freeze))
+        self._check_unfreeze()
         if self.lora not in (None, ""):
             object.__setattr__(self, "lora", str(lora.parse(self.lora)))
-            if self.freeze:
-                raise WrongConfiguration("lora= freezes all but adapters and head already; leave freeze= out")
+            if name := "freeze" if self.freeze else "unfreeze" if self.unfreeze else "":
+                raise WrongConfiguration(
+                    f"lora= freezes all but adapters and head already; leave {name}= out"
+                )
         if isinstance(self.early_stopping, int):
             object.__setattr__(self, "early_stopping", EarlyStopping(self.early_stopping))
         if self.out is not None and self.checkpoint is not None:
@@ -212,8 +231,8 @@ class Options:
     def _check_saves(self) -> None:
         """Raise WrongConfiguration unless the options that say when and where to save go together."""
         if self.out is None and self.checkpoint is None:
-            for name, given in (("checkpoint_every", self.checkpoint_every), ("keep", self.keep)):
-                if given is not None:
+            for name in ("checkpoint_every", "keep", "keep_best"):
+                if getattr(self, name) is not None:
                     raise WrongConfiguration(f"{name}= needs a path to save to; give out= or checkpoint=")
             if self.auto:
                 raise WrongConfiguration("resume='auto' needs the run's path; give out= or checkpoint=")
@@ -222,6 +241,7 @@ class Options:
 
     def _check_optimizer(self) -> None:
         """Raise UnknownName or WrongConfiguration unless optimizer, schedule and settings go together."""
+        check_rates(self.layer_decay, self.head_lr)
         if isinstance(self.optimizer, str):
             parse_one("optimizer", self.optimizer, OPTIMIZERS)
         if isinstance(self.schedule, str):
@@ -231,18 +251,29 @@ class Options:
                 raise WrongConfiguration(
                     "schedule= replaces the recipe's learning rate; give it to your optimizer instead"
                 )
-            if self.settings:
-                name = next(iter(self.settings))
+            if (name := next(iter({**self.settings, **self.rates}), None)) is not None:
                 raise WrongConfiguration(
                     f"{name}= is a setting of the recipe's optimizer; give it to your own"
                 )
         if self.learning_rate is not None and not isinstance(self.schedule, str | None):
             raise WrongConfiguration("learning_rate= and schedule=: the schedule has its own rate; give one")
-        if self.resume is not None and not self.auto and (self.settings or isinstance(self.optimizer, str)):
-            name = next(iter(self.settings), "optimizer")
+        given = {**self.settings, **self.rates}
+        if self.resume is not None and not self.auto and (given or isinstance(self.optimizer, str)):
+            name = next(iter(given), "optimizer")
             raise WrongConfiguration(
                 f"resume= continues with the saved run's optimizer; leave {name}= out, or give an object as "
                 "optimizer="
+            )
+
+    def _check_unfreeze(self) -> None:
+        """Write `unfreeze` as "2 epochs". Raises WrongConfiguration for what is no such time."""
+        if self.unfreeze in (None, ""):
+            return
+        epochs = parse_epochs(self.unfreeze)
+        object.__setattr__(self, "unfreeze", f"{epochs} epoch{'s' * (epochs > 1)}")
+        if not isinstance(self.optimizer, str | None):
+            raise WrongConfiguration(
+                "unfreeze= makes a new optimizer as weights join; leave optimizer= out, or give it in words"
             )
 
     @property
@@ -266,6 +297,13 @@ class Options:
         """The optimizer's settings that were given, by their names here."""
         return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learning rates by layer that were given, see `zoo.training.rates`."""
+        return {
+            name: value for name in ("layer_decay", "head_lr") if (value := getattr(self, name)) is not None
+        }
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The arguments' names."""
@@ -278,7 +316,7 @@ class Plan:
 
     model: ModelPlan | keras.Model
     name: str
-    task: str | Task | tuple[Any, Any]
+    task: str | Task | tasks.Stream | tuple[Any, Any]
     recipe: Recipe
     mode: str
     seed: int
@@ -303,10 +341,22 @@ class Plan:
         if not isinstance(optimizer, str | None):
             return optimizer
         if self.saved is not None and (schedule is None or (self.options.auto and isinstance(schedule, str))):
+            if self.options.settings or schedule is not None or optimizer is not None:
+                identity.check_recipe(self.saved, self.own_optimizer)
             return self.saved.optimizer()
+        if self.saved is not None:
+            return self.saved.optimizer().fresh(learning_rate=self._schedule(steps))
+        return self.own_optimizer(steps)
+
+    def own_optimizer(self, steps: int) -> Any:
+        """The recipe's optimizer, with the schedule of the options."""
+        return self.recipe.make_optimizer(self._schedule(steps), steps)
+
+    def _schedule(self, steps: int) -> Any:
+        schedule = self.options.schedule
         if isinstance(schedule, str):
-            schedule = make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
-        return self.recipe.make_optimizer(schedule, steps)
+            return make_schedule(schedule, self.recipe, self.options.learning_rate, steps)
+        return schedule
 
 
 def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
@@ -319,8 +369,9 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     if options.tokenizer is not None and not isinstance(task, str):
         raise WrongConfiguration("tokenizer= goes with a task by name, or a file of texts")
     if options.validation is not None and isinstance(task, Task | str):
-        raise WrongConfiguration("validation= goes with a pair of arrays; a task holds out its own")
+        raise WrongConfiguration("validation= goes with arrays or batches; a task holds out its own")
     tasks.check_errors(task, options.errors)
+    task, options = _streams(task, options)
     folder = (
         None
         if options.out is None
@@ -332,13 +383,18 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
     file = None if path is None else Path(path)
     if file is not None and (options.keep or 1) > 1 and folder is None:
         writable(number(file, 0))
+    if file is not None and options.keep_best is not None and folder is None:
+        writable(best(file))
     mode = _mode(options)
     if options.weights is not None and not isinstance(model, str):  # else `plan_model` does
         check_weights(name, options.weights)
     saved, note = _saved(options, file)
     if saved is not None:
-        names = ("seed", "batch_size", "freeze", "lora")
-        options = replace(options, **{name: saved.take(name, getattr(options, name)) for name in names})
+        options = replace(options, **identity.settings(saved, options, task, by_name=isinstance(model, str)))
+        if options.early_stopping is None:
+            options = replace(options, early_stopping=saved.early_stopping())
+    elif options.unfreeze and options.freeze is None:
+        options = replace(options, freeze="backbone")
     network: ModelPlan | keras.Model = model if not isinstance(model, str) else plan_model(
         name, task, options.weights, tokenizer=options.reader, loss=options.loss, fine_tune=True
     )  # fmt: skip
@@ -346,6 +402,28 @@ def plan_run(model: str | keras.Model, task: Any, options: Options) -> Plan:
         raise WrongConfiguration(f"dtype={options.dtype!r}: {name} is built already; build it so")
     recipe = _recipe(card, options)
     return Plan(network, name, task, recipe, mode, options.seed or 0, options, saved, folder, file, note)
+
+
+def _streams(task: Any, options: Options) -> tuple[Any, Options]:
+    """The task and the options, in which data that come in batches are streams."""
+    task = tasks.as_stream("task", task, options.steps_per_epoch)
+    held = tasks.as_stream("validation", options.validation)
+    if isinstance(held, tasks.Stream) and (held.once or held.endless):
+        raise WrongConfiguration(
+            f"validation: {held.name} cannot be read to its end after every epoch; give a function that "
+            "returns a finite one, or arrays"
+        )
+    options = replace(options, validation=held)
+    if isinstance(task, tasks.Stream):
+        _ = task.steps  # raises if they are not known
+        for name in ("batch_size", "augment"):
+            if getattr(options, name) is not None:
+                raise WrongConfiguration(f"{name}= goes with examples; {task.name} gives whole batches")
+    elif options.steps_per_epoch is not None:
+        raise WrongConfiguration(
+            "steps_per_epoch= goes with data that come in batches; give steps= or epochs="
+        )
+    return task, options
 
 
 def _saved(options: Options, file: Path | None) -> tuple[Checkpoint | None, str]:

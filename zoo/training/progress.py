@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from zoo.training.engines import number
@@ -58,7 +58,7 @@ def announce(run: Run, shown: bool | str, note: str, *, fine_tuned: bool) -> Non
     """
     for text, unusual in ((f"{run.model.name}: {run.recipe}", fine_tuned), (note, True)):
         if shown and text:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
         elif unusual and text:
             logger.warning("%s", text)
 
@@ -66,9 +66,17 @@ def announce(run: Run, shown: bool | str, note: str, *, fine_tuned: bool) -> Non
 def epoch_line(run: Run, per_epoch: int, total: int, seconds: float) -> None:
     """What there is to say of an epoch, for a log."""
     held_out = ", ".join(f"{name} {value:.4f}" for name, value in run.metrics.items())
+    trained = run.history[-1]
     text = [f"epoch {-(-len(run.losses) // per_epoch)}/{-(-total // per_epoch)}", f"step {len(run.losses)}"]
-    text += [f"train loss {run.losses[-1]:.4f}", *([f"held out: {held_out}"] if held_out else [])]
-    print(" · ".join([*text, f"{seconds:.1f} s"]), file=sys.stderr, flush=True)
+    text += [f"train loss {trained['train_loss']:.4f}", f"learning rate {trained['learning_rate']:.3g}"]
+    text += [f"held out: {held_out}"] if held_out else []
+    say(" · ".join([*text, f"{seconds:.1f} s"]))
+
+
+def say(text: str) -> None:
+    """Print a line on standard error; a log whose disk is full, or whose reader has gone, ends no run."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -34,6 +34,13 @@ class Recipe:
     def __str__(self) -> str:
         return f"{self.optimizer}({', '.join(f'{k}={v}' for k, v in self.settings.items())})"
 
+    @property
+    def summary(self) -> str:
+        """The optimizer, the schedule and the length, in words."""
+        schedule = "" if self.decay is None else f", {self.decay.replace('_', ' ')} decay"
+        warmup = f" after a warmup of {self.warmup:.0%}" if self.warmup else ""
+        return f"{self}{schedule}{warmup}, {self.epochs} epochs, batches of {self.batch_size}"
+
 
 RECIPES = {
     "mlp": Recipe("AdamW", {"learning_rate": 1e-3, "weight_decay": 0.01}),
@@ -97,8 +104,8 @@ FINE_TUNING: dict[str, dict[str, Any]] = {
 }
 
 
-def described(optimizer: Any) -> str:
-    """An optimizer in words: its name, learning rate or schedule, and what else shapes its updates."""
+def settings_of(optimizer: Any) -> dict[str, Any]:
+    """An optimizer's name, learning rate or schedule, and what else shapes its updates."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     config = optimizer.get_config()
     rate = config.pop("learning_rate")
@@ -107,8 +114,20 @@ def described(optimizer: Any) -> str:
             k: v for k, v in rate["config"].items() if v is not None and k not in ("name", "power", "end")
         }
         rate = f"{rate['class_name']}({', '.join(f'{k}={_short(v)}' for k, v in numbers.items())})"
-    others = [f"{name.replace('_', ' ')} {_short(config[name])}" for name in SAID if config.get(name)]
-    return ", ".join([f"{type(optimizer).__name__}, learning rate {_short(rate)}", *others])
+    others = {name: config[name] for name in SAID if config.get(name)}
+    return {"optimizer": type(optimizer).__name__, "learning_rate": rate, **others}
+
+
+def described(optimizer: Any) -> str:
+    """An optimizer in words: its `settings_of`, and by how much rates differ from layer to layer."""
+    settings = settings_of(optimizer)
+    name = settings.pop("optimizer")
+    words = [name, *(f"{key.replace('_', ' ')} {_short(x)}" for key, x in settings.items())]
+    groups = getattr(optimizer, "inner_optimizer", optimizer).get_config().get("groups", {}).values()
+    factors = [own.get("learning_rate_multiplier", 1.0) for own in groups]
+    if len(set(factors)) > 1:
+        words.append(f"times {_short(min(factors))} to {_short(max(factors))} by layer")
+    return ", ".join(words)
 
 
 SAID = ("momentum", "weight_decay", "clipnorm", "global_clipnorm", "clipvalue", "gradient_accumulation_steps")

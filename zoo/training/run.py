@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zoo._lazy import keras
 from zoo.tasks import Task
 from zoo.training.engines import Engine
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a value of that name in a run's history is of the held-out examples."""
+    return not name.startswith("train_") and name != "learning_rate"
+
+
+def held_out(epoch: Mapping[str, float]) -> dict[str, float]:
+    """The held-out metrics of an epoch in a run's history."""
+    return {name: value for name, value in epoch.items() if is_held_out(name)}
 
 
 @dataclass
@@ -26,13 +38,20 @@ class Run:
     trainer: Engine = field(repr=False)  # the engine, for more steps and predictions
     losses: list[float] = field(default_factory=list)  # one a step, before its update
     metrics: dict[str, float] = field(default_factory=dict)  # on held-out examples, after the last step
-    history: list[dict[str, float]] = field(default_factory=list)  # the same after each epoch
+    # After each epoch: the same, "train_loss" (the mean of its steps), "learning_rate" (of the last), and
+    # with `train_metrics` "train_accuracy" or the like.
+    history: list[dict[str, float]] = field(default_factory=list)
     first_step_s: float = 0.0  # compiling included
     train_s: float = 0.0  # all steps, evaluation left out
     signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1
+    settings: dict[str, Any] = field(default_factory=dict)  # the optimizer's, by name
+    class_weights: str = ""  # see zoo.training.weighting
     freeze: str = ""  # patterns of the layers that are frozen
+    unfreeze: str = ""  # the epochs after which one block of them more is trained
     lora: str = ""  # the adapters it trains, see zoo.lora.LoRA
+    exact: bool = False  # whether its bits are the same on every framework
     saved: Path | None = None  # the folder or the checkpoint it was saved in
+    best: dict[str, Any] | None = None  # the checkpoint that `keep_best` keeps: metric, value, step, file
 
     @property
     def interrupted(self) -> bool:

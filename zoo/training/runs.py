@@ -4,6 +4,7 @@
         checkpoint.safetensors    weights, optimizer state and facts: `zoo.train(resume=...)` takes it
         run.json                  the same facts, for people to read
         tokenizer.json            where texts are tokens of one
+        checkpoint-best.safetensors    the best epoch's, of `keep_best`
         model.safetensors         weights to predict with, where they are not those of the last step: averaged
                                   ones, or the best epoch's
 
@@ -35,7 +36,7 @@ from zoo.random import Initializer
 from zoo.tasks import TASKS, Task, folders, sequences
 from zoo.tokenizers import Tokenizer
 from zoo.training.checkpoints import FILE as CHECKPOINT
-from zoo.training.checkpoints import Checkpoint
+from zoo.training.checkpoints import Checkpoint, State
 from zoo.training.checkpoints import facts as read_facts
 from zoo.training.checkpoints import write as write_checkpoint
 from zoo.training.run import Run
@@ -202,7 +203,7 @@ def facts_of(run: Run) -> dict[str, Any]:
     return {
         "zoo": __version__,
         "model": run.model.name,
-        "arguments": _arguments(run.model),
+        "arguments": arguments(run.model),
         "dtype": run.model.dtype_policy.name,
         "task": task.name,
         "source": task.source,
@@ -214,6 +215,7 @@ def facts_of(run: Run) -> dict[str, Any]:
         "recipe": run.recipe,
         "lora": lora.facts_of(run.model),
         "metrics": run.metrics,
+        **({} if run.best is None else {"best": run.best}),
     }
 
 
@@ -251,7 +253,7 @@ def write(folder: Path, run: Run) -> None:
     shown = {
         **facts,
         "tokenizer": tokenizer and tokenizer["name"],
-        **{name: getattr(run, name) for name in ("backend", "engine", "mode", "seed", "batch_size")},
+        **{name: getattr(run, name) for name in ("backend", "engine", "mode", "exact", "seed", "batch_size")},
         "steps": len(run.losses),
         "history": run.history,
         "interrupted": run.interrupted,
@@ -261,11 +263,13 @@ def write(folder: Path, run: Run) -> None:
         storage.write_text(folder / TOKENIZER, tokenizer["content"])
 
 
-def save(checkpoint: str | Path, folder: Path | None, run: Run, optimizer: Any) -> None:
+def save(
+    checkpoint: str | Path, folder: Path | None, run: Run, optimizer: Any, state: State = ({}, {})
+) -> None:
     """Write a run's checkpoint, and in a run's folder what is to be read beside it."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(checkpoint, run, optimizer, facts_of(run))
+    write_checkpoint(checkpoint, run, optimizer, facts_of(run), state)
     if folder is not None:
         (folder / FINAL).unlink(missing_ok=True)  # of the run that is resumed
         write(folder, run)
@@ -318,7 +322,7 @@ def check_classes(saved: Checkpoint, task: Task) -> None:
         )
 
 
-def _arguments(model: keras.Model) -> dict[str, Any] | None:
+def arguments(model: keras.Model) -> dict[str, Any] | None:
     """The arguments of `zoo.build` that built a model; None where they are not known, or not JSON."""
     given = getattr(model, "_zoo_arguments", None)
     if given is None:

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 
 from zoo.errors import NotSaved
-from zoo.training.checkpoints import keep
+from zoo.training.checkpoints import TRAINED, State, best, keep
 from zoo.training.plan import Plan
 from zoo.training.run import Run
 from zoo.training.runs import record, save
+from zoo.training.stopping import Best
 
 logger = logging.getLogger(__name__)
 
+KEPT = "best_checkpoint"  # in the header of a checkpoint
 FAILURES = (OSError, SafetensorError)  # of a disk that is full, a folder that is gone
 
 
 class Saver:
-    """The saves of a run under way: at epochs, within them every so many steps or seconds, and at its end."""
+    """The saves of a run under way: at epochs, within them every so many steps or seconds, and at its end.
 
-    def __init__(self, plan: Plan, run: Run, optimizer: Any):
-        self.plan, self.run, self.optimizer = plan, run, optimizer
+    `state` returns what is saved of it beside the model and the optimizer.
+    """
+
+    def __init__(self, plan: Plan, run: Run, optimizer: Any, state: Callable[[], State]):
+        self.plan, self.run, self.optimizer, self.state = plan, run, optimizer, state
         self.every = None if plan.checkpoint is None else plan.options.interval
         self.last = time.perf_counter()
         self.failure: Exception | None = None  # of the last save
+        metric = plan.options.keep_best
+        self.best = None if metric is None else Best("keep_best", metric, run.task)
+        self.kept: dict[str, Any] | None = None  # the best checkpoint of a whole epoch
+        saved = {} if plan.saved is None else plan.saved.facts.get(KEPT) or {}
+        if self.best is not None and saved.get("metric") == metric:
+            self.best.value, self.kept = saved["value"], saved
+            run.best = self.kept
 
     def due(self, steps: int) -> bool:
         """Whether the run is to be saved after so many steps, within an epoch."""
@@ -42,7 +56,7 @@ class Saver:
         if path is None:
             return
         try:
-            save(path, self.plan.folder, run, self.optimizer)
+            save(path, self.plan.folder, run, self.optimizer, self.state())
             if kept > 1:
                 keep(path, len(run.losses), kept)
             self.failure = None
@@ -51,6 +65,31 @@ class Saver:
             logger.warning("%s: not saved after step %d: %s; the next save tries again",
                            path, len(run.losses), error)  # fmt: skip
         self.last = time.perf_counter()
+
+    def keep_best(self, own: Sequence[np.ndarray], *, whole: bool) -> None:
+        """Save the run as its best checkpoint, if its metrics are.
+
+        `own` are the model's variables where it has the averages of its weights now. An epoch that is not
+        `whole` is made again by a run that is resumed, which does not know of it.
+        """
+        path, run = self.plan.checkpoint, self.run
+        if self.best is None or path is None or not self.best.improves(run.metrics):
+            return
+        file = best(path)
+        run.best = {
+            "metric": self.best.metric,
+            "value": self.best.value,
+            "step": len(run.losses),
+            "file": file.name,
+        }
+        self.kept = run.best if whole else self.kept
+        facts, arrays = self.state()
+        paths = (f"{TRAINED}/{v.path}" for v in run.model.variables)
+        arrays = {**arrays, **dict(zip(paths, own, strict=False))}
+        try:
+            save(file, None, run, self.optimizer, (facts, arrays))
+        except FAILURES as error:
+            logger.warning("%s: not saved after step %d: %s", file, len(run.losses), error)
 
     def finish(self, *, changed: bool) -> None:
         """Write the facts of the whole run, see `record`. Raises NotSaved where the last save failed."""

@@ -13,10 +13,10 @@ from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Any
 
-from zoo._lazy import keras
+from zoo._lazy import keras, ops
 from zoo.checks import Call, parse_calls
 from zoo.errors import UnknownName, WrongConfiguration, nearest
-from zoo.layers.signature import features
+from zoo.training.depth import head, layers_of
 from zoo.training.recipes import Recipe
 
 # The options of zoo.train that are settings of an optimizer, by the name they have there.
@@ -102,21 +102,33 @@ def make_schedule(text: str, recipe: Recipe, rate: float | None, steps: int) -> 
         ) from None
 
 
-def freeze(model: keras.Model, patterns: str) -> None:
+def rate_of(optimizer: Any, batches: int) -> float:
+    """The learning rate of the update that so many batches ended with, the first one's before it."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if not hasattr(inner, "rate_at"):  # Keras's own
+        return float(ops.convert_to_numpy(inner.learning_rate))
+    return inner.rate_at(max(0, batches // (inner.gradient_accumulation_steps or 1) - 1))
+
+
+def freeze(model: keras.Model, patterns: str) -> list[keras.layers.Layer]:
     """Freeze the layers whose names match one of these shell patterns, or "backbone": all but the head.
 
-    A frozen layer keeps its weights and runs in inference mode, as Keras defines it. Raises UnknownName.
+    A frozen layer keeps its weights and runs in inference mode, as Keras defines it. Returns the layers that
+    were not frozen before. Raises UnknownName.
     """
-    names = [layer.name for layer in model.layers]
+    names, frozen = [layer.name for layer in model.layers], []
     for pattern in (part.strip() for part in patterns.split(",")):
         if pattern == "backbone":
-            matching = {layer.name for layer in features(model).layers}
+            top = {id(layer) for layer in head(model)}
+            matching = [layer for layer in layers_of(model.layers) if id(layer) not in top]
         else:
-            matching = {name for name in names if fnmatchcase(name, pattern)}
+            matching = [layer for layer in model.layers if fnmatchcase(layer.name, pattern)]
         if not matching:
             raise UnknownName(
                 f"freeze={pattern!r}: {model.name} has no such layer; {nearest(pattern, names)}"
             )
-        for layer in model.layers:
-            if layer.name in matching:
+        for layer in matching:
+            if layer.trainable:
                 layer.trainable = False
+                frozen.append(layer)
+    return frozen

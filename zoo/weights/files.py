@@ -176,12 +176,17 @@ def digest(x: np.ndarray | str) -> str:
 def checked_facts(metadata: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
     """The facts of a checkpoint of zoo.train, and the digests of its arrays; older ones have none.
 
-    Raises KeyError for another file, ValueError for facts that are damaged.
+    Raises ValueError for another file, and for facts that are damaged.
     """
-    facts, checksum = json.loads(metadata["zoo"]), metadata.get("checksum")
-    digests = facts.pop("digests", None)
-    if (digests is not None or checksum is not None) and checksum != digest(metadata["zoo"]):
+    text, checksum = metadata.get("zoo"), metadata.get("checksum")
+    if text is None:
+        raise ValueError("no facts of a run in its header")
+    if checksum not in (None, digest(text)):
         raise ValueError("damaged: its facts are not those that were saved")
+    facts = json.loads(text)
+    digests = facts.pop("digests", None)
+    if digests is not None and checksum is None:
+        raise ValueError("damaged: its facts have no checksum")
     return facts, digests or {}
 
 

@@ -1,0 +1,223 @@
+"""A chain of hashes: what an exact run computed, step by step, so that any machine can repeat and check it.
+
+    runs/lenet5-2026-11-30/chain.json
+
+has the options of the run, for every step its loss, and every `EVERY` steps a hash of each variable. The hash
+of a step is the SHA-256 of the one before and of its own content: a change anywhere is found at its step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo import backends, storage
+from zoo._lazy import keras, ops
+from zoo.errors import DataUnavailable, WrongConfiguration
+
+if TYPE_CHECKING:
+    from zoo.training.plan import Plan
+    from zoo.training.run import Run
+
+FILE = "chain.json"
+EVERY = 25  # steps between two hashes of the weights
+
+
+def fingerprint(arrays: Iterable[Any]) -> str:
+    """The SHA-256 of arrays' shapes and bits, as hexadecimal digits; every NaN counts as the same."""
+    found = hashlib.sha256()
+    for array in arrays:
+        x = np.array(array, order="C")
+        if x.dtype.kind == "f":
+            x[np.isnan(x)] = np.nan
+        found.update(f"{x.dtype.str} {x.shape}".encode() + x.tobytes())
+    return found.hexdigest()
+
+
+def of_variables(model: keras.Model) -> dict[str, str]:
+    """The hash of each variable, by its path."""
+    return {v.path: fingerprint([ops.convert_to_numpy(v)]) for v in model.variables}
+
+
+class Chain:
+    """The steps of a run: `add` one after another."""
+
+    def __init__(self, options: Mapping[str, Any], links: Sequence[Mapping[str, Any]] = ()):
+        self.options, self.links = dict(options), [dict(link) for link in links]
+
+    def add(self, loss: float, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """The next step: its loss, and hashes of the variables after it."""
+        link: dict[str, Any] = {"step": len(self.links) + 1, "loss": float(loss).hex()}
+        if variables is not None:
+            link["variables"] = dict(variables)
+        link["hash"] = self._hash(link)
+        self.links.append(link)
+        return link
+
+    def _hash(self, link: Mapping[str, Any], number: int | None = None) -> str:
+        """The hash of a link after the first `number` ones."""
+        before = self.links[:number]
+        content = {name: value for name, value in link.items() if name != "hash"}
+        text = json.dumps([before[-1]["hash"] if before else self.options, content], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def broken(self) -> int | None:
+        """The first step that does not follow from those before; None if all do."""
+        for number, link in enumerate(self.links):
+            if link.get("step") != number + 1 or link.get("hash") != self._hash(link, number):
+                return number + 1
+        return None
+
+    def write(self, folder: Path) -> None:
+        """Write it into a run's folder."""
+        content = {"options": self.options, "links": self.links}
+        storage.write_text(folder / FILE, json.dumps(content, indent=0) + "\n")
+
+
+def read(folder: Path) -> Chain:
+    """The chain of a run's folder. Raises DataUnavailable where there is none, or none that can be read."""
+    if not storage.is_file(folder / FILE):
+        raise DataUnavailable(f"{folder}: no {FILE} in it; zoo train --exact writes one")
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return Chain(content["options"], content["links"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataUnavailable(f"{folder / FILE}: not a chain of hashes: {error}") from None
+
+
+class Recorder:
+    """Adds every step of a run to its chain."""
+
+    def __init__(self, run: Run, chain: Chain):
+        self.run, self.chain = run, chain
+
+    def on_step(self, step: int, loss: float) -> dict[str, Any]:
+        """After a step, counted from 1."""
+        variables = None
+        if step % EVERY == 0:
+            self.run.trainer.sync()
+            variables = of_variables(self.run.model)
+        return self.chain.add(loss, variables)
+
+
+def recorder(plan: Plan, run: Run) -> Recorder | None:
+    """The recorder of an exact run that is saved in a folder; None for others, and without earlier steps."""
+    if not run.exact or plan.folder is None:
+        return None
+    if not run.losses:
+        return Recorder(run, Chain(settings(plan)))
+    try:
+        earlier = read(plan.folder)
+    except DataUnavailable:
+        return None
+    if len(earlier.links) < len(run.losses):
+        return None
+    return Recorder(run, Chain(earlier.options, earlier.links[: len(run.losses)]))
+
+
+# Options that do not change what a run computes
+INDIFFERENT = (
+    "mode",
+    "checkpoint",
+    "out",
+    "checkpoint_every",
+    "keep",
+    "resume",
+    "progress",
+    "watch",
+    "callbacks",
+)
+
+
+def settings(plan: Plan) -> dict[str, Any]:
+    """The model, the task and the options of a run as JSON has them, and the names of those it has not."""
+    options = {
+        name: getattr(plan.options, name) for name in type(plan.options).names() if name not in INDIFFERENT
+    }
+    plain = {name: x for name, x in options.items() if isinstance(x, str | int | float | bool)}
+    other = sorted(name for name, x in options.items() if x is not None and name not in plain)
+    task = plan.task if isinstance(plan.task, str) else None
+    return {"model": plan.name, "task": task, "options": {**plain, "exact": True}, "objects": other}
+
+
+# Verification
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What repeating a run showed: the steps that are equal, and where it parted, if it did."""
+
+    steps: int
+    parted: str | None = None  # "step 7: the loss"
+
+    @property
+    def equal(self) -> bool:
+        """Whether every step was repeated bit for bit."""
+        return self.parted is None
+
+
+class _Parted(Exception):
+    """Ends the repetition: its argument is the verdict."""
+
+
+class _Comparer(Recorder):
+    """Compares every step of a run with a chain."""
+
+    def __init__(self, run: Run, chain: Chain):
+        super().__init__(run, Chain(chain.options))
+        self.saved = chain.links
+
+    def on_step(self, step: int, loss: float) -> dict[str, Any]:
+        ours, saved = super().on_step(step, loss), self.saved[step - 1]
+        if difference := _difference(ours, saved):
+            raise _Parted(Verdict(step - 1, f"step {step}: {difference}"))
+        if step == len(self.saved):
+            raise _Parted(Verdict(step))
+        return ours
+
+
+def _difference(ours: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
+    """What differs between two links."""
+    if ours["loss"] != saved.get("loss"):
+        return "the loss"
+    a, b = ours.get("variables", {}), saved.get("variables", {})
+    return ", ".join(path for path in sorted({*a, *b}) if a.get(path) != b.get(path))
+
+
+def verify(folder: str | Path) -> Verdict:
+    """Repeat an exact run on the framework in use, step by step, and say where it parts from the saved one.
+
+    Raises DataUnavailable for a folder without a chain, WrongConfiguration for a run whose options were
+    objects, which the chain does not hold.
+    """
+    from zoo.training.loop import Loop
+    from zoo.training.plan import Options, plan_run
+    from zoo.training.startup import start
+
+    chain = read(Path(folder))
+    if (step := chain.broken()) is not None:
+        return Verdict(
+            step - 1, f"step {step}: the file itself, whose hash does not follow from the one before"
+        )
+    if not chain.links:
+        raise DataUnavailable(f"{folder}: its chain has no steps")
+    if chain.options["objects"] or chain.options["task"] is None:
+        names = ", ".join(chain.options["objects"] or ["task"])
+        raise WrongConfiguration(
+            f"{folder}: {names} of the run were Python objects, which its chain does not hold"
+        )
+    options = Options(**chain.options["options"], progress=False)
+    with backends.exactly(True):
+        loop = Loop(start(plan_run(chain.options["model"], chain.options["task"], options)))
+        loop.recorder = _Comparer(loop.run, chain)
+        try:
+            loop.finish()
+        except _Parted as parted:
+            return parted.args[0]
+    return Verdict(len(loop.run.losses), f"step {len(loop.run.losses) + 1}: the run has ended")
