@@ -32,7 +32,8 @@ REFERENCE = {
     "models": ("Models", "build list_models card Card example features register"),
     "training": (
         "Training",
-        "train Run EarlyStopping Callback CSVLogger JSONLinesLogger load_run SavedRun evaluate",
+        "train Run EarlyStopping Callback CSVLogger JSONLinesLogger load_run SavedRun evaluate "
+        "find_learning_rate LearningRates",
     ),
     "writing": ("Predicting, generating and exporting", "predict generate translate export"),
     "comparing": ("Comparing", "compare parity bench"),

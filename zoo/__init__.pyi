@@ -42,6 +42,8 @@ from .training import JSONLinesLogger as JSONLinesLogger
 from .training import Run as Run
 from .training import train as train
 from .training.evaluation import evaluate as evaluate
+from .training.finder import LearningRates as LearningRates
+from .training.finder import find_learning_rate as find_learning_rate
 from .training.runs import SavedRun as SavedRun
 from .training.runs import load_run as load_run
 
