@@ -33,7 +33,7 @@ REFERENCE = {
     "training": (
         "Training",
         "train Run EarlyStopping Callback CSVLogger JSONLinesLogger TensorBoard WandB MLflow Trackio "
-        "load_run SavedRun evaluate",
+        "load_run SavedRun evaluate find_learning_rate LearningRates",
     ),
     "writing": ("Predicting, generating and exporting", "predict generate translate export"),
     "comparing": ("Comparing", "compare parity bench"),

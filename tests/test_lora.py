@@ -158,8 +158,12 @@ def test_frameworks_and_engines_agree_on_every_rung() -> None:
         zoo.lora.add(made, 2, seed=seed)
         return made
 
-    result = ladder.parity(model, inputs=TOKENS, targets=LABELS, float64=True)
-    assert {row["rung"] for row in result.rows} == set(range(1, 9))
+    ones = np.ones_like(TOKENS)
+    inputs = {"token_ids": TOKENS, "padding_mask": ones, "segment_ids": ones}
+    result = ladder.parity(model, inputs=inputs, targets=LABELS, float64=True)
+    assert {(row["rung"], row["dtype"]) for row in result.rows} == {
+        (rung, dtype) for rung in range(1, 9) for dtype in ("float32", "float64")
+    }
     assert not result.failed, result.failed
 
 

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
+from zoo.cli.finder import find_learning_rate
 from zoo.cli.groups import GroupedCommand
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, TROUBLE
@@ -85,6 +86,7 @@ COMMANDS = {
     "list": list_models,
     "info": info,
     "train": train,
+    "lr": find_learning_rate,
     "predict": predict,
     "evaluate": evaluate,
     "verify": verify,

@@ -41,10 +41,12 @@ __all__ = [
     "feature_maps",
     "filters",
     "grad_cam",
+    "learning_rates",
     "use_fonts",
 ]
 
 if TYPE_CHECKING:
+    from zoo.training.finder import LearningRates
     from zoo.training.run import Run
     from zoo.training.runs import SavedRun
 
@@ -215,6 +217,13 @@ def grad_cam(model: ModelOrRun, image: Photo, label: int | None = None, at: str 
             smooth=True,
         ),
     )
+
+
+def learning_rates(found: LearningRates) -> Picture:
+    """The losses of `zoo.find_learning_rate` over the rates: values (steps, 3), rate, loss, smoothed loss."""
+    values = np.stack([found.rates, found.losses, found.smoothed], 1)
+    title = f"Loss over the learning rate: {found.recipe}"
+    return Picture(title, values, partial(figures.rates, values=values, suggestion=found.suggestion))
 
 
 def use_fonts() -> list[str]:

@@ -146,6 +146,25 @@ def heat(
     return figure
 
 
+def rates(title: str, *, values: np.ndarray, suggestion: float) -> Figure:
+    """Losses and smoothed losses over learning rates (n, 3), with the suggested rate."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((WIDTH, 0.6 * WIDTH), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(values[:, 0], values[:, 1], color="0.75", linewidth=1, label="of each batch")
+    axes.plot(values[:, 0], values[:, 2], label="smoothed")
+    axes.axvline(suggestion, color="tab:red", linewidth=1, label=f"steepest, {suggestion:.2g}")
+    axes.set_xscale("log")
+    axes.set_ylim(0.9 * min(values[:, 2]), 1.1 * max(values[: len(values) // 2 + 1, 2]))
+    axes.set_xlabel("learning rate", fontsize=9)
+    axes.set_ylabel("loss", fontsize=9)
+    axes.set_title(title, fontsize=11, pad=8)
+    axes.tick_params(labelsize=8)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def _scale(values: np.ndarray) -> dict[str, Any]:
     """White at 0, blue below and red above; if no value is negative, dark at 0. Outliers are clipped."""
     top = float(np.quantile(np.abs(values), 0.999)) or 1.0
