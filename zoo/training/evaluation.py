@@ -7,7 +7,8 @@ zoo.evaluate("lenet5", "digits", weights="digits")
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest, shortlist
 from zoo.layers import signature
-from zoo.tasks import Task, folders, sequences
+from zoo.tasks import Pair, Task, folders, sequences
 from zoo.training.checks import check_fit
+from zoo.training.classification import Classification, classify, is_classification
 from zoo.training.engines import Predictor
 from zoo.training.metrics import measure
 from zoo.training.objectives import Objective
@@ -53,6 +55,53 @@ def evaluate(
     Raises UnknownName, WrongConfiguration, also for classes that are not in the run, and DataUnavailable;
     then the errors of `zoo.build` and `zoo.weights.load`.
     """
+    subject = prepare(model, task, weights, split, batch_size, tokenizer, errors)
+    measured = measure(subject.predictor, subject.task, subject.batches())
+    examples = sum(sequences.count(x) for x, _ in subject.parts)
+    return {**measured, "examples": examples, "split": subject.split}
+
+
+def classification(model: Any, task: Any = None, *, split: str | None = None) -> Classification:
+    """The predictions of a classifier, with the arguments of `evaluate`; by default what the run held out.
+
+    Raises the errors of `evaluate`, and WrongConfiguration for a task whose examples do not have one class.
+    """
+    if isinstance(model, Run) and task is None and split is None:
+        engine, data, batches = model.trainer, model.task, model.task.held_out(512)
+    else:
+        subject = prepare(model, task, split=split)
+        engine, data, batches = subject.predictor, subject.task, subject.batches()
+    if not is_classification(data):
+        raise WrongConfiguration(f"{data.name}: expected a classification, with one class for each example")
+    return classify(engine, data, batches)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated."""
+
+    predictor: Predictor
+    task: Task
+    parts: list[Pair]
+    split: str
+    batch_size: int
+
+    def batches(self) -> Iterator[Pair]:
+        """The examples of all parts."""
+        tasks = (replace(self.task, test=part) for part in self.parts)
+        return (pair for task in tasks for pair in task.held_out(self.batch_size))
+
+
+def prepare(
+    model: Any,
+    task: Any,
+    weights: str | Path | None = None,
+    split: str | None = None,
+    batch_size: int = 64,
+    tokenizer: Any = None,
+    errors: str = "stop",
+) -> Subject:
+    """Find, build, load and check what is evaluated. Raises the errors of `evaluate`."""
     if split not in (None, *SPLITS):
         raise UnknownName(f"split={split!r}; {nearest(str(split), SPLITS)}")
     batch_size = integer("evaluate", "batch_size", batch_size)
@@ -76,11 +125,9 @@ def evaluate(
     check_fit(built, data)
     split = split or _usual(chosen, run)
     parts = _parts(data, split)
-    batches = (pair for part in parts for pair in replace(data, test=part).held_out(batch_size))
     mode = backends.MODES[backends.current().NAME][0]
     predictor = Predictor(built, Objective(data.loss), mode)
-    measured = measure(predictor, data, batches)
-    return {**measured, "examples": sum(sequences.count(x) for x, _ in parts), "split": split}
+    return Subject(predictor, data, parts, split, batch_size)
 
 
 def aligned(task: Task, run: SavedRun) -> Task:
