@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
 from sklearn.calibration import calibration_curve
 from test_report import Reader
 
@@ -145,11 +147,30 @@ def test_a_page_escapes_names_and_survives_what_is_not_a_number() -> None:
     Reader(html)
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)])
+def test_the_page_is_accessible_and_as_wide_as_its_window(
+    chromium: Browser, width: int, dark: bool, tmp_path: Path
+) -> None:
+    run = zoo.train("mlp", "digits", steps=30, progress=False, out=tmp_path / "run")
+    assert run.saved is not None
+    scheme = "dark" if dark else "light"
+    window = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    requests: list[str] = []
+    window.on("request", lambda request: requests.append(request.url))
+    window.goto((run.saved / "run.html").resolve().as_uri())
+    found = Axe().run(window).response
+    assert [(v["id"], [node["target"] for node in v["nodes"]]) for v in found["violations"]] == []
+    assert window.evaluate("document.documentElement.scrollWidth") <= width
+    assert len([url for url in requests if not url.startswith("data:")]) == 1
+    window.close()
+
+
 @pytest.mark.once
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.0018, 0.0022), (0, 4), (-3e5, 2e7), (0, 30), (2, 2)])
 def test_ticks_are_few_round_and_within_the_axis(low: float, high: float) -> None:
     found = ticks(low, high)
-    assert 1 <= len(found) <= 5
+    assert 1 <= len(found) <= 6
     assert all(low - 1e-9 <= value <= high + 1e-9 or low == high for value in found)
     assert all(float(f"{value:.3g}") == value for value in found)
 

@@ -26,7 +26,7 @@ class Curve:
     dash: tuple[int, ...] = ()
 
 
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """At most so many round numbers between two, or the two alone."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / most))
