@@ -3,6 +3,7 @@
     runs/resnet18-2026-11-30/
         checkpoint.safetensors    weights, optimizer state and facts: `zoo.train(resume=...)` takes it
         run.json                  the same facts, for people to read
+        run.html                  curves, and of a classifier what it confuses, see `zoo.training.page`
         tokenizer.json            where texts are tokens of one
         checkpoint-best.safetensors    the best epoch's, of `keep_best`
         model.safetensors         weights to predict with, where they are not those of the last step: averaged
