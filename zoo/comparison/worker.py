@@ -50,7 +50,9 @@ class Worker:
         run = training.train(model, task, progress=False, watch=on_step, **options)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
-        predictions = [run.trainer.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(512)]
+        predictions = [
+            run.trainer.predict(x).argmax(-1).ravel() for x, _ in run.task.held_out(run.batch_size)
+        ]
         np.savez(self.folder / "predictions.npz", predictions=np.concatenate(predictions))
         self.run, self.batch = run, next(run.task.batches(run.batch_size, run.seed, 0))
         self.answer(

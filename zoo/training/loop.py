@@ -78,7 +78,7 @@ class Loop:
         self._note()
         changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
         if any(changed):
-            run.metrics = evaluate(run.trainer, run.task)
+            run.metrics = evaluate(run.trainer, run.task, run.batch_size)
         self.saver.finish(changed=any(changed))
         for callback in options.callbacks:
             callback.on_end(run)
@@ -110,7 +110,7 @@ class Loop:
         if self.signals:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
         with nullcontext() if self.stopper is None else self.stopper.averages():
-            run.metrics = evaluate(run.trainer, run.task)
+            run.metrics = evaluate(run.trainer, run.task, run.batch_size)
             run.history.append(run.metrics)
             if self.stopper is not None and self.stopper.ends(run.metrics):
                 self.stopped = True

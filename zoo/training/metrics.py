@@ -40,7 +40,7 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[int, int]]] = {
 LOWER = {"loss", "character_error_rate", "bits_per_character", "perplexity"}  # is better
 
 
-def evaluate(engine: Predicts, task: Task, batch_size: int = 512) -> dict[str, float]:
+def evaluate(engine: Predicts, task: Task, batch_size: int) -> dict[str, float]:
     """The task's metric and the loss on its held-out examples; empty where it has none."""
     return {} if task.test is None else measure(engine, task, task.held_out(batch_size))
 
