@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from zoo import backends, registry, tasks, tokenizers
 from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest, shortlist
-from zoo.layers import signature
-from zoo.tasks import Pair, Task, folders, sequences
-from zoo.training.checks import check_fit
+from zoo.tasks import Pair, Stream, Task, folders, sequences
+from zoo.training.checks import check_fit, check_streams
 from zoo.training.classification import Classification, classify, is_classification
 from zoo.training.engines import Predictor
+from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.metrics import measure
 from zoo.training.objectives import Objective
 from zoo.training.plan import plan_model
@@ -125,14 +126,16 @@ def prepare(
     tasks.check_errors(chosen, errors)
     built, chosen = _built(model, run, chosen, weights, reader)
     preprocessing = _preprocessing(built, run)
-    data = _data(chosen, signature.input_shapes(built), preprocessing, reader, errors)
+    data = _data(chosen, built, preprocessing, reader, errors)
     if run is not None:
         data = aligned(data, run)
-    check_fit(built, data)
+    network = as_functional(built, data.first(1), own_steps=True)
+    check_fit(network, data)
+    check_streams(network, data)
     split = split or _usual(chosen, run)
     parts = _parts(data, split)
     mode = backends.MODES[backends.current().NAME][0]
-    predictor = Predictor(built, Objective(data.loss), mode)
+    predictor = Predictor(network, Objective(data.loss), mode)
     return Subject(predictor, data, parts, split, batch_size)
 
 
@@ -192,12 +195,14 @@ def _preprocessing(model: keras.Model, run: SavedRun | None) -> Any:
     return registry.card(model.name).preprocessing if registry.is_name(model.name) else None
 
 
-def _data(task: Any, shape: Any, preprocessing: Any, reader: Any, errors: str) -> Task:
+def _data(task: Any, model: keras.Model, preprocessing: Any, reader: Any, errors: str) -> Task:
     if isinstance(task, Task):
         return task
     if isinstance(task, str):
-        return tasks.load(task, shape, preprocessing, reader, errors=errors)
-    return tasks.from_arrays(task, loss=None)
+        return tasks.load(task, input_shapes(model), preprocessing, reader, errors=errors)
+    if isinstance(task, Stream):
+        task.uses["name"] = partial(named, model)
+    return tasks.from_arrays(named(model, task), loss=None)
 
 
 def _usual(task: Any, run: SavedRun | None) -> str:

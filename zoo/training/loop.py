@@ -120,7 +120,7 @@ class Loop:
             changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
             changed.append(self.keras.on_end())
         if any(changed):
-            run.metrics = evaluate(run.trainer, run.task)
+            run.metrics = evaluate(run.trainer, run.task, run.batch_size)
         self.saver.finish(changed=any(changed))
         for callback in self.callbacks:
             callback.on_end(run)
@@ -166,7 +166,7 @@ class Loop:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
         judges = self.stopper is not None or self.saver.best is not None
         with averages(run) if judges else nullcontext([]) as own:
-            run.metrics = evaluate(run.trainer, run.task)
+            run.metrics = evaluate(run.trainer, run.task, run.batch_size)
             trained = self._trained()
             run.history.append({**trained, **run.metrics})
             self._judge(own)
@@ -192,7 +192,11 @@ class Loop:
         return {
             "train_loss": sum(losses) / len(losses),
             "learning_rate": rate_of(self.optimizer, self.done),
-            **(evaluate_training(run.trainer, run.task) if self.plan.options.train_metrics else {}),
+            **(
+                evaluate_training(run.trainer, run.task, run.batch_size)
+                if self.plan.options.train_metrics
+                else {}
+            ),
         }
 
     def _judge(self, own: Sequence[np.ndarray]) -> None:

@@ -11,10 +11,10 @@ from zoo import backends, lora, tasks
 from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
-from zoo.tasks import Pair, Task
+from zoo.tasks import Task
 from zoo.training import identity
 from zoo.training.checkpoints import Checkpoint, steps_per_epoch, tokenizer
-from zoo.training.checks import check_exact, check_fit
+from zoo.training.checks import check_exact, check_fit, check_streams
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.keras_callbacks import check_rate
@@ -65,7 +65,11 @@ def start(plan: Plan) -> Start:
         check_classes(plan.saved, task)
     network = as_functional(model, task.first(1), own_steps=options.engine == "keras")
     check_fit(network, task)
-    _check_streams(network, task)
+    check_streams(network, task)
+    if options.train_metrics and "train" in task.streams:
+        raise WrongConfiguration(
+            "train_metrics= measures arrays and files; of batches made elsewhere leave it out"
+        )
     objective = _objective(plan, task, network.output_shape[-1])
     if exact := backends.is_exact():
         check_exact(options, plan.mode, objective)
@@ -154,17 +158,6 @@ def _task(plan: Plan, model: keras.Model) -> Task:
         preprocessing = plan.card and plan.card.preprocessing
         task = tasks.load(task, input_shapes(model), preprocessing, options.reader, errors=options.errors)
     return task if loss is None else replace(task, loss=loss)
-
-
-def _check_streams(network: keras.Model, task: Task) -> None:
-    """From here on every batch of a stream is checked as the first one was."""
-
-    def check(pair: Pair) -> Pair:
-        check_fit(network, replace(task, train=pair, test=None, streams={}))
-        return pair
-
-    for stream in task.streams.values():
-        stream.uses["check"] = check
 
 
 def _augmented(plan: Plan, task: Task) -> Task:
