@@ -52,6 +52,7 @@ def train(
     augment: AugmentSpec | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
+    on_nan: str = "stop",
     early_stopping: EarlyStopping | int | None = None,
     seed: int | None = None,
     checkpoint: str | Path | None = None,
@@ -83,6 +84,8 @@ def train(
     - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
     - `errors` "skip" leaves out unreadable images; `early_stopping`: an `EarlyStopping`, or its patience.
+    - `on_nan`: at a loss or gradient that is not finite, "stop", "skip" the step, or "rollback" to the last
+      good state, and on with the data after the bad block (`NonFinite`).
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also
       `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names;
       `keep_best` "accuracy", or another held-out metric: the best epoch's too, as NAME-best.safetensors.
@@ -95,7 +98,8 @@ def train(
     - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` objects.
 
     Ctrl-C, SIGTERM and SIGUSR1 stop after the current step; the run so far is returned. Raises ZooError's
-    kinds, before any work, for a wrong name or argument, or data that do not fit the model; NotSaved.
+    kinds, before any work, for a wrong name or argument, or data that do not fit the model; then NotSaved and
+    NonFinite.
     """
     arguments = locals()
     plan = plan_run(model, task, Options(**{name: arguments[name] for name in Options.names()}))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, count, repeat
-from math import ceil, floor
+from math import ceil, floor, nan
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from zoo.training.checkpoints import State
 from zoo.training.engines import number
 from zoo.training.identity import FACTS as IDENTITY
 from zoo.training.metrics import evaluate
+from zoo.training.nonfinite import Guard, Interrupted
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.saving import KEPT, Saver
@@ -24,7 +25,6 @@ from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
 
 Tensor = Any
-BLOCK = 1_000  # losses that are fetched from the device at once
 
 
 class Loop:
@@ -43,6 +43,8 @@ class Loop:
         if self.stopper is not None and self.plan.saved is not None:
             self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
         self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
+        on_nan, network, objective = self.plan.options.on_nan, start.network, start.objective
+        self.guard = Guard(on_nan, self.run, network, objective, self.batches)
         self.stopped = start.ended
         self.paused = 0.0  # seconds between epochs
 
@@ -61,9 +63,9 @@ class Loop:
         self.run.losses += [number(loss) for loss in self.pending]
         self.pending.clear()
 
-    def batches(self) -> Iterator[Pair]:
-        """All batches from here on."""
-        run, (epoch, position) = self.run, divmod(self.done, self.per_epoch)
+    def batches(self, step: int) -> Iterator[Pair]:
+        """All batches after so many steps."""
+        run, (epoch, position) = self.run, divmod(step, self.per_epoch)
         firsts = chain([position], repeat(0))
         return (
             batch
@@ -76,10 +78,12 @@ class Loop:
         options, run = self.plan.options, self.run
         fine_tuned = options.weights is not None and options.progress is None
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
+        self.guard.begin()
         with bar(run, self.steps, self.progress is True) as self.show, interruptible(self.signals):
             self.begin = self.epoch_begin = time.perf_counter()
             self._measure_last()
-            run.trainer.fit(self.batches(), self)
+            while not self.stopped:
+                self._fit()
             run.train_s = time.perf_counter() - self.begin - self.paused
         run.mode = run.trainer.mode
         self._note()
@@ -90,6 +94,17 @@ class Loop:
         for callback in options.callbacks:
             callback.on_end(run)
         return run
+
+    def _fit(self) -> None:
+        """Make the steps up to the end, or until some of them have to be repeated."""
+        try:
+            self.run.trainer.fit(self.batches(self.done), self)
+        except Interrupted:
+            self.fetch()
+            self.guard.recover()
+            self.stopped = bool(self.signals) or self.done >= self.steps
+            if self.stopped or not self.done % self.per_epoch:
+                self.on_epoch()
 
     def _measure_last(self) -> None:
         """End the last epoch of the run that is resumed, if that was killed before it was measured."""
@@ -109,17 +124,18 @@ class Loop:
         for callback in self.plan.options.callbacks:
             callback.on_step(steps, loss)
         self.show(steps, loss)
-        if len(self.pending) == BLOCK:
-            self.fetch()
+        if self.guard.due(steps):
+            self.check()
         self.stopped = bool(self.signals) or steps >= self.steps
         if not self.stopped and steps % self.per_epoch and self.saver.due(steps):
-            self.save_within()
+            self.check(save=True)
 
     def on_epoch(self) -> None:
         """At the end of an epoch, or of the run within one: measure, save, decide whether to stop."""
         run, begin = self.run, self.epoch_begin
         self.fetch()  # waits for the steps under way
         end = time.perf_counter()
+        self.guard.check()
         if self.signals:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
         judges = self.stopper is not None or self.saver.best is not None
@@ -161,7 +177,8 @@ class Loop:
         if not self.plan.options.callbacks or not done:
             return
         epoch = -(-done // self.per_epoch)
-        own = self.run.losses[(epoch - 1) * self.per_epoch :]
+        steps = range((epoch - 1) * self.per_epoch, done)
+        own = [self.run.losses[i] for i in steps if i + 1 not in self.run.left_out] or [nan]
         facts = {"step": done, "train_loss": sum(own) / len(own), "seconds": seconds, **self.run.metrics}
         for callback in self.plan.options.callbacks:
             callback.on_epoch(epoch, facts)
@@ -171,12 +188,14 @@ class Loop:
         self._note()
         self.saver.save()
 
-    def save_within(self) -> None:
-        """Save the run within an epoch; the time is not counted as that of steps."""
+    def check(self, *, save: bool = False) -> None:
+        """Within an epoch, check the steps so far and save the run; the time is not that of steps."""
         self.fetch()  # waits for the steps under way
         begin = time.perf_counter()
         self.run.trainer.sync()
-        self.save()
+        self.guard.check()
+        if save:
+            self.save()
         self.paused += time.perf_counter() - begin
 
     def _note(self) -> None:

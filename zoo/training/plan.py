@@ -22,6 +22,7 @@ from zoo.training import identity
 from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import FILE, Checkpoint, best, newest, number, read, writable
 from zoo.training.engines import ENGINES
+from zoo.training.nonfinite import EVERY as ON_NAN
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
 from zoo.training.settings import OPTIMIZERS, SCHEDULES, SETTINGS, adapted, make_schedule, parse_one
@@ -166,6 +167,7 @@ class Options:
     augment: AugmentSpec | None = None
     tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
+    on_nan: str = "stop"
     early_stopping: EarlyStopping | int | None = None
     seed: int | None = None
     checkpoint: str | Path | None = None
@@ -182,6 +184,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise UnknownName(f"no engine {self.engine!r}; {nearest(str(self.engine), ENGINES)}")
+        if self.on_nan not in ON_NAN:
+            raise UnknownName(f"on_nan={self.on_nan!r}; {nearest(str(self.on_nan), ON_NAN)}")
         for name, least in (
             ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2), ("keep", 1)
         ):  # fmt: skip

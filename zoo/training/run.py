@@ -33,6 +33,7 @@ class Run:
     signal: int | None = None  # that stopped it before its end: of Ctrl-C, SIGTERM or SIGUSR1
     freeze: str = ""  # patterns of the layers that are frozen
     saved: Path | None = None  # the folder or the checkpoint it was saved in
+    left_out: list[int] = field(default_factory=list)  # steps without an update, of `on_nan`
     best: dict[str, Any] | None = None  # the checkpoint that `keep_best` keeps: metric, value, step, file
 
     @property

@@ -213,6 +213,7 @@ def facts_of(run: Run) -> dict[str, Any]:
         "recipe": run.recipe,
         "metrics": run.metrics,
         **({} if run.best is None else {"best": run.best}),
+        **({"left_out": run.left_out} if run.left_out else {}),
     }
 
 

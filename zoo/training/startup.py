@@ -34,6 +34,8 @@ class Start:
     run: Run
     optimizer: Any
     steps: int
+    network: keras.Model  # the model, as the engines take it
+    objective: Objective
     identity: Mapping[str, Any]  # what it is of; empty if it is neither saved nor resumed
     ended: bool = False  # whether it is a saved run that has ended: no step is made
 
@@ -73,7 +75,8 @@ def start(plan: Plan) -> Start:
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
     known = plan.checkpoint is not None or plan.saved is not None
-    begun = Start(plan, run, optimizer, steps, identity.identity(run, objective, steps) if known else {})
+    facts = identity.identity(run, objective, steps) if known else {}
+    begun = Start(plan, run, optimizer, steps, network, objective, facts)
     return begun if plan.saved is None else _resumed(begun, plan.saved)
 
 
@@ -91,6 +94,7 @@ def _resumed(start: Start, saved: Checkpoint) -> Start:
     identity.check_arguments(saved, start.identity)
     saved.restore(run, state)
     del run.history[saved.steps // run.task.steps(run.batch_size) :]  # an epoch that was cut will end again
+    run.left_out = list(saved.facts.get("run", {}).get("left_out", ()))
     run.metrics = dict(run.history[-1]) if run.history else {}
     if not end:
         return start
