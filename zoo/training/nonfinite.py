@@ -96,7 +96,7 @@ class Guard:
     def check(self) -> None:
         """Check the losses since the last good state, and the weights. Raises Interrupted."""
         losses = self.run.losses[self.start :]
-        bad = list(map(self.is_bad, losses))
+        bad = [] if np.isfinite(losses).all() else list(map(self.is_bad, losses))
         found = all(bad) and len(bad) >= EVERY["skip"] if self.scaled else any(bad)
         if found or self.fault() is not None:
             raise Interrupted

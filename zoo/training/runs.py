@@ -4,7 +4,7 @@
         checkpoint.safetensors    weights, optimizer state and facts: `zoo.train(resume=...)` takes it
         run.json                  the same facts, for people to read
         tokenizer.json            where texts are tokens of one
-        checkpoint-best.safetensors    the best epoch's, of `keep_best`
+        checkpoint-best.safetensors  the best epoch's, of `keep_best`
         model.safetensors         weights to predict with, where they are not those of the last step: averaged
                                   ones, or the best epoch's
 
