@@ -571,6 +571,7 @@ class Updater:
         self.mean = kept("gradients") if self.batches % every else None
         self.weight_sum = int(state["weight_sum"]) if self.batches % every else 0
         slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
+        self.optimizer.state.clear()
         for i, flat in enumerate(self.flat if slots else ()):
             step = torch.tensor(float(self.updates - self.starts[i]), device=flat.device)
             self.optimizer.state[flat] = {"step": step, **{name: _flat(xs[i]) for name, xs in slots.items()}}

@@ -19,6 +19,7 @@ from .benchmarks import bench as bench
 from .comparison import compare as compare
 from .errors import BackendError as BackendError
 from .errors import DataUnavailable as DataUnavailable
+from .errors import NonFinite as NonFinite
 from .errors import NotSaved as NotSaved
 from .errors import UnknownModel as UnknownModel
 from .errors import UnknownName as UnknownName

@@ -12,7 +12,7 @@ GROUPS = {
     "Length": ("epochs", "steps", "batch_size", "early_stopping"),
     "Optimizer": (
         "optimizer", "schedule", "learning_rate", "weight_decay", "clip_norm", "accumulate", "ema",
-        "label_smoothing",
+        "label_smoothing", "on_nan",
     ),
     "Fine-tuning": ("weights", "freeze"),
     "Engine and machine": ("backend", "engine", "mode", "dtype", "exact", "device", "threads", "seed"),

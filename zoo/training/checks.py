@@ -31,6 +31,8 @@ def check_exact(options: Any, mode: str, objective: Objective) -> None:
     for name in ("class_weights", "lora", "unfreeze"):
         if getattr(options, name):
             raise WrongConfiguration(f"exact: {name}= is not offered; leave it out")
+    if options.on_nan != "stop":
+        raise WrongConfiguration(f"exact: on_nan={options.on_nan!r} is not offered; leave it out")
     if mode == "compiled":
         raise WrongConfiguration("exact: mode='compiled' is not offered; leave it out")
     if objective.loss != "cross_entropy":
