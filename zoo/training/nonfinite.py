@@ -71,8 +71,8 @@ class Guard:
         self.repeats = stream is None or not stream.once  # whether steps can be made again
         if policy != "stop" and not self.repeats:
             raise WrongConfiguration(
-                f"on_nan={policy!r} makes steps again, and a generator gives its batches once; give a function "
-                "that returns it"
+                f"on_nan={policy!r} makes steps again, and a generator gives its batches once; give a "
+                "function that returns it"
             )
 
     def begin(self) -> None:
