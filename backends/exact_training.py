@@ -145,10 +145,20 @@ def rule(operation: Any) -> Callable[..., Tensor] | None:
     if module.startswith("keras.src.ops") and name in ARITHMETIC:
         return lambda *args, **kwargs: ARITHMETIC[name](operation, *args, **kwargs)
     if name in RULES and module.startswith(("keras.src.ops", "zoo.layers")):
-        return lambda *args, **kwargs: RULES[name](operation, *args, **kwargs)
+        return _without_training(name, operation)
     if (name in STRUCTURAL and module.startswith("keras.")) or (name in LAYERS and module.startswith("zoo.")):
         return operation
     return None
+
+
+def _without_training(name: str, operation: Any) -> Callable[..., Tensor]:
+    """The rule of that name; only dropout has to know whether the model is trained."""
+
+    def call(*args: Any, training: bool = False, **kwargs: Any) -> Tensor:
+        more = {"training": training} if RULES[name] is _dropout else {}
+        return RULES[name](operation, *args, **kwargs, **more)
+
+    return call
 
 
 class Network:
