@@ -32,7 +32,7 @@ REFERENCE = {
     "models": ("Models", "build list_models card Card example features register"),
     "training": (
         "Training",
-        "train Run EarlyStopping Callback CSVLogger JSONLinesLogger load_run SavedRun evaluate",
+        "train verify Run EarlyStopping Callback CSVLogger JSONLinesLogger load_run SavedRun evaluate",
     ),
     "writing": ("Predicting, generating and exporting", "predict generate translate export"),
     "comparing": ("Comparing", "compare parity bench"),

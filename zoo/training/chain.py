@@ -3,8 +3,8 @@
     runs/lenet5-2026-11-30/chain.json
 
 has the options of the run, for every step its loss, and every `EVERY` steps a hash of each variable and of
-the optimizer state. The hash
-of a step is the SHA-256 of the one before and of its own content: a change anywhere is found at its step.
+the optimizer state. The hash of a step is the SHA-256 of the one before and of its own content: a change
+anywhere is found at its step.
 """
 
 from __future__ import annotations
