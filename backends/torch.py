@@ -744,13 +744,13 @@ class _Custom(torch.autograd.Function):
     """`custom_gradient`; the first argument is its function."""
 
     @staticmethod
-    def forward(context: Any, function: Callable[..., tuple[Any, Callable]], *tensors: torch.Tensor) -> Any:
-        result, context.backward_function = function(*tensors)
+    def forward(ctx: Any, function: Callable[..., tuple[Any, Callable]], *tensors: torch.Tensor) -> Any:
+        result, ctx.backward_function = function(*tensors)
         return result
 
     @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> Any:
-        found = context.backward_function(*gradients)
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        found = ctx.backward_function(*gradients)
         return None, *(found if isinstance(found, tuple | list) else (found,))
 
 

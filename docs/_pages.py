@@ -32,7 +32,7 @@ REFERENCE = {
     "models": ("Models", "build list_models card Card example features register"),
     "training": (
         "Training",
-        "train Run EarlyStopping Callback CSVLogger JSONLinesLogger TensorBoard WandB MLflow Trackio "
+        "train verify Run EarlyStopping Callback CSVLogger JSONLinesLogger TensorBoard WandB MLflow Trackio "
         "load_run SavedRun evaluate find_learning_rate LearningRates",
     ),
     "writing": ("Predicting, generating and exporting", "predict generate translate export"),
