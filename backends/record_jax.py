@@ -1,7 +1,7 @@
-"""Flax NNX and Linen modules, and functions of (weights, *inputs): their jaxpr, interpreted operation by operation.
+"""Flax modules, and functions of (weights, *inputs): their jaxpr, interpreted operation by operation.
 
-Calls of Flax's layers, and of a few functions of `jax.nn`, are fenced by a `jax.jit` with a name, and recorded as
-one operation. A function that JAX cannot trace, as one that uses NumPy, is compared by its outputs alone.
+Calls of Flax's layers, and of a few functions of `jax.nn`, are fenced by a `jax.jit` of a name, and recorded
+as one operation. A function that JAX cannot trace, as one that uses NumPy, is compared by its outputs alone.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from zoo.backends.recording import Array, Recorder, View, kind_of
 
 FENCE = "zoo_operation_"
-LEAVES = (
-    "Linear", "LinearGeneral", "Dense", "DenseGeneral", "Conv", "BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm", "Embed",
-)  # fmt: skip
-FUNCTIONS = ("gelu", "softmax", "log_softmax", "silu", "relu", "relu6", "elu", "leaky_relu", "dot_product_attention")
+LEAVES = ("Linear", "LinearGeneral", "Dense", "DenseGeneral", "Conv", "Embed")
+NORMS = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm")
+FUNCTIONS = (
+    "gelu",
+    "softmax",
+    "log_softmax",
+    "silu",
+    "relu",
+    "relu6",
+    "elu",
+    "leaky_relu",
+    "dot_product_attention",
+)
 ROLES = {"bias": "shift", "var": "variance"}
-MOVES = {
-    "reshape", "transpose", "broadcast_in_dim", "squeeze", "convert_element_type", "slice", "expand_dims", "rev",
-    "copy", "stop_gradient",
-}  # fmt: skip
+MOVES = {"reshape", "transpose", "broadcast_in_dim", "squeeze", "slice", "expand_dims", "rev"}
+COPIES = {"convert_element_type", "copy", "stop_gradient"}
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr",
          "closed_call": "call_jaxpr", "remat2": "jaxpr", "checkpoint": "jaxpr"}  # fmt: skip
 
@@ -40,45 +46,55 @@ def load(built: Any, inputs: Any) -> JaxModel:
     if isinstance(built, tuple):
         function, weights = built
         if hasattr(function, "apply"):
-            return JaxModel("Linen module", function.apply, weights)
-        return JaxModel("function", function, weights)
+            return JaxModel("Linen module", function.apply, weights, None)
+        return JaxModel("function", function, weights, None)
     from flax import nnx
 
     if isinstance(built, nnx.Module):
         built.eval()
         graph, weights, rest = nnx.split(built, (nnx.Param, nnx.BatchStat), ...)
         pure = nnx.to_pure_dict(weights)
+        trained = {_path(path) for path, x in nnx.to_flat_state(weights) if isinstance(x, nnx.Param)}
 
         def call(given: Any, *args: Any, **kwargs: Any) -> Any:
-            state = nnx.clone(weights) if hasattr(nnx, "clone_state") else jax.tree.map(lambda x: x, weights)
+            state = jax.tree.map(lambda x: x, weights)
             nnx.replace_by_pure_dict(state, given)
             return nnx.merge(graph, state, rest)(*args, **kwargs)
 
-        return JaxModel("Flax NNX module", call, pure)
+        return JaxModel("Flax NNX module", call, pure, trained)
     raise TypeError(f"{type(built).__name__}: a Linen module needs its variables: return (module, variables)")
 
 
 class JaxModel:
     """See `zoo.backends.recording.Model`. A weight's name is its path: "params/Dense_0/kernel"."""
 
-    def __init__(self, kind: str, function: Callable[..., Any], weights: Any):
+    trains = False  # an argument of the module's own says it
+
+    def __init__(self, kind: str, function: Callable[..., Any], weights: Any, trained: set[str] | None):
         self.kind, self.function = kind, function
         leaves, self.tree = jax.tree_util.tree_flatten_with_path(weights)
-        self.names = ["/".join(_key(k) for k in path) for path, _ in leaves]
+        self.names = [_path(path) for path, _ in leaves]
         self.leaves = [_wide(x) for _, x in leaves]
-        self.trained = [i for i, name in enumerate(self.names) if not name.startswith("batch_stats") and self.is_float(i)]
+        own = {n for n in self.names if not n.startswith("batch_stats/")} if trained is None else trained
+        self.trained = [i for i, name in enumerate(self.names) if name in own and self.is_float(i)]
 
     def is_float(self, number: int) -> bool:
         """Whether a leaf has real numbers."""
         return np.asarray(self.leaves[number]).dtype.kind == "f"
 
     def weights(self) -> dict[str, Array]:
-        return {n: np.array(x) for i, (n, x) in enumerate(zip(self.names, self.leaves, strict=True)) if self.is_float(i)}
+        return {
+            n: np.array(x)
+            for i, (n, x) in enumerate(zip(self.names, self.leaves, strict=True))
+            if self.is_float(i)
+        }
 
     def set_weights(self, weights: Mapping[str, Array]) -> None:
         for name, array in weights.items():
             number = self.names.index(name)
-            self.leaves[number] = type(self.leaves[number])(array) if isinstance(array, float) else _wide(array)
+            self.leaves[number] = (
+                type(self.leaves[number])(array) if isinstance(array, float) else _wide(array)
+            )
 
     def call(self, leaves: Sequence[Any], inputs: Any) -> list[Any]:
         """The outputs of real numbers."""
@@ -96,7 +112,7 @@ class JaxModel:
         given = jax.tree.map(jnp.asarray, inputs)
         fences: list[dict[str, Any]] = []
         try:
-            with fenced(fences, self.names):
+            with fenced(fences):
                 closed = jax.make_jaxpr(self.call)(self.leaves, given)
         except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
             return [np.array(y) for y in self.call([np.asarray(x) for x in self.leaves], inputs)], recorder
@@ -114,8 +130,7 @@ class JaxModel:
     def gradients(
         self, inputs: Any, targets: Sequence[Array], training: bool
     ) -> tuple[float, dict[str, Array]]:
-        if training:
-            raise NotImplementedError("training mode is an argument of the module's own here")
+        assert not training
 
         def loss(trained: list[Any]) -> Any:
             leaves = list(self.leaves)
@@ -133,7 +148,7 @@ class JaxModel:
 
 
 @contextmanager
-def fenced(fences: list[dict[str, Any]], names: list[str]) -> Iterator[None]:
+def fenced(fences: list[dict[str, Any]]) -> Iterator[None]:
     """Within, Flax's layers and functions of `jax.nn` are traced as calls with a name: FENCE and a number."""
     try:
         from flax import linen, nnx
@@ -143,11 +158,15 @@ def fenced(fences: list[dict[str, Any]], names: list[str]) -> Iterator[None]:
         for name in FUNCTIONS:
             for module in (jax.nn, linen, nnx):
                 if module is not None and hasattr(module, name):
-                    stack.enter_context(mock.patch.object(module, name, _function(fences, name, getattr(module, name))))
+                    stack.enter_context(
+                        mock.patch.object(module, name, _function(fences, name, getattr(module, name)))
+                    )
         if linen is not None and nnx is not None:
-            for name in LEAVES:
+            for name in LEAVES + NORMS:
                 if (layer := getattr(nnx, name, None)) is not None:
-                    stack.enter_context(mock.patch.object(layer, "__call__", _nnx_layer(fences, name, layer.__call__)))
+                    stack.enter_context(
+                        mock.patch.object(layer, "__call__", _nnx_layer(fences, name, layer.__call__))
+                    )
             stack.enter_context(linen.intercept_methods(functools.partial(_linen_layer, fences)))
         yield
 
@@ -175,7 +194,11 @@ def _function(fences: list[dict[str, Any]], name: str, function: Callable[..., A
                 full[i] = x
             return function(*full, **kwargs)
 
-        facts = {"operation": name, "name": "", "attributes": {k: v for k, v in kwargs.items() if _is_plain(v)}}
+        facts = {
+            "operation": name,
+            "name": "",
+            "attributes": {k: v for k, v in kwargs.items() if _is_plain(v)},
+        }
         return _fence(fences, facts, inner, *(args[i] for i in arrays))
 
     return call
@@ -194,7 +217,7 @@ def _nnx_layer(fences: list[dict[str, Any]], name: str, function: Callable[..., 
 
 def _linen_layer(fences: list[dict[str, Any]], function: Any, args: Any, kwargs: Any, context: Any) -> Any:
     name = type(context.module).__name__
-    if context.method_name != "__call__" or name not in LEAVES or not isinstance(args[0], jax.Array):
+    if context.method_name != "__call__" or name not in LEAVES + NORMS or not isinstance(args[0], jax.Array):
         return function(*args, **kwargs)
     path = "/".join(context.module.path)
     facts = {"operation": name, "name": path, "attributes": _attributes(name, context.module, args[0])}
@@ -204,7 +227,9 @@ def _linen_layer(fences: list[dict[str, Any]], function: Any, args: Any, kwargs:
 
 
 def _attributes(name: str, layer: Any, x: Any) -> dict[str, Any]:
-    found = {n: getattr(layer, n) for n in ("epsilon", "momentum") if isinstance(getattr(layer, n, None), float)}
+    found = {
+        n: getattr(layer, n) for n in ("epsilon", "momentum") if isinstance(getattr(layer, n, None), float)
+    }
     if name != "Conv":
         return found
     rank = x.ndim - 2
@@ -255,11 +280,10 @@ class _Interpreter:
         if primitive.name in CALLS and not str(name).startswith(FENCE):
             closed = equation.params[CALLS[primitive.name]]
             return self.evaluate(closed.jaxpr, closed.consts, inputs)
-        functions, parameters = primitive.get_bind_params(equation.params)
-        result = primitive.bind(*functions, *inputs, **parameters)
+        result = _bound(equation, inputs)
         outputs = list(result) if primitive.multiple_results else [result]
         viewed = [x for x in inputs if id(x) in self.views]
-        if primitive.name in MOVES and len(viewed) == 1 == len(inputs):
+        if primitive.name in MOVES | COPIES and len(viewed) == 1 == len(inputs):
             return [self.moved(equation, viewed[0], outputs[0])]
         outputs = [_own(y) for y in outputs]
         if primitive.name in CALLS:
@@ -269,18 +293,20 @@ class _Interpreter:
     def moved(self, equation: Any, weight: Any, output: Any) -> Any:
         """A weight rearranged."""
         view, output = self.views[id(weight)], _own(output)
-        primitive = equation.primitive
-        if primitive.name in ("convert_element_type", "copy", "stop_gradient"):
+        if equation.primitive.name in COPIES:
             self.views[id(output)] = view
         else:
-            functions, parameters = primitive.get_bind_params(equation.params)
-            moved = primitive.bind(*functions, jnp.asarray(view.indices), **parameters)
+            moved = _bound(equation, [jnp.asarray(view.indices)])
             self.views[id(output)] = View(view.name, np.asarray(moved))
         self.recorder.alive.append(output)
         return output
 
     def data(self, inputs: list[Any]) -> list[Any]:
-        return [x for x in inputs if id(x) not in self.views and isinstance(x, jax.Array) and self.recorder.source(x)]
+        return [
+            x
+            for x in inputs
+            if id(x) not in self.views and isinstance(x, jax.Array) and self.recorder.source(x)
+        ]
 
     def fence(self, facts: dict[str, Any], inputs: list[Any], outputs: list[Any]) -> list[Any]:
         kind = kind_of(facts["operation"])
@@ -300,9 +326,13 @@ class _Interpreter:
         name = equation.primitive.name
         views = {i: self.views[id(x)] for i, x in enumerate(inputs) if id(x) in self.views}
         weights = {f"weight{n or ''}": view for n, view in enumerate(views.values())}
-        kind, attributes = "move" if name in MOVES else kind_of(name), {}
+        kind = "cast" if name in COPIES else "move" if name in MOVES else kind_of(name)
+        attributes: dict[str, Any] = {}
         if name == "dot_general" and len(views) == 1:
-            kind, weights = "dense", _product(equation.params["dimension_numbers"], *next(iter(views.items())))
+            kind, weights = (
+                "dense",
+                _product(equation.params["dimension_numbers"], *next(iter(views.items()))),
+            )
         elif name == "conv_general_dilated" and 1 in views:
             weights, attributes = _convolution(equation.params, views[1])
         elif name == "gather" and 0 in views:
@@ -311,6 +341,13 @@ class _Interpreter:
         return self.recorder.add(
             name, where, self.data(inputs), outputs, kind=kind, attributes=attributes, weights=weights
         )
+
+
+def _bound(equation: Any, inputs: list[Any]) -> Any:
+    """What an equation computes; before JAX 0.10 the functions among its parameters came apart."""
+    found = equation.primitive.get_bind_params(equation.params)
+    functions, parameters = found if isinstance(found, tuple) else ([], found)
+    return equation.primitive.bind(*functions, *inputs, **parameters)
 
 
 def _role(kind: str, name: str) -> str:
@@ -356,8 +393,8 @@ def _convolution(parameters: Any, view: View) -> tuple[dict[str, View], dict[str
     }
 
 
-def _key(entry: Any) -> str:
-    return str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry))))
+def _path(entries: Sequence[Any]) -> str:
+    return "/".join(str(getattr(e, "key", getattr(e, "idx", getattr(e, "name", e)))) for e in entries)
 
 
 def _wide(x: Any) -> Any:

@@ -11,20 +11,33 @@ from unittest import mock
 
 import keras
 import numpy as np
-
-from zoo import backends
 from zoo.backends.recording import Array, Recorder, View, kind_of
 
+from zoo import backends
+
 ROLES = {
-    "gamma": "scale", "beta": "shift", "moving_mean": "mean", "moving_variance": "variance", "table": "kernel",
-    "embeddings": "kernel", "depthwise_kernel": "kernel",
-}  # fmt: skip
+    "gamma": "scale",
+    "beta": "shift",
+    "moving_mean": "mean",
+    "moving_variance": "variance",
+    "table": "kernel",
+    "embeddings": "kernel",
+    "depthwise_kernel": "kernel",
+}
 LEAVES = {"attention"}
 MOVES = {
-    "reshape", "transpose", "cast", "expanddims", "expand_dims", "squeeze", "getitem", "permute", "flatten",
+    "reshape", "transpose", "expanddims", "expand_dims", "squeeze", "getitem", "permute", "flatten",
     "repeatvector", "moveaxis", "swapaxes", "split", "unstack", "identity", "broadcast_to", "broadcastto",
 }  # fmt: skip
-NOT_RECORDED = {"shape", "convert_to_tensor", "convert_to_numpy", "is_tensor", "ndim", "size", "custom_gradient"}
+NOT_RECORDED = {
+    "shape",
+    "convert_to_tensor",
+    "convert_to_numpy",
+    "is_tensor",
+    "ndim",
+    "size",
+    "custom_gradient",
+}
 
 
 def load(built: keras.Model, inputs: Any) -> KerasModel:
@@ -38,7 +51,7 @@ def load(built: keras.Model, inputs: Any) -> KerasModel:
 class KerasModel:
     """See `zoo.backends.recording.Model`."""
 
-    kind = "Keras model"
+    kind, trains = "Keras model", True
 
     def __init__(self, model: keras.Model):
         self.model = model
@@ -85,9 +98,8 @@ class KerasModel:
         def distance(_: Any, outputs: Any) -> Any:
             found = [y for y in keras.tree.flatten(outputs) if _is_float(y)]
             pairs = zip(found, targets, strict=False)
-            return sum(
-                keras.ops.sum(keras.ops.square(y - keras.ops.reshape(_tensor(t), y.shape))) / 2 for y, t in pairs
-            )
+            gaps: Any = [y - keras.ops.reshape(_tensor(t), y.shape) for y, t in pairs]
+            return sum(0.5 * keras.ops.sum(keras.ops.square(gap)) for gap in gaps)
 
         with _without_dropout(self.model):
             call = backends.current().gradients(_Mode(self.model, training), distance)  # type: ignore[arg-type]
@@ -209,7 +221,9 @@ class _Hooks:
         if kind == "activation":
             kind = kind_of(getattr(activation, "__name__", "activation"))
         attributes = _attributes(layer, kind, _tensors(given))
-        weights = {ROLES.get(v.name, v.name): View.whole(self.names[id(v)], v.shape) for v in own}
+        weights: dict[str, View] = {
+            ROLES.get(str(v.name), str(v.name)): View.whole(self.names[id(v)], v.shape) for v in own
+        }
         if kind == "embedding" and (given[1].get("reverse") or len(given[0]) > 1):
             kind = "dense"
         elif own and (kind in ("conv", "dense")):
@@ -282,7 +296,17 @@ def _attributes(layer: Any, kind: str, inputs: list[Any]) -> dict[str, Any]:
     if kind == "conv":
         return _conv_attributes(layer, inputs[0].shape)
     found: dict[str, Any] = {}
-    for name in ("epsilon", "axis", "rate", "negative_slope", "alpha", "padding", "pool_size", "strides", "max_value"):
+    for name in (
+        "epsilon",
+        "axis",
+        "rate",
+        "negative_slope",
+        "alpha",
+        "padding",
+        "pool_size",
+        "strides",
+        "max_value",
+    ):
         value = getattr(layer, name, None)
         if isinstance(value, bool | int | float | str | list | tuple):
             found[name] = value
@@ -327,7 +351,7 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _tensors(given: Any) -> list[Any]:
-    """The tensors in arguments, in their order: flattening sorts names, and would put a key before its query."""
+    """The tensors in arguments, in their order: sorted by name, a key would be before its query."""
     args, kwargs = given
     return [x for each in (*args, *kwargs.values()) for x in _flat(each) if _is_tensor(x)]
 
@@ -337,7 +361,11 @@ def _is_tensor(x: Any) -> bool:
 
 
 def _is_function(value: Any) -> bool:
-    return callable(value) and not isinstance(value, type) and getattr(value, "__module__", "").startswith("keras.")
+    return (
+        callable(value)
+        and not isinstance(value, type)
+        and getattr(value, "__module__", "").startswith("keras.")
+    )
 
 
 def _is_float(x: Any) -> bool:
@@ -346,7 +374,9 @@ def _is_float(x: Any) -> bool:
 
 def _tensor(array: Any) -> Any:
     x = np.asarray(array)
-    return keras.ops.convert_to_tensor(x, dtype=keras.config.floatx() if x.dtype.kind == "f" else x.dtype.name)
+    return keras.ops.convert_to_tensor(
+        x, dtype=keras.config.floatx() if x.dtype.kind == "f" else x.dtype.name
+    )
 
 
 def _numpy(value: Any) -> Array:

@@ -1,4 +1,4 @@
-"""A `torch.nn.Module`, recorded by a `TorchFunctionMode`: every call of torch, with the module that makes it."""
+"""A `torch.nn.Module`, recorded by a `TorchFunctionMode`: every call of torch, and the module it is in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from unittest import mock
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
-
 from zoo.backends.recording import Array, Recorder, View, kind_of
 
 # The arguments of operations with weights, by position; from the second on they are attributes or weights.
@@ -37,12 +36,20 @@ ARGUMENTS = {
     "avg_pool2d": ("input", "size", "stride", "padding", "ceil", "count_padding"),
     "scaled_dot_product_attention": ("query", "key", "value", "mask", "rate", "causal", "scale"),
 }
-RENAMED = {"weight": "kernel", "eps": "epsilon", "running_mean": "mean", "running_var": "variance", "dim": "axis"}
+RENAMED = {
+    "weight": "kernel",
+    "eps": "epsilon",
+    "running_mean": "mean",
+    "running_var": "variance",
+    "dim": "axis",
+}
 MOVES = {
-    "t", "transpose", "permute", "view", "reshape", "flatten", "unsqueeze", "squeeze", "contiguous", "chunk",
-    "split", "unbind", "getitem", "expand", "to", "type", "float", "double", "detach", "clone", "swapaxes", "narrow",
-    "select", "unflatten", "movedim", "mT", "T", "repeat", "expand_as", "view_as", "type_as", "alias", "split_with_sizes",
-}  # fmt: skip
+    *("t", "transpose", "permute", "swapaxes", "movedim", "mT", "T", "flip", "roll"),
+    *("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "view_as", "contiguous", "clone"),
+    *("chunk", "split", "split_with_sizes", "unbind", "getitem", "narrow", "select"),
+    *("expand", "expand_as", "repeat", "detach", "data", "alias"),
+}
+CASTS = {"to", "type", "type_as", "float", "double", "half", "bfloat16"}
 
 
 def load(built: torch.nn.Module, inputs: Any) -> TorchModel:
@@ -54,7 +61,7 @@ def load(built: torch.nn.Module, inputs: Any) -> TorchModel:
 class TorchModel:
     """See `zoo.backends.recording.Model`."""
 
-    kind = "torch.nn.Module"
+    kind, trains = "torch.nn.Module", True
 
     def __init__(self, module: torch.nn.Module):
         torch.backends.mha.set_fastpath_enabled(False)  # it hides its weights from hooks
@@ -157,7 +164,7 @@ def recording(model: TorchModel, recorder: Recorder) -> Iterator[None]:
         # Functions written in Python call others: those are recorded, with their arguments as they are.
         functional: Any = torch.nn.functional
         for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
-            stack.enter_context(mock.patch.object(functional, name, lambda *_: False))
+            stack.enter_context(mock.patch.object(functional, name, return_value=False))
         for name, module in model.module.named_modules():
             before = module.register_forward_pre_hook(lambda *_, name=name: path.append(name))
             after = module.register_forward_hook(lambda *_: (path.pop(), None)[1], always_call=True)
@@ -180,24 +187,27 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        if name in ("__get__", "__set__") or not (outputs := tensors_in(result)):
+        if name == "__get__":  # a property: x.T is a move, x.shape no tensor
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
+        if name == "__set__" or not (outputs := tensors_in(result)):
             return result
         inputs = tensors_in([args, kwargs])
         plain = name.strip("_")
-        if plain in MOVES and inputs and id(inputs[0]) in self.views and not isinstance(result, dict):
+        if plain in MOVES | CASTS and inputs and id(inputs[0]) in self.views and not isinstance(result, dict):
             return self.moved(func, args, kwargs, result, inputs[0])
         try:
             return self.record(plain, args, kwargs, result, outputs, inputs)
         except RuntimeError:  # inside torch.vmap, whose tensors have no values
             return result
 
-    def moved(self, func: Callable[..., Any], args: Any, kwargs: Any, result: Any, weight: torch.Tensor) -> Any:
+    def moved(
+        self, func: Callable[..., Any], args: Any, kwargs: Any, result: Any, weight: torch.Tensor
+    ) -> Any:
         """A weight rearranged: the same call on its indices gives the indices of the result."""
         view = self.views[id(weight)]
         indices = torch.from_numpy(view.indices)
         swapped = [indices if x is weight else x for x in args]
-        keep_type = getattr(func, "__name__", "") in ("to", "type", "float", "double", "type_as")
-        new = indices if keep_type else func(*swapped, **kwargs)
+        new = indices if getattr(func, "__name__", "") in CASTS else func(*swapped, **kwargs)
         for tensor, moved in zip(tensors_in(result), tensors_in(new), strict=True):
             self.views[id(tensor)] = View(view.name, moved.numpy())
             self.recorder.alive.append(tensor)
@@ -212,8 +222,7 @@ class _Mode(TorchFunctionMode):
         else:
             views = [self.views[id(x)] for x in inputs if id(x) in self.views]
             weights = {f"weight{i or ''}": view for i, view in enumerate(views)}
-            if name in MOVES:
-                kind = "move"
+            kind = "move" if name in MOVES - {"flip", "roll"} else "cast" if name in CASTS else kind
         data = [x for x in inputs if id(x) not in self.views]
         where = self.path[-1] if self.path else ""
         new = self.recorder.add(name, where, data, outputs, kind=kind, attributes=attributes, weights=weights)
@@ -233,7 +242,9 @@ class _Mode(TorchFunctionMode):
         if kind == "conv":
             attributes = _conv_attributes(named)
         if kind == "batch_norm" and attributes.get("momentum") is not None:
-            attributes["momentum"] = 1 - attributes["momentum"]  # the weight of the old statistics, as Keras's
+            attributes["momentum"] = (
+                1 - attributes["momentum"]
+            )  # the weight of the old statistics, as Keras's
         return kind, {k: v for k, v in attributes.items() if _is_plain(v)}, weights
 
 
@@ -246,7 +257,9 @@ def _conv_attributes(named: Mapping[str, Any]) -> dict[str, Any]:
 
     stride, dilation = each("stride", 1), each("dilation", 1)
     if isinstance(named.get("padding"), str):
-        total = [d * (k - 1) if named["padding"] == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        total = [
+            d * (k - 1) if named["padding"] == "same" else 0 for d, k in zip(dilation, kernel, strict=True)
+        ]
         padding = [[t // 2, t - t // 2] for t in total]
     else:
         padding = [[p, p] for p in each("padding", 0)]
@@ -266,7 +279,9 @@ def _refilled(result: Any, new: Iterator[Any]) -> Any:
     """The same structure with other tensors."""
     if isinstance(result, torch.Tensor):
         return next(new)
-    if isinstance(result, tuple) and hasattr(result, "_fields") or type(result).__module__ == "torch.return_types":
+    if (isinstance(result, tuple) and hasattr(result, "_fields")) or type(
+        result
+    ).__module__ == "torch.return_types":
         return type(result)([_refilled(x, new) for x in result])
     if isinstance(result, list | tuple):
         return type(result)(_refilled(x, new) for x in result)

@@ -8,6 +8,7 @@ the same pass is run again with other values in chosen operations.
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,23 +20,31 @@ from zoo.errors import WrongConfiguration
 
 Array = np.ndarray
 
-# The name of an operation in a framework -> its kind, by which the operations of two frameworks are matched.
-KINDS = {
-    "conv1d": "conv", "conv2d": "conv", "conv3d": "conv", "convolution": "conv", "depthwiseconv2d": "conv",
-    "depthwiseconv1d": "conv", "conv_general_dilated": "conv", "linear": "dense", "einsumdense": "dense",
-    "lineargeneral": "dense", "densegeneral": "dense", "einsum": "product", "matmul": "product", "bmm": "product",
-    "dot_general": "product", "dot": "product", "batchnorm": "batch_norm", "batchnormalization": "batch_norm",
-    "layernorm": "layer_norm", "layernormalization": "layer_norm", "rmsnorm": "rms_norm",
-    "rmsnormalization": "rms_norm", "groupnorm": "group_norm", "groupnormalization": "group_norm",
-    "embed": "embedding", "scaled_dot_product_attention": "attention", "dot_product_attention": "attention",
-    "hardtanh": "clip", "clamp": "clip", "hardswish": "hard_silu", "swish": "silu", "iadd": "add", "radd": "add",
-    "imul": "mul", "rmul": "mul", "multiply": "mul", "adaptive_avg_pool2d": "average_pool",
-    "globalaveragepooling2d": "average_pool", "avg_pool2d": "average_pool", "averagepooling2d": "average_pool",
-    "max_pool2d": "max_pool", "maxpooling2d": "max_pool", "zeropadding2d": "pad", "constant_pad_nd": "pad",
-    "concat": "cat", "concatenate": "cat", "log_softmax": "log_softmax", "dropout1d": "dropout",
-    "dropout2d": "dropout", "spatialdropout2d": "dropout", "feature_dropout": "dropout",
-    "logistic": "sigmoid", "exponential": "exp",
-}  # fmt: skip
+# The kinds by which the operations of two frameworks are matched, and their names in the frameworks.
+NAMES = {
+    "conv": "conv1d conv2d conv3d convolution depthwiseconv1d depthwiseconv2d conv_general_dilated",
+    "dense": "linear einsumdense lineargeneral densegeneral",
+    "product": "einsum matmul bmm dot_general dot",
+    "batch_norm": "batchnorm batchnormalization",
+    "layer_norm": "layernorm layernormalization",
+    "rms_norm": "rmsnorm rmsnormalization",
+    "group_norm": "groupnorm groupnormalization",
+    "embedding": "embed",
+    "attention": "scaled_dot_product_attention dot_product_attention",
+    "clip": "hardtanh clamp",
+    "hard_silu": "hardswish",
+    "silu": "swish",
+    "sigmoid": "logistic",
+    "exp": "exponential",
+    "add": "iadd radd",
+    "mul": "imul rmul multiply",
+    "average_pool": "adaptive_avg_pool2d globalaveragepooling2d avg_pool2d averagepooling2d",
+    "max_pool": "max_pool2d maxpooling2d",
+    "pad": "zeropadding2d constant_pad_nd",
+    "cat": "concat concatenate",
+    "dropout": "dropout1d dropout2d spatialdropout2d feature_dropout",
+}
+KINDS = {name: kind for kind, names in NAMES.items() for name in names.split()}
 
 
 def kind_of(name: str) -> str:
@@ -153,6 +162,7 @@ class Model(Protocol):
     """
 
     kind: str
+    trains: bool  # whether it has a training mode that can be set from outside
 
     def weights(self) -> dict[str, Array]:
         """Every stored array by name, running statistics included."""
@@ -185,7 +195,6 @@ RECORDERS = {
     r"keras\.": "record_keras",
     r"flax\.nnx\.": "record_jax",
     r"flax\.linen\.": "record_jax",
-    r"tensorflow\.python\.module": "record_tensorflow",
 }
 
 
@@ -194,7 +203,7 @@ def recorder_of(built: Any) -> str | None:
     if isinstance(built, tuple) and len(built) == 2 and callable(built[0]) and isinstance(built[1], Mapping):
         return "record_jax"
     module = built[0] if isinstance(built, tuple) and len(built) == 2 else built
-    for base in type(module).__mro__:
+    for base in inspect.getmro(type(module)):
         for pattern, recorder in RECORDERS.items():
             if re.match(pattern, base.__module__ + "."):
                 return recorder
@@ -206,7 +215,7 @@ def model_of(built: Any, inputs: Any) -> Model:
     module = recorder_of(built)
     if module is None:
         raise WrongConfiguration(
-            f"the builder returned a {type(built).__name__}; expected a torch.nn.Module, a Keras model, a Flax "
-            "module (Linen: with its variables), a tf.Module, or a function and a dict of its weights"
+            f"the builder returned a {type(built).__name__}; expected a torch.nn.Module, a Keras model, a "
+            "Flax NNX module, (Linen module, its variables), or (function, a dict of its weights)"
         )
     return importlib.import_module(f"zoo.backends.{module}").load(built, inputs)

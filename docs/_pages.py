@@ -35,7 +35,7 @@ REFERENCE = {
         "train Run EarlyStopping Callback CSVLogger JSONLinesLogger load_run SavedRun evaluate",
     ),
     "writing": ("Predicting, generating and exporting", "predict generate translate export"),
-    "comparing": ("Comparing", "compare parity bench"),
+    "comparing": ("Comparing", "compare parity diff bench"),
     "errors": (
         "Errors",
         "ZooError UnknownModel UnknownName WrongConfiguration WeightsMismatch DataUnavailable BackendError "

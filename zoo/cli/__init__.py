@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
+from zoo.cli.diff import diff
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, TROUBLE
 from zoo.cli.training import evaluate, train
@@ -88,6 +89,7 @@ COMMANDS = {
     "show": show,
     "compare": compare,
     "parity": parity,
+    "diff": diff,
     "augment": augment,
     "export": export,
     "bench": bench,

@@ -104,4 +104,4 @@ def _step(step: Record) -> str:
 
 
 def _number(value: float) -> str:
-    return "inf" if value == float("inf") else "0" if value == 0 else scientific(value)
+    return "inf" if value == float("inf") else "0" if value == 0 else scientific(float(value))

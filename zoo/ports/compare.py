@@ -127,7 +127,11 @@ def align(
     """
     best: tuple[Layout, Difference] | None = None
     options = layouts(theirs.shape, ours.shape)
-    if likely is not None and len(likely) == theirs.ndim and tuple(theirs.shape[i] for i in likely) == ours.shape:
+    if (
+        likely is not None
+        and len(likely) == theirs.ndim
+        and tuple(theirs.shape[i] for i in likely) == ours.shape
+    ):
         options = itertools.chain([Layout(theirs.shape, likely, ours.shape)], options)
     for layout in options:
         found = difference(theirs, layout.undo(ours, theirs.shape))

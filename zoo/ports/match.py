@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
-from zoo.diff.trace import Anchor, Trace
+from zoo.ports.trace import Anchor, Trace
 
 DEPTHS = (8, 4, 2, 1, 0)
 Edges = dict[int, list[tuple[int, int]]]  # an anchor -> (slot, another anchor)
@@ -19,7 +19,7 @@ Edges = dict[int, list[tuple[int, int]]]  # an anchor -> (slot, another anchor)
 
 @dataclass
 class Pair:
-    """An anchor of theirs and one of ours. `how` is "graph" or "order"; `rows` the part of theirs, if split."""
+    """An anchor of theirs and one of ours. `how` they were matched: "graph", "order" or "given"."""
 
     theirs: Anchor
     ours: Anchor
@@ -92,7 +92,7 @@ class _Matcher:
         return False
 
     def in_order(self, a: int, b: int) -> bool:
-        """Whether no pair contradicts this one: an anchor that reads a's output is paired with one after b."""
+        """Whether no pair contradicts this one: what reads a's output is paired with what comes after b."""
         for edges, later in ((self.before, False), (self.after, True)):
             for _, k in edges[0].get(a, []):
                 if (n := self.ids[0].get(k)) is not None:
@@ -105,7 +105,8 @@ class _Matcher:
         """The anchors without a pair by colour."""
         ids, anchors = self.ids[side], self.traces[side].anchors
         colours: dict[int, int] = {
-            key: hash(("pair", ids[key]) if key in ids else anchor.signature) for key, anchor in anchors.items()
+            key: hash(("pair", ids[key]) if key in ids else anchor.signature)
+            for key, anchor in anchors.items()
         }
         colours |= {-1 - n: hash(("input", n)) for n in range(16)}
         for _ in range(depth):

@@ -1,7 +1,7 @@
 """Where two implementations part: first on the whole, then at each operation by itself.
 
-Ours is run again with theirs' values put in at every matched operation, so that a difference no longer reaches
-what follows it: each that is left is the operation's own, or that of what lies between it and the one before.
+Ours is run again with theirs' values put in at every matched operation, so that a difference no longer
+reaches what follows it: each that is left is the operation's own, or that of what lies before it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 from zoo.backends.recording import Node
-from zoo.diff import causes
-from zoo.diff.causes import Case, Cause
-from zoo.diff.compare import BOUND, FACTOR, Array, Difference, Layout, align, difference, same
-from zoo.diff.match import Matching, Pair
-from zoo.diff.trace import Anchor, Trace
+from zoo.ports import causes
+from zoo.ports.causes import Case, Cause
+from zoo.ports.compare import BOUND, FACTOR, Array, Difference, Layout, align, difference, same
+from zoo.ports.match import Matching, Pair
+from zoo.ports.trace import Anchor, Trace
 
 Weights = dict[str, Array]
 
 
 @dataclass
 class Local:
-    """A difference that arises here. Names are those of an operation on each side; None if it has none there."""
+    """A difference that arises here: the operation on each side; None if it has none there."""
 
     theirs: str | None
     ours: str | None
@@ -158,21 +158,29 @@ class Locator:
             self.theirs.output_labels(), self.ours.output_labels(), self.theirs.outputs, self.ours.outputs,
             strict=False,
         ):  # fmt: skip
-            if a in self.partner or b in self.partner.values():
-                if self.partner.get(a) == b:
-                    continue
+            if a in self.partner and self.partner[a] == b:
+                continue
             bound = self.floor.bound(a)
             gap = align(y, z, bound)
             if gap is None or not gap[1].within(bound):
                 shape = Difference(float("inf")) if gap is None else gap[1]
                 found.append(self.between(a, b, shape, bound))
-        return found
+        unique: dict[Any, Local] = {}
+        for each in found:  # one operation may reach several
+            unique.setdefault((each.theirs, each.ours, each.cause and each.cause.text), each)
+        return list(unique.values())
 
     def moved_stride(self, pair: Pair, placed: set[str]) -> Local | None:
         """A convolution whose input has another shape, as the one before has the stride on the other side."""
         before = [p for p in self.matching.pairs if p.ours.output not in placed and p.theirs.kind == "conv"]
         near = self.ours.trace.before(pair.ours.slots[0][0]) if pair.ours.slots[0] else set()
-        behind = {k for key in near if key >= 0 for label in self.ours.trace.anchors[key].slots[0] for k in self.ours.trace.before(label)}
+        behind = {
+            k
+            for key in near
+            if key >= 0
+            for label in self.ours.trace.anchors[key].slots[0]
+            for k in self.ours.trace.before(label)
+        }
         source = next((p for p in before if p.ours.key in near | behind), None)
         strides = [[a.node.attributes.get("stride") for a in (p.theirs, p.ours)] for p in (source, pair) if p]
         if source is None or pair.theirs.kind != "conv" or strides[0] != strides[1][::-1]:
@@ -193,14 +201,20 @@ class Locator:
         if x is None or y is None:
             return False
         y = np.moveaxis(y, pair.ours.node.attributes["channels"], pair.theirs.node.attributes["channels"])
-        return causes.is_conv(pair.theirs, x, self.theirs.arrays(pair.theirs), y, pair.ours.node.attributes["stride"])
+        return causes.is_conv(
+            pair.theirs, x, self.theirs.arrays(pair.theirs), y, pair.ours.node.attributes["stride"]
+        )
 
     def local(self, pair: Pair, layout: Layout, gap: Difference, bound: float) -> Local:
         """What a pair's difference is due to: itself, or what lies between it and the pairs before."""
         theirs, ours = self.theirs.trace.values[pair.theirs.output], self.ours.trace.values[pair.ours.output]
         theirs, ours = part_of(pair, theirs, ours)
         inputs: list[Array] = []
-        labels = [(a, b) for s, t in zip(pair.theirs.slots, pair.ours.slots, strict=False) for a, b in zip(s, t, strict=False)]
+        labels = [
+            (a, b)
+            for s, t in zip(pair.theirs.slots, pair.ours.slots, strict=False)
+            for a, b in zip(s, t, strict=False)
+        ]
         conv = pair.theirs.kind == "conv"
         anchors = pair.theirs, pair.ours
         if conv:
@@ -210,9 +224,12 @@ class Locator:
             x, z = self.theirs.value(a), self.ours.value(b)
             if x is None or z is None:
                 continue
-            if not same(x, z, self.floor.bound(a)):
+            if same(x, z, self.floor.bound(a)):
+                inputs.append(x)
+            elif (whole := self.written_out(pair, a, b)) is not None:
+                inputs.append(whole)
+            else:
                 return self.between(a, b, gap, bound, pair)
-            inputs.append(x)
         case = Case(
             *anchors, inputs, self.theirs.arrays(pair.theirs), self.ours.arrays(pair.ours), theirs,
             layout.undo(ours, theirs.shape),
@@ -221,6 +238,22 @@ class Locator:
         cause = causes.of_operation(case) if known else None
         return Local(words(pair.theirs.node), words(pair.ours.node), gap, bound, cause, pair.theirs.kind)
 
+    def written_out(self, pair: Pair, a: str, b: str) -> Array | None:
+        """The input of a normalization that one side has as separate operations, which end in its scale."""
+        if (pair.theirs.kind == "affine") == (pair.ours.kind == "affine"):
+            return None
+        written, end, label = (self.theirs, a, b) if pair.theirs.kind == "affine" else (self.ours, b, a)
+        whole = (self.ours if written is self.theirs else self.theirs).value(label)
+        ends = self.ends(written)
+        reached = {s for n in written.trace.ancestors(end, ends) for s in written.trace.sources(n)}
+        values = (v for v in map(written.value, sorted(reached)) if v is not None)
+        found = next((v for v in values if whole is not None and same(whole, v, self.floor.bound(a))), None)
+        return whole if written is self.ours and found is not None else found
+
+    def ends(self, side: Side) -> set[str]:
+        """The outputs of pairs: nothing before them is looked at."""
+        return set(self.partner) if side is self.theirs else set(self.partner.values())
+
     def unpadded(self, pair: Pair, labels: tuple[str, str]) -> tuple[tuple[str, str], tuple[Anchor, Anchor]]:
         """The inputs of a convolution before they are padded, and the padding as part of it."""
         found = [_unpadded(self.theirs, pair.theirs, labels[0]), _unpadded(self.ours, pair.ours, labels[1])]
@@ -228,13 +261,14 @@ class Locator:
 
     def between(self, a: str, b: str, gap: Difference, bound: float, pair: Pair | None = None) -> Local:
         """The first operation of each side whose value the other side lacks though it has its inputs."""
-        mine = sorted(self.theirs.trace.ancestors(a), key=lambda n: n.index)
-        other = sorted(self.ours.trace.ancestors(b), key=lambda n: n.index)
+        mine = sorted(self.theirs.trace.ancestors(a, self.ends(self.theirs)), key=lambda n: n.index)
+        other = sorted(self.ours.trace.ancestors(b, self.ends(self.ours)), key=lambda n: n.index)
         equal = self.equal_values(mine, other)
         first = next((n for n in mine if self.is_first(n, self.theirs, set(equal))), None)
         second = next((n for n in other if self.is_first(n, self.ours, set(equal.values()))), None)
-        cause = self.explain(first, second, mine, other, equal, (a, b))
-        kind = (first or second).kind if first or second else "unknown"
+        cause = self.explain(first, second, mine, other, (a, b))
+        found = first or second
+        kind = found.kind if found else "unknown"
         if first is None and second is None and pair is not None:
             return Local(words(pair.theirs.node), words(pair.ours.node), gap, bound, cause, pair.theirs.kind)
         return Local(first and words(first), second and words(second), gap, bound, cause, kind)
@@ -283,9 +317,13 @@ class Locator:
         return True
 
     def explain(
-        self, first: Node | None, second: Node | None, mine: list[Node], other: list[Node], equal: dict[str, str],
+        self,
+        first: Node | None,
+        second: Node | None,
+        mine: list[Node],
+        other: list[Node],
         ends: tuple[str, str],
-    ) -> Cause | None:  # fmt: skip
+    ) -> Cause | None:
         """A cause that gives both sides' values from an input that is equal."""
         node, side = (first, self.theirs) if first else (second, self.ours)
         if node is None:
@@ -296,9 +334,9 @@ class Locator:
             return None
         theirs = self.candidates(first, mine, self.theirs, ends[0])
         ours = self.candidates(second, other, self.ours, ends[1])
-        if first is None:
+        if first is None or self.is_extra(second, first, self.ours):
             theirs = inputs[:1]
-        if second is None:
+        if second is None or self.is_extra(first, second, self.theirs):
             ours = inputs[:1]
         for y in theirs:
             for each in ours:
@@ -313,11 +351,35 @@ class Locator:
                     found = self.pooling(first, second, inputs[0], y, z)
                 if found is not None:
                     return found
-        return None
+        return self.missing(first, second, ends, inputs)
+
+    def missing(
+        self, first: Node | None, second: Node | None, ends: tuple[str, str], inputs: list[Array]
+    ) -> Cause | None:
+        """An operation that the other side does not have: it goes on with its input."""
+        node, side, label = (first, self.ours, ends[1]) if second is None else (second, self.theirs, ends[0])
+        if node is None or (first is not None and second is not None):
+            return None
+        value = side.value(label)
+        if value is None or not any(same(x, value, BOUND) for x in inputs):
+            return None
+        names = ("ours", "theirs") if second is None else ("theirs", "ours")
+        return Cause("missing operation", f"{names[0]} has nothing in the place of {words(node)}")
+
+    def is_extra(self, node: Node | None, other: Node | None, side: Side) -> bool:
+        """Whether the operation behind this one is what the other side does at once: this one it lacks."""
+        if node is None or other is None or other.kind == node.kind:
+            return False
+        behind = side.trace.consumers.get(node.outputs[0], [])
+        return any(n.kind == other.kind for n in behind) and len(node.inputs) == 1
 
     def root(self, label: str, side: Side) -> str:
         """The value that this one is a rearrangement of."""
-        while (node := side.trace.producer.get(label)) is not None and node.kind in ("move", "pad") and node.inputs:
+        while (
+            (node := side.trace.producer.get(label)) is not None
+            and node.kind in ("move", "pad")
+            and node.inputs
+        ):
             source = side.trace.sources(node)[0]
             if side.value(source) is None:
                 break
@@ -345,7 +407,10 @@ def _pool_settings(node: Node, rank: int) -> dict[str, Any] | None:
     stride = node.attributes.get("stride") or node.attributes.get("strides") or size
     if size is None:
         return None
-    return {n: list(v) if isinstance(v, list | tuple) else [v] * rank for n, v in (("size", size), ("stride", stride))}
+    return {
+        n: list(v) if isinstance(v, list | tuple) else [v] * rank
+        for n, v in (("size", size), ("stride", stride))
+    }
 
 
 def _unpadded(side: Side, anchor: Anchor, label: str) -> tuple[str, Anchor]:

@@ -1,4 +1,4 @@
-"""A recorded pass of one side: its operations, and those that two implementations are matched by, the anchors.
+"""A recorded pass of one side: its operations, and the anchors, by which two implementations are matched.
 
 An anchor is an operation with weights or an attention. A bias that is added by itself belongs to the product
 before it, and two products with a softmax between them are one attention: a fused operation of one side then
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ class Anchor:
             return ("linear", *(n for n in self.weights["kernel"][1].shape if n > 1))
         if self.kind == "embedding":
             return (self.kind, *self.weights["kernel"][1].shape)
+        if self.kind in ("layer_norm", "rms_norm", "affine"):  # written out, a norm ends in its scale
+            return ("scale", max((i.size for _, i in self.weights.values()), default=0))
         if self.kind in KNOWN:
             return (self.kind, max((i.size for _, i in self.weights.values()), default=0))
         if self.kind == "attention":
@@ -73,12 +75,13 @@ class Trace:
         before = self.nodes[node.index - 1].outputs[0] if node.index else "input0"
         return [label or before for label in node.inputs]
 
-    def ancestors(self, label: str) -> Iterator[Node]:
-        """The operations that a value is computed by, up to the anchors, which are left out."""
+    def ancestors(self, label: str, ends: Container[str] | None = None) -> Iterator[Node]:
+        """The operations that a value is computed by, up to `ends`, by default the anchors, left out."""
+        ends = self.by_output if ends is None else ends
         seen, stack = set(), [label]
         while stack:
             node = self.producer.get(current := stack.pop())
-            if node is None or node.index in seen or current in self.by_output:
+            if node is None or node.index in seen or current in ends:
                 continue
             seen.add(node.index)
             yield node
@@ -104,6 +107,13 @@ class Trace:
         for node in self.nodes:
             if node.weights or node.kind in ("attention", "product"):
                 self._add(node)
+        for anchor in self.anchors.values():
+            if anchor.kind == "parameter" and anchor.node.kind == "mul" and len(anchor.weights) == 1:
+                name, indices = next(iter(anchor.weights.values()))
+                if indices.size == max(indices.shape, default=0) > 1:
+                    anchor.kind, anchor.weights = "affine", {"scale": (name, indices.ravel())}
+        for anchor in list(self.anchors.values()):
+            self._join_shift(anchor)
         self.by_output = {anchor.output: anchor for anchor in self.anchors.values()}
         for anchor in list(self.anchors.values()):
             if anchor.kind == "product":
@@ -127,6 +137,17 @@ class Trace:
         kind = node.kind if node.kind in KNOWN or not weights else "parameter"
         slots = [[label] for label in labels[:3]] if kind in ("attention", "product") else [labels]
         self.anchors[node.index] = Anchor(node.index, node, kind, node.outputs[0], slots, weights)
+
+    def _join_shift(self, anchor: Anchor) -> None:
+        """A scale and the shift that is added to it are one anchor."""
+        if anchor.node.kind != "add" or len(anchor.weights) != 1 or len(anchor.slots[0]) != 1:
+            return
+        scale = next((a for a in self.anchors.values() if a.output == anchor.slots[0][0]), None)
+        name, indices = next(iter(anchor.weights.values()))
+        if scale is not None and scale.kind == "affine" and indices.size == scale.weights["scale"][1].size:
+            scale.weights["shift"] = (name, indices.ravel())
+            scale.output = anchor.output
+            del self.anchors[anchor.key]
 
     def _join_attention(self, second: Anchor) -> None:
         """Two products with a softmax between them are one attention, at the second."""

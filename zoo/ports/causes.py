@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from zoo.diff import formulas
-from zoo.diff.compare import align, difference, layouts
-from zoo.diff.trace import Anchor
+from zoo.ports import formulas
+from zoo.ports.compare import align, difference, layouts
+from zoo.ports.trace import Anchor
 
 Array = np.ndarray
 BOUND = 1e-10  # of a recomputation, whose order of summation is NumPy's
@@ -23,7 +23,7 @@ EPSILONS = (0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1.001e-5, 1e-3)
 
 @dataclass(frozen=True)
 class Cause:
-    """`name` is one of a few words to sort by; `text` a sentence; `confirmed` if both outputs were recomputed."""
+    """`name` is for sorting, `text` for reading; `confirmed` says that both outputs were recomputed."""
 
     name: str
     text: str
@@ -53,7 +53,7 @@ def of_operation(case: Case) -> Cause | None:
     kind = case.theirs.kind
     hypotheses: dict[str, Callable[[Case], Cause | None]] = {
         "batch_norm": _batch_norm, "layer_norm": _layer_norm, "rms_norm": _layer_norm, "conv": _conv,
-        "dense": _dense, "embedding": _embedding, "attention": _attention,
+        "affine": _layer_norm, "dense": _dense, "embedding": _embedding, "attention": _attention,
     }  # fmt: skip
     found = hypotheses[kind](case) if kind in hypotheses else None
     return found or of_values(case.inputs, case.their_output, case.our_output) or _declared(case)
@@ -101,7 +101,9 @@ def of_pool(x: Array, theirs: Array, ours: Array, settings: list[dict[str, Any]]
         name = None
         for kind in ("max", "max of zeros", "mean", "mean without padding"):
             for words, padding in _paddings(x.shape, side.shape, setting):
-                y = _quiet(lambda x, p=padding, k=kind, s=setting: formulas.pool(x, s["size"], s["stride"], p, k), x)
+                y = _quiet(
+                    lambda x, p=padding, k=kind, s=setting: formulas.pool(x, s["size"], s["stride"], p, k), x
+                )
                 if name is None and close(y, side):
                     name = f"{kind}, padding {words}"
         named.append(name)
@@ -124,6 +126,34 @@ def _paddings(
     yield "of half a window", even
 
 
+def of_state(
+    theirs: Anchor, ours: Anchor, before: Mapping[str, Array], after: tuple[Any, Any]
+) -> list[Cause]:
+    """Why running statistics differ after a pass in training mode: the momentum, or a biased variance.
+
+    `before` are the statistics of both by role, `after` theirs and ours.
+    """
+    weights = [anchor.node.attributes.get("momentum") for anchor in (theirs, ours)]
+    if not all(isinstance(m, float) and 0 <= m < 1 for m in weights):
+        return []
+    means, variances = (
+        [(new[role] - m * before[role]) / (1 - m) for new, m in zip(after, weights, strict=True)]
+        for role in ("mean", "variance")
+    )
+    found, (a, b) = [], weights
+    if not np.isclose(a, b, rtol=1e-9):
+        complement = ", its complement" if np.isclose(a, 1 - b, rtol=1e-9) else ""
+        text = f"the old statistics weigh {_short(a)} in theirs, {_short(b)} in ours{complement}"
+        found.append(Cause("momentum", text, difference(means[0], means[1]).within(1e-8)))
+    with np.errstate(all="ignore"):
+        ratio = variances[1] / variances[0]
+    if np.allclose(ratio, ratio.flat[0], rtol=1e-8) and not np.isclose(ratio.flat[0], 1, rtol=1e-8):
+        biased = "ours" if ratio.flat[0] < 1 else "theirs"
+        text = f"the running variance of {biased} is the biased one: ours is theirs times {ratio.flat[0]:.9g}"
+        found.append(Cause("biased variance", text))
+    return found
+
+
 def _quiet(function: Callable[[Array], Array], x: Array) -> Array:
     with np.errstate(all="ignore"):
         try:
@@ -138,7 +168,12 @@ def _is_float32(array: Array, other: Array) -> bool:
         return difference(other, array).error < 1e-5
     rounded = array.astype(np.float32).astype(array.dtype)
     exact = np.array_equal(rounded, array, equal_nan=True)
-    return exact and array.size > 8 and difference(other, array).error < 1e-5 and not _is_float32(other, other[:0])
+    return (
+        exact
+        and array.size > 8
+        and difference(other, array).error < 1e-5
+        and not _is_float32(other, other[:0])
+    )
 
 
 def _branches(inputs: list[Array], theirs: Array, ours: Array) -> Cause | None:
@@ -182,7 +217,10 @@ def _batch_norm(case: Case) -> Cause | None:
         side = "ours" if our_how else "theirs"
         return Cause("training mode", f"{side} normalizes by the statistics of the batch, as in training")
     if not np.isclose(a, b, rtol=1e-6, atol=0):
-        return Cause("epsilon", f"epsilon is {_short(a)} in theirs, {_short(b)} in ours; with epsilon {_short(a)} the two agree")
+        return Cause(
+            "epsilon",
+            _epsilon(a, b),
+        )
     return None
 
 
@@ -199,6 +237,8 @@ def _fitted(x: Array, w: Mapping[str, Array], y: Array, axis: int) -> float:
 
 def _layer_norm(case: Case) -> Cause | None:
     x = case.inputs[0]
+    if x.shape != case.their_output.shape:
+        return None
     found: list[tuple[str, float]] = []
     sides = (
         (case.theirs, case.their_weights, case.their_output), (case.ours, case.our_weights, case.our_output),
@@ -217,9 +257,14 @@ def _layer_norm(case: Case) -> Cause | None:
     (a, epsilon), (b, other) = found
     if a != b:
         name = "biased variance" if "unbiased" in a + b else "normalization"
-        return Cause(name, f"theirs computes {a} (epsilon {_short(epsilon)}), ours {b} (epsilon {_short(other)})")
+        return Cause(
+            name, f"theirs computes {a} (epsilon {_short(epsilon)}), ours {b} (epsilon {_short(other)})"
+        )
     if epsilon != other:
-        return Cause("epsilon", f"epsilon is {_short(epsilon)} in theirs, {_short(other)} in ours; with epsilon {_short(epsilon)} the two agree")
+        return Cause(
+            "epsilon",
+            _epsilon(epsilon, other),
+        )
     return None
 
 
@@ -241,15 +286,22 @@ def _conv(case: Case) -> Cause | None:
     for name in ("padding", "stride", "dilation"):
         if mine[name] != other[name] and agrees(z, **{name: other[name]}):
             name_of = "padding side" if name == "padding" and _total(mine) == _total(other) else name
-            return Cause(name_of, f"{name} is {mine[name]} in theirs, {other[name]} in ours; with {name} {mine[name]} the two agree")
+            return Cause(
+                name_of,
+                f"{name} is {mine[name]} in theirs, {other[name]} in ours; with theirs' the two agree",
+            )
     if mine != other and agrees(z, **{n: other[n] for n in ("padding", "stride", "dilation")}):
-        text = ", ".join(f"{n} {mine[n]} in theirs and {other[n]} in ours" for n in mine if mine[n] != other[n])
-        return Cause("padding and stride", text)
+        text = ", ".join(
+            f"{n} {mine[n]} in theirs and {other[n]} in ours" for n in mine if mine[n] != other[n]
+        )
+        return Cause(next(n for n in ("dilation", "stride", "padding") if mine[n] != other[n]), text)
     if bias is not None and agrees(z, b=None):
         return Cause("bias", "ours has no bias")
     flipped = kernel[(slice(None), slice(None), *(slice(None, None, -1),) * (kernel.ndim - 2))]
     if agrees(z, k=flipped):
-        return Cause("layout", "ours applies the kernel flipped (a convolution; theirs is a cross-correlation)")
+        return Cause(
+            "layout", "ours applies the kernel flipped (a convolution; theirs is a cross-correlation)"
+        )
     if kernel.ndim == 4 and kernel.shape[2] == kernel.shape[3] and agrees(z, k=kernel.swapaxes(2, 3)):
         return Cause("layout", "ours applies the kernel with height and width exchanged")
     return None
@@ -290,9 +342,10 @@ def _dense(case: Case) -> Cause | None:
         return Cause("bias", "ours has no bias")
     if kernel.shape[0] == kernel.shape[1] and gives(x @ kernel + bias):
         return Cause("layout", "ours multiplies by the transposed matrix")
-    if "kernel" in v and not np.array_equal(v["kernel"], kernel) and v["kernel"].shape == kernel.shape:
-        if gives(x @ v["kernel"].T + v.get("bias", 0.0)):
-            return Cause("weights", "the weights differ: those of ours could not be set")
+    other = v.get("kernel", kernel)
+    if other.shape == kernel.shape and not np.array_equal(other, kernel):
+        used = gives(x @ other.T + v.get("bias", 0.0))
+        return Cause("weights", "the weights differ: those of ours could not be set") if used else None
     return None
 
 
@@ -358,11 +411,18 @@ def _channel_axis(case: Case) -> int | None:
     x, size = case.inputs[0], max(w.size for w in case.their_weights.values())
     for axis in (1, x.ndim - 1):
         if x.shape[axis] == size and close(
-            formulas.batch_norm(x, case.their_weights, _fitted(x, case.their_weights, case.their_output, axis), axis),
+            formulas.batch_norm(
+                x, case.their_weights, _fitted(x, case.their_weights, case.their_output, axis), axis
+            ),
             case.their_output,
         ):
             return axis
     return next((axis for axis in (1, x.ndim - 1) if x.shape[axis] == size), None)
+
+
+def _epsilon(theirs: float, ours: float) -> str:
+    a, b = _short(theirs), _short(ours)
+    return f"epsilon is {a} in theirs, {b} in ours; with epsilon {a} the two agree"
 
 
 def _short(value: float) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from zoo import random
-from zoo.diff.match import Matching, Pair
-from zoo.diff.trace import NORMS, Array, Trace
+from zoo.ports.match import Matching, Pair
+from zoo.ports.trace import KNOWN, Array, Trace
 
 Weights = dict[str, Array]
 SEED = 3
@@ -38,7 +38,7 @@ class Carried:
 
 
 def varied(trace: Trace, weights: Weights) -> Weights:
-    """The weights with random numbers in place of constants: a bias of zeros, a scale of ones hide differences.
+    """The weights with random numbers in place of constants: zeros and ones hide differences.
 
     Only those of known operations: other constants may be what a model is defined by.
     """
@@ -66,7 +66,7 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
         for role, (name, target) in pair.ours.weights.items():
             source = _source(pair, role)
             if source is None:
-                if role in ABSENT and pair.ours.kind in ("conv", "dense", *NORMS):
+                if role in ABSENT and pair.ours.kind in (*KNOWN, "affine"):
                     result.constants[name] = ABSENT[role]
                     result.weights[name].flat[target.ravel()] = ABSENT[role]
                 continue
@@ -90,7 +90,7 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
 
 def _source(pair: Pair, role: str) -> tuple[str, Array] | None:
     mine, other = pair.ours.weights, pair.theirs.weights
-    if role not in other and pair.ours.kind not in ("conv", "dense", "embedding", *NORMS):
+    if role not in other and pair.ours.kind not in (*KNOWN, "affine"):
         # Other operations name their weights as they like: by size, if one alone fits.
         fitting = [w for w in other.values() if w[1].size == mine[role][1].size]
         return fitting[0] if len(fitting) == 1 else None

@@ -1,6 +1,6 @@
-"""One side of a comparison, in a process of its own: `python -m zoo.diff.side FOLDER`.
+"""One side of a comparison, in a process of its own: `python -m zoo.ports.side FOLDER`.
 
-`zoo.diff.run` starts one for each implementation. Arrays travel as .npz files in the folder.
+`zoo.ports.run` starts one for each implementation. Arrays travel as .npz files in the folder.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import numpy as np
 
 from zoo import backends
 from zoo.backends.recording import Model, Recorder, model_of, recorder_of
-from zoo.diff.trace import Array, arrays
 from zoo.errors import WrongConfiguration
+from zoo.ports.trace import Array, arrays
 from zoo.processes.workers import Answer, serve
+from zoo.storage import reason
 
 DEPTH = 3  # of builders that return builders
 
 
 class Side:
-    """Serves `zoo.diff.run`: builds a model, and computes what is compared."""
+    """Serves `zoo.ports.run`: builds a model, and computes what is compared."""
 
     def __init__(self, folder: Path, answer: Answer):
         self.folder, self.answer = folder, answer
@@ -53,21 +54,20 @@ class Side:
             _save(f"{self.folder / 'initial'}", self.model.weights())
             _save(f"{self.folder / 'initial'}-indices", recorder.indices)
             self.save_pass("initial", outputs, recorder)
-            self.answer(last=True, kind=self.model.kind, inputs=words)
+            self.answer(last=True, kind=self.model.kind, inputs=words, trains=self.model.trains)
             return
-        lines = str(errors[0]).strip().splitlines() or [""]
         shapes = ", ".join(str(np.shape(x)) for x in _flat(given))
-        raise WrongConfiguration(
-            f"the model does not take inputs of shape {shapes}: {type(errors[0]).__name__}: {lines[0]}"
+        reasons = "; ".join(
+            f"{words}, {type(error).__name__}: {reason(error)}"
+            for (words, _), error in zip(layouts, errors, strict=True)
         )
+        raise WrongConfiguration(f"the model does not take inputs of shape {shapes}: {reasons}")
 
     def record(self, *, name: str, weights: str | None, replacements: str | None) -> None:
         """Run the model with these weights, or those it has, and write its operations and values."""
         if weights:
             self.model.set_weights(arrays(Path(weights)))
-        outputs, recorder = self.model.run(
-            self.inputs, arrays(Path(replacements)) if replacements else None
-        )
+        outputs, recorder = self.model.run(self.inputs, arrays(Path(replacements)) if replacements else None)
         self.save_pass(name, outputs, recorder)
         if weights:
             self.check_weights(arrays(Path(weights)))
@@ -81,12 +81,14 @@ class Side:
         _save(f"{path}-outputs", {str(i): y for i, y in enumerate(outputs)})
 
     def check_weights(self, given: Mapping[str, Array]) -> None:
-        """Raise WrongConfiguration unless the model holds exactly these: some keep their weights elsewhere."""
+        """Raise WrongConfiguration unless the model holds exactly these."""
         held = self.model.weights()
         for name, array in given.items():
             rounded = np.asarray(array, held[name].dtype)
             if not np.array_equal(held[name], rounded, equal_nan=True):
-                raise WrongConfiguration(f"{name} is not what was copied into it; expected a weight that keeps it")
+                raise WrongConfiguration(
+                    f"{name} is not what was copied into it; expected a weight that keeps it"
+                )
 
     def perturb(self, *, name: str, weights: str) -> None:
         """Run with every weight and input one unit in the last place off, and write the values."""
@@ -158,7 +160,9 @@ def _builder(source: str) -> Any:
         sys.path.insert(0, str(Path.cwd()))
         module = importlib.import_module(where)
     if not hasattr(module, name):
-        raise WrongConfiguration(f"{where} has no {name!r}; expected the name of a function that builds a model")
+        raise WrongConfiguration(
+            f"{where} has no {name!r}; expected the name of a function that builds a model"
+        )
     return getattr(module, name)
 
 
@@ -179,7 +183,11 @@ def _moved(inputs: Any) -> Iterator[tuple[str, Any]]:
         return
     for words, source, target in (("channels last", 1, -1), ("channels first", -1, 1)):
         move = lambda x, s=source, t=target: np.moveaxis(x, s, t) if np.ndim(x) > 2 else x  # noqa: E731
-        moved = {n: move(x) for n, x in inputs.items()} if isinstance(inputs, Mapping) else list(map(move, inputs))
+        moved = (
+            {n: move(x) for n, x in inputs.items()}
+            if isinstance(inputs, Mapping)
+            else list(map(move, inputs))
+        )
         yield words, moved
 
 

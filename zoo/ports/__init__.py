@@ -1,13 +1,13 @@
-"""Two implementations of a model that were written apart: whether they are equal, where they part first, and why.
+"""Two implementations of a model that were written apart: whether they are equal, where they part, and why.
 
-    trace       the operations of a recorded pass
-    match       the operations of both, paired by what they are and by their neighbours
-    weights     theirs' weights carried over to ours
-    compare     two tensors in different layouts
-    locate      the operations at which differences arise
-    causes      what explains a difference, recomputed in NumPy (formulas)
-    side        one implementation in a process of its own
-    run         the two processes and the steps of a comparison
+trace       the operations of a recorded pass
+match       the operations of both, paired by what they are and by their neighbours
+weights     theirs' weights carried over to ours
+compare     two tensors in different layouts
+locate      the operations at which differences arise
+causes      what explains a difference, recomputed in NumPy (formulas)
+side        one implementation in a process of its own
+run         the two processes and the steps of a comparison
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 from zoo import backends as frameworks
 from zoo import storage
 from zoo._version import __version__
-from zoo.diff.locate import words
-from zoo.diff.run import Comparison, Findings, save_inputs, save_source
 from zoo.errors import WrongConfiguration
+from zoo.ports.locate import words
+from zoo.ports.run import Comparison, Findings, save_inputs, save_source
 from zoo.processes import machine
 from zoo.processes.scratch import scratch_folder
 
@@ -92,7 +92,9 @@ def diff(
 
 
 def _name(source: Any) -> str:
-    return source if isinstance(source, str) else getattr(source, "__name__", type(source).__name__).strip("<>")
+    return (
+        source if isinstance(source, str) else getattr(source, "__name__", type(source).__name__).strip("<>")
+    )
 
 
 def _result(findings: Findings, names: list[str]) -> Diff:

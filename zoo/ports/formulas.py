@@ -107,9 +107,14 @@ def layer_norms(x: Array, weights: Mapping[str, Array], epsilon: float) -> Itera
 
 
 def conv(
-    x: Array, kernel: Array, bias: Array | None, stride: Sequence[int], padding: Pairs, dilation: Sequence[int],
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    stride: Sequence[int],
+    padding: Pairs,
+    dilation: Sequence[int],
     groups: int,
-) -> Array:  # fmt: skip
+) -> Array:
     """Cross-correlation of (n, c, ...) with a kernel (out, in / groups, ...)."""
     rank = kernel.ndim - 2
     x = np.pad(x, ((0, 0), (0, 0), *(tuple(p) for p in padding)))
@@ -143,9 +148,7 @@ def attentions(q: Array, k: Array, v: Array) -> Iterator[tuple[str, Array]]:
             yield f"{name}, {'causal' if causal else 'not causal'}", attention(q, k, v, scale, causal)
 
 
-def pool(
-    x: Array, size: Sequence[int], stride: Sequence[int], padding: Pairs, kind: str
-) -> Array:
+def pool(x: Array, size: Sequence[int], stride: Sequence[int], padding: Pairs, kind: str) -> Array:
     """Pooling of (n, c, ...): "max", "max of zeros", "mean", or "mean without padding"."""
     pads = ((0, 0), (0, 0), *(tuple(p) for p in padding))
     axes = tuple(range(2, x.ndim))

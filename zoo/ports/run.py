@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from zoo import random
-from zoo.diff.compare import BOUND, Difference, align, difference
-from zoo.diff.locate import Floor, Local, Locator, Side, compared, part_of, replacements, words
-from zoo.diff.match import Matching, Pair, match
-from zoo.diff.trace import Anchor, Array, Trace, arrays
-from zoo.diff.weights import Carried, Weights, carry, varied
 from zoo.errors import WrongConfiguration
+from zoo.ports import causes
+from zoo.ports.compare import BOUND, Difference, align, difference
+from zoo.ports.locate import Floor, Local, Locator, Side, compared, part_of, replacements, words
+from zoo.ports.match import Matching, Pair, match
+from zoo.ports.trace import Anchor, Array, Trace, arrays
+from zoo.ports.weights import Carried, Weights, carry, varied
 from zoo.processes.workers import Worker, WorkerDied
 
 SEED = 3
@@ -27,7 +28,7 @@ ROUNDS = 2  # of putting theirs' values in: layouts are clearer once the inputs 
 
 @dataclass
 class Step:
-    """One thing that is compared: "outputs", "gradients", "state" ...; `where` both names of the worst tensor."""
+    """One thing that is compared, "outputs", "gradients" ...; `where` has both names of the worst tensor."""
 
     name: str
     difference: float | None
@@ -63,7 +64,9 @@ def save_source(folder: Path, source: Any) -> str:
     if isinstance(source, str):
         where, _, name = source.rpartition(":")
         if not where or not name.isidentifier():
-            raise WrongConfiguration(f"{source!r}; expected FILE.py:FUNCTION or MODULE:FUNCTION, which builds a model")
+            raise WrongConfiguration(
+                f"{source!r}; expected FILE.py:FUNCTION or MODULE:FUNCTION, which builds a model"
+            )
         if where.endswith(".py") and not Path(where).is_file():
             raise WrongConfiguration(f"{where}: no such file")
         return f"{Path(where).resolve()}:{name}" if where.endswith(".py") else source
@@ -99,13 +102,22 @@ class Comparison(AbstractContextManager["Comparison"]):
         self.scratch, self.show = scratch, show
         self.workers: list[Worker] = []
         self.indices: list[dict[str, Array]] = []
-        environment = {"OMP_NUM_THREADS": "1", "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         for name, backend in zip(("theirs", "ours"), backends, strict=True):
-            self.workers.append(Worker("zoo.diff.side", scratch / name, backend, environment))
+            self.workers.append(self.start(scratch / name, backend))
 
     def __exit__(self, *_: object) -> None:
         for worker in self.workers:
             worker.close()
+
+    def start(self, folder: Path, backend: str) -> Worker:
+        """A process for one side, on one thread of the CPU, which computes float64."""
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "JAX_ENABLE_X64": "1",
+            "JAX_PLATFORMS": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        return Worker("zoo.ports.side", folder, backend, environment)
 
     def ask(self, side: int, command: str, **arguments: Any) -> dict[str, Any]:
         """A side's answer. Raises WrongConfiguration with the error of a side that ends."""
@@ -138,7 +150,9 @@ class Comparison(AbstractContextManager["Comparison"]):
         np.savez(path, allow_pickle=False, **named)  # type: ignore[arg-type]
         return str(path)
 
-    def run(self, sources: Sequence[str], inputs: Sequence[str], mapping: Mapping[str, str] | None) -> Findings:
+    def run(
+        self, sources: Sequence[str], inputs: Sequence[str], mapping: Mapping[str, str] | None
+    ) -> Findings:
         """Everything, in order. Raises WrongConfiguration."""
         self.show("building both")
         moves = inputs[0] == inputs[1]
@@ -163,7 +177,7 @@ class Comparison(AbstractContextManager["Comparison"]):
         findings = Findings(matching, carried, kinds, answers[1]["inputs"])
         self.show("comparing")
         self.compare(findings, theirs, ours, floor)
-        self.train(findings, theirs, carried)
+        self.train(findings, theirs, carried, training=all(a["trains"] for a in answers))
         return findings
 
     def carried(
@@ -210,7 +224,7 @@ class Comparison(AbstractContextManager["Comparison"]):
         perturbed = self.outputs(0, "perturbed")
         worst = Step("outputs", 0.0, BOUND)
         if len(theirs.outputs) != len(ours.outputs):
-            worst.note = f"{len(theirs.outputs)} outputs in theirs, {len(ours.outputs)} in ours; the first are compared"
+            worst.note = f"{len(theirs.outputs)} outputs in theirs, {len(ours.outputs)} in ours"
         for number, (y, z) in enumerate(zip(theirs.outputs, ours.outputs, strict=False)):
             bound = Floor({"": y}, {"": perturbed[number]}).bound("")
             found = align(y, z, bound)
@@ -220,35 +234,45 @@ class Comparison(AbstractContextManager["Comparison"]):
                 worst = Step("outputs", error, bound, name, worst.note)
         return worst
 
-    def train(self, findings: Findings, theirs: Side, carried: Carried) -> None:
-        """The gradients of both, and the state that a pass in training mode leaves."""
+    def train(self, findings: Findings, theirs: Side, carried: Carried, training: bool) -> None:
+        """The gradients of both; in training mode too if both have it, with the state that it leaves."""
         pairs = [align(y, z) for y, z in zip(theirs.outputs, self.outputs(1, "ours"), strict=False)]
         if not pairs or any(pair is None for pair in pairs):
             return
-        draws = [random.generator(SEED, "target", i).standard_normal(y.shape) for i, y in enumerate(theirs.outputs)]
+        draws = [
+            random.generator(SEED, "target", i).standard_normal(y.shape) for i, y in enumerate(theirs.outputs)
+        ]
         moved = [pair[0].apply(t) for pair, t in zip(pairs, draws, strict=False) if pair]
-        targets = [self.save(f"targets{s}", dict(zip(map(str, range(len(t))), t, strict=True))) for s, t in enumerate((draws[:len(moved)], moved))]
-        for training in (False, True):
-            name = "gradients, training" if training else "gradients"
-            self.show(name)
-            try:
-                losses = [
-                    self.ask(s, "gradients", name=name, targets=targets[s], training=training)["loss"] for s in (0, 1)
-                ]
-            except WrongConfiguration as error:
-                findings.steps.append(Step(name, None, BOUND, None, str(error)))
-                return
-            found = [arrays(self.path(s, f"{name}-gradients.npz")) for s in (0, 1)]
-            if training:
-                findings.steps.append(_loss_step("loss, training", losses))
-            else:
-                findings.steps.append(_loss_step("loss", losses))
-            findings.steps.append(weights_step(name, found[0], found[1], theirs.weights, carried))
-        self.show("the state after training mode")
-        for s in (0, 1):
-            self.ask(s, "train", name="trained")
-        states = [arrays(self.path(s, "trained-state.npz")) for s in (0, 1)]
-        findings.steps.append(weights_step("state", states[0], states[1], theirs.weights, carried))
+        targets = [
+            self.save(f"targets{s}", dict(zip(map(str, range(len(t))), t, strict=True)))
+            for s, t in enumerate((draws[: len(moved)], moved))
+        ]
+        self.gradients(findings, theirs, carried, targets, "")
+        if training:
+            self.gradients(findings, theirs, carried, targets, ", training")
+            for s in (0, 1):
+                self.ask(s, "train", name="trained")
+            states = [arrays(self.path(s, "trained-state.npz")) for s in (0, 1)]
+            step = weights_step("state", states[0], states[1], theirs.weights, carried)
+            step.note = step.note or state_note(findings.matching, states, theirs.weights)
+            findings.steps.append(step)
+        else:
+            findings.steps.append(
+                Step("training mode", None, BOUND, None, "not both can be set to it from outside")
+            )
+
+    def gradients(
+        self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str], mode: str
+    ) -> None:
+        """The loss and the gradients in one mode."""
+        self.show(f"gradients{mode}")
+        losses = [
+            self.ask(s, "gradients", name="gradients", targets=targets[s], training=bool(mode))["loss"]
+            for s in (0, 1)
+        ]
+        found = [arrays(self.path(s, "gradients-gradients.npz")) for s in (0, 1)]
+        findings.steps.append(_loss_step(f"loss{mode}", losses))
+        findings.steps.append(weights_step(f"gradients{mode}", found[0], found[1], theirs.weights, carried))
 
 
 def _loss_step(name: str, losses: Sequence[float]) -> Step:
@@ -279,7 +303,7 @@ def weights_step(name: str, theirs: Weights, ours: Weights, shapes: Weights, car
         scale = _scale(mine, sums)
         gap = difference(expected[placed] / scale, found[placed] / scale)
         spread = np.abs(expected[placed]).max(initial=0) / scale
-        error = _error(gap) * min(1.0, spread or 1.0)
+        error = float(_error(gap) * min(1.0, spread or 1.0))
         if error > (worst.difference or 0.0):
             worst = Step(name, error, worst.bound, (carried.mapping[mine][0], mine), worst.note)
     if not sums:
@@ -319,6 +343,28 @@ def _scale(name: str, sums: Weights) -> float:
     return float(max(sizes, default=0.0)) or 1.0
 
 
+def state_note(matching: Matching, states: Sequence[Weights], weights: Weights) -> str:
+    """Why running statistics differ, with how many layers each reason explains."""
+    counts: dict[str, int] = {}
+    for pair in matching.pairs:
+        names = [
+            {r: n for r, (n, _) in a.weights.items() if r in ("mean", "variance")}
+            for a in (pair.theirs, pair.ours)
+        ]
+        if pair.theirs.kind != "batch_norm" or any(
+            len(n) < 2 or not set(n.values()) <= set(s) for n, s in zip(names, states, strict=True)
+        ):
+            continue
+        after = [{r: s[n] for r, n in each.items()} for each, s in zip(names, states, strict=True)]
+        before = {r: weights[n] for r, n in names[0].items()}
+        for cause in causes.of_state(pair.theirs, pair.ours, before, (after[0], after[1])):
+            sure = "" if cause.confirmed else " (not confirmed)"
+            counts[f"{cause.name}: {cause.text}{sure}"] = (
+                counts.get(f"{cause.name}: {cause.text}{sure}", 0) + 1
+            )
+    return "; ".join(f"{text}, {count} layers" for text, count in counts.items())
+
+
 def flatten_orders(theirs: Side, ours: Side, matching: Matching) -> dict[int, Array]:
     """For dense layers behind a flatten: the order of theirs' inputs that ours' are in, by ours' anchor."""
     found = {}
@@ -326,7 +372,7 @@ def flatten_orders(theirs: Side, ours: Side, matching: Matching) -> dict[int, Ar
         if pair.theirs.kind != "dense" or not pair.theirs.slots[0] or not pair.ours.slots[0]:
             continue
         a, b = (_flattened(s.trace, anchor) for s, anchor in ((theirs, pair.theirs), (ours, pair.ours)))
-        if a is None or b is None or a.shape == b.shape and difference(a, b).error < 1e-6:
+        if a is None or b is None or (a.shape == b.shape and difference(a, b).error < 1e-6):
             continue
         best = align(a[:1], b[:1])
         if best is None or best[0].order == tuple(range(a.ndim)) or best[0].split != a[:1].shape:
@@ -341,7 +387,12 @@ def _flattened(trace: Trace, anchor: Anchor) -> Array | None:
     """The value of rank 3 or more that a dense layer reads flattened."""
     label = anchor.slots[0][0]
     size = anchor.weights["kernel"][1].shape[1]
-    while (node := trace.producer.get(label)) is not None and node.kind in ("move", "dropout", "flatten"):
+    while (node := trace.producer.get(label)) is not None and node.kind in (
+        "move",
+        "cast",
+        "dropout",
+        "flatten",
+    ):
         label = trace.sources(node)[0]
         value = trace.values.get(label)
         if value is None:
@@ -354,14 +405,18 @@ def _flattened(trace: Trace, anchor: Anchor) -> Array | None:
 def add_given(
     matching: Matching, mapping: Mapping[str, str], traces: Sequence[Trace], theirs: Weights, ours: Weights
 ) -> None:
-    """Pairs that the user names, by weights: they replace those that were found. Raises WrongConfiguration."""
+    """Pairs that the user names by their weights replace those found. Raises WrongConfiguration."""
     for mine, other in mapping.items():
         sides = ((mine, traces[1], ours, "ours"), (other, traces[0], theirs, "theirs"))
         anchors = []
         for name, trace, weights, side in sides:
             if name not in weights:
-                raise WrongConfiguration(f"mapping: {side} has no weight {name!r}; it has {', '.join(list(weights)[:8])} ...")
-            anchors.append(next((a for a in trace.anchors.values() if name in (n for n, _ in a.weights.values())), None))
+                raise WrongConfiguration(
+                    f"mapping: {side} has no weight {name!r}; it has {', '.join(list(weights)[:8])} ..."
+                )
+            anchors.append(
+                next((a for a in trace.anchors.values() if name in (n for n, _ in a.weights.values())), None)
+            )
         b, a = anchors
         if a is None or b is None:
             raise WrongConfiguration(f"mapping: {mine} or {other} is used by no operation that was recorded")
