@@ -31,6 +31,7 @@ from .generation import translate as translate
 from .ladder import parity as parity
 from .layers.signature import example as example
 from .layers.signature import features as features
+from .ports import diff as diff
 from .prediction import predict as predict
 from .registry import Card as Card
 from .registry import build as build
