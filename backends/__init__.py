@@ -570,6 +570,9 @@ def load(name: str) -> Backend:
     Raises BackendError if a package that the zoo needs with it is missing, as optax for JAX.
     """
     name = checked(name, "zoo.backends.load")
+    loaded = sys.modules.get(f"zoo.backends.{name}")
+    if loaded is not None:  # TensorFlow's AutoGraph, which traces this too, warns of imports
+        return cast(Backend, loaded)
     try:
         return cast(Backend, importlib.import_module(f"zoo.backends.{name}"))
     except ModuleNotFoundError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 import zoo.cli.terminal as terminal
@@ -110,6 +109,8 @@ def curve(found: LearningRates) -> list[str]:
 
     Losses above that of the first half of the rates are drawn at the upper edge.
     """
+    import numpy as np
+
     smoothed, logs = found.smoothed, np.log10(found.rates)
     columns = np.interp(np.linspace(logs[0], logs[-1], WIDTH), logs, smoothed)
     low, high = columns.min(), columns[: WIDTH // 2].max()
