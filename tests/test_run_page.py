@@ -71,6 +71,7 @@ def test_precision_recall_and_f1_are_their_formulas(found: Classification) -> No
 def test_the_calibration_is_scikit_learns_and_its_error_equation_3_of_guo(found: Classification) -> None:
     shares = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
     confidence, right = shares.max(-1), LOGITS.argmax(-1) == LABELS
+    np.testing.assert_array_equal(found.calibration[:, 0], np.histogram(confidence, 15, (0, 1))[0])
     filled = found.calibration[found.calibration[:, 0] > 0]
     accuracy, mean = calibration_curve(right, confidence, n_bins=15)
     np.testing.assert_allclose(filled[:, 1:], np.stack([mean, accuracy], 1))
