@@ -246,12 +246,8 @@ def _read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, "numpy") as file:
             facts, digests = checked_facts(file.metadata() or {})
-            facts = {
-                "tokenizer": "bytes",
-                "freeze": "",
-                "unfreeze": "",
-                **facts,
-            }  # what older files do not have
+            older = {"tokenizer": "bytes", "freeze": "", "unfreeze": ""}  # what older files do not have
+            facts = {**older, **facts}
             stored = {name: entry(file, name, digests.get(name)) for name in file.keys()}  # noqa: SIM118
             if digests and (other := sorted(digests.keys() ^ stored.keys())):
                 raise ValueError(f"damaged: {shortlist(other, 3)} in its header or its digests alone")
