@@ -279,10 +279,11 @@ def documented(*commands: str) -> set[str]:
         (["list"], ["list"]),
         (["info", "vit-ti16"], ["list", "info"]),
         (["train", "mlp", "--steps", "2"], ["train"]),
+        (["lr", "lenet5", "--steps", "60"], ["lr"]),
         (["predict", "lenet5", "digit.png", "--small"], ["predict"]),
         (["doctor"], ["doctor"]),
     ],
-    ids=["list", "info", "train", "predict", "doctor"],
+    ids=["list", "info", "train", "lr", "predict", "doctor"],
 )
 def test_json_has_the_documented_keys_and_is_all_there_is(words: list[str], told: list[str]) -> None:
     Image.new("L", (32, 32)).save("digit.png")

@@ -160,3 +160,18 @@ def test_a_resumed_run_keeps_its_phases(tmp_path: Path) -> None:
     train("native", steps=2, checkpoint=file)
     with pytest.raises(zoo.WrongConfiguration, match="trained with unfreeze=1 epoch, not 2 epochs"):
         train("native", steps=4, resume=file, unfreeze="2 epochs", freeze=None)
+
+
+@engines
+def test_a_model_in_a_model_is_unfrozen_from_its_top(engine: str) -> None:
+    """Its backbone is all but the last layer with weights, where no layer is named features."""
+    inside = keras.Sequential(
+        [keras.Input((4,)), *(keras.layers.Dense(5, name=name) for name in "ab")], name="base"
+    )
+    model = keras.Sequential([keras.Input((4,)), inside, keras.layers.Dense(3, name="top")])
+    for epochs, names in enumerate(("top", "b top", "a b top", "a b top"), 1):
+        before = values(model)
+        train(engine, model, epochs=epochs, freeze="backbone")
+        moved = [path for path, x in values(model).items() if not np.array_equal(x, before[path])]
+        assert {path.split("/")[-2] for path in moved} == set(names.split())
+        model.trainable = True
