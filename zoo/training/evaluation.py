@@ -17,9 +17,11 @@ import numpy as np
 
 from zoo import backends, registry, tasks, tokenizers
 from zoo._lazy import keras
+from zoo.augment import AugmentSpec
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest, shortlist
 from zoo.tasks import Pair, Stream, Task, folders, sequences
+from zoo.training.averaging import Average, check_images, copies, parse_transforms
 from zoo.training.checks import check_fit, check_streams
 from zoo.training.engines import Predictor
 from zoo.training.functional import as_functional, input_shapes, named
@@ -42,6 +44,7 @@ def evaluate(
     batch_size: int = 64,
     tokenizer: Any = None,
     errors: str = "stop",
+    tta: AugmentSpec | None = None,
 ) -> dict[str, Any]:
     """The task's metric and loss, by name, with the number of "examples" and the "split" they are from.
 
@@ -50,7 +53,7 @@ def evaluate(
     examples, and a folder with splits of its own, the held-out ones are used; for arrays and other folders or
     files, all. `split` is "held-out", "train" or "all". The classes of a folder or file are matched by name
     with the run's, in any order, and may be fewer. Texts are tokenized as in the run. `errors` is that of
-    `zoo.train`.
+    `zoo.train`. `tta`: transforms of images, "HorizontalFlip", by whose copies predictions are averaged.
 
     Raises UnknownName, WrongConfiguration, also for classes that are not in the run, and DataUnavailable;
     then the errors of `zoo.build` and `zoo.weights.load`.
@@ -58,6 +61,7 @@ def evaluate(
     if split not in (None, *SPLITS):
         raise UnknownName(f"split={split!r}; {nearest(str(split), SPLITS)}")
     batch_size = integer("evaluate", "batch_size", batch_size)
+    transforms = () if tta is None else parse_transforms(tta)
     run, reader = find(model), tokenizers.resolve(tokenizer)
     if run is not None and weights is not None and not hasattr(model, "layers"):
         raise WrongConfiguration(f"{run} has its own weights; leave weights out")
@@ -79,17 +83,24 @@ def evaluate(
     check_fit(network, data)
     check_streams(network, data)
     split = split or _usual(chosen, run)
-    batches = (pair for part in _parts(data, split) for pair in data.held_out(batch_size, part))
+    parts = _parts(data, split)
+    if transforms:
+        check_images(data)
+        batches = (pair for part in parts for pair in copies(data, part, batch_size, transforms))
+    else:
+        batches = (pair for part in parts for pair in data.held_out(batch_size, part))
     examples = 0
 
     def counted() -> Iterator[Pair]:
         nonlocal examples
         for x, y in batches:
-            examples += sequences.count(x)
+            examples += len(y)
             yield x, y
 
     mode = backends.MODES[backends.current().NAME][0]
     predictor = Predictor(network, Objective(data.loss), mode)
+    if transforms:
+        predictor = Average(predictor, data.loss)
     measured = measure(predictor, data, counted())
     return {**measured, "examples": examples, "split": split}
 
