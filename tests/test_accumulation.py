@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import zoo
 from zoo import layers, optimizers, training
+from zoo.tasks.sequences import Sequences
 
 EXAMPLES, MICRO, LENGTH, CLASSES = 10, 3, 6, 5  # micro-batches of 3, 3, 3 and 1
 EVERY = 4
@@ -36,8 +37,15 @@ def labels_of_steps() -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-def tagger() -> keras.Model:
-    tokens = layers.Input((LENGTH,), dtype="int32", name="token_ids")
+def padded_labels_of_steps() -> Any:
+    """Texts of 2 to 11 tokens, with a label at each; batches of them are padded to different lengths."""
+    rng = np.random.default_rng(3)
+    x = [rng.integers(1, 9, 2 + i).astype(np.int32) for i in rng.permutation(EXAMPLES)]
+    return Sequences(x), Sequences([each % CLASSES for each in x], fill=-1)
+
+
+def tagger(length: int | None = LENGTH) -> keras.Model:
+    tokens = layers.Input((length,), dtype="int32", name="token_ids")
     x = layers.embedding(tokens, 9, 4, name="embedding")
     return layers.Model(tokens, layers.dense(x, CLASSES, regularizer=layers.l2(0.1), name="head"))
 
@@ -63,10 +71,11 @@ def shares() -> tuple[np.ndarray, np.ndarray]:
     return x, np.random.default_rng(2).dirichlet(np.ones(CLASSES), EXAMPLES).astype(np.float32)
 
 
-Case = tuple[Callable[[], keras.Model], Callable[[], tuple[np.ndarray, np.ndarray]], dict[str, Any]]
+Case = tuple[Callable[[], keras.Model], Callable[[], tuple[Any, Any]], dict[str, Any]]
 CASES: dict[str, Case] = {
     "labels of steps": (tagger, labels_of_steps, {}),
     "smoothed labels of steps": (tagger, labels_of_steps, {"label_smoothing": 0.2}),
+    "padded labels of steps": (lambda: tagger(None), padded_labels_of_steps, {}),
     "labels of examples": (classifier, labels_of_examples, {}),
     "soft labels": (classifier, shares, {"loss": "cross_entropy"}),
     "numbers": (lambda: classifier(2), numbers, {}),

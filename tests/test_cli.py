@@ -220,7 +220,12 @@ def test_help_is_short_for_h_and_names_what_options_take() -> None:
         taken = dict(re.findall(r"(--[a-z-]+) ([A-Z|]+)\b", short))
         assert {taken[name] for name in ("--out", "--resume", "--run") if name in taken} <= {"PATH"}
         assert {taken[name] for name in ("--steps", "--seed", "--top") if name in taken} <= {"INT"}
-        assert [name for name, value in taken.items() if value == "TEXT"] in ([], ["--augment"], ["--stop"])
+        assert [name for name, value in taken.items() if value == "TEXT"] in (
+            [],
+            ["--augment"],
+            ["--stop"],
+            ["--tta"],
+        )
         assert not re.search(r"--[a-z-]+ <", short)
 
 

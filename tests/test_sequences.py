@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import zoo
-from zoo import random, tasks
+from zoo import random, tasks, training
 from zoo.augment import HorizontalFlip, Noise, RandomDeletion, parse
 from zoo.tasks import sequences
-from zoo.tasks.sequences import BEGIN, END, Sequences, decode, encode
+from zoo.tasks.sequences import BEGIN, END, VOCABULARY, Sequences, decode, encode
 
 pytestmark = pytest.mark.once
 
@@ -194,3 +194,31 @@ def test_a_text_is_encoded_once_and_again_only_where_it_was_changed() -> None:
 def test_what_changes_something_else_is_refused(transform: object) -> None:
     with pytest.raises(zoo.WrongConfiguration, match="does not change frames"):
         next(tasks.Task("x", (some(), LENGTHS), None, "", None, augment=(transform,)).batches(4, 0, 0))
+
+
+class Counting:
+    """The bytes of UTF-8, counting the texts that are encoded."""
+
+    name, vocabulary = "counting", VOCABULARY
+    begin: int | None = BEGIN
+    end: int | None = END
+    mask: int | None = None
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def encode(self, text: str) -> np.ndarray:
+        self.count += 1
+        return encode(text)
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_a_text_is_encoded_once_and_not_at_every_epoch(engine: str, tmp_path: Path) -> None:
+    file = tmp_path / "texts.csv"
+    file.write_text("text,label\n" + "".join(f"text number {i},{'ab'[i % 2]}\n" for i in range(20)))
+    tokenizer = Counting()
+    run = zoo.train(
+        "lstm", str(file), tokenizer=tokenizer, engine=engine, epochs=3, batch_size=4, progress=False
+    )  # fmt: skip
+    assert len(run.history) == 3
+    assert tokenizer.count == 20

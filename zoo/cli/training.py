@@ -268,6 +268,18 @@ def _new_folder(model: str) -> Path:
         raise WrongConfiguration(f"{error}; give another folder by --out, or --no-save") from None
 
 
+def _check_checkpoint(model: str | None, checkpoint: Path, run: Path | None) -> None:
+    """Raise WrongConfiguration for a checkpoint of another model, or a second run."""
+    from zoo import registry
+    from zoo.training.runs import load_run
+
+    if run is not None:
+        raise WrongConfiguration(f"--run {run} and --checkpoint {checkpoint}; give one")
+    saved = load_run(checkpoint)
+    if model is not None and registry.card(model).name != saved.name:
+        raise WrongConfiguration(f"--checkpoint {checkpoint} is of {saved.name}, not of {model}")
+
+
 def evaluate(
     model: ModelOrRun = None,
     task: Annotated[
@@ -279,7 +291,14 @@ def evaluate(
             autocompletion=completion.tasks,
         ),
     ] = None,
+    task_option: Annotated[
+        str | None, option("TASK, as an option.", "TASK", "--task", complete=completion.tasks)
+    ] = None,
     run: RunOption = None,
+    checkpoint: Annotated[
+        Path | None,
+        option("A run's checkpoint, of MODEL if that is given.", "PATH", complete=completion.runs),
+    ] = None,
     weights: WeightsOption = None,
     split: Annotated[
         str | None,
@@ -292,6 +311,10 @@ def evaluate(
     batch_size: Annotated[int, count("Examples at a time.", "--batch-size")] = 64,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",
+    tta: Annotated[
+        str | None,
+        option('Average over changed copies of each image too, e.g. "HorizontalFlip".', "TEXT"),
+    ] = None,
     backend: BackendOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
@@ -300,6 +323,16 @@ def evaluate(
     """Measure a run, or weights, on a task or folder."""
     from zoo import backends, tokenizers
 
+    if checkpoint is not None:
+        _check_checkpoint(model, checkpoint, run)
+        model, run, task = task, checkpoint, None
+    if task_option is not None:
+        if task is not None or (run is not None and model is not None):
+            raise WrongConfiguration(f"two tasks, {task or model} and --task {task_option}; give one")
+        if run is None:
+            task = task_option
+        else:
+            model = task_option
     subject, words = subject_of(
         model, [task] if task else [], run, "zoo evaluate RUN, or zoo evaluate MODEL TASK"
     )
@@ -319,6 +352,7 @@ def evaluate(
             batch_size=batch_size,
             tokenizer=reader,
             errors=errors,
+            tta=tta,
         )
     if as_json:
         terminal.print_json(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import numpy as np
 
 from zoo import backends, registry, tasks, tokenizers
 from zoo._lazy import keras
+from zoo.augment import AugmentSpec
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest, shortlist
 from zoo.tasks import Pair, Stream, Task, folders, sequences
+from zoo.training.averaging import Average, check_images, copies, parse_transforms
 from zoo.training.checks import check_fit, check_streams
 from zoo.training.classification import Classification, classify, is_classification
 from zoo.training.engines import Predictor
@@ -43,6 +46,7 @@ def evaluate(
     batch_size: int = 64,
     tokenizer: Any = None,
     errors: str = "stop",
+    tta: AugmentSpec | None = None,
 ) -> dict[str, Any]:
     """The task's metric and loss, by name, with the number of "examples" and the "split" they are from.
 
@@ -51,21 +55,27 @@ def evaluate(
     examples, and a folder with splits of its own, the held-out ones are used; for arrays and other folders or
     files, all. `split` is "held-out", "train" or "all". The classes of a folder or file are matched by name
     with the run's, in any order, and may be fewer. Texts are tokenized as in the run. `errors` is that of
-    `zoo.train`.
+    `zoo.train`. `tta`: transforms of images, "HorizontalFlip", by whose copies predictions are averaged.
 
     Raises UnknownName, WrongConfiguration, also for classes that are not in the run, and DataUnavailable;
     then the errors of `zoo.build` and `zoo.weights.load`.
     """
+    transforms = () if tta is None else parse_transforms(tta)
     subject = prepare(model, task, weights, split, batch_size, tokenizer, errors)
+    predictor, batches = subject.predictor, subject.batches()
+    if transforms:
+        check_images(subject.task)
+        by_part = (copies(subject.task, part, subject.batch_size, transforms) for part in subject.parts)
+        predictor, batches = Average(predictor, subject.task.loss), chain.from_iterable(by_part)
     examples = 0
 
     def counted() -> Iterator[Pair]:
         nonlocal examples
-        for x, y in subject.batches():
-            examples += sequences.count(x)
+        for x, y in batches:
+            examples += len(y)
             yield x, y
 
-    measured = measure(subject.predictor, subject.task, counted())
+    measured = measure(predictor, subject.task, counted())
     return {**measured, "examples": examples, "split": subject.split}
 
 
