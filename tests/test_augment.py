@@ -901,6 +901,27 @@ def test_augment_draws_a_row_for_every_set(tmp_path: Path) -> None:
     assert {row for row, _ in flipped} == {originals[0][0]}
 
 
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("words", "out", "said"),
+    [
+        ("augment", "x.abc", "ends in .png"),
+        ("augment", "x", "ends in .png"),
+        ("augment", "no/x.png", "no folder"),
+        ("show lenet5 --what filters", "no/x.png", "no folder"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused(
+    words: str, out: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is drawn."""
+    monkeypatch.setattr("zoo.show.augmentation.draw", lambda *_, **__: pytest.fail("drawn"))
+    monkeypatch.setattr("zoo.cli.inference._picture", lambda *_: pytest.fail("drawn"))
+    done = CliRunner().invoke(app, [*words.split(), "--out", str(tmp_path / out)])
+    assert isinstance(done.exception, zoo.WrongConfiguration)
+    assert said in str(done.exception)
+
+
 def test_augment_shows_the_picture_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[Image.Image] = []
     monkeypatch.setattr(Image.Image, "show", lambda self: shown.append(self))

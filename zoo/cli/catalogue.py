@@ -10,8 +10,9 @@ import typer
 
 import zoo.cli.completion as completion
 import zoo.cli.terminal as terminal
+from zoo import storage
 from zoo.cli.options import FINDING, JsonOption, Model, count, option
-from zoo.errors import UnknownModel, nearest
+from zoo.errors import UnknownModel, WrongConfiguration, nearest
 
 
 def list_models(
@@ -66,15 +67,20 @@ def augment(
     show: Annotated[bool, typer.Option("--show", help="Open the picture.")] = False,
 ) -> None:
     """Draw what augmentation makes of a photograph."""
+    from PIL import Image
     from sklearn.datasets import load_sample_images
 
     from zoo.preprocessing import load, pixels
     from zoo.show.augmentation import EVERY, draw
 
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+        raise WrongConfiguration(f"augment: {out}: expected a file that ends in .png, or as Pillow writes it")
+    storage.check_file("augment", out)
     temple, flower = load_sample_images().images
     first = temple if photo is None else pixels(load(photo, 3))
     picture = draw(first, flower, sets or EVERY, columns=columns, seed=seed)
-    picture.save(out)
+    with storage.replacing(out) as part:
+        picture.save(part)
     print(f"{out}: {picture.width} x {picture.height} pixels")
     if show:
         picture.show()

@@ -217,7 +217,7 @@ def show(
     backend: BackendOption = None,
 ) -> None:
     """Draw what a model sees: Grad-CAM, maps, filters, attention."""
-    from zoo import backends
+    from zoo import backends, storage
 
     usage = "zoo show MODEL PHOTO, or zoo show --run PATH PHOTO"
     subject, words = subject_of(model, [photo] if photo else [], run, usage)
@@ -225,6 +225,7 @@ def show(
         raise UnknownName(f"no picture {what!r}; {nearest(what, completion.PICTURES)}")
     if len(words) != (what != "filters"):
         raise WrongConfiguration(f"{len(words)} photographs, expected {int(what != 'filters')}; {usage}")
+    storage.check_file("show", out)
     backends.prefer(backend)
     picture = _picture(subject, words, what, at, label, weights)
     picture.save(out)
