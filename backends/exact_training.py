@@ -145,10 +145,20 @@ def rule(operation: Any) -> Callable[..., Tensor] | None:
     if module.startswith("keras.src.ops") and name in ARITHMETIC:
         return lambda *args, **kwargs: ARITHMETIC[name](operation, *args, **kwargs)
     if name in RULES and module.startswith(("keras.src.ops", "zoo.layers")):
-        return lambda *args, **kwargs: RULES[name](operation, *args, **kwargs)
+        return _without_training(name, operation)
     if (name in STRUCTURAL and module.startswith("keras.")) or (name in LAYERS and module.startswith("zoo.")):
         return operation
     return None
+
+
+def _without_training(name: str, operation: Any) -> Callable[..., Tensor]:
+    """The rule of that name; only dropout has to know whether the model is trained."""
+
+    def call(*args: Any, training: bool = False, **kwargs: Any) -> Tensor:
+        more = {"training": training} if RULES[name] is _dropout else {}
+        return RULES[name](operation, *args, **kwargs, **more)
+
+    return call
 
 
 class Network:
@@ -178,13 +188,11 @@ class Network:
         import keras
 
         inputs = self.model.complete(x) if hasattr(self.model, "complete") else x
-        given = [inputs[name] for name in inputs] if isinstance(inputs, Mapping) else [inputs]
         if isinstance(inputs, Mapping):
-            given = [inputs[name] for name in self.model._inputs_struct]
-        values = {
-            id(s): None if t is None else exact.fence(t)
-            for s, t in zip(self.model.inputs, given, strict=True)
-        }
+            pairs = [(symbol, inputs[name]) for name, symbol in self.model._inputs_struct.items()]
+        else:
+            pairs = [(self.model.inputs[0], inputs)]
+        values = {id(symbol): None if x is None else exact.fence(x) for symbol, x in pairs}
         left = {key: self._forked(key, value) for key, value in values.items()}
         for node in self.nodes:
             now = {id(t): left[id(t)].pop() for t in node.input_tensors if id(t) in left and left[id(t)]}

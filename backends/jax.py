@@ -641,7 +641,7 @@ class Updater:
         self.state["batches"] = jnp.asarray(batches, jnp.int32)
         if self.spec.use_ema:
             self.state["average"] = kept("average")
-        if every and batches % every:
+        if every:
             self.state["gradients"] = kept("gradients")
             self.state["weight_sum"] = jnp.asarray(state["weight_sum"], jnp.int32)
         if self.scaling:

@@ -571,6 +571,7 @@ class Updater:
         self.mean = kept("gradients") if self.batches % every else None
         self.weight_sum = int(state["weight_sum"]) if self.batches % every else 0
         slots = {self.state_name(kind): kept(kind) for kind in o.SLOTS} if self.updates else {}
+        self.optimizer.state.clear()
         for i, flat in enumerate(self.flat if slots else ()):
             step = torch.tensor(float(self.updates - self.starts[i]), device=flat.device)
             self.optimizer.state[flat] = {"step": step, **{name: _flat(xs[i]) for name, xs in slots.items()}}
@@ -743,13 +744,13 @@ class _Custom(torch.autograd.Function):
     """`custom_gradient`; the first argument is its function."""
 
     @staticmethod
-    def forward(context: Any, function: Callable[..., tuple[Any, Callable]], *tensors: torch.Tensor) -> Any:
-        result, context.backward_function = function(*tensors)
+    def forward(ctx: Any, function: Callable[..., tuple[Any, Callable]], *tensors: torch.Tensor) -> Any:
+        result, ctx.backward_function = function(*tensors)
         return result
 
     @staticmethod
-    def backward(context: Any, *gradients: torch.Tensor) -> Any:
-        found = context.backward_function(*gradients)
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        found = ctx.backward_function(*gradients)
         return None, *(found if isinstance(found, tuple | list) else (found,))
 
 

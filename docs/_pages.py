@@ -32,15 +32,15 @@ REFERENCE = {
     "models": ("Models", "build list_models card Card example features register"),
     "training": (
         "Training",
-        "train Run EarlyStopping Callback CSVLogger JSONLinesLogger TensorBoard WandB MLflow Trackio "
+        "train verify Run EarlyStopping Callback CSVLogger JSONLinesLogger TensorBoard WandB MLflow Trackio "
         "load_run SavedRun evaluate find_learning_rate LearningRates",
     ),
     "writing": ("Predicting, generating and exporting", "predict generate translate export"),
-    "comparing": ("Comparing", "compare parity bench"),
+    "comparing": ("Comparing", "compare parity diff bench"),
     "errors": (
         "Errors",
         "ZooError UnknownModel UnknownName WrongConfiguration WeightsMismatch DataUnavailable BackendError "
-        "NotSaved",
+        "NotSaved NonFinite",
     ),
 }
 # The public modules, and what on them is for users; nothing named stands for all that is documented.

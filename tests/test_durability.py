@@ -26,6 +26,7 @@ import zoo
 from zoo import optimizers, storage, training
 from zoo.cli import app
 from zoo.training import checkpoints
+from zoo.training.metrics import evaluate
 
 SMALL = {**zoo.card("mlp").small, "widths": (8,)}  # with dropout
 
@@ -480,7 +481,7 @@ def test_a_resumed_run_stops_early_as_the_one_never_cut(
     steps = {"before the best": best - 2, "within an epoch": best + 0.5}.get(cut, best + 2) * 4
     options: dict[str, Any] = {"engine": stopped.engine, "checkpoint": path}
     if cut == "in evaluation":
-        calls, measure = itertools.count(1), training.loop.evaluate
+        calls, measure = itertools.count(1), evaluate
         monkeypatch.setattr(
             "zoo.training.loop.evaluate",
             lambda *given: pytest.fail("killed") if next(calls) == best + 2 else measure(*given),
@@ -532,11 +533,13 @@ def test_a_run_that_stopped_early_makes_no_more_steps_without_more_patience(
 
 @pytest.mark.parametrize("place", ["out", "checkpoint"])
 @pytest.mark.parametrize("steps", [8, 11])
+@pytest.mark.parametrize("engine", training.ENGINES)
 def test_a_run_that_has_ended_is_returned_by_auto_without_a_step(
-    steps: int, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    engine: str, steps: int, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With averages, which a run ends with."""
     options = {
+        "engine": engine,
         "steps": steps,
         place: tmp_path / "r.safetensors",
         "resume": "auto",

@@ -603,16 +603,18 @@ FORMATS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_mutations_are_read_or_refused(name: str, tmp_path: Path) -> None:
-    """The last mutation stays in the test's folder."""
+def fuzz(name: str, folder: Path, count: int) -> tuple[dict[int, str], int]:
+    """Read so many mutations of a format, in a folder where the last stays.
+
+    The errors that are not the zoo's, by the number of the mutation, and how many mutations were refused.
+    """
     write, read = FORMATS[name]
-    path = tmp_path / name
+    path = folder / name
     write(path)
-    data, others, uncaught, refusals = path.read_bytes(), sorted(tmp_path.iterdir()), {}, 0
+    data, others, uncaught, refusals = path.read_bytes(), sorted(folder.iterdir()), {}, 0
     with warnings.catch_warnings(action="ignore"):
         read(path)
-        for i in range(MUTATIONS):
+        for i in range(count):
             key = [zlib.crc32(name.encode()), i]
             path.unlink()  # writing over a file takes fifty times as long
             path.write_bytes(altered(data, np.random.Generator(np.random.Philox(key=key))))
@@ -624,6 +626,12 @@ def test_mutations_are_read_or_refused(name: str, tmp_path: Path) -> None:
                 uncaught[i] = repr(error)
                 if isinstance(error, KeyboardInterrupt):
                     raise
+    assert sorted(folder.iterdir()) == others
+    return uncaught, refusals
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_mutations_are_read_or_refused(name: str, tmp_path: Path) -> None:
+    uncaught, refusals = fuzz(name, tmp_path, MUTATIONS)
     assert uncaught == {}
     assert refusals > 0
-    assert sorted(tmp_path.iterdir()) == others

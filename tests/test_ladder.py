@@ -58,7 +58,8 @@ def test_the_first_layer_to_differ_is_named_with_both_values() -> None:
     theirs = {**ours, "forward/relu": [1.0, 5.0], "forward/head": [9.0]}
     measurement = compare(2, ours, theirs)
     assert measurement.where == {
-        "layer": "relu", "difference": 0.2, "index": [1], "a": 4.0, "b": 5.0, "suspect": "Relu"
+        "layer": "relu", "difference": 0.2, "index": [1], "a": 4.0, "b": 5.0, "suspect": "Relu",
+        "rounding": 0,
     }  # fmt: skip
     assert measurement.value == pytest.approx(6 / 9)  # the largest of all layers
 
@@ -83,6 +84,46 @@ def test_a_gradient_is_traced_back_to_the_operation_that_made_it() -> None:
         assert measurement.where is not None
         assert measurement.where["layer"] == wrong.removeprefix("gradients/")
         assert measurement.where["suspect"].startswith(suspect)
+
+
+def test_an_infinity_hides_no_other_difference() -> None:
+    ours = np.array([np.inf, 1.0, 2.0, np.nan])
+    theirs = np.array([np.inf, 1.0, 2.02, np.nan])
+    for rung, name in ((2, "forward/conv"), (3, "gradients/outputs/conv")):
+        assert compare(rung, {name: ours}, {name: ours.copy()}).value == 0
+        measurement = compare(rung, {name: ours}, {name: theirs})
+        assert measurement.value == pytest.approx(0.02 / 2.02)
+        assert measurement.where is not None
+        assert measurement.where["index"] == [2]
+        for other in (
+            np.array([np.inf, 1.0, np.inf, np.nan]),
+            np.array([-np.inf, 1.0, 2.0, np.nan]),
+            ours[::-1],
+        ):
+            assert compare(rung, {name: ours}, {name: other}).value == np.inf
+
+
+def test_the_index_is_where_one_side_alone_is_not_finite() -> None:
+    ours, theirs = np.array([1.0, np.inf, 5.0]), np.array([9.0, np.inf, np.nan])
+    assert rungs.location("conv", ours, theirs)["index"] == [2]
+
+
+def test_a_gradient_that_is_missing_is_found_beside_one_a_million_times_larger() -> None:
+    ours = {"gradients/weights/conv/kernel": [1e6, 2e6], "gradients/weights/head/kernel": [1.0, 0.5]}
+    theirs = {**ours, "gradients/weights/head/kernel": [0.0, 0.0]}
+    measurement = compare(3, ours, theirs)
+    assert measurement.value == 1
+    assert measurement.where is not None
+    assert measurement.where["layer"] == "weights/head/kernel"
+
+
+def test_a_difference_within_ten_spreads_of_the_rounding_holds() -> None:
+    """A gradient that is zero in exact arithmetic, as of a bias before batch norm, is all rounding."""
+    name, spread = "gradients/weights/conv/kernel", {"spread/gradients/weights/conv/kernel": 1e-9}
+    ours, theirs = {name: [2e-9, -1e-9]}, {name: [-3e-9, 4e-9]}
+    assert compare(3, ours, theirs).value > 1
+    assert compare(3, {**ours, **spread}, theirs).value == pytest.approx(1e-5 * 5e-9 / 1e-8)
+    assert compare(3, {**ours, **spread}, {name: [2e-9, 2e-8]}).value > 1e-5
 
 
 def test_without_targets_no_outputs_make_the_loss_cancel() -> None:
@@ -249,6 +290,42 @@ def test_a_process_computes_on_the_device_of_its_environment(
     monkeypatch.setenv("ZOO_PARITY_DEVICE", "cuda:1")
     probe.Probe(tmp_path, lambda **_: None)
     assert used == ["cuda:1"]
+
+
+def rows_of(*measured: float, **changes: Any) -> list[dict[str, Any]]:
+    """The rows of rungs 2 and 3 for one pair."""
+    return [
+        {**rungs.row("m", "float32", bounds.RUNGS[n], ("torch", "jax"), rungs.Measurement(x), 0.0), **changes}
+        for n, x in zip((1, 2), measured, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"),
+    [
+        ((0.0, 0.0), "m, torch and jax: equal"),
+        ((1e-7, 3e-7), "m, torch and jax: rounding: outputs and gradients differ by 3.0e-7 in float32"),
+    ],
+)
+def test_a_result_is_printed_in_words(measured: tuple[float, float], words: str) -> None:
+    assert str(ladder.Parity(rows=rows_of(*measured), notes={})) == words
+
+
+def test_the_words_name_where_two_frameworks_differ_and_what_rounding_would_be() -> None:
+    where = {
+        "layer": "block3/conv", "suspect": "Conv2D", "index": [0, 3], "a": 1.5, "b": 1.25, "difference": 0.1,
+        "rounding": 1e-7,
+    }  # fmt: skip
+    measurement = rungs.Measurement(0.1, where)
+    row = rungs.row("m", "float32", bounds.RUNGS[1], ("torch", "jax"), measurement, 0.0)
+    words = str(ladder.Parity(rows=[row], notes={"m": ["3 random generators drew the same numbers"]}))
+    assert words.splitlines() == [
+        "m, torch and jax: DIFFERENT: rung 2, forward, first differs at block3/conv[0, 3]: 1.5 against "
+        "1.25, by 1.0e-1 where rounding is 1.0e-7. Suspect: Conv2D.",
+        "m: 3 random generators drew the same numbers",
+    ]
+    agreed = {**row, "dtype": "float64", "verdict": "holds", "where": None}
+    assert "In float64 they agree" in str(ladder.Parity(rows=[row, agreed], notes={}))
 
 
 def test_every_rung_says_its_claim_and_bounds() -> None:

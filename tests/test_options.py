@@ -80,7 +80,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "AMSGrad of LAMB": (lambda: optimizers.LAMB(amsgrad=True), "LAMB takes no argument 'amsgrad'"),
     "validation of a task": (
         lambda: train(task=tasks.from_arrays(toy(), loss=None), validation=toy()),
-        "validation= goes with a pair of arrays; a task holds out its own",
+        "validation= goes with arrays or batches; a task holds out its own",
     ),
     "a loss that a task's targets do not fit": (
         lambda: train(task=tasks.from_arrays(toy(), loss=None), loss="mean_squared_error"),

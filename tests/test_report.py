@@ -140,7 +140,7 @@ def flawed() -> dict[str, Any]:
 class Reader(HTMLParser):
     """What a strict reader finds: every element closed in order, and the text of each."""
 
-    VOID = ("meta", "link", "input", "br")
+    VOID = ("meta", "link", "input", "br", "img")
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import zoo
 from zoo import optimizers, schedules
 from zoo.cli import app
+from zoo.training import nonfinite
 from zoo.training.engines import ENGINES
 from zoo.training.loop import Loop
 
@@ -217,7 +218,7 @@ def test_callbacks_are_called_after_steps_and_epochs_and_at_the_end(engine: str,
 
 
 def test_losses_are_fetched_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.training.loop.BLOCK", 4)
+    monkeypatch.setitem(nonfinite.EVERY, "stop", 4)
     waiting: list[int] = []
     monkeypatch.setattr(
         Loop, "fetch", lambda loop, own=Loop.fetch: (waiting.append(len(loop.pending)), own(loop))

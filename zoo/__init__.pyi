@@ -19,6 +19,7 @@ from .benchmarks import bench as bench
 from .comparison import compare as compare
 from .errors import BackendError as BackendError
 from .errors import DataUnavailable as DataUnavailable
+from .errors import NonFinite as NonFinite
 from .errors import NotSaved as NotSaved
 from .errors import UnknownModel as UnknownModel
 from .errors import UnknownName as UnknownName
@@ -30,6 +31,7 @@ from .generation import translate as translate
 from .ladder import parity as parity
 from .layers.signature import example as example
 from .layers.signature import features as features
+from .ports import diff as diff
 from .prediction import predict as predict
 from .registry import Card as Card
 from .registry import build as build

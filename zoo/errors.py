@@ -43,6 +43,18 @@ class NotSaved(ZooError):
         self.run = run
 
 
+class NonFinite(ZooError, ArithmeticError):
+    """A training run whose loss or weights became NaN or infinite.
+
+    Attributes: the `step`, counted from 1; `where` it was first, a layer's output, the loss or a gradient;
+    and the `run`, with the weights before that step.
+    """
+
+    def __init__(self, message: str, step: int | None = None, where: str = "", run: Any = None):
+        super().__init__(message)
+        self.step, self.where, self.run = step, where, run
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error message: "nearest: a, b" or, with nothing near, "there are: a, b, c"."""
     known = sorted(known)

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
+from zoo.cli.diff import diff
 from zoo.cli.finder import find_learning_rate
 from zoo.cli.groups import GroupedCommand
 from zoo.cli.inference import export, generate, predict, show
@@ -94,6 +95,7 @@ COMMANDS = {
     "show": show,
     "compare": compare,
     "parity": parity,
+    "diff": diff,
     "augment": augment,
     "export": export,
     "bench": bench,

@@ -27,6 +27,7 @@ from zoo.cli.options import (
     ThreadsOption,
     TokenizerOption,
     option,
+    read_arrays,
     split_names,
 )
 from zoo.errors import WrongConfiguration
@@ -97,7 +98,7 @@ def parity(
         list[str] | None,
         typer.Argument(
             metavar="MODEL",
-            help="Models' names; all of them by default.",
+            help="Models' names; all of them by default. Or a function that builds yours: FILE.py:FUNCTION.",
             autocompletion=completion.models,
         ),
     ] = None,
@@ -115,6 +116,10 @@ def parity(
     faults: Annotated[
         bool, typer.Option("--faults", help="Seed faults in one framework; list which rung catches which.")
     ] = False,
+    inputs: Annotated[
+        Path | None, option("For a model of yours: .npy, or .npz with an array for each input.", "PATH")
+    ] = None,
+    targets: Annotated[Path | None, option("Labels or numbers to train it on, a .npy file.", "PATH")] = None,
     device: Annotated[str, option("Of every framework; the bounds are a CPU's.", "NAME")] = "cpu",
     out: Annotated[Path | None, option("Folder of parity.json and report.html.", "PATH")] = None,
     quiet: QuietOption = False,
@@ -135,6 +140,8 @@ def parity(
     with terminal.status(quiet=quiet) as show:
         result = parity(
             *(models or ()),
+            inputs=None if inputs is None else read_arrays("--inputs", inputs),
+            targets=None if targets is None else read_arrays("--targets", targets),
             backends=names,
             rungs=numbers or NUMBERS,
             float64=float64,

@@ -8,13 +8,13 @@ import typer
 from typer.core import TyperCommand
 
 GROUPS = {
-    "Data": ("task", "augment", "tokenizer", "errors"),
+    "Data": ("task", "augment", "class_weights", "tokenizer", "errors", "readers"),
     "Length": ("epochs", "steps", "batch_size", "early_stopping"),
     "Optimizer": (
         "optimizer", "schedule", "learning_rate", "weight_decay", "clip_norm", "accumulate", "ema",
-        "label_smoothing",
+        "label_smoothing", "on_nan",
     ),
-    "Fine-tuning": ("weights", "freeze"),
+    "Fine-tuning": ("weights", "freeze", "unfreeze", "layer_decay", "head_lr", "lora"),
     "Engine and machine": ("backend", "engine", "mode", "dtype", "exact", "device", "threads", "seed"),
     "Checkpoints": ("out", "save", "checkpoint", "checkpoint_every", "keep", "keep_best", "resume"),
     "Output": ("log", "train_metrics", "save_config", "quiet", "as_json", "help"),

@@ -140,3 +140,16 @@ def check_own_weights(run: Any, **options: str | None) -> None:
 def split_names(names: str | None) -> list[str] | None:
     """The names of a comma-separated list; None where none is given."""
     return [name.strip() for name in names.split(",") if name.strip()] if names else None
+
+
+def read_arrays(option: str, path: Path) -> Any:
+    """The array of a .npy file, or those of an .npz by name. Raises WrongConfiguration."""
+    import numpy as np
+
+    if path.suffix not in (".npy", ".npz"):
+        raise WrongConfiguration(f"{option} {path}: expected a .npy or .npz file, as numpy.save writes them")
+    try:
+        content = np.load(path, allow_pickle=False)
+        return content if path.suffix == ".npy" else {name: content[name] for name in content.files}
+    except (OSError, ValueError) as error:
+        raise WrongConfiguration(f"{option} {path}: {error}") from None

@@ -203,7 +203,7 @@ def run_facts(run: Run) -> Record:
 def run_line(run: Run) -> str:
     """A training run in one line."""
     held_out = f" · held out: {_metrics(run.metrics)}" if run.metrics else ""
-    loss = run.history[-1]["train_loss"]  # the mean of the last epoch's steps
+    loss = run.history[-1].get("train_loss", run.losses[-1])  # the mean of the last epoch's steps
     return (
         f"{run.model.name} on {run.task.name}, {run.backend} {run.engine} ({run.mode}): "
         f"{len(run.losses)} steps in {run.train_s:.1f} s, train loss {loss:.4f}{held_out}"

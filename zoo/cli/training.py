@@ -70,6 +70,9 @@ EveryOption = Annotated[
 BestOption = Annotated[
     str | None, option("Keep the best checkpoint too, by a held-out metric, e.g. accuracy.", "METRIC")
 ]
+NanOption = Annotated[
+    str, option("At a loss or gradient that is not finite: stop, skip the step, or rollback.", "NAME")
+]
 KeepOption = Annotated[int | None, count("Checkpoints to keep, under numbered names.")]
 OptimizerOption = Annotated[
     str | None,
@@ -168,6 +171,7 @@ def train(
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",
     readers: ReadersOption = None,
+    on_nan: NanOption = "stop",
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     out: Annotated[

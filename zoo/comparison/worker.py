@@ -53,7 +53,7 @@ class Worker:
         run = training.train(model, task, progress=False, watch=on_step, **options)
         peak = current.peak_memory()
         save_file(_weights(run.model), self.folder / "final_weights.safetensors")
-        logits = [run.trainer.predict(x) for x, _ in run.task.held_out(512)]
+        logits = [run.trainer.predict(x) for x, _ in run.task.held_out(run.batch_size)]
         predictions = [each.argmax(-1).ravel() for each in logits]
         np.savez(self.folder / "predictions.npz", predictions=np.concatenate(predictions))
         self.run, self.batch = run, next(run.task.batches(run.batch_size, run.seed, 0))

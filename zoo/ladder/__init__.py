@@ -11,7 +11,7 @@ differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,11 @@ class Parity(dict[str, Any]):
         """The rows beyond their bound, known gaps left out; known gaps that have closed."""
         return [row for row in self.rows if row["verdict"] in ("fails", "closed")]
 
+    def __str__(self) -> str:
+        from zoo.report.ladder import verdicts
+
+        return "\n".join(verdicts(self))
+
     def __repr__(self) -> str:
         names = ", ".join(dict.fromkeys(row["model"] for row in self.rows))
         return f"<Parity of {names}: {len(self.rows)} comparisons, {len(self.failed)} beyond their bound>"
@@ -70,10 +75,16 @@ def parity(
 
     Without names, on all models, except variants with the same small configuration as another.
 
-    To check your own model, give a function that builds a functional Keras model, and `inputs` for it, one
-    array or a dict by input name, as in `zoo.parity(build_my_model, inputs)`: outputs and gradients are
-    compared, with the first framework's initial weights copied to the others. With `targets` (integer labels,
-    or numbers with a `loss` as `zoo.train` takes it) it is also trained.
+    To check your own model, give a function that builds it, any `keras.Model`, or "FILE.py:FUNCTION", and
+    `inputs` for it, one array or a dict by input name, as in `zoo.parity(build_my_model, inputs)`: outputs
+    and gradients are compared, with the first framework's initial weights copied to the others. With
+    `targets` (integer labels, or numbers with a `loss` as `zoo.train` takes it) it is also trained.
+    Operations are compared one by one, of models without a graph the outputs of their layers. Keras's random
+    layers draw the same numbers on every framework. `print(zoo.parity(...))` states the result in words.
+
+    A difference is relative to an array's largest value or, where 1-ulp perturbations of weights and inputs
+    move it further than the bound, to ten times that spread. A model that differs in float32 in outputs or
+    gradients is compared in float64 too.
 
     With `float64`, the ladder is run in float64 as well. `modes` are modes of the native engine, compared
     with its default in float32: by default all but "compiled", which takes a minute per model on torch.
@@ -92,13 +103,14 @@ def parity(
         device=device,
         progress=show or (lambda text: None),
     )
-    if models and callable(models[0]):
+    if models and (callable(models[0]) or ":" in str(models[0])):
         build, *rest = models
         if len(rest) + (inputs is not None) != 1:
             raise WrongConfiguration(
                 "parity(build, inputs): one function that builds a model, and its inputs"
             )
-        result = _own_model(build, rest[0] if rest else inputs, targets, loss, settings)
+        network = build, rest[0] if rest else inputs, targets, loss
+        result = own_models({_name(build): network}, settings)
     elif inputs is not None:
         raise WrongConfiguration("inputs= are for a model of your own: parity(build, inputs)")
     else:
@@ -116,19 +128,29 @@ def _registered_models(names: Sequence[str], settings: Settings) -> Parity:
         return _result(scratch, [(name, None) for name in names], settings)
 
 
-def _own_model(build: Any, inputs: Any, targets: Any, loss: Any, settings: Settings) -> Parity:
-    if targets is None:  # nothing to train on
+def own_models(networks: Mapping[str, tuple[Any, Any, Any, Any]], settings: Settings) -> Parity:
+    """Models by name, of each a builder, inputs, targets and loss, as `parity` takes them."""
+    if any(targets is None for _, _, targets, _ in networks.values()):  # nothing to train on
         settings = replace(settings, rungs=[n for n in settings.rungs if n <= 4])
-    name = getattr(build, "__name__", "model").strip("<>")
     with scratch_folder() as scratch:
-        folder = scratch / "user"
-        save_network(folder, build, inputs, targets, loss)
-        return _result(scratch, [(name, folder)], settings)
+        for name, (build, inputs, targets, loss) in networks.items():
+            save_network(scratch / f"user-{name}", build, inputs, targets, loss)
+        return _result(scratch, [(name, scratch / f"user-{name}") for name in networks], settings)
+
+
+def _name(build: Any) -> str:
+    """The name of a builder's function."""
+    path = build if isinstance(build, str) else getattr(build, "__name__", "model")
+    return path.rpartition(":")[2].strip("<>")
 
 
 def _result(scratch: Path, models: Sequence[Model], settings: Settings) -> Parity:
     with ParityRun(scratch, models, settings) as run:
         rows = run.rows()
+        if unclear := _beyond_float32(rows, settings):
+            run.models = [(name, folder) for name, folder in models if name in unclear]
+            run.settings = replace(settings, dtypes=DTYPES[1:], rungs=[2, 3], modes=())
+            rows += run.rows()
     return Parity(
         zoo=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -136,12 +158,20 @@ def _result(scratch: Path, models: Sequence[Model], settings: Settings) -> Parit
         rungs=[asdict(rung) for rung in RUNGS if rung.number in settings.rungs],
         models=[name for name, _ in models],
         rows=rows,
+        notes={name: notes for name, _ in models if (notes := run.notes(name))},
         environment={
             **machine.environment(),
             "threads": 1,
             "devices": dict.fromkeys(settings.backends, settings.device),
         },
     )
+
+
+def _beyond_float32(rows: Sequence[Record], settings: Settings) -> set[str]:
+    """The models that differ in float32 on rungs 2 and 3, and were not compared in float64."""
+    if "float64" in settings.dtypes:
+        return set()
+    return {row["model"] for row in rows if row["verdict"] == "fails" and row["rung"] in (2, 3)}
 
 
 def _checked_rungs(rungs: Sequence[int]) -> list[int]:

@@ -39,7 +39,7 @@ class Rung:
 RUNGS = (
     Rung(1, "initial", "initial weights, batches and dropout masks, bit for bit", 0.0, 0.0),
     Rung(2, "forward", "the output of every layer, relative to its largest value", 1e-5, 1e-12),
-    Rung(3, "gradients", "the gradient of every output and weight, relative to the largest", 1e-5, 1e-12),
+    Rung(3, "gradients", "the gradient of every output and weight, relative to its largest value", 1e-5, 1e-12),
     Rung(
         4, "update", "the updates of every optimizer along a schedule, relative to the largest", 1e-6, 1e-12
     ),
@@ -78,19 +78,32 @@ def floor(chaos: float) -> float:
 
 
 def relative_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The max-norm relative difference; inf where shapes or NaNs differ."""
+    """The max-norm relative difference of the finite values; inf where shapes, NaNs or infinities differ."""
     largest = absolute_difference(a, b)
-    if not largest or largest == inf:
-        return largest
-    return largest / float(max(np.abs(np.nan_to_num(x)).max(initial=0) for x in (a, b)))
+    return largest if not largest or largest == inf else largest / max(magnitude(a), magnitude(b))
 
 
 def absolute_difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest absolute difference; inf where shapes or NaNs differ."""
-    if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
+    """The largest difference of the finite values; inf where shapes, NaNs or infinities differ."""
+    if a.shape != b.shape or non_finite_mismatch(a, b).any():
         return inf
-    wide = np.nan_to_num(a.astype(np.float64)) - np.nan_to_num(b.astype(np.float64))
-    return float(np.abs(wide).max(initial=0))
+    return float(np.abs(finite_values(a) - finite_values(b)).max(initial=0))
+
+
+def magnitude(x: np.ndarray) -> float:
+    """The largest absolute value of the finite ones."""
+    return float(np.abs(finite_values(x)).max(initial=0))
+
+
+def non_finite_mismatch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where one array is NaN or infinite, and the other is not the same."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.any([kind(a) != kind(b) for kind in (np.isnan, np.isposinf, np.isneginf)], axis=0)
+
+
+def finite_values(x: np.ndarray) -> np.ndarray:
+    """In float64, with 0 for what is not finite: such a value would hide all others in a scale."""
+    return np.nan_to_num(x.astype(np.float64), nan=0, posinf=0, neginf=0)
 
 
 def first_difference(a: Arrays, b: Arrays, bound: float = BOUNDS["outputs"]) -> Record | None:

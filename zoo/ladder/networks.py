@@ -6,8 +6,6 @@ folder, see `save_network`.
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from zoo import random, registry, tasks
-from zoo._lazy import keras
+from zoo import backends, random, registry, tasks
+from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
 from zoo.layers import signature
+from zoo.processes.builders import load_builder, save_builder
 from zoo.training.recipes import Recipe, recipe
 
 Array = np.ndarray
@@ -38,15 +37,34 @@ class Network:
         recipe: Recipe | None = None,
     ):
         self.builder, self.inputs, self.targets, self.loss, self.recipe = build, inputs, targets, loss, recipe
-        self.weights: list[Array] | None = None  # copied from another framework
+        self.weights: dict[str, Array] | None = None  # copied from another framework: "0 conv/kernel"
 
     def build(self) -> keras.Model:
         """A new model with the initial weights that every framework starts from."""
         keras.utils.clear_session()
+        keras.utils.set_random_seed(SEED)  # for initializers without a seed
         model = self.builder()
+        if not isinstance(model, keras.Model):
+            raise WrongConfiguration(f"the builder returned a {type(model).__name__}; expected a keras.Model")
+        if not model.built:
+            model(backends.tensors(self.first(1)[0]))
         if self.weights is not None:
-            model.set_weights(self.weights)
+            self._assign(model, self.weights)
         return model
+
+    def _assign(self, model: keras.Model, weights: Mapping[str, Array]) -> None:
+        """Give the model these initial weights. Raises WrongConfiguration where they are another model's."""
+        here = {f"{i} {v.path}": tuple(v.shape) for i, v in enumerate(model.weights)}
+        there = {name: x.shape for name, x in weights.items()}
+        if here != there:
+            name = next(n for n in [*there, *here] if here.get(n) != there.get(n))
+            raise WrongConfiguration(
+                f"the builder made another model in another call: weight {name} is "
+                f"{there.get(name, 'missing')} in one, {here.get(name, 'missing')} in the other; it must "
+                "return the same architecture each time, on every framework"
+            )
+        for variable, value in zip(model.weights, weights.values(), strict=True):
+            variable.assign(value)
 
     def task(self) -> tasks.Task:
         """The data as a task."""
@@ -115,27 +133,36 @@ def save_network(folder: Path, build: Any, inputs: Any, targets: Any, loss: Any)
     if targets is not None:
         data["targets"] = np.asarray(targets)
     folder.mkdir()
+    place = save_builder(folder, build)
     try:
-        code = cloudpickle.dumps((build, loss, single))
+        code = cloudpickle.dumps((place, loss, single))
     except Exception as error:
-        raise WrongConfiguration(f"the model's builder cannot be sent to another process: {error}") from None
-    (folder / "build.pkl").write_bytes(code)
-    (folder / "path.json").write_text(json.dumps([p or str(Path.cwd()) for p in sys.path]))
+        raise WrongConfiguration(f"the loss cannot be sent to another process: {error}") from None
+    (folder / "network.pkl").write_bytes(code)
     np.savez(folder / "data.npz", allow_pickle=False, **data)
 
 
 def save_weights(folder: Path) -> None:
-    """Write the initial weights of the network in a folder, for the other frameworks to start from."""
-    weights = {str(i): np.asarray(w) for i, w in enumerate(load_network(folder).build().get_weights())}
-    np.savez(folder / "weights.npz", allow_pickle=False, **weights)
+    """Write the initial weights of the network in a folder, for the other frameworks to start from.
+
+    Raises WrongConfiguration for a builder that makes another model the next time.
+    """
+    network = load_network(folder)
+    model = network.build()
+    network.weights = {f"{i} {v.path}": ops.convert_to_numpy(v) for i, v in enumerate(model.weights)}
+    network.build()
+    # By number: a path may have characters that a file's name cannot.
+    names = np.array(list(network.weights))
+    arrays = {str(i): x for i, x in enumerate(network.weights.values())}
+    np.savez(folder / "weights.npz", allow_pickle=False, names=names, **arrays)
 
 
 def load_network(folder: Path) -> Network:
     """A network that `save_network` wrote, with the weights of `save_weights` if there are any."""
     import cloudpickle
 
-    sys.path += [p for p in json.loads((folder / "path.json").read_text()) if p not in sys.path]
-    build, loss, single = cloudpickle.loads((folder / "build.pkl").read_bytes())
+    place, loss, single = cloudpickle.loads((folder / "network.pkl").read_bytes())
+    build = load_builder(place)
     with np.load(folder / "data.npz") as data:
         inputs: Any = {
             name.removeprefix("inputs/"): data[name] for name in data.files if name.startswith("inputs/")
@@ -144,5 +171,5 @@ def load_network(folder: Path) -> Network:
     network = Network(build, inputs[""] if single else inputs, targets, loss)
     if (weights := folder / "weights.npz").exists():
         with np.load(weights) as arrays:
-            network.weights = [arrays[str(i)] for i in range(len(arrays.files))]
+            network.weights = {str(name): arrays[str(i)] for i, name in enumerate(arrays["names"])}
     return network

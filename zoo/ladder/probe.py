@@ -18,8 +18,9 @@ import numpy as np
 
 from zoo import backends, random, training
 from zoo._lazy import keras, ops
-from zoo.ladder.bounds import PERTURBED_RUNS
+from zoo.ladder.bounds import PERTURBED_RUNS, absolute_difference
 from zoo.ladder.networks import SEED, Network, load_network, registered_network, save_weights
+from zoo.ladder.noise import same_noise
 from zoo.processes.workers import Answer, serve
 from zoo.training.recipes import Recipe
 
@@ -29,6 +30,7 @@ Named = Iterator[tuple[str, Array]]
 STEPS = 100  # of the training rung
 OTHER_STEPS = 10  # of the modes that are not the default
 SAVED_AFTER = 60  # the step after which the last epoch's checkpoint is taken
+SPREAD_PASSES = 3  # that measure how far rounding moves each output and gradient
 BATCH = 12  # does not divide the number of examples: the last batch is short
 
 
@@ -69,7 +71,7 @@ class Probe:
 
         self.backend.clear_cache()  # of the model before
         facts: dict[str, Any] = {}
-        with injected(fault):
+        with injected(fault), same_noise() as drawn:
             network = load_network(Path(folder)) if folder else registered_network(model)
             parts: list[tuple[set[int], Callable[[], Named]]] = [
                 ({1}, lambda: initial(network, compiled="compiled" in modes)),
@@ -85,6 +87,7 @@ class Probe:
                 if numbers & set(rungs):
                     arrays.update(part())
         np.savez(self.folder / f"{model}.npz", allow_pickle=False, **arrays)
+        facts["noise"] = sorted(drawn)
         self.answer(last=True, facts=facts)
 
     def training(self, network: Network, name: str, rungs: list[int], modes: list[str]) -> Named:
@@ -111,7 +114,7 @@ class Probe:
         """Resume from the checkpoints of other frameworks, and write `MODEL-resumed.npz`."""
         from zoo.ladder.faults import injected
 
-        with injected(fault):
+        with injected(fault), same_noise():
             network = load_network(Path(folder)) if folder else registered_network(model)
             losses = {
                 name: np.array(train(network, "native", resume=path).losses) for name, path in files.items()
@@ -131,7 +134,7 @@ class Probe:
 def initial(network: Network, *, compiled: bool) -> Named:
     """Weights, batches and the dropout masks of every layer; with `compiled`, also those of compiled code."""
     model = network.build()
-    for i, variable in enumerate(model.variables):
+    for i, variable in enumerate(model.weights):  # without the states of seed generators
         yield f"initial/weights/{i} {variable.path}", numpy(variable)
     if network.targets is not None:
         for epoch in range(2):
@@ -154,23 +157,47 @@ def initial(network: Network, *, compiled: bool) -> Named:
 
 
 def flow(network: Network, rungs: list[int], facts: dict[str, Any]) -> Named:
-    """The output of every operation, every gradient, and the non-trainable state after a training pass."""
+    """The output of every operation, every gradient, and the non-trainable state after a training pass.
+
+    Each with its spread under 1-ulp perturbations of weights and inputs, "spread/forward/conv1".
+    """
     from zoo.ladder.taps import Taps
 
     model = network.build()
     x, y = network.first(8)
     taps = Taps(model, x)
     facts |= {"order": taps.order, "consumers": taps.consumers, "kinds": taps.kinds, "weights": taps.weights}
-    if 2 in rungs:
-        for label, value in taps.outputs(x).items():
-            yield f"forward/{label}", value
-    if 3 in rungs or model.non_trainable_variables:
-        value, gradients, state = taps.gradients(x, y, network.loss)
-        for layer, values in state.items():
-            yield f"forward/state/{layer}", values
-        yield "gradients/loss", value
-        for name, gradient in gradients.items():
-            yield f"gradients/{name}", gradient
+
+    def compute(x: Any) -> Named:
+        if 2 in rungs:
+            for label, value in taps.outputs(x).items():
+                yield f"forward/{label}", value
+        if 3 in rungs or model.non_trainable_variables:
+            value, gradients, state = taps.gradients(x, y, network.loss)
+            for layer, values in state.items():
+                yield f"forward/state/{layer}", values
+            yield "gradients/loss", value
+            for name, gradient in gradients.items():
+                yield f"gradients/{name}", gradient
+
+    exact = dict(compute(x))
+    yield from exact.items()
+    weights, spreads = [numpy(v) for v in model.weights], dict.fromkeys(exact, 0.0)
+    for seed in range(SPREAD_PASSES):
+        perturb(model, seed)
+        for name, value in compute(perturbed_inputs(x, seed)):
+            spreads[name] = max(spreads[name], absolute_difference(value, exact[name]))
+        for variable, value in zip(model.weights, weights, strict=True):
+            variable.assign(value)
+    for name, spread in spreads.items():
+        yield f"spread/{name}", np.array(spread)
+
+
+def perturbed_inputs(inputs: Any, seed: int) -> Any:
+    """Inputs of which every number that is not an integer is changed by one ulp, up or down."""
+    if isinstance(inputs, Mapping):
+        return {name: perturbed_inputs(x, seed) for name, x in inputs.items()}
+    return nudged(inputs, "inputs", seed) if np.issubdtype(inputs.dtype, np.floating) else inputs
 
 
 # Rung 4
@@ -304,10 +331,14 @@ def training_optimizer(recipe: Recipe | None) -> Any:
 def perturb(model: keras.Model, seed: int) -> None:
     """Change every trainable weight by one ulp, up or down."""
     for variable in model.trainable_variables:
-        value = numpy(variable)
-        up = random.generator("nudge", seed, variable.path).random(value.shape) < 0.5
-        ends = np.array([-np.inf, np.inf], value.dtype)
-        variable.assign(np.nextafter(value, ends[up.astype(int)]))
+        variable.assign(nudged(numpy(variable), "nudge", seed, variable.path))
+
+
+def nudged(value: Array, *key: int | str) -> Array:
+    """An array of which every number is changed by one ulp, up or down."""
+    up = random.generator(*key).random(value.shape) < 0.5
+    ends = np.array([-np.inf, np.inf], value.dtype)
+    return np.nextafter(value, ends[up.astype(int)])
 
 
 def numpy(value: Any) -> Array:

@@ -171,6 +171,13 @@ class ParityRun(AbstractContextManager["ParityRun"]):
             except WorkerDied as error:
                 self.errors[model, backend, dtype] = str(error)
 
+    def notes(self, model: str) -> list[str]:
+        """What was done to make the frameworks comparable."""
+        if not (noise := self.facts.get(model, {}).get("noise")):
+            return []
+        generators = "generators" if len(noise) > 1 else "generator"
+        return [f"{len(noise)} random {generators} of Keras drew the same numbers on every framework"]
+
     # The comparison of their arrays
 
     def table(self, model: str, dtype: str) -> Iterator[Record]:

@@ -15,9 +15,13 @@ from zoo.ladder.bounds import (
     Record,
     Rung,
     absolute_difference,
-    first_difference,
+    finite_values,
+    magnitude,
+    non_finite_mismatch,
     relative_difference,
 )
+
+SPREADS = 10  # how many spreads of an array under 1-ulp perturbations still count as rounding
 
 
 def chaos_of(arrays: Arrays) -> float:
@@ -62,10 +66,9 @@ def location(layer: str, a: np.ndarray, b: np.ndarray) -> Record:
     """Where two arrays differ most: the index, both values, and the relative difference."""
     if a.shape != b.shape:
         return {"layer": layer, "difference": None, "a": f"shape {a.shape}", "b": f"shape {b.shape}"}
-    distance = np.abs(
-        np.nan_to_num(a.astype(np.float64), nan=np.inf) - np.nan_to_num(b.astype(np.float64), nan=-np.inf)
-    )
-    index = np.unravel_index(np.nanargmax(distance), distance.shape) if distance.size else ()
+    distance = np.abs(finite_values(a) - finite_values(b))
+    distance = np.where(non_finite_mismatch(a, b), inf, distance)
+    index = np.unravel_index(np.argmax(distance), distance.shape) if distance.size else ()
     values = {"a": float(a[index]), "b": float(b[index])}
     difference = relative_difference(a, b)
     return {"layer": layer, "difference": difference, "index": [int(i) for i in index], **values}
@@ -86,6 +89,30 @@ class Pair:
     def parts(self, prefix: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """Both sides' arrays below a prefix."""
         return part(self.a, prefix), part(self.b, prefix)
+
+    def difference(self, name: str) -> float:
+        """The relative difference of an array; inf where one side lacks it.
+
+        It is relative to the array's largest value or, where rounding moves it further than the bound (the
+        spread under 1-ulp perturbations of weights and inputs), to that rounding, so that the bound is
+        `SPREADS` times the spread.
+        """
+        if name not in self.a or name not in self.b:
+            return inf
+        largest = absolute_difference(self.a[name], self.b[name])
+        if not largest or largest == inf:
+            return largest
+        return largest / max(self._magnitude(name), SPREADS * self._spread(name) / self.bound)
+
+    def rounding(self, name: str) -> float:
+        """How far 1-ulp perturbations move an array, relative to its largest value."""
+        return self._spread(name) / (self._magnitude(name) or 1)
+
+    def _spread(self, name: str) -> float:
+        return max(float(side.get(f"spread/{name}", 0)) for side in (self.a, self.b))
+
+    def _magnitude(self, name: str) -> float:
+        return max(magnitude(side[name]) for side in (self.a, self.b) if name in side)
 
     def engines(self, name: str) -> dict[str, np.ndarray]:
         """The array of that name from each engine of both frameworks, where there is one."""
@@ -115,17 +142,17 @@ def _initial(pair: Pair) -> Measurement:
 
 def _forward(pair: Pair) -> Measurement:
     """Rung 2. The first operation whose output differs is the suspect: its inputs are equal."""
-    ours, theirs = pair.parts("forward/")
-    names = dict.fromkeys([*ours, *theirs])
-    worst = max(relative_difference(ours[n], theirs[n]) if n in ours and n in theirs else inf for n in names)
+    names = dict.fromkeys(name for side in (pair.a, pair.b) for name in side if name.startswith("forward/"))
+    differences = {name: pair.difference(name) for name in names}
     where = None
-    if (first := first_difference(ours, theirs, pair.bound)) is not None:
-        label = first["layer"]
+    if (first := next((n for n, x in differences.items() if not x <= pair.bound), None)) is not None:
+        label = first.removeprefix("forward/")
         suspect = pair.facts.get("kinds", {}).get(
             label, "the non-trainable state, such as running statistics"
         )
-        where = {**location(label, ours[label], theirs.get(label, np.zeros(0))), "suspect": suspect}
-    return Measurement(worst, where)
+        sides = (side.get(first, np.zeros(0)) for side in (pair.a, pair.b))
+        where = {**location(label, *sides), "suspect": suspect, "rounding": pair.rounding(first)}
+    return Measurement(max(differences.values()), where)
 
 
 def _gradients(pair: Pair) -> Measurement:
@@ -134,16 +161,8 @@ def _gradients(pair: Pair) -> Measurement:
     if unpaired := sorted(ours.keys() ^ theirs.keys()):
         layers = ", ".join(unpaired[:3])
         return Measurement(inf, {"layer": layers, "difference": None, "suspect": "on one side only"})
-    kinds, facts = ("loss", "outputs/", "weights/"), pair.facts
-    largest = {
-        k: max((np.abs(x).max() for n, x in ours.items() if n.startswith(k)), default=0) for k in kinds
-    }
-
-    def difference(name: str) -> float:
-        scale = next(size for kind, size in largest.items() if name.startswith(kind))
-        return absolute_difference(ours[name], theirs[name]) / float(scale or 1)
-
-    worst = max(map(difference, ours))
+    facts, differences = pair.facts, {name: pair.difference(f"gradients/{name}") for name in ours}
+    worst = max(differences.values())
 
     backward = [("loss", "the loss, or the forward pass before it")]
     for label in reversed(facts["order"]):
@@ -152,9 +171,10 @@ def _gradients(pair: Pair) -> Measurement:
         own = f"the backward pass of {label}: {facts['kinds'][label]}, for its weight"
         backward += [(f"weights/{path}", own) for path in facts["weights"][label]]
     for name, suspect in backward:
-        if name in ours and not difference(name) <= pair.bound:
+        if name in ours and not differences[name] <= pair.bound:
             where = location(name, ours[name], theirs[name])
-            return Measurement(worst, {**where, "difference": difference(name), "suspect": suspect})
+            own = {"difference": differences[name], "rounding": pair.rounding(f"gradients/{name}")}
+            return Measurement(worst, {**where, **own, "suspect": suspect})
     return Measurement(worst)
 
 

@@ -1,7 +1,8 @@
-"""Taps in a functional Keras model: the output of every operation, and the gradient with respect to it.
+"""Taps in a Keras model: the outputs of every operation, and the gradients with respect to them.
 
-The graph is rebuilt from the same layers, with zeros added after each operation. The zeros are weights, so
-the gradient with respect to an operation's output is the gradient of its zeros.
+Zeros are added to each output. They are weights, so the gradient with respect to an output is the gradient of
+its zeros. A functional model's graph is rebuilt from the same layers with taps between them; of any other
+model the layers are followed as they are called.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 
 from zoo import backends, random
 from zoo._lazy import keras, ops
-from zoo.errors import WrongConfiguration
 from zoo.layers import signature
 
 Array = np.ndarray
@@ -23,10 +23,9 @@ TAP = "tap_"
 class Taps:
     """A model with a tap after every operation, for inputs of these shapes.
 
-    `order` names the operations in data-flow order. By the name of an operation, `consumers` are the
-    operations that read its output, `kinds` its class, `weights` the paths of its trainable weights.
-
-    Raises WrongConfiguration for a model that is not functional.
+    `order` names the outputs in data-flow order: an output has the name of its operation, and a number if it
+    is not the first. By an output's name, `consumers` are the operations that read it, `kinds` its class,
+    `weights` the paths of its trainable weights.
     """
 
     def __init__(self, model: keras.Model, inputs: Any):
@@ -34,25 +33,31 @@ class Taps:
         self.consumers: dict[str, list[str]] = {}
         self.kinds: dict[str, str] = {}
         self.weights: dict[str, list[str]] = {}
-        producers: dict[int, str] = {}
+        self.taps: dict[str, Any] = {}  # by an output's name; None if it has no gradient
+        self.gradient: dict[bool, Any] = {}  # the compiled function, with targets and without
+        self.producers: dict[
+            int, tuple[str, Any]
+        ] = {}  # by a tensor's identity: what made it, and the tensor
+        if (graph := _graph(model)) is not None:
+            self.tapped, self.whole = self._rebuild(graph, inputs)
+        else:
+            self.tapped, self.whole = self._follow(model, inputs)
+        self.producers.clear()
+
+    def _rebuild(self, model: keras.Model, inputs: Any) -> tuple[keras.Model, keras.Model]:
+        """The graph with taps: a model of all outputs, and the model itself."""
         outputs: list[Any] = []
 
         def tap(operation: Any, *args: Any, **kwargs: Any) -> Any:
-            label = self._label(operation)
-            for x in keras.tree.flatten((args, kwargs)):
-                if (source := producers.get(id(x))) is not None:
-                    self.consumers[source].append(label)
-            result = operation(*args, **kwargs)
+            labels = self._labels(operation, (args, kwargs), result := operation(*args, **kwargs))
             tapped = []
-            for y in keras.tree.flatten(result):
-                real = keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))
-                out = _tap_layer()(name=f"{TAP}{len(outputs)}")(y) if real and not tapped else y
-                producers[id(out)] = label
+            for label, y in labels:
+                out = self._tap(label, y)(y) if label is not None and _real(y) else y
+                self.producers[id(out)] = label, out
                 tapped.append(out)
-            outputs.append(tapped[0])
+            outputs.extend(y for y in tapped if y is not None)
             return keras.tree.pack_sequence_as(result, tapped)
 
-        model = _functional(model)
         # With the shapes of these arrays: the zeros need a length where the model takes any.
         start = [
             keras.Input(batch_shape=x.shape, dtype=tensor.dtype, name=tensor.name)
@@ -64,21 +69,57 @@ class Taps:
             clone_function=lambda op: op,
             call_function=tap,
         )
-        self.tapped = keras.Model(clone.input, outputs)
-        self.whole = clone
+        return keras.Model(clone.input, outputs), clone
 
-    def _label(self, operation: Any) -> str:
-        """Its name if it has weights, otherwise its class and number: the same in every process."""
-        number, kind = len(self.order) + 1, type(operation).__name__
-        weights = getattr(operation, "weights", None)
-        label = operation.name if weights else f"{kind.lower()} (operation {number})"
-        if label in self.kinds:
-            label = f"{label} (operation {number})"
-        self.order.append(label)
-        self.consumers[label] = []
-        self.kinds[label] = kind
-        self.weights[label] = [v.path for v in getattr(operation, "trainable_variables", [])]
-        return label
+    def _follow(self, model: keras.Model, inputs: Any) -> tuple[keras.Model, keras.Model]:
+        """The calls of its layers with taps: a model of all outputs, and the model itself."""
+        by_call: dict[tuple[int, int], list[Any]] = {}  # by the layer's identity and the number of its call
+
+        def record(call: tuple[int, int], layer: Any, arguments: Any, result: Any) -> Any:
+            by_call[call] = []
+            for label, y in self._labels(layer, arguments, result):
+                by_call[call].append(self._tap(label, y) if label is not None and _real(y) else None)
+                self.producers[id(y)] = label, y
+            return result
+
+        from zoo.ladder.calls import TappedCalls, follow_calls
+
+        with follow_calls(model, record):
+            model(backends.tensors(inputs), training=False)
+        return (TappedCalls(model, by_call, everything=True), TappedCalls(model, by_call, everything=False))
+
+    def _labels(self, operation: Any, arguments: Any, result: Any) -> list[tuple[str | None, Any]]:
+        """The outputs of a call with their names, which are noted with what they read; None has no name.
+
+        Its name is the operation's if it has weights, else its class and number: the same in every process.
+        """
+        kind, weights = type(operation).__name__, getattr(operation, "weights", None)
+        number = len(self.order) + 1
+        name = operation.name if weights else f"{kind.lower()} (operation {number})"
+        if name in self.kinds:
+            name = f"{name} (operation {number})"
+        sources = [self.producers[id(x)][0] for x in keras.tree.flatten(arguments) if id(x) in self.producers]
+        labels: list[tuple[str | None, Any]] = []
+        for i, y in enumerate(keras.tree.flatten(result)):
+            label = None if y is None else name if i == 0 else f"{name}, output {i + 1}"
+            labels.append((label, y))
+            if label is None:
+                continue
+            for source in sources:
+                self.consumers[source].append(label)
+            self.order.append(label)
+            self.consumers[label], self.kinds[label] = [], kind
+            trainable = getattr(operation, "trainable_variables", []) if i == 0 else []
+            self.weights[label] = [v.path for v in trainable]
+        return labels
+
+    def _tap(self, label: str, y: Any) -> Any:
+        """A new tap for this output."""
+        from zoo.layers.classes import Tap
+
+        tap = self.taps[label] = Tap(name=f"{TAP}{len(self.taps)}")
+        tap.build(tuple(y.shape))
+        return tap
 
     def outputs(self, inputs: Any) -> dict[str, Array]:
         """The output of every operation in inference mode, in data-flow order."""
@@ -100,31 +141,36 @@ class Taps:
         backend = backends.current()
         objective = _distance if targets is None else _objective(targets, loss)
         y = backend.tensor(np.zeros(1, np.int32) if targets is None else targets)
-        value, gradients, state = backend.gradients(self.whole, objective)(backends.tensors(inputs), y)
+        if (compute := self.gradient.get(targets is None)) is None:
+            compute = self.gradient[targets is None] = backend.gradients(self.whole, objective)
+        value, gradients, state = compute(backends.tensors(inputs), y)
         named: dict[str, Array] = {}
+        labels = list(self.taps)
         for variable, gradient in zip(self.whole.trainable_variables, gradients, strict=True):
             owner = variable.path.split("/")[0]
             name = (
-                f"outputs/{self.order[int(owner.removeprefix(TAP))]}"
+                f"outputs/{labels[int(owner.removeprefix(TAP))]}"
                 if owner.startswith(TAP)
                 else f"weights/{variable.path}"
             )
             named[name] = _numpy(gradient)
         states: dict[str, list[Array]] = {}
+        kept = set(map(id, self.whole.weights))  # not the states of seed generators
         for variable, after in zip(self.whole.non_trainable_variables, state, strict=True):
+            if id(variable) not in kept:
+                continue
             states.setdefault(variable.path.rpartition("/")[0], []).append(_numpy(after).ravel())
         return _numpy(value), named, {layer: np.concatenate(values) for layer, values in states.items()}
 
 
-def _functional(model: keras.Model) -> keras.Model:
-    if hasattr(model, "operations"):
-        return model
+def _graph(model: keras.Model) -> keras.Model | None:
+    """The model as a graph of operations; None if it has none, or has models in it, whose layers count."""
     if isinstance(model, keras.Sequential) and model.built:
-        return keras.Model(model.inputs, model.outputs)
-    raise WrongConfiguration(
-        f"{model.name}: a {type(model).__name__} has no graph; parity takes functional models, and "
-        "sequential ones with an Input"
-    )
+        model = keras.Model(model.inputs, model.outputs)
+    operations = getattr(model, "operations", None)
+    if operations is None or any(isinstance(operation, keras.Model) for operation in operations):
+        return None
+    return model
 
 
 def layer_outputs(model: keras.Model, inputs: Any) -> dict[str, Array]:
@@ -164,13 +210,12 @@ def _objective(targets: Array, loss: Any) -> Any:
 
 def _distance(_: Any, outputs: Any) -> Any:
     total: Any = 0.0
-    for i, y in enumerate(keras.tree.flatten(outputs)):
+    for i, y in enumerate(filter(_real, keras.tree.flatten(outputs))):
         target = random.generator("target", i).standard_normal(tuple(y.shape))
         total = total + ops.sum(ops.square(y - ops.convert_to_tensor(target, dtype=y.dtype))) / 2
     return total
 
 
-def _tap_layer() -> Any:
-    from zoo.layers.classes import Tap
-
-    return Tap
+def _real(y: Any) -> bool:
+    """Whether a tensor is of a float type, so that it has a gradient."""
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))

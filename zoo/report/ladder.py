@@ -54,6 +54,39 @@ def claims(result: Record) -> list[str]:
     return lines
 
 
+def verdicts(result: Record) -> Iterator[str]:
+    """A line for each pair of frameworks: equal, rounding, or DIFFERENT and where first; then the notes."""
+    for row in result["rows"]:
+        if row["error"]:
+            yield f"{row['model']}, {row['a']} {row['dtype']}: not compared: {row['error']}"
+    pairs: dict[tuple[str, str, str], list[ParityRow]] = {}
+    for row in result["rows"]:
+        if row["a"] != row["b"]:
+            pairs.setdefault((row["model"], row["a"], row["b"]), []).append(row)
+    for (model, a, b), rows in pairs.items():
+        yield f"{model}, {a} and {b}: {_verdict(rows)}"
+    for model, notes in result["notes"].items():
+        yield from (f"{model}: {note}" for note in notes)
+
+
+def _verdict(rows: list[ParityRow]) -> str:
+    """The verdict on a pair of frameworks, in words."""
+    failed = [row for row in rows if row["verdict"] == "fails"]
+    if not failed:
+        flow = [row for row in rows if row["rung"] in (2, 3)]
+        largest = {row["dtype"]: 0.0 for row in flow}
+        for row in flow:
+            largest[row["dtype"]] = max(largest[row["dtype"]], row["measured"] or 0.0)
+        text = ", ".join(f"{scientific(x)} in {dtype}" for dtype, x in largest.items() if x)
+        return f"rounding: outputs and gradients differ by {text}" if text else "equal"
+    double = [row for row in failed if row["dtype"] == "float64"]
+    first = min(double or failed, key=lambda row: row["rung"])
+    text = f"DIFFERENT: rung {first['rung']}, {first['name']}, {location(first['where'])}"
+    if not double and any(row["dtype"] == "float64" for row in rows):
+        text += " In float64 they agree: an operation rounds more in float32 on one of them."
+    return text
+
+
 def failures(result: Record) -> Iterator[str]:
     """The rows that exceed their bound, known gaps included, one line each."""
     for row in result["rows"]:
@@ -77,7 +110,11 @@ def location(where: Location | None) -> str:
         text += f"{index}: {where['a']:.9g} against {where.get('b'):.9g}"
     elif "a" in where:
         text += f": {where['a']} against {where.get('b')}"
-    text += "." if difference is None else f", by {scientific(difference)}."
+    if difference is not None:
+        text += f", by {scientific(difference)}"
+    if (rounding := where.get("rounding")) is not None:
+        text += f" where rounding is {scientific(rounding)}"
+    text += "."
     return text + (f" Suspect: {suspect}." if (suspect := where.get("suspect")) else "")
 
 
@@ -129,6 +166,9 @@ def summary(result: Record, console: Console) -> None:
         console.print(table)
     for line in claims(result):
         console.print(line, highlight=False, markup=False)
+    if len(result["models"]) == 1:
+        for line in verdicts(result):
+            console.print(line, style="bold", highlight=False, markup=False)
     for line in failures(result):
         console.print(line, style="bold red", highlight=False, markup=False)
     total, failed = len(result["rows"]), failure_count(result)

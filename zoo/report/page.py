@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
-import jinja2
 import vl_convert
 from markupsafe import Markup, escape
 from pygments import highlight
@@ -25,6 +24,7 @@ from zoo import storage
 from zoo.report import ladder as ladder_report
 from zoo.report.charts import COMPILE_TIME, QUARTILES, bar_chart, difference_chart, loss_chart
 from zoo.report.results import ComparisonResult, Environment, ModelResult, Number, PairResult
+from zoo.report.templates import environment
 from zoo.report.words import (
     PARITY,
     Evidence,
@@ -69,7 +69,7 @@ def render(result: Record, ladder: Record | None = None) -> str:
         created=datetime.fromisoformat(result["created"]).astimezone(UTC),
         models=[section(model, comparison) for model in comparison["models"]] if comparison else [],
         ladder=parity and ladder_report.section(parity),
-        environment=environment((comparison or parity)["environment"]),
+        environment=machine_facts((comparison or parity)["environment"]),
         data="result.json" if comparison else "parity.json",
         style=Markup((HERE / "report.css").read_text("utf-8")),
         scripts=scripts,
@@ -236,7 +236,7 @@ def loops(runs: list[Run]) -> list[tuple[str, str]]:
     ]
 
 
-def environment(machine: Environment) -> Record:
+def machine_facts(machine: Environment) -> Record:
     """The machine and the software."""
     memory = machine.get("memory_gb")
     return {
@@ -279,12 +279,6 @@ def policy(scripts: list[Markup]) -> str:
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-eval' {allowed}"
 
 
-TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(HERE),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-TEMPLATES.filters |= {"conjunction": conjunction, "prose": prose, "python": python}
+TEMPLATES = environment()
+TEMPLATES.filters |= {"prose": prose, "python": python}
 TEMPLATES.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}

@@ -231,6 +231,8 @@ class Location(TypedDict):
     """the difference, as the rung's claim defines it"""
     suspect: NotRequired[str]
     """the operation that is likely to cause it"""
+    rounding: NotRequired[Number]
+    """how far 1-ulp perturbations of weights and inputs move the value, relative to its largest"""
     index: NotRequired[list[int]]
     """the position of the largest difference"""
     a: NotRequired[float | str]
@@ -285,6 +287,8 @@ class ParityResult(TypedDict):
     """the rungs that were run"""
     rows: list[ParityRow]
     """one object per model, float type, rung and pair of frameworks"""
+    notes: dict[str, list[str]]
+    """by model: what was done to make the frameworks comparable, in words"""
     environment: Environment
     """the machine and the software"""
 

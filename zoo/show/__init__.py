@@ -1,9 +1,10 @@
-"""Visualization: feature maps, filters, attention, and Grad-CAM.
+"""Visualization: feature maps, filters, attention, Grad-CAM, and the confusion matrix of a classifier.
 
     zoo.show.feature_maps(model, "photo.jpg", "stage1")
     zoo.show.filters(model, "stem")
     zoo.show.attention(vit, "photo.jpg", block=12)
     zoo.show.grad_cam(model, "photo.jpg").save("why.png")
+    zoo.show.confusion(run)
 
 Each function returns a `Picture`, which a notebook displays; its `values` are NumPy arrays, the same on every
 framework. An `image` is a path, a PIL image or bytes (h, w, c), preprocessed as the model card says, or a
@@ -30,6 +31,7 @@ from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.prediction import Photo, prepared, preprocessing_for, softmax
 from zoo.preprocessing import load
 from zoo.show import figures
+from zoo.show.classification import calibration, confusion
 from zoo.show.figures import Picture
 from zoo.training import runs
 
@@ -38,6 +40,8 @@ __all__ = [
     "attention",
     "attention_rollout",
     "attention_weights",
+    "calibration",
+    "confusion",
     "feature_maps",
     "filters",
     "grad_cam",

@@ -465,5 +465,11 @@ def _input(x: Any) -> Any:
     """An array as models take it, float32 or integers; sequences as they are."""
     if isinstance(x, Sequences):
         return x
-    x = np.asarray(x)
+    try:
+        x = np.asarray(x)
+    except ValueError as error:
+        raise WrongConfiguration(
+            f"x is not one array ({error}); give several inputs as a dict by input name, or as a list to a "
+            "functional model"
+        ) from None
     return x.astype(np.float32) if np.issubdtype(x.dtype, np.floating) else x

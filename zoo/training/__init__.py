@@ -74,6 +74,7 @@ def train(
     tokenizer: Tokenizer | str | Path | None = None,
     errors: str = "stop",
     readers: int | None = None,
+    on_nan: str = "stop",
     early_stopping: EarlyStopping | int | None = None,
     train_metrics: bool = False,
     seed: int | None = None,
@@ -116,6 +117,8 @@ def train(
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
     - `errors` "skip" leaves out unreadable images; `readers`: threads that read and augment examples ahead.
     - `early_stopping`: an `EarlyStopping`, or its patience.
+    - `on_nan`: at a loss or gradient that is not finite, "stop", "skip" the step, or "rollback" to the last
+      good state, and on with the data after the bad block (`NonFinite`).
     - `train_metrics`: after each epoch, measure the task's metric on the training examples too, as they are
       without augmentation; the mean loss of the epoch's steps is in `run.history` anyway.
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also
@@ -130,7 +133,8 @@ def train(
     - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` or `keras.callbacks` objects.
 
     Ctrl-C, SIGTERM and SIGUSR1 stop after the current step; the run so far is returned. Raises ZooError's
-    kinds, before any work, for a wrong name or argument, or data that do not fit the model; NotSaved.
+    kinds, before any work, for a wrong name or argument, or data that do not fit the model; then NotSaved and
+    NonFinite.
     """
     arguments = locals()
     plan = plan_run(model, task, Options(**{name: arguments[name] for name in Options.names()}))

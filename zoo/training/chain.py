@@ -2,8 +2,9 @@
 
     runs/lenet5-2026-11-30/chain.json
 
-has the options of the run, for every step its loss, and every `EVERY` steps a hash of each variable. The hash
-of a step is the SHA-256 of the one before and of its own content: a change anywhere is found at its step.
+has the options of the run, for every step its loss, and every `EVERY` steps a hash of each variable and of
+the optimizer state. The hash of a step is the SHA-256 of the one before and of its own content: a change
+anywhere is found at its step.
 """
 
 from __future__ import annotations
@@ -45,6 +46,13 @@ def of_variables(model: keras.Model) -> dict[str, str]:
     return {v.path: fingerprint([ops.convert_to_numpy(v)]) for v in model.variables}
 
 
+def of_run(run: Run) -> dict[str, str]:
+    """Those of its model, and of the arrays of the optimizer state ("optimizer/momentum/head/kernel")."""
+    run.trainer.sync()
+    kept = {f"optimizer/{name}": fingerprint([x]) for name, x in run.trainer.state_dict().items()}
+    return {**of_variables(run.model), **kept}
+
+
 class Chain:
     """The steps of a run: `add` one after another."""
 
@@ -52,7 +60,7 @@ class Chain:
         self.options, self.links = dict(options), [dict(link) for link in links]
 
     def add(self, loss: float, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """The next step: its loss, and hashes of the variables after it."""
+        """The next step: its loss, and hashes of variables and optimizer state after it."""
         link: dict[str, Any] = {"step": len(self.links) + 1, "loss": float(loss).hex()}
         if variables is not None:
             link["variables"] = dict(variables)
@@ -99,10 +107,7 @@ class Recorder:
 
     def on_step(self, step: int, loss: float) -> dict[str, Any]:
         """After a step, counted from 1."""
-        variables = None
-        if step % EVERY == 0:
-            self.run.trainer.sync()
-            variables = of_variables(self.run.model)
+        variables = of_run(self.run) if step % EVERY == 0 else None
         return self.chain.add(loss, variables)
 
 

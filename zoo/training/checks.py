@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from zoo import tasks
 from zoo._lazy import keras
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.layers import signature
-from zoo.tasks import Task, sequences
+from zoo.tasks import Pair, Task, sequences
 from zoo.training.objectives import LOSSES, Objective
 
 
@@ -30,6 +31,8 @@ def check_exact(options: Any, mode: str, objective: Objective) -> None:
     for name in ("class_weights", "lora", "unfreeze"):
         if getattr(options, name):
             raise WrongConfiguration(f"exact: {name}= is not offered; leave it out")
+    if options.on_nan != "stop":
+        raise WrongConfiguration(f"exact: on_nan={options.on_nan!r} is not offered; leave it out")
     if mode == "compiled":
         raise WrongConfiguration("exact: mode='compiled' is not offered; leave it out")
     if objective.loss != "cross_entropy":
@@ -95,6 +98,17 @@ def check_fit(model: keras.Model, task: Task) -> None:
         raise WrongConfiguration(
             f"{task.name} has targets of shape {y.shape[1:]}, {model.name} gives {model.output_shape[1:]}"
         )
+
+
+def check_streams(model: keras.Model, task: Task) -> None:
+    """From here on every batch of a stream is checked as the first one was."""
+
+    def check(pair: Pair) -> Pair:
+        check_fit(model, replace(task, train=pair, test=None, streams={}))
+        return pair
+
+    for stream in task.streams.values():
+        stream.uses["check"] = check
 
 
 def _tokens(x: Any) -> Iterator[tuple[str, Any]]:

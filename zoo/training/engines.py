@@ -13,7 +13,7 @@ import numpy as np
 
 from zoo import backends, tasks
 from zoo._lazy import keras, ops
-from zoo.errors import WrongConfiguration
+from zoo.errors import WrongConfiguration, shortlist
 from zoo.tasks import Pair
 from zoo.training.objectives import Objective, weighing
 
@@ -119,6 +119,10 @@ def make_engine(name: str, model: keras.Model, objective: Objective, optimizer: 
         raise WrongConfiguration(
             f"optimizer={type(optimizer).__name__}: the native engine takes those of zoo.optimizers, for "
             "which the framework has its own; engine='keras' takes any Keras optimizer"
+        )
+    if constrained := [v.path for v in model.trainable_variables if v.constraint is not None]:
+        raise WrongConfiguration(
+            f"{model.name} constrains {shortlist(constrained)}; only engine='keras' applies constraints"
         )
     return NativeEngine(model, objective, optimizer, mode, scaling)
 

@@ -8,7 +8,8 @@ zoo.evaluate("lenet5", "digits", weights="digits")
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from zoo import backends, registry, tasks, tokenizers
 from zoo._lazy import keras
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest, shortlist
-from zoo.layers import signature
-from zoo.tasks import Pair, Task, folders, sequences
-from zoo.training.checks import check_fit
+from zoo.tasks import Pair, Stream, Task, folders, sequences
+from zoo.training.checks import check_fit, check_streams
+from zoo.training.classification import Classification, classify, is_classification
 from zoo.training.engines import Predictor
+from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.metrics import measure
 from zoo.training.objectives import Objective
 from zoo.training.plan import plan_model
@@ -54,6 +56,59 @@ def evaluate(
     Raises UnknownName, WrongConfiguration, also for classes that are not in the run, and DataUnavailable;
     then the errors of `zoo.build` and `zoo.weights.load`.
     """
+    subject = prepare(model, task, weights, split, batch_size, tokenizer, errors)
+    examples = 0
+
+    def counted() -> Iterator[Pair]:
+        nonlocal examples
+        for x, y in subject.batches():
+            examples += sequences.count(x)
+            yield x, y
+
+    measured = measure(subject.predictor, subject.task, counted())
+    return {**measured, "examples": examples, "split": subject.split}
+
+
+def classification(model: Any, task: Any = None, *, split: str | None = None) -> Classification:
+    """The predictions of a classifier, with the arguments of `evaluate`; by default what the run held out.
+
+    Raises the errors of `evaluate`, and WrongConfiguration for a task whose examples do not have one class.
+    """
+    if isinstance(model, Run) and task is None and split is None:
+        engine, data, batches = model.trainer, model.task, model.task.held_out(512)
+    else:
+        subject = prepare(model, task, split=split)
+        engine, data, batches = subject.predictor, subject.task, subject.batches()
+    if not is_classification(data):
+        raise WrongConfiguration(f"{data.name}: expected a classification, with one class for each example")
+    return classify(engine, data, batches)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated."""
+
+    predictor: Predictor
+    task: Task
+    parts: list[str]  # of "train" and "test"
+    split: str
+    batch_size: int
+
+    def batches(self) -> Iterator[Pair]:
+        """The examples of all parts."""
+        return (pair for part in self.parts for pair in self.task.held_out(self.batch_size, part))
+
+
+def prepare(
+    model: Any,
+    task: Any,
+    weights: str | Path | None = None,
+    split: str | None = None,
+    batch_size: int = 64,
+    tokenizer: Any = None,
+    errors: str = "stop",
+) -> Subject:
+    """Find, build, load and check what is evaluated. Raises the errors of `evaluate`."""
     if split not in (None, *SPLITS):
         raise UnknownName(f"split={split!r}; {nearest(str(split), SPLITS)}")
     batch_size = integer("evaluate", "batch_size", batch_size)
@@ -71,24 +126,17 @@ def evaluate(
     tasks.check_errors(chosen, errors)
     built, chosen = _built(model, run, chosen, weights, reader)
     preprocessing = _preprocessing(built, run)
-    data = _data(chosen, signature.input_shapes(built), preprocessing, reader, errors)
+    data = _data(chosen, built, preprocessing, reader, errors)
     if run is not None:
         data = aligned(data, run)
-    check_fit(built, data)
+    network = as_functional(built, data.first(1), own_steps=True)
+    check_fit(network, data)
+    check_streams(network, data)
     split = split or _usual(chosen, run)
-    batches = (pair for part in _parts(data, split) for pair in data.held_out(batch_size, part))
-    examples = 0
-
-    def counted() -> Iterator[Pair]:
-        nonlocal examples
-        for x, y in batches:
-            examples += sequences.count(x)
-            yield x, y
-
+    parts = _parts(data, split)
     mode = backends.MODES[backends.current().NAME][0]
-    predictor = Predictor(built, Objective(data.loss), mode)
-    measured = measure(predictor, data, counted())
-    return {**measured, "examples": examples, "split": split}
+    predictor = Predictor(network, Objective(data.loss), mode)
+    return Subject(predictor, data, parts, split, batch_size)
 
 
 def aligned(task: Task, run: SavedRun) -> Task:
@@ -147,12 +195,14 @@ def _preprocessing(model: keras.Model, run: SavedRun | None) -> Any:
     return registry.card(model.name).preprocessing if registry.is_name(model.name) else None
 
 
-def _data(task: Any, shape: Any, preprocessing: Any, reader: Any, errors: str) -> Task:
+def _data(task: Any, model: keras.Model, preprocessing: Any, reader: Any, errors: str) -> Task:
     if isinstance(task, Task):
         return task
     if isinstance(task, str):
-        return tasks.load(task, shape, preprocessing, reader, errors=errors)
-    return tasks.from_arrays(task, loss=None)
+        return tasks.load(task, input_shapes(model), preprocessing, reader, errors=errors)
+    if isinstance(task, Stream):
+        task.uses["name"] = partial(named, model)
+    return tasks.from_arrays(named(model, task), loss=None)
 
 
 def _usual(task: Any, run: SavedRun | None) -> str:

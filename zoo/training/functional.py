@@ -35,8 +35,9 @@ def as_functional(model: keras.Model, x: Any = None, *, own_steps: bool = False)
     if functional:
         return model
     inputs: Any = _copies(model, structure) if structure is not None else _from_examples(model, x)
+    listed = list(inputs.values()) if isinstance(inputs, dict) else [inputs]
     try:
-        output = model(list(inputs.values()) if isinstance(structure, list) else inputs)
+        output = model(listed if isinstance(structure, list) else inputs)
     except Exception as error:
         shapes = {n: t.shape for n, t in inputs.items()} if isinstance(inputs, dict) else inputs.shape
         raise WrongConfiguration(
@@ -106,15 +107,11 @@ def _copies(model: keras.Model, structure: Any) -> Any:
         optional = tensor._keras_history.operation.optional
         return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name, optional=optional)
 
-    several = (
-        structure
-        if isinstance(structure, dict)
-        else {t.name: t for t in structure}
-        if isinstance(structure, list)
-        else None
-    )
-    if several is None:
+    if isinstance(structure, list) and len(structure) == 1:
+        (structure,) = structure
+    if not isinstance(structure, dict | list):
         return like(structure)
+    several = structure if isinstance(structure, dict) else {t.name: t for t in structure}
     if len(several) != len(model.inputs):
         raise WrongConfiguration(f"{model.name} has inputs of the same name; give each keras.Input a name")
     return {name: like(tensor) for name, tensor in several.items()}

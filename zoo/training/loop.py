@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from itertools import chain, count, repeat
-from math import ceil, floor
+from math import ceil, floor, nan
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from zoo.training.engines import number
 from zoo.training.identity import FACTS as IDENTITY
 from zoo.training.keras_callbacks import KerasCallbacks
 from zoo.training.metrics import evaluate, evaluate_training
+from zoo.training.nonfinite import Guard, Interrupted
 from zoo.training.progress import announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.saving import KEPT, Saver
@@ -29,7 +30,6 @@ from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
 from zoo.training.unfreezing import Unfreezing
 
 Tensor = Any
-BLOCK = 1_000  # losses that are fetched from the device at once
 
 
 class Loop:
@@ -53,6 +53,7 @@ class Loop:
         self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
         theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
         self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
+        self.guard = Guard(options.on_nan, self.run, start.network, start.objective, self.batches)
         self.over = start.ended
         self.paused = 0.0  # seconds between epochs
 
@@ -81,9 +82,9 @@ class Loop:
         self.run.losses += [number(loss) for loss in self.pending]
         self.pending.clear()
 
-    def batches(self) -> Generator[Pair]:
-        """All batches from here on."""
-        run, (epoch, position) = self.run, divmod(self.done, self.per_epoch)
+    def batches(self, step: int) -> Generator[Pair]:
+        """All batches after so many steps."""
+        run, (epoch, position) = self.run, divmod(step, self.per_epoch)
         firsts = chain([position], repeat(0))
         return (
             batch
@@ -98,6 +99,7 @@ class Loop:
         announce(run, self.progress, self.plan.note, fine_tuned=fine_tuned)
         for callback in self.callbacks:
             callback.on_begin(run)
+        self.guard.begin()
         with ExitStack() as stack:
             stack.enter_context(run.trainer.at_work())
             self.keras.on_begin()
@@ -112,19 +114,30 @@ class Loop:
                 if self.unfreezing is not None and self.unfreezing.due(self.done):
                     self._unfreeze(self.unfreezing)
                     stack.enter_context(run.trainer.at_work())
-                with closing(self.batches()) as batches:  # the threads that read them end
-                    run.trainer.fit(batches, self)
+                self._fit()
             run.train_s = time.perf_counter() - self.begin - self.paused
             run.mode = run.trainer.mode
             self._note()
             changed = [run.trainer.copy_ema_to_weights(), self.stopper is not None and self.stopper.restore()]
             changed.append(self.keras.on_end())
         if any(changed):
-            run.metrics = evaluate(run.trainer, run.task)
+            run.metrics = evaluate(run.trainer, run.task, run.batch_size)
         self.saver.finish(changed=any(changed))
         for callback in self.callbacks:
             callback.on_end(run)
         return run
+
+    def _fit(self) -> None:
+        """Make the steps up to the end, or until some of them have to be repeated."""
+        try:
+            with closing(self.batches(self.done)) as batches:  # the threads that read them end
+                self.run.trainer.fit(batches, self)
+        except Interrupted:
+            self.fetch()
+            self.guard.recover()
+            self.over = bool(self.signals) or self.done >= self.steps
+            if self.over or not self.done % self.per_epoch:
+                self.on_epoch()
 
     def _is_unmeasured(self) -> bool:
         """Whether the run that is resumed was killed before its last epoch was measured."""
@@ -135,6 +148,7 @@ class Loop:
         """Begin the phase of the next step."""
         self.run.trainer = self.keras.trainer = unfreezing.advance(self.run.trainer, self.done)
         self.optimizer = self.saver.optimizer = unfreezing.optimizer
+        self.guard.keep()
 
     def on_step(self, loss: Tensor) -> None:
         """After a step with this loss, which is still on the device."""
@@ -150,23 +164,24 @@ class Loop:
         for callback in self.callbacks:
             callback.on_step(steps, loss)
         self.show(steps, loss)
-        if len(self.pending) == BLOCK:
-            self.fetch()
+        if self.guard.due(steps):
+            self.check()
         self.keras.on_step(steps, loss)
         self.over = bool(self.signals) or steps >= self.steps or self.keras.stop
         if not self.over and steps % self.per_epoch and self.saver.due(steps):
-            self.save_within()
+            self.check(save=True)
 
     def on_epoch(self) -> None:
         """At the end of an epoch, or of the run within one: measure, save, decide whether to stop."""
         run, begin = self.run, self.epoch_begin
         self.fetch()  # waits for the steps under way
         end = time.perf_counter()
+        self.guard.check()
         if self.signals:
             self.save()  # first: whoever sent the signal may not wait for the evaluation
         judges = self.stopper is not None or self.saver.best is not None
         with averages(run) if judges else nullcontext([]) as own:
-            run.metrics = evaluate(run.trainer, run.task)
+            run.metrics = evaluate(run.trainer, run.task, run.batch_size)
             trained = self._trained()
             run.history.append({**trained, **run.metrics})
             self._judge(own)
@@ -186,13 +201,18 @@ class Loop:
     def _trained(self) -> dict[str, float]:
         """Of the epoch that ends: the mean loss of its steps, the last learning rate, and metrics."""
         run = self.run
-        losses = run.losses[(self.epoch - 1) * self.per_epoch :] if self.done else []
-        if not losses:
+        if not self.done:
             return {}
+        steps = range((self.epoch - 1) * self.per_epoch, self.done)
+        losses = [run.losses[i] for i in steps if i + 1 not in run.left_out] or [nan]
         return {
             "train_loss": sum(losses) / len(losses),
             "learning_rate": rate_of(self.optimizer, self.done),
-            **(evaluate_training(run.trainer, run.task) if self.plan.options.train_metrics else {}),
+            **(
+                evaluate_training(run.trainer, run.task, run.batch_size)
+                if self.plan.options.train_metrics
+                else {}
+            ),
         }
 
     def _judge(self, own: Sequence[np.ndarray]) -> None:
@@ -223,12 +243,14 @@ class Loop:
             self.recorder.chain.write(self.plan.folder)
         self.saver.save()
 
-    def save_within(self) -> None:
-        """Save the run within an epoch; the time is not counted as that of steps."""
+    def check(self, *, save: bool = False) -> None:
+        """Within an epoch, check the steps so far and save the run; the time is not that of steps."""
         self.fetch()  # waits for the steps under way
         begin = time.perf_counter()
         self.run.trainer.sync()
-        self.save()
+        self.guard.check()
+        if save:
+            self.save()
         self.paused += time.perf_counter() - begin
 
     def _note(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from math import exp, log
 
 import numpy as np
@@ -41,14 +40,14 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], tuple[int, int]]] = {
 LOWER = {"loss", "character_error_rate", "bits_per_character", "perplexity"}  # is better
 
 
-def evaluate(engine: Predicts, task: Task, batch_size: int = 512) -> dict[str, float]:
+def evaluate(engine: Predicts, task: Task, batch_size: int) -> dict[str, float]:
     """The task's metric and the loss on its held-out examples; empty where it has none."""
     return {} if task.test is None else measure(engine, task, task.held_out(batch_size))
 
 
-def evaluate_training(engine: Predicts, task: Task, batch_size: int = 512) -> dict[str, float]:
+def evaluate_training(engine: Predicts, task: Task, batch_size: int) -> dict[str, float]:
     """The task's metric on its training examples, without augmentation; its name has the prefix "train_"."""
-    measured = measure(engine, task, replace(task, test=None).held_out(batch_size))
+    measured = measure(engine, task, task.held_out(batch_size, "train"))
     return {f"train_{name}": value for name, value in measured.items() if name != "loss"}
 
 

@@ -23,6 +23,7 @@ from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import FILE, Checkpoint, best, newest, number, read, writable
 from zoo.training.engines import ENGINES
 from zoo.training.keras_callbacks import check_callback
+from zoo.training.nonfinite import EVERY as ON_NAN
 from zoo.training.rates import check_rates
 from zoo.training.recipes import Recipe, fine_tuning, recipe
 from zoo.training.runs import check_folder
@@ -178,6 +179,7 @@ class Options:
     tokenizer: Tokenizer | str | Path | None = None
     errors: str = "stop"
     readers: int | None = None
+    on_nan: str = "stop"
     early_stopping: EarlyStopping | int | None = None
     train_metrics: bool = False
     seed: int | None = None
@@ -195,6 +197,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise UnknownName(f"no engine {self.engine!r}; {nearest(str(self.engine), ENGINES)}")
+        if self.on_nan not in ON_NAN:
+            raise UnknownName(f"on_nan={self.on_nan!r}; {nearest(str(self.on_nan), ON_NAN)}")
         for name, least in (
             ("epochs", 1), ("steps", 1), ("batch_size", 1), ("seed", 0), ("accumulate", 2), ("keep", 1),
             ("steps_per_epoch", 1), ("readers", 0),

@@ -51,6 +51,7 @@ class Run:
     lora: str = ""  # the adapters it trains, see zoo.lora.LoRA
     exact: bool = False  # whether its bits are the same on every framework
     saved: Path | None = None  # the folder or the checkpoint it was saved in
+    left_out: list[int] = field(default_factory=list)  # steps without an update, of `on_nan`
     best: dict[str, Any] | None = None  # the checkpoint that `keep_best` keeps: metric, value, step, file
 
     @property

@@ -3,8 +3,9 @@
     runs/resnet18-2026-11-30/
         checkpoint.safetensors    weights, optimizer state and facts: `zoo.train(resume=...)` takes it
         run.json                  the same facts, for people to read
+        run.html                  curves, and of a classifier what it confuses, see `zoo.training.page`
         tokenizer.json            where texts are tokens of one
-        checkpoint-best.safetensors    the best epoch's, of `keep_best`
+        checkpoint-best.safetensors  the best epoch's, of `keep_best`
         model.safetensors         weights to predict with, where they are not those of the last step: averaged
                                   ones, or the best epoch's
 
@@ -216,6 +217,7 @@ def facts_of(run: Run) -> dict[str, Any]:
         "lora": lora.facts_of(run.model),
         "metrics": run.metrics,
         **({} if run.best is None else {"best": run.best}),
+        **({"left_out": run.left_out} if run.left_out else {}),
     }
 
 

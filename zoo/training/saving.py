@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from zoo.errors import NotSaved
+from zoo.training import page
 from zoo.training.checkpoints import TRAINED, State, best, keep
 from zoo.training.plan import Plan
 from zoo.training.run import Run
@@ -103,3 +104,8 @@ class Saver:
                 f"saved: {self.failure}. The error has it as its attribute `run`",
                 self.run,
             ) from self.failure
+        if self.plan.folder is not None:
+            try:
+                page.write(self.plan.folder, self.run)
+            except FAILURES as error:
+                logger.warning("%s: no page of the run: %s", self.plan.folder, error)

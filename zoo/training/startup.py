@@ -11,10 +11,10 @@ from zoo import backends, lora, tasks
 from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
-from zoo.tasks import Pair, Task
+from zoo.tasks import Task
 from zoo.training import identity
 from zoo.training.checkpoints import Checkpoint, steps_per_epoch, tokenizer
-from zoo.training.checks import check_exact, check_fit
+from zoo.training.checks import check_exact, check_fit, check_streams
 from zoo.training.engines import make_engine
 from zoo.training.functional import as_functional, input_shapes, named
 from zoo.training.keras_callbacks import check_rate
@@ -39,6 +39,8 @@ class Start:
     run: Run
     optimizer: Any
     steps: int
+    network: keras.Model  # the model, as the engines take it
+    objective: Objective
     identity: Mapping[str, Any]  # what it is of; empty if it is neither saved nor resumed
     unfreezing: Unfreezing | None = None
     ended: bool = False  # whether it is a saved run that has ended: no step is made
@@ -55,23 +57,13 @@ def start(plan: Plan) -> Start:
     adapters = lora.parse(str(options.lora)) if options.lora else None
     if adapters is not None:
         lora.select(model, adapters)  # raises for wrong patterns before data are read
-    task = _augmented(plan, _task(plan, model))
-    if options.readers is not None:
-        task = task.read_by(options.readers)
-    if plan.saved is not None:
-        plan.saved.take("augment", format_transforms(task.augment))
-        plan.saved.take("tokenizer", tokenizer(task))
-        plan.saved.take("steps_per_epoch", steps_per_epoch(task))
-        check_classes(plan.saved, task)
+    task = _read(plan, model)
     network = as_functional(model, task.first(1), own_steps=options.engine == "keras")
     check_fit(network, task)
-    _check_streams(network, task)
+    check_streams(network, task)
     objective = _objective(plan, task, network.output_shape[-1])
     if exact := backends.is_exact():
         check_exact(options, plan.mode, objective)
-    for name in ("early_stopping", "keep_best"):
-        if getattr(options, name) is not None and task.test is None:
-            raise WrongConfiguration(f"{name}= needs held-out examples; give validation=(x, y)")
     batch_size = options.batch_size or plan.recipe.batch_size
     if "train" in task.streams:
         batch_size = tasks.count(task.train[0])
@@ -104,8 +96,8 @@ def start(plan: Plan) -> Start:
     if plan.checkpoint is not None:
         engine.state_dict()  # raises for an optimizer that cannot be kept
     known = plan.checkpoint is not None or plan.saved is not None
-    what = identity.identity(run, objective, steps, options.rates, plan.saved) if known else {}
-    begun = Start(plan, run, optimizer, steps, what, unfreezing)
+    facts = identity.identity(run, objective, steps, options.rates, plan.saved) if known else {}
+    begun = Start(plan, run, optimizer, steps, network, objective, facts, unfreezing)
     return begun if plan.saved is None else _resumed(begun, plan.saved)
 
 
@@ -123,11 +115,33 @@ def _resumed(start: Start, saved: Checkpoint) -> Start:
     identity.check_arguments(saved, start.identity)
     saved.restore(run, state)
     del run.history[saved.steps // run.task.steps(run.batch_size) :]  # an epoch that was cut will end again
+    run.left_out = list(saved.facts.get("run", {}).get("left_out", ()))
     run.metrics = held_out(run.history[-1]) if run.history else {}
     if not end:
         return start
     note = f"resume=auto: the run in {saved.path} has ended after step {saved.steps}; no step is made"
     return replace(start, plan=replace(start.plan, note=note), ended=True)
+
+
+def _read(plan: Plan, model: keras.Model) -> Task:
+    """The task's examples, which are those of the run that is resumed."""
+    options, saved = plan.options, plan.saved
+    task = _augmented(plan, _task(plan, model))
+    if options.readers is not None:
+        task = task.read_by(options.readers)
+    if saved is not None:
+        saved.take("augment", format_transforms(task.augment))
+        saved.take("tokenizer", tokenizer(task))
+        saved.take("steps_per_epoch", steps_per_epoch(task))
+        check_classes(saved, task)
+    for name in ("early_stopping", "keep_best"):
+        if getattr(options, name) is not None and task.test is None:
+            raise WrongConfiguration(f"{name}= needs held-out examples; give validation=(x, y)")
+    if options.train_metrics and "train" in task.streams:
+        raise WrongConfiguration(
+            "train_metrics= measures arrays and files; of batches made elsewhere leave it out"
+        )
+    return task
 
 
 def _objective(plan: Plan, task: Task, classes: int) -> Objective:
@@ -154,17 +168,6 @@ def _task(plan: Plan, model: keras.Model) -> Task:
         preprocessing = plan.card and plan.card.preprocessing
         task = tasks.load(task, input_shapes(model), preprocessing, options.reader, errors=options.errors)
     return task if loss is None else replace(task, loss=loss)
-
-
-def _check_streams(network: keras.Model, task: Task) -> None:
-    """From here on every batch of a stream is checked as the first one was."""
-
-    def check(pair: Pair) -> Pair:
-        check_fit(network, replace(task, train=pair, test=None, streams={}))
-        return pair
-
-    for stream in task.streams.values():
-        stream.uses["check"] = check
 
 
 def _augmented(plan: Plan, task: Task) -> Task:

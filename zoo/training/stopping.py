@@ -93,7 +93,7 @@ class EarlyStopper:
         if self.best.improves(metrics, self.rule.min_delta):
             self.waited = 0
             if self.rule.restore_best:
-                self.weights = _numbers(self.run.model)
+                self.weights = numbers(self.run.model)
         else:
             self.waited += 1
         if whole:
@@ -119,7 +119,7 @@ class EarlyStopper:
     def restore(self) -> bool:
         """Put the best weights back; whether there were any."""
         if self.weights:
-            _assign(self.run.model, self.weights)
+            assign(self.run.model, self.weights)
         return bool(self.weights)
 
 
@@ -132,18 +132,20 @@ def averages(run: Run) -> Iterator[list[np.ndarray]]:
     if not run.trainer.averages:
         yield []
         return
-    own = _numbers(run.model)
+    own = numbers(run.model)
     run.trainer.copy_ema_to_weights()
     try:
         yield own
     finally:
-        _assign(run.model, own)
+        assign(run.model, own)
 
 
-def _numbers(model: keras.Model) -> list[np.ndarray]:
+def numbers(model: keras.Model) -> list[np.ndarray]:
+    """Copies of the values of a model's variables."""
     return [np.array(ops.convert_to_numpy(v)) for v in model.variables]
 
 
-def _assign(model: keras.Model, values: Sequence[np.ndarray]) -> None:
+def assign(model: keras.Model, values: Sequence[np.ndarray]) -> None:
+    """Set a model's variables to these values."""
     for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)

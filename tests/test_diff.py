@@ -1,0 +1,306 @@
+"""Two implementations that were written apart: matched, carried over, compared, and told why they differ."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import NAME
+
+from zoo.ports import _result
+from zoo.ports.run import Comparison, Findings, save_inputs
+from zoo.ports.side import Side
+
+torch = pytest.importorskip("torch")
+nn, F = torch.nn, torch.nn.functional
+pytestmark = [pytest.mark.once, pytest.mark.skipif(NAME != "torch", reason="both sides are torch's here")]
+
+
+class Here:
+    """A side in this process: builders are functions, and need no file."""
+
+    def __init__(self, folder: Path, build: Callable[[], Any], monkeypatch: pytest.MonkeyPatch):
+        self.folder, self.answers = folder, []
+        folder.mkdir()
+        self.side = Side(folder, lambda *, last=False, **facts: self.answers.append(facts))
+        self.build, self.monkeypatch = build, monkeypatch
+
+    def ask(self, command: str, **arguments: Any) -> Iterator[dict[str, Any]]:
+        with self.monkeypatch.context() as patch:
+            patch.setattr("zoo.ports.side._build", lambda source: self.build())
+            getattr(self.side, command)(**arguments)
+        yield self.answers.pop()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`zoo.diff` without its processes."""
+
+    def run(theirs: Callable[[], Any], ours: Callable[[], Any], inputs: Any, **mapping: str) -> Any:
+        builders = iter((theirs, ours))
+        monkeypatch.setattr(
+            Comparison, "start", lambda self, folder, _: Here(folder, next(builders), monkeypatch)
+        )
+        scratch = tmp_path / str(len(list(tmp_path.iterdir())))
+        scratch.mkdir()
+        save_inputs(file := scratch / "inputs.npz", inputs)
+        with Comparison(scratch, ("torch", "torch"), lambda _: None) as comparison:
+            found: Findings = comparison.run(["", ""], [str(file)] * 2, mapping)
+        return _result(found, ["theirs", "ours"])
+
+    return run
+
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 3, 16, 16))
+TOKENS = np.random.default_rng(0).integers(0, 11, size=(2, 6))
+
+
+# Two families, each written twice: in modules, and in functions of weights.
+
+
+class Net(nn.Module):
+    """Convolutions, written in modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.deep, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.head, self.last = nn.Linear(8 * 4 * 4, 12), nn.Linear(12, 5)
+        self.scale = nn.LayerNorm(12)
+
+    def forward(self, x: Any) -> Any:
+        x = F.gelu(self.norm(self.stem(x)))
+        x = x + F.relu(self.second(self.deep(x)))
+        x = F.max_pool2d(x, 2).flatten(1)
+        return self.last(torch.tanh(self.scale(self.head(x))))
+
+
+class Images(nn.Module):
+    """The same, channels last and with operations of its own; a fault changes one of them."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        shapes = {
+            "k1": (3, 3, 3, 8), "g1": (8,), "b1": (8,), "m1": (8,), "v1": (8,),
+            "k2": (3, 3, 8, 8), "c2": (8,), "g2": (8,), "b2": (8,), "m2": (8,), "v2": (8,),
+            "w": (128, 12), "c": (12,), "g": (12,), "b": (12,), "wl": (12, 5), "cl": (5,),
+        }  # fmt: skip
+        for name, shape in shapes.items():
+            value = torch.rand(shape) * 0.5 + 0.1
+            if name[0] in "mv":
+                self.register_buffer(name, value)
+            else:
+                self.register_parameter(name, nn.Parameter(value))
+        self.fault = fault
+
+    def forward(self, x: Any) -> Any:
+        fault = self.fault
+        x = x.permute(0, 3, 1, 2) if x.shape[-1] == 3 else x
+        k1, k2 = self.k1.permute(3, 2, 0, 1), self.k2.permute(3, 2, 0, 1)
+        if fault == "padding side":
+            x = F.conv2d(F.pad(x, (0, 1, 0, 1)), k1, stride=2)
+        elif fault == "no padding value":
+            x = F.conv2d(F.pad(x, (1, 1, 1, 1), value=0.5), k1, stride=2)
+        else:
+            x = F.conv2d(x, k1, stride=2, padding=1)
+        epsilon = 1e-3 if fault == "epsilon" else 1.001e-5 if fault == "epsilon, nearly" else 1e-5
+        if fault == "training mode":
+            x = F.batch_norm(x, self.m1.clone(), self.v1.clone(), self.g1, self.b1, True, 0.1, epsilon)
+        else:
+            momentum = 0.9 if fault == "momentum" else 0.1
+            x = F.batch_norm(x, self.m1, self.v1, self.g1, self.b1, self.training, momentum, epsilon)
+        if fault == "gelu":
+            x = F.gelu(x, approximate="tanh")
+        elif fault == "gelu, quick":
+            x = x * torch.sigmoid(1.702 * x)
+        elif fault == "silu":
+            x = F.silu(x)
+        else:
+            x = F.gelu(x)
+        dilation = 2 if fault == "dilation" else 1
+        y = F.conv2d(x, k2, None if fault == "no bias" else self.c2, padding=dilation, dilation=dilation)
+        y = F.batch_norm(y, self.m2, self.v2, self.g2, self.b2, self.training)
+        if fault == "float32":
+            y = y.float().double()
+        y = {"leaky": lambda y: F.leaky_relu(y, 0.2), "no relu": lambda y: y, "relu6": F.relu6}.get(
+            fault, F.relu
+        )(y)
+        x = {"half a branch": lambda: x + 0.5 * y, "no shortcut": lambda: y}.get(fault, lambda: x + y)()
+        x = F.avg_pool2d(x, 2) if fault == "average pool" else F.max_pool2d(x, 2)
+        x = x.permute(0, 2, 3, 1).flatten(1) @ self.w + self.c
+        if fault == "unbiased variance":
+            x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-5).sqrt() * self.g + self.b
+        elif fault == "rms norm":
+            x = x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * self.g + self.b
+        else:
+            x = F.layer_norm(x, (12,), self.g, self.b, 1e-6 if fault == "layer norm's epsilon" else 1e-5)
+        x = x.tanh() * (1.1 if fault == "factor" else 1.0)
+        x = x @ self.wl + self.cl
+        if fault == "softmax":
+            return x.softmax(-1)
+        return x.flip(1) if fault == "reversed" else x
+
+
+# A fault -> the cause to be named, and a word of the operation of theirs or ours to be named with it.
+IMAGE_FAULTS = {
+    "padding side": ("padding", "stem"),
+    "epsilon": ("epsilon", "norm"),
+    "epsilon, nearly": ("epsilon", "norm"),
+    "training mode": ("training mode", "norm"),
+    "gelu": ("gelu", "gelu"),
+    "gelu, quick": ("gelu", "gelu"),
+    "silu": ("activation", "gelu"),
+    "dilation": ("dilation", "deep"),
+    "no bias": ("bias", "deep"),
+    "float32": ("precision", "float"),
+    "leaky": ("activation", "relu"),
+    "no relu": ("activation", "relu"),
+    "half a branch": ("coefficients", "add"),
+    "average pool": ("pool", "max_pool2d"),
+    "unbiased variance": ("biased variance", "scale"),
+    "rms norm": ("normalization", "scale"),
+    "layer norm's epsilon": ("epsilon", "scale"),
+    "factor": ("factor", "mul"),
+    "softmax": ("softmax", "softmax"),
+    "reversed": ("order", "flip"),
+}
+
+
+def test_two_implementations_that_are_equal_have_no_difference(compare: Any) -> None:
+    result = compare(Net, Images, IMAGES)
+    assert result["differences"] == []
+    assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
+    assert [step["name"] for step in result["steps"] if not step["holds"]] == []
+    assert result.equal
+
+
+@pytest.mark.parametrize("fault", IMAGE_FAULTS)
+def test_a_fault_is_found_where_it_is_and_its_cause_named(compare: Any, fault: str) -> None:
+    cause, word = IMAGE_FAULTS[fault]
+    result = compare(Net, partial(Images, fault), IMAGES)
+    first = result["differences"][0]
+    assert word in f"{first['theirs']} {first['ours']}"
+    assert (first["cause"], first["confirmed"]) == (cause, True)
+    assert len(result["differences"]) == 1
+
+
+class Block(nn.Module):
+    """A decoder's block with a fused projection and a fused attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.after = nn.LayerNorm(8), nn.LayerNorm(8)
+        self.projection, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.up, self.down = nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x: Any) -> Any:
+        n, length, _ = x.shape
+        q, k, v = (
+            y.view(n, length, 2, 4).transpose(1, 2) for y in self.projection(self.before(x)).chunk(3, -1)
+        )
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(n, length, 8)
+        x = x + self.out(y)
+        return x + self.down(F.gelu(self.up(self.after(x))))
+
+
+class Decoder(nn.Module):
+    """A language model whose head is its embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.places = nn.Embedding(11, 8), nn.Embedding(16, 8)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.last = nn.LayerNorm(8)
+
+    def forward(self, ids: Any) -> Any:
+        x = self.words(ids) + self.places(torch.arange(ids.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x) @ self.words.weight.T
+
+
+class Text(nn.Module):
+    """The same with three projections and an attention that is written out; a fault changes one operation."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.fault = fault
+        self.table, self.positions = nn.Parameter(torch.randn(11, 8)), nn.Parameter(torch.randn(16, 8))
+        sizes = {"q": (8, 8), "k": (8, 8), "v": (8, 8), "o": (8, 8), "u": (8, 32), "d": (32, 8)}
+        self.layers = nn.ModuleList()
+        for _ in range(2):
+            layer = nn.ModuleDict({name: nn.Linear(*size) for name, size in sizes.items()})
+            layer["n1"], layer["n2"] = nn.LayerNorm(8), nn.LayerNorm(8)
+            self.layers.append(layer)
+        self.end = nn.LayerNorm(8)
+
+    def forward(self, ids: Any) -> Any:
+        fault, (n, length) = self.fault, ids.shape
+        offset = 2 if fault == "position" else 0
+        x = F.embedding(ids, self.table)
+        if fault == "scaled embedding":
+            x = x * 8**0.5
+        x = x + F.embedding(torch.arange(length) + offset, self.positions)
+        for number, layer in enumerate(self.layers):
+            x = self.block(x, layer, n, length, fault if number == 1 else "")
+        return F.linear(x if fault == "no last norm" else self.end(x), self.table)
+
+    def block(self, x: Any, layer: Any, n: int, length: int, fault: str) -> Any:
+        y = layer["n1"](x)
+        q, k, v = (layer[name](y).view(n, length, 2, 4).transpose(1, 2) for name in "qkv")
+        scores = q @ k.transpose(2, 3) / {"no scale": 1.0, "scale": 4.0}.get(fault, 2.0)
+        if fault != "not causal":
+            scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
+        y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, length, 8)
+        x = x + layer["o"](y)
+        y = F.gelu(layer["u"](layer["n2"](x)), approximate="tanh" if fault == "gelu" else "none")
+        y = layer["d"](y)
+        return x - y if fault == "sign" else x + y
+
+
+TEXT_FAULTS = {
+    "position": ("position", "places"),
+    "scaled embedding": ("factor", "mul"),
+    "no scale": ("attention", "scaled_dot_product_attention"),
+    "scale": ("attention", "scaled_dot_product_attention"),
+    "not causal": ("attention", "scaled_dot_product_attention"),
+    "gelu": ("gelu", "gelu"),
+    "sign": ("coefficients", "sub"),
+    "no last norm": ("missing operation", "last"),
+}
+
+
+def test_a_fused_projection_and_a_tied_head_are_matched(compare: Any) -> None:
+    result = compare(Decoder, Text, TOKENS)
+    assert result["differences"] == []
+    assert result.equal
+    mapping = result["weights"]["mapping"]
+    assert mapping["layers.0.k.weight"]["theirs"] == ["blocks.0.projection.weight"]
+    assert mapping["table"]["theirs"] == ["words.weight"]
+    assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
+
+
+@pytest.mark.parametrize("fault", TEXT_FAULTS)
+def test_a_fault_in_a_decoder_is_found_where_it_is_and_its_cause_named(compare: Any, fault: str) -> None:
+    cause, word = TEXT_FAULTS[fault]
+    result = compare(Decoder, partial(Text, fault), TOKENS)
+    first = result["differences"][0]
+    assert word in f"{first['theirs']} {first['ours']}"
+    assert (first["cause"], first["confirmed"]) == (cause, True)
+    assert len(result["differences"]) == 1
+
+
+def test_a_momentum_shows_in_the_state_alone(compare: Any) -> None:
+    result = compare(Net, partial(Images, "momentum"), IMAGES)
+    assert [step["name"] for step in result["steps"] if step["holds"] is False] == ["state"]
+    note = result["steps"][-1]["note"]
+    assert "the old statistics weigh 0.9 in theirs, 0.1 in ours, its complement, 1 layers" in note

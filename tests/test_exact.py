@@ -1,0 +1,361 @@
+"""The exact backend: its arithmetic against fractions and float64, its gradients, its training, its chain.
+
+Property tests draw numbers of every exponent, cancelling sums, subnormals, infinities and NaN.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import NAME, numpy, python
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from zoo.backends import exact, exact_numbers, exact_training
+from zoo.backends import load as load_backend
+
+import zoo
+from zoo import backends, optimizers
+from zoo._lazy import keras, ops
+from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.training import chain
+
+HERE = load_backend(NAME)
+HERE.enable_float64()
+FEW = settings(max_examples=25, deadline=None)
+ULP = 2.0**-24
+
+
+def tensor(x: Any) -> Any:
+    return HERE.tensor(np.asarray(x, np.float32))
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+finite = st.floats(-(2.0**60), 2.0**60, width=32, allow_subnormal=True)
+
+
+def vectors(count: int) -> st.SearchStrategy[np.ndarray]:
+    return arrays.arrays(np.float32, count, elements=finite)
+
+
+# --- the fence ---
+
+
+@given(st.floats(width=32, allow_subnormal=True))
+@FEW
+def test_the_fence_keeps_normal_numbers_and_makes_others_plus_zero(x: float) -> None:
+    found = numpy(exact_numbers.narrow(exact_numbers.wide(tensor([x]))))[0]
+    if abs(x) <= 2.0**-126:
+        assert found == 0
+        assert not np.signbit(found)
+    else:
+        assert found == np.float32(x) or (math.isnan(x) and math.isnan(found))
+
+
+# --- sums and products, against fractions ---
+
+
+@given(vectors(33))
+@FEW
+def test_a_sum_is_within_its_grid_of_the_true_one_in_every_order(x: np.ndarray) -> None:
+    x = np.where(np.abs(x) <= 2.0**-126, np.float32(0), x)
+    orders = [x, x[::-1], np.random.default_rng(0).permutation(x)]
+    sums = {float(numpy(exact_numbers.total(tensor(each), [0]))[0]) for each in orders}
+    assert len(sums) == 1
+    true = sum(map(Fraction, map(float, x)), Fraction(0))
+    bound = len(x) * Fraction(float(np.abs(x).max())) / 2**46  # 53 - 6 bits, of a power below the largest
+    assert abs(Fraction(sums.pop()) - true) <= bound
+
+
+@given(vectors(40), vectors(40))
+@FEW
+def test_a_product_is_within_its_grid_of_the_true_one_in_every_order(a: np.ndarray, b: np.ndarray) -> None:
+    a, b = (np.where(np.abs(x) <= 2.0**-126, np.float32(0), x) for x in (a, b))
+    found = set()
+    for order in (np.arange(40), np.arange(40)[::-1], np.random.default_rng(1).permutation(40)):
+        y = exact_numbers.product(tensor(a[order][None]), tensor(b[order][:, None]))
+        found.add(float(numpy(y)[0, 0]))
+    assert len(found) == 1
+    true = sum((Fraction(float(p)) * Fraction(float(q)) for p, q in zip(a, b, strict=True)), Fraction(0))
+    largest = [Fraction(float(np.abs(x).max())) for x in (a, b)]
+    bound = 40 * largest[0] * largest[1] * Fraction(1, 2**21)  # 47 bits for both
+    assert abs(Fraction(found.pop()) - true) <= bound
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 1000, 1024, 1025, 4096])
+def test_a_product_of_any_length_is_as_accurate_as_float32s(count: int) -> None:
+    a, b = normal(20, count), normal(count, 20, seed=1)
+    true, size = np.float64(a) @ np.float64(b), np.abs(np.float64(a)) @ np.abs(np.float64(b))
+    found = numpy(exact_numbers.narrow(exact_numbers.product(tensor(a), tensor(b))))
+    assert (np.abs(found - true) / size).max() < 4 * ULP
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_infinity_and_nan_are_never_hidden(bad: float) -> None:
+    a, b = normal(3, 8), normal(8, 4, seed=1)
+    a[1, 2] = bad
+    found = numpy(exact_numbers.narrow(exact_numbers.product(tensor(a), tensor(b))))
+    assert np.isnan(found[1]).all()
+    assert np.isfinite(found[[0, 2]]).all()
+    assert np.isnan(numpy(exact_numbers.total(tensor(a[1]), [0]))).all()
+    assert not np.isfinite(numpy(exact.relu(tensor([np.nan])))).any()
+    pooled = numpy(exact.max_pool(tensor(np.full((1, 2, 2, 1), np.nan)), 2, 2, 0))
+    assert np.isnan(pooled).all()
+
+
+def test_a_row_of_zeros_and_an_example_alone_or_among_others() -> None:
+    a, b = normal(5, 30), normal(30, 7, seed=1)
+    a[2] = 0
+    together = numpy(exact_numbers.narrow(exact_numbers.product(tensor(a), tensor(b))))
+    alone = numpy(exact_numbers.narrow(exact_numbers.product(tensor(a[1:2]), tensor(b))))
+    assert not together[2].any()
+    assert together[1].tobytes() == alone[0].tobytes()
+
+
+# --- functions, against the C library's float64 ---
+
+FUNCTIONS: dict[str, tuple[Callable[[Any], Any], Callable[[float], float], float, float]] = {
+    "exp": (exact_numbers.exp, math.exp, -87, 88),
+    "log": (exact_numbers.log, math.log, 1e-30, 1e30),
+    "tanh": (exact_numbers.tanh, math.tanh, -20, 20),
+    "logistic": (exact_numbers.logistic, lambda x: 1 / (1 + math.exp(-x)), -80, 80),
+    "sqrt": (exact_numbers.sqrt, math.sqrt, 0, 1e30),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_accurate_to_rounding(name: str) -> None:
+    function, true, low, high = FUNCTIONS[name]
+    rng = np.random.default_rng(0)
+    near = rng.standard_normal(2000) * np.exp2(rng.integers(-30, 4, 2000))
+    x = np.float32(np.concatenate([rng.uniform(max(low, -50), min(high, 50), 2000), near, 1 + near / 99]))
+    x = x[(x >= low) & (x <= high)]
+    expected = np.array([true(float(v)) for v in x])
+    assert (
+        np.abs(numpy(function(tensor(x))) - expected) / np.maximum(np.abs(expected), 1e-37)
+    ).max() < 2.5 * ULP
+
+
+# --- gradients, against the framework's own ---
+
+
+def _conv(of: Any, stride: int, padding: int, groups: int = 1) -> Callable[..., Any]:
+    return lambda x, k: of.conv(x, k, None, stride=stride, padding=padding, groups=groups)
+
+
+OPERATIONS: dict[str, tuple[Callable[[Any], Callable[..., Any]], list[tuple[int, ...]]]] = {
+    "dense": (lambda of: of.dense, [(8, 30), (30, 12), (12,)]),
+    "conv": (lambda of: _conv(of, 1, 1), [(4, 9, 9, 3), (3, 3, 3, 5)]),
+    "strided conv": (lambda of: _conv(of, 2, 1), [(4, 8, 8, 3), (3, 3, 3, 5)]),
+    "depthwise conv": (lambda of: _conv(of, 2, 1, 6), [(4, 9, 9, 6), (3, 3, 1, 6)]),
+    "overlapping max pool": (lambda of: lambda x: of.max_pool(x, 3, 2, 1), [(4, 9, 9, 6)]),
+    "average pool": (lambda of: lambda x: of.average_pool(x, 2, 2), [(4, 8, 8, 6)]),
+    "layer norm": (lambda of: lambda *x: of.layer_norm(*x, epsilon=1e-5), [(4, 3, 16), (16,), (16,)]),
+    "rms norm": (lambda of: lambda *x: of.rms_norm(*x, epsilon=1e-5), [(4, 3, 16), (16,)]),
+    "gelu": (lambda of: lambda x: of.gelu(x, approximate=False), [(200,)]),
+    "tanh gelu": (lambda of: lambda x: of.gelu(x, approximate=True), [(200,)]),
+    "attention": (lambda of: lambda *x: of.attention(*x, causal=True, scale=0.5), [(2, 7, 3, 4)] * 3),
+    "lstm": (
+        lambda of: lambda x, *w: of.lstm(x, ops.zeros((3, 5)), ops.zeros((3, 5)), *w)[0],
+        [(3, 6, 4), (4, 20), (5, 20), (20,), (20,)],
+    ),
+    "gru": (
+        lambda of: lambda x, *w: of.gru(x, ops.zeros((3, 5)), *w)[0],
+        [(3, 6, 4), (4, 15), (5, 15), (15,), (15,)],
+    ),
+    "cross-entropy": (
+        lambda of: lambda x: of.cross_entropy(HERE.tensor(np.array([1, 2, 3, 0], np.int32)), x),
+        [(4, 5)],
+    ),
+    "masked, smoothed cross-entropy": (
+        lambda of: (
+            lambda x: of.cross_entropy(
+                HERE.tensor(np.array([[1, 2], [3, -1]], np.int32)), x, label_smoothing=0.1
+            )
+        ),
+        [(2, 2, 5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_and_its_gradients_are_the_frameworks_to_rounding(name: str) -> None:
+    operation, shapes = OPERATIONS[name]
+    inputs = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
+
+    def results(of: Any) -> list[np.ndarray]:
+        def scalar(tensors: list[Any]) -> tuple[Any, Any]:
+            y = operation(of)(*tensors)
+            weights = np.cos(np.arange(math.prod(y.shape), dtype=np.float32)).reshape(tuple(y.shape))
+            return ops.sum(y * tensor(weights)), y
+
+        _, y, gradients = HERE.value_and_gradients(scalar, list(map(tensor, inputs)))
+        return [numpy(x) for x in (y, *gradients)]
+
+    for ours, theirs in zip(results(exact), results(HERE), strict=True):
+        assert np.abs(ours - theirs).max() <= 3e-6 * np.abs(theirs).max()
+
+
+def test_the_first_of_equal_numbers_is_the_maximum() -> None:
+    x = tensor(np.ones((1, 2, 2, 1)))
+    _, _, (gradient,) = HERE.value_and_gradients(
+        lambda xs: (ops.sum(exact.max_pool(xs[0], 2, 2, 0)), xs[0]), [x]
+    )
+    assert numpy(gradient).ravel().tolist() == [1, 0, 0, 0]
+
+
+# --- training ---
+
+
+def train(**options: Any) -> zoo.Run:
+    mode = next(m for m in backends.MODES[NAME][::-1] if m != "compiled")  # eager: nothing to compile
+    options = {"exact": True, "mode": mode, "steps": 4, "batch_size": 32, **options}
+    return zoo.train("mlp", progress=False, **options)
+
+
+OPTIMIZERS = {
+    "SGD": {"weight_decay": 0.01},
+    "Momentum": {"nesterov": True, "weight_decay": 0.01, "global_clipnorm": 0.5},
+    "Adam": {"amsgrad": True, "clipnorm": 0.1},
+    "AdamW": {"use_ema": True, "ema_momentum": 0.9, "clipvalue": 0.01},
+    "LAMB": {"gradient_accumulation_steps": 2},
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_is_the_ordinary_one_to_rounding(name: str) -> None:
+    def weights(*, exactly: bool) -> list[np.ndarray]:
+        optimizer = getattr(optimizers, name)(0.01, **OPTIMIZERS[name])
+        options = {} if exactly else {"exact": False, "mode": None}
+        return [numpy(v) for v in train(optimizer=optimizer, **options).model.trainable_variables]
+
+    for ours, theirs in zip(weights(exactly=True), weights(exactly=False), strict=True):
+        # Adam's first updates divide a gradient by its own size, however small it is.
+        assert np.abs(ours - theirs).mean() < 1e-6
+        assert np.abs(ours - theirs).max() < 1e-3
+
+
+def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(tmp_path: Path) -> None:
+    optimizer = {"optimizer": optimizers.AdamW(0.01, use_ema=True, gradient_accumulation_steps=3)}
+    whole = train(steps=7, **optimizer)
+    train(steps=4, checkpoint=tmp_path / "run.safetensors", **optimizer)
+    resumed = train(steps=7, resume=tmp_path / "run.safetensors", batch_size=None, **optimizer)
+    assert resumed.losses == whole.losses
+    assert chain.of_variables(resumed.model) == chain.of_variables(whole.model)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("mlp", {"engine": "keras", "mode": None}, "keras engine"),
+        ("mlp", {"dtype": "mixed_bfloat16"}, "mixed_bfloat16"),
+        ("mlp", {"loss": len}, "the loss <built-in function len>"),
+        ("mlp", {"optimizer": optimizers.SGD(0.1, loss_scale_factor=8.0)}, "loss_scale_factor"),
+        ("seq2seq", {}, "AttentionDecoder"),
+    ],
+)
+def test_what_is_not_exact_is_refused_by_name(model: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(WrongConfiguration, match=message):
+        zoo.train(model, exact=True, steps=1, progress=False, **options)
+
+
+def test_an_operation_that_is_missing_is_refused_by_name() -> None:
+    with pytest.raises(WrongConfiguration, match="ctc_loss"):
+        exact.ctc_loss(None, None)
+    assert not backends.is_exact()
+
+
+# --- the chain ---
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "mlp"
+    train(steps=27, out=folder)
+    return folder
+
+
+def test_a_run_is_repeated_with_the_same_bits(saved: Path) -> None:
+    assert zoo.verify(saved) == chain.Verdict(27)
+
+
+def test_a_flipped_bit_in_memory_is_found_at_its_step(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = exact_training.ExactStep.__call__
+
+    def flipping(self: Any, *batch: Any) -> Any:
+        loss = step(self, *batch)
+        if self.updater.batches == 5:  # the lowest bit of one weight
+            bits = numpy(self.state[0][0]).copy().view(np.int32)
+            bits[3, 1] ^= 1
+            self.state[0][0] = HERE.tensor(bits.view(np.float32))
+        return loss
+
+    monkeypatch.setattr(exact_training.ExactStep, "__call__", flipping)
+    verdict = zoo.verify(saved)
+    assert not verdict.equal
+    assert 5 <= verdict.steps < 25
+
+
+def test_a_flipped_bit_in_the_file_is_found_at_its_step(saved: Path) -> None:
+    links = json.loads((saved / chain.FILE).read_text())
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(1000):
+        step = int(rng.integers(27))
+        link = dict(links["links"][step])
+        name = str(rng.choice(["loss", "hash"]))
+        text = bytearray(link[name].encode())
+        text[rng.integers(len(text))] ^= 1 << int(rng.integers(7))
+        link[name] = text.decode("ascii")
+        changed = [*links["links"][:step], link, *links["links"][step + 1 :]]
+        found += chain.Chain(links["options"], changed).broken() == step + 1
+    assert found == 1000
+
+
+def test_a_folder_without_a_chain_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataUnavailable, match=r"chain\.json"):
+        zoo.verify(tmp_path)
+
+
+# --- the frameworks ---
+
+RUN = """
+import zoo
+from zoo.training.chain import fingerprint
+from keras import ops
+name, mode, threads = "{arguments}".split()
+zoo.use(name, threads=int(threads), exact=True)
+run = zoo.train("{model}", steps={steps}, mode=mode, progress=False)
+(x, _), *_ = run.task.held_out(512)
+weights = [ops.convert_to_numpy(v) for v in run.model.variables]
+print(fingerprint([*weights, run.losses, run.trainer.predict(x)]))
+"""
+RUNS = [
+    ("torch", "eager", 1), ("torch", "traced", 2), ("jax", "jit", 1), ("jax", "jit", 2),
+    ("tensorflow", "graph", 1), ("tensorflow", "xla", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("model", ["mlp", "lenet5"])
+def test_training_has_one_hash(model: str) -> None:
+    hashes = set()
+    for name, mode, threads in RUNS:
+        if name in backends.installed():
+            code = RUN.format(model=model, steps=25, arguments=f"{name} {mode} {threads}")
+            hashes.add(python(code, KERAS_BACKEND=name, OMP_NUM_THREADS=str(threads)).splitlines()[-1])
+    assert len(hashes) == 1
+
+
+def test_exact_is_off_after_a_run() -> None:
+    assert not backends.is_exact()
+    assert backends.current() is HERE
+    assert os.environ["KERAS_BACKEND"] == keras.backend.backend()

@@ -1,0 +1,143 @@
+"""Two implementations of a model that were written apart: whether they are equal, where they part, and why.
+
+trace       the operations of a recorded pass
+match       the operations of both, paired by what they are and by their neighbours
+weights     theirs' weights carried over to ours
+compare     two tensors in different layouts
+locate      the operations at which differences arise
+causes      what explains a difference, recomputed in NumPy (formulas)
+side        one implementation in a process of its own
+run         the two processes and the steps of a comparison
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from zoo import backends as frameworks
+from zoo import storage
+from zoo._version import __version__
+from zoo.errors import WrongConfiguration
+from zoo.ports.locate import words
+from zoo.ports.run import Comparison, Findings, save_inputs, save_source
+from zoo.processes import machine
+from zoo.processes.scratch import scratch_folder
+
+
+class Diff(dict[str, Any]):
+    """The result of `diff`: see docs/diff.md for its keys."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether no difference beyond rounding was found."""
+        return self["verdict"] == "equal"
+
+    def __str__(self) -> str:
+        from zoo.report.diff import text
+
+        return text(self)
+
+    def __repr__(self) -> str:
+        return f"<Diff: {self['verdict']}, {len(self['differences'])} differences>"
+
+
+def diff(
+    theirs: Any,
+    ours: Any,
+    inputs: Any,
+    *,
+    our_inputs: Any = None,
+    mapping: Mapping[str, str] | None = None,
+    backends: Sequence[str | None] = (None, None),
+    out: str | Path | None = None,
+    show: Callable[[str], None] | None = None,
+) -> Diff:
+    """Compare two implementations of a model: where they part first, and why.
+
+    `theirs` and `ours` are functions that build a model, or "FILE.py:FUNCTION" or "MODULE:FUNCTION". A model
+    is a torch.nn.Module, a Keras model on any backend, a Flax NNX module, a Linen module with its variables,
+    a tf.Module, or a function of (weights, *inputs) with a dict of its weights. Each runs in a process of its
+    own, in float64 and inference mode; `backends` are those of Keras for each, by default KERAS_BACKEND's.
+
+    `inputs` is one array, a list, or a dict by name, in theirs' layout; where ours does not take them,
+    channels are moved to the other end. `our_inputs` are ours' own. Theirs' weights are carried over, with
+    random numbers in place of constant biases, scales and statistics. `mapping` names the weights of ours
+    that come from one of theirs, {ours: theirs}, where the match that is found is wrong.
+
+    Writes diff.json into `out`. `show` is a callback that receives what is being computed. Raises subclasses
+    of ZooError: for wrong arguments before any process starts, and for a side that fails with its error.
+    """
+    if out is not None:
+        storage.check_folder("out", out)
+    names = [frameworks.checked(name, "diff") if name else frameworks.prefer() for name in backends]
+    if len(names) != 2:
+        raise WrongConfiguration(f"backends: {len(names)} names; expected two, theirs' and ours'")
+    with scratch_folder() as scratch:
+        sources = [save_source(scratch / f"source{i}", each) for i, each in enumerate((theirs, ours))]
+        files = [scratch / "inputs0.npz", scratch / "inputs0.npz"]
+        save_inputs(files[0], inputs)
+        if our_inputs is not None:
+            files[1] = scratch / "inputs1.npz"
+            save_inputs(files[1], our_inputs)
+        with Comparison(scratch, names, show or (lambda text: None)) as comparison:
+            findings = comparison.run(sources, [str(f) for f in files], mapping)
+    result = _result(findings, [_name(theirs), _name(ours)])
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        storage.write_text(Path(out) / "diff.json", storage.json_text(result, default=str))
+    return result
+
+
+def _name(source: Any) -> str:
+    return (
+        source if isinstance(source, str) else getattr(source, "__name__", type(source).__name__).strip("<>")
+    )
+
+
+def _result(findings: Findings, names: list[str]) -> Diff:
+    differences = [each.facts() for each in findings.locals]
+    holds = all(step.holds is not False for step in findings.steps) and not differences
+    first = findings.first
+    carried = findings.carried
+    return Diff(
+        zoo=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        theirs={"source": names[0], "kind": findings.kinds[0]},
+        ours={"source": names[1], "kind": findings.kinds[1], "inputs": findings.our_inputs},
+        verdict="equal" if holds else "different",
+        random=findings.random[1],
+        steps=[
+            {
+                "name": s.name, "difference": s.difference, "bound": s.bound, "holds": s.holds,
+                "where": s.where and list(s.where), "note": s.note,
+            }
+            for s in findings.steps
+        ],
+        first=first and {
+            "theirs": words(first[0].theirs.node), "ours": words(first[0].ours.node), "bound": first[2],
+            **first[1].facts(),
+        },
+        differences=differences,
+        matched={
+            "pairs": [
+                {"theirs": words(p.theirs.node), "ours": words(p.ours.node), "how": p.how}
+                for p in findings.matching.pairs
+            ],
+            "only_theirs": [words(a.node) for a in findings.matching.only_theirs],
+            "only_ours": [words(b.node) for b in findings.matching.only_ours],
+        },
+        weights={
+            "mapping": {
+                name: {"theirs": sources, "layout": carried.layouts[name]}
+                for name, sources in carried.mapping.items()
+            },
+            "constants": carried.constants,
+            "only_theirs": carried.unused,
+            "only_ours": carried.initial,
+            "conflicts": carried.conflicts,
+        },
+        environment=machine.environment(),
+    )  # fmt: skip

@@ -1,0 +1,430 @@
+"""One comparison: the two processes, and what is computed of their arrays, step by step."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo import random
+from zoo.errors import WrongConfiguration
+from zoo.ports import causes
+from zoo.ports.compare import BOUND, Difference, align, difference
+from zoo.ports.locate import Floor, Local, Locator, Side, compared, part_of, replacements, words
+from zoo.ports.match import Matching, Pair, match
+from zoo.ports.trace import Anchor, Array, Trace, arrays
+from zoo.ports.weights import Carried, Weights, carry, varied
+from zoo.processes.workers import Worker, WorkerDied
+
+SEED = 3
+ROUNDS = 2  # of putting theirs' values in: layouts are clearer once the inputs are equal
+
+
+@dataclass
+class Step:
+    """One thing that is compared, "outputs", "gradients" ...; `where` has both names of the worst tensor."""
+
+    name: str
+    difference: float | None
+    bound: float
+    where: tuple[str, str] | None = None
+    note: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the difference is rounding; None if it was not compared."""
+        return None if self.difference is None else self.difference <= self.bound
+
+
+@dataclass
+class Findings:
+    """What a comparison found."""
+
+    matching: Matching
+    carried: Carried
+    kinds: tuple[str, str]
+    our_inputs: str
+    steps: list[Step] = field(default_factory=list)
+    first: tuple[Pair, Difference, float] | None = None
+    locals: list[Local] = field(default_factory=list)
+    random: tuple[bool, bool] = (False, False)
+
+
+def save_source(folder: Path, source: Any) -> str:
+    """A builder where its process can load it: "FILE.py:NAME" or "MODULE:NAME" as it is, else a pickle.
+
+    Raises WrongConfiguration.
+    """
+    if isinstance(source, str):
+        where, _, name = source.rpartition(":")
+        if not where or not name.isidentifier():
+            raise WrongConfiguration(
+                f"{source!r}; expected FILE.py:FUNCTION or MODULE:FUNCTION, which builds a model"
+            )
+        if where.endswith(".py") and not Path(where).is_file():
+            raise WrongConfiguration(f"{where}: no such file")
+        return f"{Path(where).resolve()}:{name}" if where.endswith(".py") else source
+    import cloudpickle
+
+    folder.mkdir(exist_ok=True)
+    path = folder / "source.pkl"
+    try:
+        path.write_bytes(cloudpickle.dumps(source))
+    except Exception as error:
+        raise WrongConfiguration(f"the builder cannot be sent to another process: {error}") from None
+    path.with_suffix(".json").write_text(json.dumps([p or str(Path.cwd()) for p in sys.path]))
+    return str(path)
+
+
+def save_inputs(path: Path, inputs: Any) -> None:
+    """One array, several, or a dict by name. Raises WrongConfiguration."""
+    if isinstance(inputs, Mapping):
+        named = {name: np.asarray(x) for name, x in inputs.items()}
+    else:
+        several = inputs if isinstance(inputs, list | tuple) else [inputs]
+        named = {str(i): np.asarray(x) for i, x in enumerate(several)}
+    if not named or any(x.dtype.kind not in "fiub" for x in named.values()):
+        raise WrongConfiguration("inputs: expected an array of numbers, a list of them, or a dict by name")
+    named = {n: x.astype(np.float64) if x.dtype.kind == "f" else x for n, x in named.items()}
+    np.savez(path, allow_pickle=False, **named)  # type: ignore[arg-type]
+
+
+class Comparison(AbstractContextManager["Comparison"]):
+    """Two processes, theirs and ours, and the steps of comparing them."""
+
+    def __init__(self, scratch: Path, backends: Sequence[str], show: Callable[[str], None]):
+        self.scratch, self.show = scratch, show
+        self.workers: list[Worker] = []
+        self.indices: list[dict[str, Array]] = []
+        for name, backend in zip(("theirs", "ours"), backends, strict=True):
+            self.workers.append(self.start(scratch / name, backend))
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self.workers:
+            worker.close()
+
+    def start(self, folder: Path, backend: str) -> Worker:
+        """A process for one side, on one thread of the CPU, which computes float64."""
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "JAX_ENABLE_X64": "1",
+            "JAX_PLATFORMS": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        return Worker("zoo.ports.side", folder, backend, environment)
+
+    def ask(self, side: int, command: str, **arguments: Any) -> dict[str, Any]:
+        """A side's answer. Raises WrongConfiguration with the error of a side that ends."""
+        try:
+            *_, answer = self.workers[side].ask(command, **arguments)
+        except WorkerDied as error:
+            text = str(error).removeprefix("WrongConfiguration: ")
+            raise WrongConfiguration(f"{('theirs', 'ours')[side]}: {text}") from None
+        return answer
+
+    def path(self, side: int, name: str) -> Path:
+        """A file of a side."""
+        return self.workers[side].folder / name
+
+    def record(
+        self, side: int, name: str, weights: str | None = None, replacements: str | None = None
+    ) -> Trace:
+        """A pass of a side."""
+        self.ask(side, "record", name=name, weights=weights, replacements=replacements)
+        return Trace.load(self.path(side, name), self.indices[side])
+
+    def outputs(self, side: int, name: str) -> list[Array]:
+        """The model's outputs in a pass."""
+        found = arrays(self.path(side, f"{name}-outputs.npz"))
+        return [found[str(i)] for i in range(len(found))]
+
+    def save(self, name: str, named: Weights) -> str:
+        """Arrays for a side to read."""
+        path = self.scratch / f"{name}.npz"
+        np.savez(path, allow_pickle=False, **named)  # type: ignore[arg-type]
+        return str(path)
+
+    def run(
+        self, sources: Sequence[str], inputs: Sequence[str], mapping: Mapping[str, str] | None
+    ) -> Findings:
+        """Everything, in order. Raises WrongConfiguration."""
+        self.show("building both")
+        moves = inputs[0] == inputs[1]
+        answers = [
+            self.ask(side, "load", source=sources[side], inputs=inputs[side], moves=moves and side == 1)
+            for side in (0, 1)
+        ]
+        self.indices = [arrays(self.path(side, "initial-indices.npz")) for side in (0, 1)]
+        plain = [Trace.load(self.path(side, "initial"), self.indices[side]) for side in (0, 1)]
+        weights = varied(plain[0], arrays(self.path(0, "initial.npz")))
+        initial = arrays(self.path(1, "initial.npz"))
+        given = self.save("theirs", weights)
+        theirs = Side(self.record(0, "theirs", weights=given), weights, self.outputs(0, "theirs"))
+        self.ask(0, "perturb", name="perturbed", weights=given)
+        floor = Floor(theirs.trace.values, arrays(self.path(0, "perturbed-values.npz")))
+        self.show("matching weights")
+        matching = match(plain[0], plain[1])
+        add_given(matching, mapping or {}, plain, weights, initial)
+        carried = carry(matching, weights, initial, {})
+        ours, carried = self.carried(theirs, matching, carried, initial)
+        kinds = answers[0]["kind"], answers[1]["kind"]
+        findings = Findings(matching, carried, kinds, answers[1]["inputs"])
+        self.show("comparing")
+        self.compare(findings, theirs, ours, floor)
+        self.train(findings, theirs, carried, training=all(a["trains"] for a in answers))
+        return findings
+
+    def carried(
+        self, theirs: Side, matching: Matching, carried: Carried, initial: Weights
+    ) -> tuple[Side, Carried]:
+        """Ours with theirs' weights; dense layers behind a flatten with their inputs reordered."""
+        ours = self.side("ours", carried.weights, self.save("carried", carried.weights))
+        if orders := flatten_orders(theirs, ours, matching):
+            carried = carry(matching, theirs.weights, initial, orders)
+            ours = self.side("ours", carried.weights, self.save("carried", carried.weights))
+        return ours, carried
+
+    def side(
+        self, name: str, weights: Weights, given: str | None = None, replaced: Weights | None = None
+    ) -> Side:
+        """A pass of ours with weights, which it has unless a file is given, and these values put in."""
+        put_in = self.save(f"{name}-replacements", replaced) if replaced else None
+        trace = self.record(1, name, weights=given, replacements=put_in)
+        return Side(trace, weights, self.outputs(1, name), replaced or {})
+
+    def compare(self, findings: Findings, theirs: Side, ours: Side, floor: Floor) -> None:
+        """The outputs, the operations, and where a difference arises."""
+        findings.steps.append(self.output_step(theirs, ours))
+        whole = list(compared(theirs, ours, findings.matching, floor))
+        apart = [(p, d, b) for p, _, d, b in whole if not d.within(b)]
+        findings.first = apart[0] if apart else None
+        worst = max(whole, key=lambda item: item[2].error / item[3], default=None)
+        if worst is not None:
+            pair, _, gap, bound = worst
+            names = words(pair.theirs.node), words(pair.ours.node)
+            findings.steps.append(Step("operations", _error(gap), bound, names))
+        again = self.side("ours-again", ours.weights)
+        findings.random = (False, any(
+            not np.array_equal(a, b, equal_nan=True) for a, b in zip(ours.outputs, again.outputs, strict=True)
+        ))  # fmt: skip
+        local = ours
+        for number in range(ROUNDS):
+            put_in = replacements(theirs, local, findings.matching, floor)
+            local = self.side(f"local{number}", ours.weights, replaced=put_in)
+        findings.locals = Locator(theirs, local, findings.matching, floor).differences()
+
+    def output_step(self, theirs: Side, ours: Side) -> Step:
+        """The outputs of both, and the bound that a perturbation of theirs gives."""
+        perturbed = self.outputs(0, "perturbed")
+        worst = Step("outputs", 0.0, BOUND)
+        if len(theirs.outputs) != len(ours.outputs):
+            worst.note = f"{len(theirs.outputs)} outputs in theirs, {len(ours.outputs)} in ours"
+        for number, (y, z) in enumerate(zip(theirs.outputs, ours.outputs, strict=False)):
+            bound = Floor({"": y}, {"": perturbed[number]}).bound("")
+            found = align(y, z, bound)
+            name = (f"output {number} {y.shape}", f"output {number} {z.shape}")
+            error = float("inf") if found is None else _error(found[1])
+            if worst.where is None or error / bound > (worst.difference or 0) / worst.bound:
+                worst = Step("outputs", error, bound, name, worst.note)
+        return worst
+
+    def train(self, findings: Findings, theirs: Side, carried: Carried, training: bool) -> None:
+        """The gradients of both; in training mode too if both have it, with the state that it leaves."""
+        pairs = [align(y, z) for y, z in zip(theirs.outputs, self.outputs(1, "ours"), strict=False)]
+        if not pairs or any(pair is None for pair in pairs):
+            return
+        draws = [
+            random.generator(SEED, "target", i).standard_normal(y.shape) for i, y in enumerate(theirs.outputs)
+        ]
+        moved = [pair[0].apply(t) for pair, t in zip(pairs, draws, strict=False) if pair]
+        targets = [
+            self.save(f"targets{s}", dict(zip(map(str, range(len(t))), t, strict=True)))
+            for s, t in enumerate((draws[: len(moved)], moved))
+        ]
+        self.gradients(findings, theirs, carried, targets, "")
+        if training:
+            self.gradients(findings, theirs, carried, targets, ", training")
+            for s in (0, 1):
+                self.ask(s, "train", name="trained")
+            states = [arrays(self.path(s, "trained-state.npz")) for s in (0, 1)]
+            step = weights_step("state", states[0], states[1], theirs.weights, carried)
+            step.note = step.note or state_note(findings.matching, states, theirs.weights)
+            findings.steps.append(step)
+        else:
+            findings.steps.append(
+                Step("training mode", None, BOUND, None, "not both can be set to it from outside")
+            )
+
+    def gradients(
+        self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str], mode: str
+    ) -> None:
+        """The loss and the gradients in one mode."""
+        self.show(f"gradients{mode}")
+        losses = [
+            self.ask(s, "gradients", name="gradients", targets=targets[s], training=bool(mode))["loss"]
+            for s in (0, 1)
+        ]
+        found = [arrays(self.path(s, "gradients-gradients.npz")) for s in (0, 1)]
+        findings.steps.append(_loss_step(f"loss{mode}", losses))
+        findings.steps.append(weights_step(f"gradients{mode}", found[0], found[1], theirs.weights, carried))
+
+
+def _loss_step(name: str, losses: Sequence[float]) -> Step:
+    gap = difference(np.array([losses[0]]), np.array([losses[1]]))
+    return Step(name, _error(gap), 1e-11)
+
+
+def _error(gap: Difference) -> float:
+    return float("inf") if gap.masks_differ else gap.error
+
+
+def weights_step(name: str, theirs: Weights, ours: Weights, shapes: Weights, carried: Carried) -> Step:
+    """Compare arrays named like weights, through the positions they were carried along.
+
+    An array is judged against the largest value of its operation's: in exact arithmetic the gradient of a
+    key's bias is zero. Arrays that come of several of theirs, such as a tied weight, are summed.
+    """
+    worst = Step(name, 0.0, 1e-9)
+    missing: list[str] = []
+    sums = _carried_sums(theirs, shapes, carried)
+    for mine, expected in sums.items():
+        if mine not in ours:
+            if np.abs(expected[expected == expected]).max(initial=0) > 0:
+                missing.append(mine)
+            continue
+        found = ours[mine].ravel()
+        placed = carried.positions[mine][0] >= 0
+        scale = _scale(mine, sums)
+        gap = difference(expected[placed] / scale, found[placed] / scale)
+        spread = np.abs(expected[placed]).max(initial=0) / scale
+        error = float(_error(gap) * min(1.0, spread or 1.0))
+        if error > (worst.difference or 0.0):
+            worst = Step(name, error, worst.bound, (carried.mapping[mine][0], mine), worst.note)
+    if not sums:
+        worst.note = "theirs changes nothing"
+    if missing:
+        worst.note = f"ours lacks {', '.join(missing[:4])}"
+        worst.difference = float("inf")
+    extra = [n for n in ours if n in carried.mapping and n not in sums]
+    if extra:
+        worst.note = f"theirs lacks what ours has of {', '.join(extra[:4])}"
+        worst.difference = float("inf")
+    return worst
+
+
+def _carried_sums(theirs: Weights, shapes: Weights, carried: Carried) -> Weights:
+    names = list(shapes)
+    found: Weights = {}
+    for mine, (which, where) in carried.positions.items():
+        sources = carried.mapping[mine]
+        if not any(s in theirs for s in sources):
+            continue
+        values = np.zeros(which.size)
+        for source in sources:
+            here = which == names.index(source)
+            if source in theirs:
+                values[here] = theirs[source].ravel()[where[here]]
+        found[mine] = values
+    return found
+
+
+def _scale(name: str, sums: Weights) -> float:
+    owner = name.rpartition("/")[0] or name.rpartition(".")[0]
+    sizes = [
+        np.abs(v[np.isfinite(v)]).max(initial=0.0) for n, v in sums.items()
+        if (n.rpartition("/")[0] or n.rpartition(".")[0]) == owner
+    ]  # fmt: skip
+    return float(max(sizes, default=0.0)) or 1.0
+
+
+def state_note(matching: Matching, states: Sequence[Weights], weights: Weights) -> str:
+    """Why running statistics differ, with how many layers each reason explains."""
+    counts: dict[str, int] = {}
+    for pair in matching.pairs:
+        names = [
+            {r: n for r, (n, _) in a.weights.items() if r in ("mean", "variance")}
+            for a in (pair.theirs, pair.ours)
+        ]
+        if pair.theirs.kind != "batch_norm" or any(
+            len(n) < 2 or not set(n.values()) <= set(s) for n, s in zip(names, states, strict=True)
+        ):
+            continue
+        after = [{r: s[n] for r, n in each.items()} for each, s in zip(names, states, strict=True)]
+        before = {r: weights[n] for r, n in names[0].items()}
+        for cause in causes.of_state(pair.theirs, pair.ours, before, (after[0], after[1])):
+            sure = "" if cause.confirmed else " (not confirmed)"
+            counts[f"{cause.name}: {cause.text}{sure}"] = (
+                counts.get(f"{cause.name}: {cause.text}{sure}", 0) + 1
+            )
+    return "; ".join(f"{text}, {count} layers" for text, count in counts.items())
+
+
+def flatten_orders(theirs: Side, ours: Side, matching: Matching) -> dict[int, Array]:
+    """For dense layers behind a flatten: the order of theirs' inputs that ours' are in, by ours' anchor."""
+    found = {}
+    for pair in matching.pairs:
+        if pair.theirs.kind != "dense" or not pair.theirs.slots[0] or not pair.ours.slots[0]:
+            continue
+        a, b = (_flattened(s.trace, anchor) for s, anchor in ((theirs, pair.theirs), (ours, pair.ours)))
+        if a is None or b is None or (a.shape == b.shape and difference(a, b).error < 1e-6):
+            continue
+        best = align(a[:1], b[:1])
+        if best is None or best[0].order == tuple(range(a.ndim)) or best[0].split != a[:1].shape:
+            continue
+        size = int(np.prod(a.shape[1:]))
+        places = np.arange(size).reshape(a.shape[1:])
+        found[pair.ours.key] = places.transpose([i - 1 for i in best[0].order[1:]]).ravel()
+    return found
+
+
+def _flattened(trace: Trace, anchor: Anchor) -> Array | None:
+    """The value of rank 3 or more that a dense layer reads flattened."""
+    label = anchor.slots[0][0]
+    size = anchor.weights["kernel"][1].shape[1]
+    while (node := trace.producer.get(label)) is not None and node.kind in (
+        "move",
+        "cast",
+        "dropout",
+        "flatten",
+    ):
+        label = trace.sources(node)[0]
+        value = trace.values.get(label)
+        if value is None:
+            return None
+        if value.ndim > 2 and int(np.prod(value.shape[1:])) == size:
+            return value
+    return None
+
+
+def add_given(
+    matching: Matching, mapping: Mapping[str, str], traces: Sequence[Trace], theirs: Weights, ours: Weights
+) -> None:
+    """Pairs that the user names by their weights replace those found. Raises WrongConfiguration."""
+    for mine, other in mapping.items():
+        sides = ((mine, traces[1], ours, "ours"), (other, traces[0], theirs, "theirs"))
+        anchors = []
+        for name, trace, weights, side in sides:
+            if name not in weights:
+                raise WrongConfiguration(
+                    f"mapping: {side} has no weight {name!r}; it has {', '.join(list(weights)[:8])} ..."
+                )
+            anchors.append(
+                next((a for a in trace.anchors.values() if name in (n for n, _ in a.weights.values())), None)
+            )
+        b, a = anchors
+        if a is None or b is None:
+            raise WrongConfiguration(f"mapping: {mine} or {other} is used by no operation that was recorded")
+        matching.pairs = [p for p in matching.pairs if p.ours.key != b.key and p.theirs.key != a.key]
+        matching.pairs.append(Pair(a, b, "given"))
+        matching.only_theirs = [x for x in matching.only_theirs if x.key != a.key]
+        matching.only_ours = [x for x in matching.only_ours if x.key != b.key]
+    matching.pairs.sort(key=lambda p: (p.theirs.key, p.part or (0, 0)))
+
+
+__all__ = ["Comparison", "Findings", "Step", "part_of", "save_inputs", "save_source"]

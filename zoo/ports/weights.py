@@ -1,0 +1,141 @@
+"""Theirs' weights carried over to ours: each element of a stored array has its position in the other's."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from zoo import random
+from zoo.ports.match import Matching, Pair
+from zoo.ports.trace import KNOWN, Array, Trace
+
+Weights = dict[str, Array]
+SEED = 3
+ABSENT = {"bias": 0.0, "shift": 0.0, "mean": 0.0, "scale": 1.0, "variance": 1.0}
+
+
+@dataclass
+class Carried:
+    """Ours' weights after theirs were carried over, and what was done to each.
+
+    `mapping` has for each array of ours the names of theirs it comes from; `positions` for each of its
+    elements (array of theirs, position in it), -1 where it keeps another value. `constants` are arrays that
+    theirs lacks, and what they are set to; `unused` arrays of theirs that ours has no place for, `initial`
+    arrays of ours that keep their initial values.
+    """
+
+    weights: Weights
+    mapping: dict[str, list[str]] = field(default_factory=dict)
+    positions: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    constants: dict[str, float] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    initial: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+    layouts: dict[str, str] = field(default_factory=dict)
+
+
+def varied(trace: Trace, weights: Weights) -> Weights:
+    """The weights with random numbers in place of constants: zeros and ones hide differences.
+
+    Only those of known operations: other constants may be what a model is defined by.
+    """
+    changed = dict(weights)
+    for anchor in trace.anchors.values():
+        for role, (name, _) in anchor.weights.items():
+            array = weights[name]
+            if role not in ABSENT or np.ptp(array) > 0 or changed[name] is not array:
+                continue
+            draw = random.generator(SEED, name)
+            if array.flat[0] == 0:
+                changed[name] = draw.normal(0, 0.1, array.shape).astype(array.dtype)
+            else:
+                changed[name] = (array * draw.uniform(0.5, 1.5, array.shape)).astype(array.dtype)
+    return changed
+
+
+def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, Array]) -> Carried:
+    """Carry weights over along the pairs. `orders` permutes the inputs of dense layers behind a flatten, by
+    the key of ours' anchor.
+    """
+    result = Carried({name: array.copy() for name, array in ours.items()})
+    numbers = {name: i for i, name in enumerate(theirs)}
+    for pair in matching.pairs:
+        for role, (name, target) in pair.ours.weights.items():
+            source = _source(pair, role)
+            if source is None:
+                if role in ABSENT and pair.ours.kind in (*KNOWN, "affine"):
+                    result.constants[name] = ABSENT[role]
+                    result.weights[name].flat[target.ravel()] = ABSENT[role]
+                continue
+            there, indices = source
+            if pair.whole == "ours" and pair.part:
+                target = np.array_split(target, pair.part[1])[pair.part[0]]
+            if role == "kernel" and pair.ours.key in orders:
+                indices = indices[:, orders[pair.ours.key]]
+            if indices.size != target.size:
+                result.conflicts.append(f"{there} has {indices.size} elements, {name} {target.size}")
+                continue
+            _assign(result, name, target, there, indices, theirs, numbers)
+    for name, (which, where) in result.positions.items():
+        sources = result.mapping[name]
+        result.layouts[name] = layout(theirs[sources[0]].shape, ours[name].shape, which, where, sources)
+    used = {n for names in result.mapping.values() for n in names}
+    result.unused = [name for name in theirs if name not in used]
+    result.initial = [n for n in ours if n not in result.mapping and n not in result.constants]
+    return result
+
+
+def _source(pair: Pair, role: str) -> tuple[str, Array] | None:
+    mine, other = pair.ours.weights, pair.theirs.weights
+    if role not in other and pair.ours.kind not in (*KNOWN, "affine"):
+        # Other operations name their weights as they like: by size, if one alone fits.
+        fitting = [w for w in other.values() if w[1].size == mine[role][1].size]
+        return fitting[0] if len(fitting) == 1 else None
+    if role not in other:
+        return None
+    name, indices = other[role]
+    if pair.whole == "theirs" and pair.part:
+        indices = np.array_split(indices, pair.part[1])[pair.part[0]]
+    return name, indices
+
+
+def _assign(
+    result: Carried, name: str, target: Array, there: str, indices: Array, theirs: Weights, numbers: Any
+) -> None:
+    values = theirs[there].ravel()[indices.ravel()]
+    array = result.weights[name]
+    if name not in result.positions:
+        result.positions[name] = (np.full(array.size, -1, np.int32), np.full(array.size, -1, np.int32))
+    which, where = result.positions[name]
+    flat = target.ravel()
+    taken = which[flat] >= 0
+    if taken.any() and not np.array_equal(array.ravel()[flat][taken], values[taken]):
+        result.conflicts.append(f"{name} is given two values: {result.mapping[name][0]} and {there}")
+        return
+    array.flat[flat] = values
+    which[flat], where[flat] = numbers[there], indices.ravel()
+    result.mapping.setdefault(name, [])
+    if there not in result.mapping[name]:
+        result.mapping[name].append(there)
+
+
+def layout(
+    shape: tuple[int, ...], ours: tuple[int, ...], which: Array, where: Array, names: list[str]
+) -> str:
+    """How an array of ours is made from theirs, in words: "as stored", "transposed (2, 3, 1, 0)", ..."""
+    if len(names) > 1:
+        return "joined"
+    positions = where.reshape(ours)
+    whole = np.arange(int(np.prod(shape))).reshape(shape)
+    if whole.size != positions.size:
+        return "part" if (which >= 0).all() else "placed"
+    if np.array_equal(whole.ravel(), positions.ravel()):
+        return "as stored" if shape == ours else f"reshaped {ours}"
+    for order in itertools.permutations(range(len(shape))):
+        moved = whole.transpose(order)
+        if np.array_equal(moved.ravel(), positions.ravel()):
+            return f"transposed {order}" + ("" if moved.shape == ours else f", reshaped {ours}")
+    return "reordered"

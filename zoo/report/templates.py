@@ -1,0 +1,28 @@
+"""The environment of the report's templates, which escape every value they print."""
+
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from zoo.report.words import conjunction
+
+HERE = Path(__file__).parent
+
+
+def environment() -> jinja2.Environment:
+    """A new environment of the templates beside this module."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["conjunction"] = conjunction
+    return templates
+
+
+def style() -> Markup:
+    """The style sheet of the pages."""
+    return Markup((HERE / "report.css").read_text("utf-8"))
