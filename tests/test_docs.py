@@ -50,7 +50,9 @@ def fetched(reference):
 zoo.weights.hub.fetch = fetched
 """,
 }
-NEEDS = {"weights": ("torchvision", "timm", "transformers"), "frameworks": ("jax", "optax"),
+NEEDS = {
+    "weights": ("torchvision", "timm", "transformers"),
+    "frameworks": ("jax", "optax"),
     "fine-tuning": ("jax", "optax", "tensorflow", "tensorboard", "matplotlib"),
 }
 

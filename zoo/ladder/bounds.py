@@ -39,7 +39,9 @@ class Rung:
 RUNGS = (
     Rung(1, "initial", "initial weights, batches and dropout masks, bit for bit", 0.0, 0.0),
     Rung(2, "forward", "the output of every layer, relative to its largest value", 1e-5, 1e-12),
-    Rung(3, "gradients", "the gradient of every output and weight, relative to its largest value", 1e-5, 1e-12),
+    Rung(
+        3, "gradients", "the gradient of every output and weight, relative to its largest value", 1e-5, 1e-12
+    ),
     Rung(
         4, "update", "the updates of every optimizer along a schedule, relative to the largest", 1e-6, 1e-12
     ),
