@@ -50,7 +50,11 @@ def fetched(reference):
 zoo.weights.hub.fetch = fetched
 """,
 }
-NEEDS = {"weights": ("torchvision", "timm", "transformers"), "frameworks": ("jax", "optax")}
+NEEDS = {
+    "weights": ("torchvision", "timm", "transformers"),
+    "frameworks": ("jax", "optax"),
+    "fine-tuning": ("jax", "optax", "tensorflow", "tensorboard", "matplotlib"),
+}
 
 
 def programs(page: Path) -> list[str]:
@@ -355,7 +359,8 @@ def test_every_public_name_is_in_the_reference(site: Path):
 # What a visitor searches for, and the page that answers it.
 QUERIES = {
     "pretrained weights": "howto/weights.html",
-    "fine-tuning": "howto/images.html",
+    "fine-tuning": "howto/fine-tuning.html",
+    "LoRA": "howto/fine-tuning.html",
     "transfer learning": "howto/images.html",
     "mixed precision": "howto/gpu.html",
     "export": "howto/export.html",

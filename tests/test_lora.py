@@ -146,6 +146,7 @@ def test_a_run_is_that_of_keras_own_adapters(engine: str) -> None:
     assert [v.name for v in theirs.trainable_variables] == ["kernel", "bias", "kernel", "bias"]
 
 
+@pytest.mark.long
 @pytest.mark.parity
 def test_frameworks_and_engines_agree_on_every_rung() -> None:
     """The whole ladder, in float32 and float64, of a model with adapters."""
@@ -277,6 +278,16 @@ def test_a_runs_trainer_predicts_alike_after_merging(engine: str) -> None:
     before = made.trainer.predict(TOKENS)
     lora.merge(made.model)
     assert_close(made.trainer.predict(TOKENS), before, 1e-6)
+
+
+def test_the_learning_rate_finder_leaves_no_adapters() -> None:
+    model = build()
+    before = values(model)
+    zoo.find_learning_rate(model, (TOKENS, LABELS), steps=10, batch_size=8, lora=2)
+    after = values(model)
+    assert list(after) == list(before)
+    assert all(np.array_equal(after[path], x) for path, x in before.items() if not path.endswith("step"))
+    assert [v.path for v in model.trainable_variables] == [v.path for v in build().trainable_variables]
 
 
 # --- on disk ---

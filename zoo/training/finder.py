@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo import lora
 from zoo._lazy import keras, ops
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
@@ -199,10 +200,11 @@ class _Losses:
 
 
 class _State:
-    """The weights of a model and what of it is frozen, to be put back."""
+    """The weights of a model and what of it is frozen or has adapters, to be put back."""
 
     def __init__(self, model: keras.Model):
         self.model = model
+        self.adapted = bool(lora.adapters(model))
         self.frozen = [(layer, layer.trainable) for layer in layers_of(model.layers)]
         self.values: dict[int, tuple[keras.Variable, np.ndarray]] = {}
         self.add()
@@ -214,6 +216,8 @@ class _State:
                 self.values[id(variable)] = (variable, np.array(ops.convert_to_numpy(variable)))
 
     def restore(self) -> None:
+        if not self.adapted and lora.adapters(self.model):
+            lora.merge(self.model)
         for layer, trainable in self.frozen:
             layer.trainable = trainable
         for variable, value in self.values.values():
