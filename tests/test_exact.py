@@ -355,6 +355,17 @@ def test_training_has_one_hash(model: str) -> None:
     assert len(hashes) == 1
 
 
+@pytest.mark.parity
+def test_an_exact_comparison_says_so() -> None:
+    from zoo.report.words import Evidence, findings
+
+    result = zoo.compare("mlp", exact=True, steps=3, threads=1, out=None)
+    assert len(result.runs) == 2 * len(backends.installed())
+    assert len({run["hash"] for run in result.runs}) == 1
+    headline = next(iter(findings(Evidence(result["models"][0], result))))  # pyright: ignore[reportArgumentType]
+    assert "the same bits" in headline
+
+
 def test_exact_is_off_after_a_run() -> None:
     assert not backends.is_exact()
     assert backends.current() is HERE
