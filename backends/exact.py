@@ -21,14 +21,13 @@ from zoo.backends import exact_numbers as numbers
 from zoo.backends import load, start
 from zoo.backends.exact_numbers import (
     BITS,
-    RUN,
     constant,
     divide,
     grid,
-    integer_product,
     narrow,
     product,
     shares,
+    sliced_product,
     sqrt,
     table,
     total,
@@ -302,9 +301,23 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 def dense(x: Tensor, kernel: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
     ops = _ops()
     kernel = ops.transpose(kernel) if transposed else kernel
-    y = matmul(ops.reshape(x, (-1, x.shape[-1])), kernel)
-    y = y if bias is None else add(y, bias)
+    y = _affine(ops.reshape(x, (-1, x.shape[-1])), kernel, bias)
     return ops.reshape(y, (*x.shape[:-1], kernel.shape[-1]))
+
+
+def _affine(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """x kernel + bias, rounded once."""
+
+    def function(x: Tensor, kernel: Tensor, *bias: Tensor) -> tuple:
+        def backward(gradient: Tensor) -> tuple:
+            of_x = narrow(product(gradient, _ops().transpose(kernel)))
+            of_kernel = narrow(product(_ops().transpose(x), gradient))
+            return of_x, of_kernel, *(_reduced(gradient, tuple(b.shape)) for b in bias)
+
+        y = product(x, kernel)
+        return narrow(y + wide(bias[0]) if bias else y), backward
+
+    return _custom(function, x, kernel, *(() if bias is None else (bias,)))
 
 
 def softmax(x: Tensor) -> Tensor:
@@ -435,12 +448,12 @@ def _correlation(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
     size, _, inputs, filters = kernel.shape
     length = size * size * inputs
     p, q = shares(length)
-    images, image_unit = grid(wide(x), [1, 2, 3], p)
+    images, unit = grid(wide(x), [1, 2, 3], p)
     columns = ops.concatenate(_windows(images, size, stride), -1)  # (b, h', w', k k c)
-    weights, weight_unit = grid(wide(kernel), [0, 1, 2], q)
     shape = tuple(columns.shape[:3])
-    sums = integer_product(ops.reshape(columns, (-1, length)), ops.reshape(weights, (length, filters)))
-    return narrow(ops.reshape(sums, (*shape, filters)) * (image_unit * weight_unit))
+    weights = wide(ops.reshape(kernel, (length, filters)))
+    sums = sliced_product(ops.reshape(columns, (-1, length)), weights, [0], q)
+    return narrow(ops.reshape(sums, (*shape, filters)) * unit)
 
 
 def _input_gradient(gradient: Tensor, kernel: Tensor, shape: Sequence[int], stride: int) -> Tensor:
@@ -464,21 +477,15 @@ def _dilated(x: Tensor, stride: int) -> Tensor:
 
 
 def _kernel_gradient(x: Tensor, gradient: Tensor, size: int, stride: int) -> Tensor:
-    """Of `_conv` with respect to the kernel: runs of images, whose sums are added exactly."""
+    """Of `_conv` with respect to the kernel: each channel of the images is on one grid."""
     ops = _ops()
-    batch, height, width, filters = gradient.shape
-    inputs = x.shape[-1]
-    images = max(1, RUN // (height * width))
-    images = max(n for n in range(1, min(images, batch) + 1) if batch % n == 0)
-    p, q = shares(images * height * width)
-    pixels, pixel_unit = grid(wide(x), [0, 1, 2], p)
+    filters, inputs = gradient.shape[-1], x.shape[-1]
+    p, q = shares(int(np.prod(gradient.shape[:3])))
+    pixels, unit = grid(wide(x), [0, 1, 2], p)
     columns = ops.concatenate(_windows(pixels, size, stride), -1)
-    columns = ops.reshape(columns, (batch // images, -1, size * size * inputs))
-    other, unit = grid(wide(gradient), [0, 1, 2], q)
-    sums = ops.swapaxes(columns, 1, 2) @ ops.reshape(other, (batch // images, -1, filters))
-    sums = ops.reshape(total(sums, [0]), (size, size, inputs, filters))
-    units = ops.reshape(pixel_unit, (1, 1, inputs, 1)) * ops.reshape(unit, (1, 1, 1, filters))
-    return narrow(sums * units)
+    columns = ops.transpose(ops.reshape(columns, (-1, size * size * inputs)))
+    sums = sliced_product(columns, wide(ops.reshape(gradient, (-1, filters))), [0], q)
+    return narrow(ops.reshape(sums, (size, size, inputs, filters)) * ops.reshape(unit, (1, 1, inputs, 1)))
 
 
 def _depthwise(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
@@ -487,7 +494,7 @@ def _depthwise(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
     size = kernel.shape[0]
 
     def function(x: Tensor, kernel: Tensor) -> tuple:
-        p, q = shares(size * size)
+        p = q = (BITS - ceil(log2(size * size))) // 2
 
         def backward(gradient: Tensor) -> tuple:
             images, image_unit = grid(wide(gradient), [1, 2], p)

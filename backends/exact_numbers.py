@@ -12,8 +12,8 @@ changes the last bits of a result. Here nothing that is free to vary can reach a
    multiples of a common power of two, found from the largest of them, with as many bits as their number
    leaves: n numbers of 53 - log2 n bits have an exact sum (Demmel and Nguyen 2015, "Parallel reproducible
    summation"). For a matrix product both factors are rounded so that p + q + log2 k <= 53, and the
-   framework's own float64 product is exact, whatever its blocking and threads (Ozaki et al. 2012,
-   "Error-free transformations of matrix multiplication").
+   framework's own float64 product is exact, whatever its blocking and threads; the second factor is in two
+   slices of q bits (Ozaki et al. 2012, "Error-free transformations of matrix multiplication").
 3. The table. exp, log, tanh, the logistic and the normal distribution are third-order expansions around
    points of a table, f(a) + s (c1 + s (c2 + s c3)), each inner value fenced; the entries are from Python's
    `decimal`, which is correctly rounded. Division and square root are those of IEEE 754.
@@ -35,7 +35,6 @@ import numpy as np
 Tensor = Any
 LEAST = 2.0**-126  # the smallest normal float32
 BITS = 53  # of float64
-RUN = 512  # products that are added on one grid: 22 bits remain for each factor
 
 
 def _ops() -> Any:
@@ -95,34 +94,28 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """(..., m, k) x (..., k, n) -> (..., m, n) in float64; the factors are float32, a row and a column on a
     grid each."""
     p, q = shares(a.shape[-1])
-    (a, a_unit), (b, b_unit) = grid(wide(a), [-1], p), grid(wide(b), [-2], q)
-    return integer_product(a, b) * (a_unit * b_unit)
+    a, a_unit = grid(wide(a), [-1], p)
+    return sliced_product(a, wide(b), [-2], q) * a_unit
 
 
-def integer_product(a: Tensor, b: Tensor) -> Tensor:
-    """(..., m, k) x (..., k, n) of integers of `shares(k)` bits. Sums of more than 2 RUN products are split
-    into runs, each exact, which are then added as `total` adds."""
-    k, ops = a.shape[-1], _ops()
-    if k <= 2 * RUN:
-        return a @ b
-    count = -(-k // RUN)
-    a, b = (_padded(x, axis, count * RUN - k) for x, axis in ((a, -1), (b, -2)))
-    a = ops.swapaxes(ops.reshape(a, (*a.shape[:-1], count, RUN)), -2, -3)
-    b = ops.reshape(b, (*b.shape[:-2], count, RUN, b.shape[-1]))
-    return ops.squeeze(total(a @ b, [-3]), -3)
+def sliced_product(a: Tensor, b: Tensor, axes: Sequence[int], bits: int) -> Tensor:
+    """Integers (..., m, k) times float64 numbers (..., k, n), on a grid along `axes` in two slices of `bits`.
+
+    The second slice has what the first left over, on a grid that is finer by 2^bits: b has twice the bits
+    that one exact product leaves for it.
+    """
+    ops = _ops()
+    high, unit = grid(b, axes, bits)
+    low = ops.round((b / unit - high) * 2.0**bits)
+    n = b.shape[-1]
+    both = a @ ops.concatenate([high, low], -1)
+    return (both[..., :n] + both[..., n:] * 2.0**-bits) * unit
 
 
 def shares(count: int) -> tuple[int, int]:
-    """The bits of the two factors of so many products, of which runs have exact sums."""
-    bits = BITS - ceil(log2(max(2, count if count <= 2 * RUN else RUN)))
-    return bits - bits // 2, bits // 2
-
-
-def _padded(x: Tensor, axis: int, count: int) -> Tensor:
-    """x with so many zeros at the end of an axis."""
-    sides = [(0, 0)] * len(x.shape)
-    sides[axis] = (0, count)
-    return _ops().pad(x, sides) if count else x
+    """The bits of the two factors of so many products whose sum is exact, the second's for each slice."""
+    bits = BITS - ceil(log2(max(2, count)))
+    return bits - bits // 3, bits // 3
 
 
 # The table

@@ -174,10 +174,16 @@ def choices(
 
 
 def exact_choices(names: Sequence[str] | None, modes: Sequence[str] | None) -> list[dict[str, str]]:
-    """Those of an exact comparison: by default two modes of the native engine on each framework."""
-    supported = {name: [m for m in own if m != "compiled"] for name, own in backends.MODES.items()}
-    first = {mode for own in supported.values() for mode in own[:2]}
-    return choices(names, ["native"], modes or sorted(first))
+    """Those of an exact comparison: by default the first two modes of each framework's native engine.
+
+    Raises WrongConfiguration for torch's "compiled", which is not exact.
+    """
+    if "compiled" in (modes or ()):
+        raise WrongConfiguration("compare: mode compiled is not exact; leave it out")
+    found = choices(
+        names, ["native"], modes or sorted({mode for own in backends.MODES.values() for mode in own})
+    )
+    return found if modes else [run for run in found if run["mode"] in backends.MODES[run["backend"]][:2]]
 
 
 def _describe(card: registry.Card, rows: list[Record], settings: Record) -> Record:
