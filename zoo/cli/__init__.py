@@ -19,11 +19,12 @@ from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
 from zoo.cli.diff import diff
+from zoo.cli.evaluation import evaluate, verify
 from zoo.cli.finder import find_learning_rate
 from zoo.cli.groups import GroupedCommand
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, TROUBLE
-from zoo.cli.training import evaluate, train, verify
+from zoo.cli.training import train
 from zoo.errors import WrongConfiguration, ZooError
 
 STDOUT, STDERR = 1, 2

@@ -93,33 +93,39 @@ def compare(
         raise typer.Exit(FINDING)
 
 
+OwnModels = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="Models' names; all of them by default. Or a function that builds yours: FILE.py:FUNCTION.",
+        autocompletion=completion.models,
+    ),
+]
+ParityModes = Annotated[
+    str | None,
+    option(
+        "Comma-separated: the native engine's; all but compiled by default.",
+        "NAMES",
+        complete=completion.several(completion.modes),
+    ),
+]
+InputsOption = Annotated[
+    Path | None, option("For a model of yours: .npy, or .npz with an array for each input.", "PATH")
+]
+TargetsOption = Annotated[Path | None, option("Labels or numbers to train it on, a .npy file.", "PATH")]
+
+
 def parity(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="Models' names; all of them by default. Or a function that builds yours: FILE.py:FUNCTION.",
-            autocompletion=completion.models,
-        ),
-    ] = None,
+    models: OwnModels = None,
     backends: BackendsOption = None,
     rungs: Annotated[str | None, option("Comma-separated, 1 to 8; all by default.", "NUMBERS")] = None,
     float64: Annotated[bool, typer.Option("--float64", help="In float64 as well.")] = False,
-    modes: Annotated[
-        str | None,
-        option(
-            "Comma-separated: the native engine's; all but compiled by default.",
-            "NAMES",
-            complete=completion.several(completion.modes),
-        ),
-    ] = None,
+    modes: ParityModes = None,
     faults: Annotated[
         bool, typer.Option("--faults", help="Seed faults in one framework; list which rung catches which.")
     ] = False,
-    inputs: Annotated[
-        Path | None, option("For a model of yours: .npy, or .npz with an array for each input.", "PATH")
-    ] = None,
-    targets: Annotated[Path | None, option("Labels or numbers to train it on, a .npy file.", "PATH")] = None,
+    inputs: InputsOption = None,
+    targets: TargetsOption = None,
     device: Annotated[str, option("Of every framework; the bounds are a CPU's.", "NAME")] = "cpu",
     out: Annotated[Path | None, option("Folder of parity.json and report.html.", "PATH")] = None,
     quiet: QuietOption = False,
