@@ -205,7 +205,7 @@ class _State:
     def __init__(self, model: keras.Model):
         self.model = model
         self.adapted = bool(lora.adapters(model))
-        self.frozen = [(layer, layer.trainable) for layer in layers_of(model.layers)]
+        self.frozen = [(layer, layer.trainable) for layer in (*model.layers, *layers_of(model.layers))]
         self.values: dict[int, tuple[keras.Variable, np.ndarray]] = {}
         self.add()
 
