@@ -39,7 +39,7 @@ LAYERS = {
 # Of Keras: they round nothing
 STRUCTURAL = {
     "Flatten", "Reshape", "Identity", "InputLayer", "Concatenate", "Transpose", "GetItem", "ExpandDims",
-    "Squeeze", "Swapaxes", "Pad", "NotEqual", "Equal", "Take",
+    "Squeeze", "Swapaxes", "Pad", "NotEqual", "Equal",
 }  # fmt: skip
 
 
@@ -90,6 +90,13 @@ def _sum(op: Any, x: Tensor) -> Tensor:
     return exact.add_up(x, list(axes), keepdims=op.keepdims)
 
 
+def _take(op: Any, x: Tensor, indices: Any) -> Tensor:
+    ops, axis = _ops(), op.axis % len(x.shape)
+    first = ops.moveaxis(x, axis, 0)
+    rows = exact.embed(ops.reshape(first, (first.shape[0], -1)), ops.convert_to_tensor(indices, "int32"))
+    return ops.moveaxis(ops.reshape(rows, (-1, *first.shape[1:])), 0, axis)
+
+
 def _token(layer: Any, x: Tensor) -> Tensor:
     ops = _ops()
     zeros = ops.zeros((x.shape[0], 1, x.shape[-1]), "float32")
@@ -111,6 +118,7 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "Mean": _mean,
     "Sum": _sum,
     "Square": lambda op, x: exact.square(x),
+    "Take": _take,
     "Negative": lambda op, x: exact.scaled(x, -1.0),
     "Relu": lambda op, x: exact.relu(x),
     "Sigmoid": lambda op, x: exact.sigmoid(x),
@@ -181,6 +189,7 @@ class Network:
             )
         if regularized := [v.path for v in model.variables if getattr(v, "regularizer", None) is not None]:
             raise WrongConfiguration(f"exact: regularizers are not offered, and {regularized[0]} has one")
+        self.calls = Counter(id(node.operation) for node in self.nodes)
         self.readers = Counter(id(x) for node in self.nodes for x in node.input_tensors)
         self.readers.update(id(x) for x in self.model.outputs)
 
@@ -194,6 +203,7 @@ class Network:
             pairs = [(self.model.inputs[0], inputs)]
         values = {id(symbol): None if x is None else exact.fence(x) for symbol, x in pairs}
         left = {key: self._forked(key, value) for key, value in values.items()}
+        weights: dict[int, list[Tensor]] = {}
         for node in self.nodes:
             now = {id(t): left[id(t)].pop() for t in node.input_tensors if id(t) in left and left[id(t)]}
             args, kwargs = node.arguments.fill_in(now)
@@ -201,10 +211,37 @@ class Network:
             if "training" in getattr(operation, "_call_context_args", {}):
                 kwargs["training"] = training
             call: Any = rule(operation)
+            if self.calls[id(operation)] > 1:
+                call = self._shared(operation, call, weights)
             outputs = keras.tree.flatten(call(*args, **kwargs))
             for symbol, value in zip(node.outputs, outputs, strict=True):
                 left[id(symbol)] = self._forked(id(symbol), value)
         return left[id(self.model.outputs[0])].pop()
+
+    def _shared(
+        self, layer: Any, call: Callable[..., Any], weights: dict[int, list[Tensor]]
+    ) -> Callable[..., Any]:
+        """A call of a layer that is called several times, by its own forks of the layer's weights."""
+        import keras
+
+        count = self.calls[id(layer)]
+        trained = list(getattr(layer, "trainable_variables", ()))
+        if not trained:
+            return call
+        if len(trained) < len(layer.variables):
+            raise WrongConfiguration(
+                f"exact: {layer.name} is called {count} times, and has state beside weights"
+            )
+        for v in trained:
+            if id(v) not in weights:
+                weights[id(v)] = list(exact.fork(_ops().convert_to_tensor(v.value), count))
+
+        def shared(*args: Any, **kwargs: Any) -> Any:
+            own = [(v, weights[id(v)].pop()) for v in trained]
+            with keras.StatelessScope(state_mapping=own):
+                return call(*args, **kwargs)
+
+        return shared
 
     def _forked(self, key: int, value: Tensor) -> list[Tensor]:
         """The value for each of its readers."""
@@ -467,7 +504,9 @@ class ExactStep:
             with exact.active():
                 objective = self.objective(others, x, y)
                 value, others, gradients = exact.value_and_gradients(objective, weights)
-                weights, slots = self.updater.pure(list(gradients), weights, slots, numbers, due=due)
+                weights, slots = self.updater.pure(
+                    list(map(exact.fence, gradients)), weights, slots, numbers, due=due
+                )
             return weights, others, slots, value
 
         return step

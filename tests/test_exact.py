@@ -21,7 +21,7 @@ from zoo.backends import exact, exact_numbers, exact_training
 from zoo.backends import load as load_backend
 
 import zoo
-from zoo import backends, optimizers
+from zoo import backends, layers, optimizers
 from zoo._lazy import keras, ops
 from zoo.errors import DataUnavailable, WrongConfiguration
 from zoo.training import chain
@@ -242,6 +242,21 @@ def test_an_optimizer_is_the_ordinary_one_to_rounding(name: str) -> None:
         # Adam's first updates divide a gradient by its own size, however small it is.
         assert np.abs(ours - theirs).mean() < 1e-6
         assert np.abs(ours - theirs).max() < 1e-3
+
+
+def test_a_layer_that_is_called_several_times_gets_all_its_gradients() -> None:
+    def weights(*, exactly: bool) -> np.ndarray:
+        x = layers.Input((4,))
+        table = layers.shared_embedding(4, 4, name="table")  # its logits are x times the table's transpose
+        model = layers.Model(x, table.logits(table.logits(table.logits(x))))
+        data = normal(16, 4), np.arange(16, dtype=np.int32) % 4
+        sgd = optimizers.SGD(0.1)
+        zoo.train(model, data, steps=2, batch_size=8, optimizer=sgd, exact=exactly, progress=False)
+        return numpy(model.variables[0])
+
+    ours, theirs = weights(exactly=True), weights(exactly=False)
+    assert np.abs(ours - theirs).max() < 1e-5 * np.abs(theirs).max()
+    assert np.abs(ours - numpy(layers.shared_embedding(4, 4, name="table")(np.arange(4)))).max() > 1e-2
 
 
 def test_a_resumed_run_has_the_bits_of_one_that_was_not_interrupted(tmp_path: Path) -> None:
