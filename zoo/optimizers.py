@@ -227,7 +227,8 @@ class Optimizer(keras.optimizers.Optimizer):
 
     def count(self, dtype: str) -> Tensor:
         """t, the number of the current update of the variable that is being updated, counted from 1."""
-        return ops.cast(self.iterations - self.first if self.first else self.iterations, dtype) + 1
+        updates = ops.subtract(self.iterations, self.first) if self.first else self.iterations
+        return ops.cast(updates, dtype) + 1
 
     def cycled(self, dtype: str) -> Tensor:
         """The momentum (Adam's beta_1) of the current update."""

@@ -52,9 +52,10 @@ class Taps:
             labels = self._labels(operation, (args, kwargs), result := operation(*args, **kwargs))
             tapped = []
             for label, y in labels:
-                out = self._tap(label, y)(y) if label is not None and _real(y) else y
-                self.producers[id(out)] = label, out
-                tapped.append(out)
+                tapped.append(y)
+                if label is not None:
+                    tapped[-1] = self._tap(label, y)(y) if _real(y) else y
+                    self.producers[id(tapped[-1])] = label, tapped[-1]
             outputs.extend(y for y in tapped if y is not None)
             return keras.tree.pack_sequence_as(result, tapped)
 
@@ -79,7 +80,8 @@ class Taps:
             by_call[call] = []
             for label, y in self._labels(layer, arguments, result):
                 by_call[call].append(self._tap(label, y) if label is not None and _real(y) else None)
-                self.producers[id(y)] = label, y
+                if label is not None:
+                    self.producers[id(y)] = label, y
             return result
 
         from zoo.ladder.calls import TappedCalls, follow_calls

@@ -33,7 +33,7 @@ def identity(
         "dtype": run.model.dtype_policy.name,
         "arguments": _all_arguments(run.model),
         "task": run.task.name,
-        "examples": len(part) if hasattr(part, "__len__") else None,
+        "examples": None if part is None else len(part),
         "content": digests(run.task),
         "loss": loss_name(objective.loss),
         "label_smoothing": objective.label_smoothing,
