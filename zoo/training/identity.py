@@ -26,7 +26,7 @@ def identity(
 ) -> dict[str, Any]:
     """The facts by which a run is known; `steps` are those it is to make, `rates` those by layer."""
     theirs = {} if saved is None else saved.facts.get(FACTS) or {}
-    first = None if isinstance(run.task.train, Stream) else run.task.train[0]
+    first = None if "train" in run.task.streams else run.task.train[0]
     part = next(iter(first.values())) if isinstance(first, Mapping) else first
     return {
         "model": run.model.name,
