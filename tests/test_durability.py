@@ -420,7 +420,7 @@ def test_a_run_killed_in_the_midst_of_saving_is_resumed_and_leaves_nothing(tmp_p
         run = process(code, folder)
         assert run.stdout is not None
         first = int(run.stdout.readline())
-        assert first >= steps - 1  # an announced step was saved, but for the one under way
+        assert first >= steps - 1
         for _ in range(3):
             run.stdout.readline()
         time.sleep(rng.uniform(0, 0.05))
@@ -428,7 +428,7 @@ def test_a_run_killed_in_the_midst_of_saving_is_resumed_and_leaves_nothing(tmp_p
         _, error = run.communicate()
         assert "Error" not in error, error
         steps = len(checkpoints.read(folder).arrays["losses"])
-        assert steps >= first + 3
+        assert steps >= first + 2  # step first + 3 is announced before it is saved, beside the one before
     time.sleep(storage.RECENT)
     x, y = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("f4"), np.arange(64) % 10
     model = zoo.build("mlp", **zoo.card("mlp").small)

@@ -36,6 +36,7 @@ from zoo.weights.files import read as read_array
 VERSION, READABLE = "3", ("2", "3")  # docs/checkpoint.md
 TRAINED = "trained"  # the prefix of the weights that are trained, where the model has their averages
 State = tuple[Mapping[str, Any], Mapping[str, Any]]  # further facts and arrays of a run
+Contents = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays and header of a file
 SETTINGS = ("version", "seed", "batch_size", "history", "augment", "optimizer")  # that a resumed run needs
 FILE = "checkpoint.safetensors"  # in the folder of a run, see zoo.training.runs
 
@@ -154,13 +155,17 @@ def write(
 
     An older file is replaced last.
     """
-    from safetensors.numpy import save_file
+    write_contents(path, contents(run, optimizer, facts, state))
 
+
+def contents(
+    run: Run, optimizer: Any, facts: Mapping[str, Any] | None = None, state: State = ({}, {})
+) -> Contents:
+    """What `write` writes: a copy, so that another thread can write it while the run goes on."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
     arrays |= {f"optimizer/{name}": x for name, x in run.trainer.state_dict().items()}
     arrays |= {"losses": np.array(run.losses, np.float64), **state[1]}
-    arrays = {name: np.array(x, order="C") for name, x in arrays.items()}
     header: dict[str, Any] = {
         "version": VERSION,
         "model": run.model.name,
@@ -169,7 +174,7 @@ def write(
         "engine": run.engine,
         "seed": run.seed,
         "batch_size": run.batch_size,
-        "history": run.history,
+        "history": list(run.history),
         "freeze": run.freeze,
         "unfreeze": run.unfreeze,
         "class_weights": run.class_weights,
@@ -179,11 +184,18 @@ def write(
         "steps_per_epoch": steps_per_epoch(run.task),
         **({} if facts is None else {"run": facts}),
         **state[0],
-        "digests": {name: digest(x) for name, x in arrays.items()},
     }
     with backends.without_tensorflow():
         header["optimizer"] = keras.optimizers.serialize(optimizer)
-    text = json.dumps(header)
+    return {name: np.array(x, order="C") for name, x in arrays.items()}, header
+
+
+def write_contents(path: str | Path, contents: Contents) -> None:
+    """Write what `contents` returned."""
+    from safetensors.numpy import save_file
+
+    arrays, header = contents
+    text = json.dumps({**header, "digests": {name: digest(x) for name, x in arrays.items()}})
     with storage.replacing(path) as part:
         save_file(arrays, part, {"zoo": text, "checksum": digest(text)})
 

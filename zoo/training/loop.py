@@ -101,6 +101,7 @@ class Loop:
             callback.on_begin(run)
         self.guard.begin()
         with ExitStack() as stack:
+            stack.callback(self.saver.close)
             stack.enter_context(run.trainer.at_work())
             self.keras.on_begin()
             self.show = stack.enter_context(bar(run, self.steps, self.progress is True))
@@ -236,12 +237,12 @@ class Loop:
             **({} if self.saver.kept is None else {KEPT: self.saver.kept}),
         }, arrays
 
-    def save(self) -> None:
-        """Save the run, if it has a path."""
+    def save(self, *, beside: bool = False) -> None:
+        """Save the run, if it has a path; `beside` the steps that follow."""
         self._note()
         if self.recorder is not None and self.plan.folder is not None:
             self.recorder.chain.write(self.plan.folder)
-        self.saver.save()
+        self.saver.save(beside=beside)
 
     def check(self, *, save: bool = False) -> None:
         """Within an epoch, check the steps so far and save the run; the time is not that of steps."""
@@ -250,7 +251,7 @@ class Loop:
         self.run.trainer.sync()
         self.guard.check()
         if save:
-            self.save()
+            self.save(beside=True)
         self.paused += time.perf_counter() - begin
 
     def _note(self) -> None:

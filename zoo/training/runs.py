@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -37,9 +37,8 @@ from zoo.random import Initializer
 from zoo.tasks import TASKS, Task, folders, sequences
 from zoo.tokenizers import Tokenizer
 from zoo.training.checkpoints import FILE as CHECKPOINT
-from zoo.training.checkpoints import Checkpoint, State
+from zoo.training.checkpoints import Checkpoint, State, contents, write_contents
 from zoo.training.checkpoints import facts as read_facts
-from zoo.training.checkpoints import write as write_checkpoint
 from zoo.training.run import Run
 
 FACTS, FINAL, TOKENIZER = "run.json", "model.safetensors", "tokenizer.json"
@@ -250,6 +249,11 @@ def preprocessing_of(task: Task) -> Preprocessing | None:
 
 def write(folder: Path, run: Run) -> None:
     """Write what is to be read beside a run's checkpoint: run.json and tokenizer.json."""
+    _write_texts(folder, _texts(run))
+
+
+def _texts(run: Run) -> dict[str, str]:
+    """The files to be read beside a run's checkpoint."""
     facts = facts_of(run)
     tokenizer = facts.pop("tokenizer")
     shown = {
@@ -260,21 +264,34 @@ def write(folder: Path, run: Run) -> None:
         "history": run.history,
         "interrupted": run.interrupted,
     }
-    storage.write_text(folder / FACTS, storage.json_text(shown))
-    if tokenizer and tokenizer["content"]:
-        storage.write_text(folder / TOKENIZER, tokenizer["content"])
+    content = tokenizer and tokenizer["content"]
+    return {FACTS: storage.json_text(shown), **({TOKENIZER: content} if content else {})}
 
 
-def save(
+def _write_texts(folder: Path, texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        storage.write_text(folder / name, text)
+
+
+def prepare(
     checkpoint: str | Path, folder: Path | None, run: Run, optimizer: Any, state: State = ({}, {})
-) -> None:
-    """Write a run's checkpoint, and in a run's folder what is to be read beside it."""
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    write_checkpoint(checkpoint, run, optimizer, facts_of(run), state)
-    if folder is not None:
-        (folder / FINAL).unlink(missing_ok=True)  # of the run that is resumed
-        write(folder, run)
+) -> Callable[[], None]:
+    """A copy of a run, to be written by calling it, from any thread.
+
+    It writes the checkpoint, and in a run's folder what is to be read beside it.
+    """
+    copy = contents(run, optimizer, facts_of(run), state)
+    texts = {} if folder is None else _texts(run)
+
+    def write_all() -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        write_contents(checkpoint, copy)
+        if folder is not None:
+            (folder / FINAL).unlink(missing_ok=True)  # of the run that is resumed
+            _write_texts(folder, texts)
+
+    return write_all
 
 
 def record(run: Run, folder: Path | None, *, changed: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from zoo.training import page
 from zoo.training.checkpoints import TRAINED, State, best, keep
 from zoo.training.plan import Plan
 from zoo.training.run import Run
-from zoo.training.runs import record, save
+from zoo.training.runs import prepare, record
 from zoo.training.stopping import Best
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ class Saver:
         self.every = None if plan.checkpoint is None else plan.options.interval
         self.last = time.perf_counter()
         self.failure: Exception | None = None  # of the last save
+        self.pool = ThreadPoolExecutor(1, "save")
+        self.pending: tuple[int, Future[None]] | None = None  # a save under way, after so many steps
         metric = plan.options.keep_best
         self.best = None if metric is None else Best("keep_best", metric, run.task)
         self.kept: dict[str, Any] | None = None  # the best checkpoint of a whole epoch
@@ -51,21 +54,44 @@ class Saver:
             return steps % self.every.steps == 0
         return time.perf_counter() - self.last >= self.every.seconds
 
-    def save(self) -> None:
-        """Save the run, if it has a path. A failure is reported, and the next save tries again."""
+    def save(self, *, beside: bool = False) -> None:
+        """Save the run, if it has a path; `beside`: only copy it, and write while the steps go on.
+
+        A failure is reported, and the next save tries again.
+        """
         path, run, kept = self.plan.checkpoint, self.run, self.plan.options.keep or 1
         if path is None:
             return
-        try:
-            save(path, self.plan.folder, run, self.optimizer, self.state())
+        self.wait()
+        steps, write = len(run.losses), prepare(path, self.plan.folder, run, self.optimizer, self.state())
+
+        def save() -> None:
+            write()
             if kept > 1:
-                keep(path, len(run.losses), kept)
+                keep(path, steps, kept)
+
+        self.pending = steps, self.pool.submit(save)
+        if not beside:
+            self.wait()
+        self.last = time.perf_counter()
+
+    def wait(self) -> None:
+        """Wait until the last save is on the disk."""
+        if self.pending is None:
+            return
+        (steps, writing), self.pending = self.pending, None
+        try:
+            writing.result()
             self.failure = None
         except FAILURES as error:
             self.failure = error
             logger.warning("%s: not saved after step %d: %s; the next save tries again",
-                           path, len(run.losses), error)  # fmt: skip
-        self.last = time.perf_counter()
+                           self.plan.checkpoint, steps, error)  # fmt: skip
+
+    def close(self) -> None:
+        """Wait for the last save, and end the thread that writes."""
+        self.wait()
+        self.pool.shutdown()
 
     def keep_best(self, own: Sequence[np.ndarray], *, whole: bool) -> None:
         """Save the run as its best checkpoint, if its metrics are.
@@ -88,7 +114,7 @@ class Saver:
         paths = (f"{TRAINED}/{v.path}" for v in run.model.variables)
         arrays = {**arrays, **dict(zip(paths, own, strict=False))}
         try:
-            save(file, None, run, self.optimizer, (facts, arrays))
+            prepare(file, None, run, self.optimizer, (facts, arrays))()
         except FAILURES as error:
             logger.warning("%s: not saved after step %d: %s", file, len(run.losses), error)
 
