@@ -228,6 +228,9 @@ class _Hooks:
             kind = "dense"
         elif own and (kind in ("conv", "dense")):
             weights = _canonical(layer, kind, weights)
+        elif kind == "lstm":  # the gates are in torch's order
+            weights["recurrent"] = weights.pop("recurrent_kernel")
+            weights |= {role: weights[role].map(np.transpose) for role in ("kernel", "recurrent")}
         if kind in ("conv", "dense") and activation not in (None, keras.activations.linear):
             with mock.patch.object(layer, "activation", None):
                 y = self.leaf(type(layer).__name__, name, run, given, kind, attributes, weights)

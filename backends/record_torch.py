@@ -222,6 +222,8 @@ class _Mode(TorchFunctionMode):
         else:
             views = [self.views[id(x)] for x in inputs if id(x) in self.views]
             weights = {f"weight{i or ''}": view for i, view in enumerate(views)}
+            if name == "lstm" and len(views) in (2, 4):
+                weights = dict(zip(("kernel", "recurrent", "bias", "second_bias"), views, strict=False))
             kind = "move" if name in MOVES - {"flip", "roll"} else "cast" if name in CASTS else kind
         data = [x for x in inputs if id(x) not in self.views]
         where = self.path[-1] if self.path else ""

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from conftest import NAME
 
+import zoo
 from zoo.ports import _result
 from zoo.ports.run import Comparison, Findings, save_inputs
 from zoo.ports.side import Side
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
-pytestmark = [pytest.mark.once, pytest.mark.skipif(NAME != "torch", reason="both sides are torch's here")]
+pytestmark = [pytest.mark.once, pytest.mark.skipif(NAME != "torch", reason="theirs is torch's here")]
 
 
 class Here:
@@ -304,3 +305,134 @@ def test_a_momentum_shows_in_the_state_alone(compare: Any) -> None:
     assert [step["name"] for step in result["steps"] if step["holds"] is False] == ["state"]
     note = result["steps"][-1]["note"]
     assert "the old statistics weigh 0.9 in theirs, 0.1 in ours, its complement, 1 layers" in note
+
+
+# A Keras model beside torch's, on torch
+
+
+def keras_net(padding: str = "same", epsilon: float = 1e-5, approximate: bool = False) -> Any:
+    """`Net` in Keras, with its conventions: channels last, "same" padding that is more behind than before."""
+    from zoo._lazy import keras
+
+    layers = keras.layers
+    image = x = keras.Input((16, 16, 3))
+    if padding == "valid":
+        x = layers.ZeroPadding2D(1)(x)
+    x = layers.Conv2D(8, 3, 2, padding=padding, use_bias=False, name="conv")(x)
+    x = layers.BatchNormalization(epsilon=epsilon, momentum=0.9, name="norm")(x)
+    x = keras.ops.gelu(x, approximate=approximate)
+    y = layers.Conv2D(8, 3, padding="same")(x)
+    y = layers.ReLU()(layers.BatchNormalization(epsilon=1e-5, momentum=0.9)(y))
+    x = layers.MaxPooling2D(2)(layers.Add()([x, y]))
+    x = layers.Dense(12)(layers.Flatten()(x))
+    x = layers.Activation("tanh")(layers.LayerNormalization(epsilon=1e-5)(x))
+    return keras.Model(image, layers.Dense(5)(x))
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_keras_model_and_its_torch_twin_differ_in_the_biased_variance_alone(compare: Any) -> None:
+    result = compare(Net, partial(keras_net, "valid"), IMAGES)
+    assert result["differences"] == []
+    assert result["ours"]["inputs"] == "channels last"
+    layouts = {name: each["layout"] for name, each in result["weights"]["mapping"].items()}
+    assert layouts["conv/kernel"] == "transposed (2, 3, 1, 0)"
+    assert [step["name"] for step in result["steps"] if not step["holds"]] == ["state"]
+    assert "the running variance of ours is the biased one" in result["steps"][-1]["note"]
+
+
+@pytest.mark.usefixtures("float64")
+def test_every_difference_of_a_keras_model_is_listed_at_once(compare: Any) -> None:
+    result = compare(Net, partial(keras_net, "same", 1e-3, True), IMAGES)
+    found = [(d["cause"], d["confirmed"], d["theirs"]) for d in result["differences"]]
+    assert found == [
+        ("padding", True, "stem (conv2d)"),
+        ("epsilon", True, "norm (batch_norm)"),
+        ("gelu", True, "gelu (operation 2)"),
+    ]
+    assert result["first"]["theirs"] == "stem (conv2d)"
+
+
+# In processes of their own
+
+
+SOURCE = """
+import torch
+
+def theirs():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
+
+def ours():
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU("tanh"), torch.nn.Linear(4, 2))
+"""
+
+
+def test_the_command_says_the_cause_and_exits_with_1(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from zoo.cli import app
+
+    (file := tmp_path / "pair.py").write_text(SOURCE)
+    words = ["diff", f"{file}:theirs", f"{file}:ours", "--shape", "5,3", "--out", str(tmp_path / "out"), "-q"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "cause: gelu: theirs applies gelu (erf), ours gelu (tanh)" in done.stdout
+    assert (tmp_path / "out" / "diff.json").exists()
+    assert (
+        CliRunner().invoke(app, ["diff", f"{file}:theirs", f"{file}:theirs", "--shape", "5,3"]).exit_code == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "inputs", "message"),
+    [
+        ("pair.py:theirs", np.zeros((5, 4)), "theirs: the model does not take inputs of shape"),
+        ("pair.py:nothing", np.zeros((5, 3)), "theirs: .*has no 'nothing'"),
+    ],
+)
+def test_a_side_that_fails_is_named_with_its_error(
+    tmp_path: Path, source: str, inputs: Any, message: str
+) -> None:
+    (tmp_path / "pair.py").write_text(SOURCE)
+    with pytest.raises(zoo.WrongConfiguration, match=message):
+        zoo.diff(str(tmp_path / source), str(tmp_path / "pair.py:ours"), inputs)
+
+
+def test_wrong_sources_are_refused_before_any_process(tmp_path: Path) -> None:
+    with pytest.raises(zoo.WrongConfiguration, match=r"expected FILE\.py:FUNCTION"):
+        zoo.diff("pair.py", "pair.py", np.zeros((2, 3)))
+    with pytest.raises(zoo.WrongConfiguration, match="no such file"):
+        zoo.diff(f"{tmp_path}/none.py:a", f"{tmp_path}/none.py:b", np.zeros((2, 3)))
+    with pytest.raises(zoo.WrongConfiguration, match="array of numbers"):
+        zoo.diff(Net, Net, np.array(["a"]))
+
+
+# The parts
+
+
+def test_a_difference_is_not_hidden_by_an_infinity() -> None:
+    from zoo.ports.compare import difference
+
+    theirs = np.array([np.inf, 1.0, np.nan, 2.0])
+    assert difference(theirs, theirs * 1.01).error == pytest.approx(0.01)
+    assert difference(theirs, np.array([np.inf, 1.0, 3.0, np.inf])).masks_differ == 2
+
+
+def test_weights_without_an_operation_are_found_by_name_then_by_shape() -> None:
+    from zoo.ports.match import Matching
+    from zoo.ports.weights import carry
+
+    draw = np.random.default_rng(0).normal
+    theirs = {"a.w": draw(size=(2, 2)), "b.w": draw(size=(2, 2)), "kernel": draw(size=(3, 4))}
+    ours = {
+        "A/w": np.zeros((2, 2)),
+        "B/w": np.zeros((2, 2)),
+        "matrix": np.zeros((4, 3)),
+        "other": np.zeros(7),
+    }
+    found = carry(Matching(), theirs, ours, {})
+    assert found.guessed == {"A/w": "name", "B/w": "name", "matrix": "shape"}
+    np.testing.assert_array_equal(found.weights["matrix"], theirs["kernel"].T)
+    assert found.initial == ["other"]
+    assert found.layouts["matrix"] == "transposed (1, 0)"

@@ -19,7 +19,7 @@ from zoo.ports.compare import BOUND, Difference, align, difference
 from zoo.ports.locate import Floor, Local, Locator, Side, compared, part_of, replacements, words
 from zoo.ports.match import Matching, Pair, match
 from zoo.ports.trace import Anchor, Array, Trace, arrays
-from zoo.ports.weights import Carried, Weights, carry, varied
+from zoo.ports.weights import Carried, Weights, carry, varied, with_one_bias
 from zoo.processes.workers import Worker, WorkerDied
 
 SEED = 3
@@ -164,19 +164,25 @@ class Comparison(AbstractContextManager["Comparison"]):
         plain = [Trace.load(self.path(side, "initial"), self.indices[side]) for side in (0, 1)]
         weights = varied(plain[0], arrays(self.path(0, "initial.npz")))
         initial = arrays(self.path(1, "initial.npz"))
+        self.show("matching weights")
+        matching = match(plain[0], plain[1])
+        add_given(matching, mapping or {}, plain, weights, initial)
+        weights = with_one_bias(matching, weights)
         given = self.save("theirs", weights)
         theirs = Side(self.record(0, "theirs", weights=given), weights, self.outputs(0, "theirs"))
         self.ask(0, "perturb", name="perturbed", weights=given)
         floor = Floor(theirs.trace.values, arrays(self.path(0, "perturbed-values.npz")))
-        self.show("matching weights")
-        matching = match(plain[0], plain[1])
-        add_given(matching, mapping or {}, plain, weights, initial)
         carried = carry(matching, weights, initial, {})
         ours, carried = self.carried(theirs, matching, carried, initial)
         kinds = answers[0]["kind"], answers[1]["kind"]
         findings = Findings(matching, carried, kinds, answers[1]["inputs"])
         self.show("comparing")
         self.compare(findings, theirs, ours, floor)
+        if not theirs.trace.nodes or not ours.trace.nodes:
+            findings.steps.append(
+                Step("gradients", None, BOUND, None, "a side is a function that JAX cannot trace")
+            )
+            return findings
         self.train(findings, theirs, carried, training=all(a["trains"] for a in answers))
         return findings
 
@@ -204,6 +210,9 @@ class Comparison(AbstractContextManager["Comparison"]):
         whole = list(compared(theirs, ours, findings.matching, floor))
         apart = [(p, d, b) for p, _, d, b in whole if not d.within(b)]
         findings.first = apart[0] if apart else None
+        for pair, _, gap, bound in whole:
+            if pair.how == "order" and gap.within(bound):
+                pair.how = "order, and equal values"
         worst = max(whole, key=lambda item: item[2].error / item[3], default=None)
         if worst is not None:
             pair, _, gap, bound = worst
@@ -213,6 +222,8 @@ class Comparison(AbstractContextManager["Comparison"]):
         findings.random = (False, any(
             not np.array_equal(a, b, equal_nan=True) for a, b in zip(ours.outputs, again.outputs, strict=True)
         ))  # fmt: skip
+        if not theirs.trace.nodes or not ours.trace.nodes:
+            return
         local = ours
         for number in range(ROUNDS):
             put_in = replacements(theirs, local, findings.matching, floor)

@@ -20,7 +20,7 @@ from zoo.backends.recording import Node
 
 Array = np.ndarray
 NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm")
-KNOWN = ("conv", "dense", "embedding", *NORMS)
+KNOWN = ("conv", "dense", "embedding", "lstm", *NORMS)
 
 
 @dataclass

@@ -35,8 +35,18 @@ def lines(result: Record) -> Iterator[str]:
         yield f"{len(differences)} operations differ by themselves, each with equal inputs:"
     for group in _groups(differences)[:SHOWN]:
         yield from _difference(group)
+    outputs = next((s for s in result["steps"] if s["name"] == "outputs"), None)
     for step in result["steps"]:
-        yield _step(step)
+        follows = (
+            outputs is not None
+            and outputs["holds"] is False
+            and step["name"].startswith(("loss", "gradients"))
+        )
+        yield (
+            f"{step['name']}: {'differ' if 'grad' in step['name'] else 'differs'}, as the outputs do"
+            if follows and step["holds"] is False
+            else _step(step)
+        )
 
 
 def _verdict(result: Record) -> str:
@@ -86,6 +96,7 @@ def _unmatched(result: Record) -> Iterator[str]:
         ("only in ours", matched["only_ours"]),
         ("weights of theirs without a place in ours", weights["only_theirs"]),
         ("weights of ours that keep their initial values", weights["only_ours"]),
+        ("weights found by name or shape alone", [f"{n} ({how})" for n, how in weights["guessed"].items()]),
         ("weights that do not fit", weights["conflicts"]),
         ("set, as theirs has none", [f"{n} = {v:g}" for n, v in weights["constants"].items()]),
     ):
