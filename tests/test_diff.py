@@ -179,6 +179,7 @@ def test_two_implementations_that_are_equal_have_no_difference(compare: Any) -> 
     assert result["differences"] == []
     assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
     assert [step["name"] for step in result["steps"] if not step["holds"]] == []
+    assert "10 steps" in [step["name"] for step in result["steps"]]
     assert result.equal
 
 
@@ -298,6 +299,17 @@ def test_a_fault_in_a_decoder_is_found_where_it_is_and_its_cause_named(compare: 
     assert word in f"{first['theirs']} {first['ours']}"
     assert (first["cause"], first["confirmed"]) == (cause, True)
     assert len(result["differences"]) == 1
+
+
+def test_dropout_is_left_out_of_the_training_mode(compare: Any) -> None:
+    def noisy() -> Any:
+        model = Decoder()
+        for block in model.blocks:
+            forward = block.forward
+            block.forward = lambda x, f=forward, b=block: F.dropout(f(x), 0.5, b.training)
+        return model
+
+    assert compare(noisy, Text, TOKENS).equal
 
 
 def test_a_momentum_shows_in_the_state_alone(compare: Any) -> None:

@@ -23,6 +23,7 @@ from zoo.ports.weights import Carried, Weights, carry, varied, with_one_bias
 from zoo.processes.workers import Worker, WorkerDied
 
 SEED = 3
+STEPS = 10  # of gradient descent
 ROUNDS = 2  # of putting theirs' values in: layouts are clearer once the inputs are equal
 
 
@@ -259,6 +260,8 @@ class Comparison(AbstractContextManager["Comparison"]):
             for s, t in enumerate((draws[: len(moved)], moved))
         ]
         self.gradients(findings, theirs, carried, targets, "")
+        if all(step.holds for step in findings.steps if step.name in ("outputs", "gradients")):
+            self.descend(findings, theirs, carried, targets)
         if training:
             self.gradients(findings, theirs, carried, targets, ", training")
             for s in (0, 1):
@@ -271,6 +274,27 @@ class Comparison(AbstractContextManager["Comparison"]):
             findings.steps.append(
                 Step("training mode", None, BOUND, None, "not both can be set to it from outside")
             )
+
+    def descend(self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str]) -> None:
+        """Steps of gradient descent, each side by its own gradients."""
+        self.show(f"{STEPS} steps")
+        weights, losses = [dict(theirs.weights), dict(carried.weights)], []
+        rate = 0.0
+        for _ in range(STEPS):
+            losses.append([])
+            for s in (0, 1):
+                self.ask(s, "set", weights=self.save(f"step{s}", weights[s]))
+                answer = self.ask(s, "gradients", name="step", targets=targets[s], training=False)
+                losses[-1].append(answer["loss"])
+                found = arrays(self.path(s, "step-gradients.npz"))
+                length = sum(float(np.vdot(g, g)) for g in found.values()) or 1.0
+                rate = rate or 0.01 * losses[0][0] / length  # the first step lowers the loss by about 1 %
+                weights[s] |= {n: weights[s][n] - rate * g for n, g in found.items()}
+        for s, kept in enumerate((theirs.weights, carried.weights)):
+            self.ask(s, "set", weights=self.save(f"step{s}", kept))
+        gap = difference(*(np.array([pair[s] for pair in losses]) for s in (0, 1)))
+        note = f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note))
 
     def gradients(
         self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str], mode: str
