@@ -125,6 +125,9 @@ class Images(nn.Module):
             x = F.silu(x)
         else:
             x = F.gelu(x)
+        if fault == "no branch":
+            x = F.max_pool2d(x, 2).permute(0, 2, 3, 1).flatten(1) @ self.w + self.c
+            return F.layer_norm(x, (12,), self.g, self.b).tanh() @ self.wl + self.cl
         dilation = 2 if fault == "dilation" else 1
         y = F.conv2d(x, k2, None if fault == "no bias" else self.c2, padding=dilation, dilation=dilation)
         y = F.batch_norm(y, self.m2, self.v2, self.g2, self.b2, self.training)
@@ -319,6 +322,28 @@ def test_a_momentum_shows_in_the_state_alone(compare: Any) -> None:
     assert "the old statistics weigh 0.9 in theirs, 0.1 in ours, its complement, 1 layers" in note
 
 
+def test_with_operations_deleted_the_rest_is_matched_rightly(compare: Any) -> None:
+    matched = compare(Net, partial(Images, "no branch"), IMAGES)["matched"]
+    assert matched["only_theirs"] == ["deep (conv2d)", "second (batch_norm)"]
+    assert matched["only_ours"] == []
+    pairs = {pair["theirs"]: pair["ours"] for pair in matched["pairs"]}
+    assert [ours.partition(" ")[0] for ours in pairs.values()] == [
+        "conv2d", "batch_norm", "matmul", "layer_norm", "matmul",
+    ]  # fmt: skip
+    assert list(pairs) == [
+        "stem (conv2d)", "norm (batch_norm)", "head (linear)", "scale (layer_norm)", "last (linear)",
+    ]  # fmt: skip
+
+
+def test_a_mapping_that_is_given_replaces_what_was_found(compare: Any) -> None:
+    """Two norms exchanged on purpose: the outputs differ, and the pair is kept."""
+    result = compare(Net, Images, IMAGES, g1="second.weight")
+    assert result["weights"]["mapping"]["g1"]["theirs"] == ["second.weight"]
+    assert not result.equal
+    with pytest.raises(zoo.WrongConfiguration, match="ours has no weight 'g9'"):
+        compare(Net, Images, IMAGES, g9="second.weight")
+
+
 # A Keras model beside torch's, on torch
 
 
@@ -418,6 +443,74 @@ def test_wrong_sources_are_refused_before_any_process(tmp_path: Path) -> None:
         zoo.diff(f"{tmp_path}/none.py:a", f"{tmp_path}/none.py:b", np.zeros((2, 3)))
     with pytest.raises(zoo.WrongConfiguration, match="array of numbers"):
         zoo.diff(Net, Net, np.array(["a"]))
+
+
+JAX = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen, nnx
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 8, (3, 3), strides=2, padding="SAME", use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.deep = nnx.Conv(8, 8, (3, 3), rngs=rngs)
+        self.second = nnx.BatchNorm(8, rngs=rngs)
+        self.head = nnx.Linear(128, 12, rngs=rngs)
+        self.scale = nnx.LayerNorm(12, epsilon=1e-5, rngs=rngs)
+        self.last = nnx.Linear(12, 5, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.gelu(self.norm(self.stem(x)), approximate=False)
+        x = x + nnx.relu(self.second(self.deep(x)))
+        x = nnx.max_pool(x, (2, 2), strides=(2, 2)).reshape(x.shape[0], -1)
+        return self.last(jnp.tanh(self.scale(self.head(x))))
+
+class Linen(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Conv(8, (3, 3), strides=2, padding=[(1, 1), (1, 1)], use_bias=False)(x)
+        x = linen.gelu(linen.BatchNorm(use_running_average=True)(x))
+        x = x + linen.relu(linen.BatchNorm(use_running_average=True)(linen.Conv(8, (3, 3))(x)))
+        x = linen.max_pool(x, (2, 2), strides=(2, 2)).reshape(x.shape[0], -1)
+        return linen.Dense(5)(jnp.tanh(linen.LayerNorm(epsilon=1e-5)(linen.Dense(12)(x))))
+
+def nnx_net():
+    return Net(nnx.Rngs(0))
+
+def linen_net():
+    return Linen(), Linen().init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+def function():
+    draw = np.random.default_rng(0).normal
+    weights = {"a": draw(size=(3, 4)), "b": draw(size=4), "g": draw(size=4), "c": draw(size=(4, 2))}
+    def forward(w, x):
+        x = x @ w["a"] + w["b"]
+        x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-3) * w["g"]
+        return jax.nn.silu(x) @ w["c"]
+    return forward, weights
+"""
+
+
+@pytest.mark.parity
+def test_flax_modules_and_functions_beside_torch(tmp_path: Path) -> None:
+    pytest.importorskip("flax")
+    (file := tmp_path / "port.py").write_text(JAX)
+    causes = lambda result: [(d["cause"], d["confirmed"]) for d in result["differences"]]  # noqa: E731
+    assert causes(zoo.diff(Net, f"{file}:nnx_net", IMAGES)) == [("padding", True)]
+    assert causes(zoo.diff(Net, f"{file}:linen_net", IMAGES)) == [("gelu", True)]
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n = nn.Linear(3, 4), nn.LayerNorm(4, bias=False)
+            self.c = nn.Linear(4, 2, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            return self.c(F.silu(self.n(self.a(x))))
+
+    assert causes(zoo.diff(Small, f"{file}:function", IMAGES[0, :, 0, :3])) == [("epsilon", True)]
 
 
 # The parts
