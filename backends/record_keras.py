@@ -99,7 +99,8 @@ class KerasModel:
             found = [y for y in keras.tree.flatten(outputs) if _is_float(y)]
             pairs = zip(found, targets, strict=False)
             gaps: Any = [y - keras.ops.reshape(_tensor(t), y.shape) for y, t in pairs]
-            return sum(0.5 * keras.ops.sum(keras.ops.square(gap)) for gap in gaps)
+            squares: Any = [keras.ops.sum(keras.ops.square(gap)) for gap in gaps]
+            return sum(squares) / 2
 
         with _without_dropout(self.model):
             call = backends.current().gradients(_Mode(self.model, training), distance)  # type: ignore[arg-type]

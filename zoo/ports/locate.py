@@ -152,14 +152,13 @@ class Locator:
             placed.add(pair.ours.output)
             if gap.within(bound):
                 continue
-            moved = self.moved_stride(pair, placed)
-            each = moved or self.local(pair, layout, gap, bound)
-            found.append(each)
-            if each.theirs != words(pair.theirs.node) and (
-                declared := causes.declared(*self.effective(pair))
-            ):
-                names = words(pair.theirs.node), words(pair.ours.node)
-                found.append(Local(*names, gap, bound, declared, pair.theirs.kind))
+            if (moved := self.moved_stride(pair, placed)) is not None:
+                found.append(moved)
+                continue
+            found.append(self.local(pair, layout, gap, bound))
+            names = words(pair.theirs.node), words(pair.ours.node)
+            if found[-1].theirs != names[0] and (cause := causes.declared(*self.effective(pair))):
+                found.append(Local(*names, gap, bound, cause, pair.theirs.kind))
         for a, b, y, z in zip(
             self.theirs.output_labels(), self.ours.output_labels(), self.theirs.outputs, self.ours.outputs,
             strict=False,

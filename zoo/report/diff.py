@@ -32,7 +32,7 @@ def lines(result: Record) -> Iterator[str]:
         yield f"First apart: theirs {first['theirs']}, ours {first['ours']}, {_gap(first)}"
     differences = result["differences"]
     if differences:
-        yield f"{len(differences)} operations differ by themselves, each with equal inputs:"
+        yield f"Where differences arise ({len(differences)}), each with theirs' values put in before it:"
     for group in _groups(differences)[:SHOWN]:
         yield from _difference(group)
     outputs = next((s for s in result["steps"] if s["name"] == "outputs"), None)
@@ -58,6 +58,8 @@ def _verdict(result: Record) -> str:
 def _gap(facts: Record) -> str:
     if facts["masks_differ"]:
         return f"{facts['masks_differ']} elements are NaN or infinite on one side alone"
+    if facts["difference"] == float("inf"):
+        return "the shapes differ"
     if facts["index"] is None:
         return f"by {_number(facts['difference'])}"
     index = ", ".join(map(str, facts["index"]))
