@@ -16,7 +16,7 @@ from zoo import random
 from zoo.errors import WrongConfiguration
 from zoo.ports import causes
 from zoo.ports.compare import BOUND, Difference, align, difference
-from zoo.ports.locate import Floor, Local, Locator, Side, compared, part_of, replacements, words
+from zoo.ports.locate import Floor, Local, Locator, Side, compared, replacements, words
 from zoo.ports.match import Matching, Pair, match
 from zoo.ports.trace import Anchor, Array, Trace, arrays
 from zoo.ports.weights import Carried, Weights, carry, varied, with_one_bias
@@ -460,6 +460,3 @@ def add_given(
         matching.only_theirs = [x for x in matching.only_theirs if x.key != a.key]
         matching.only_ours = [x for x in matching.only_ours if x.key != b.key]
     matching.pairs.sort(key=lambda p: (p.theirs.key, p.part or (0, 0)))
-
-
-__all__ = ["Comparison", "Findings", "Step", "part_of", "save_inputs", "save_source"]
