@@ -247,6 +247,7 @@ class Text(nn.Module):
             layer["n1"], layer["n2"] = nn.LayerNorm(8), nn.LayerNorm(8)
             self.layers.append(layer)
         self.end = nn.LayerNorm(8)
+        self.head = nn.Parameter(torch.randn(11, 8)) if fault == "untied" else self.table
 
     def forward(self, ids: Any) -> Any:
         fault, (n, length) = self.fault, ids.shape
@@ -257,7 +258,7 @@ class Text(nn.Module):
         x = x + F.embedding(torch.arange(length) + offset, self.positions)
         for number, layer in enumerate(self.layers):
             x = self.block(x, layer, n, length, fault if number == 1 else "")
-        return F.linear(x if fault == "no last norm" else self.end(x), self.table)
+        return F.linear(x if fault == "no last norm" else self.end(x), self.head)
 
     def block(self, x: Any, layer: Any, n: int, length: int, fault: str) -> Any:
         y = layer["n1"](x)
@@ -292,6 +293,14 @@ def test_a_fused_projection_and_a_tied_head_are_matched(compare: Any) -> None:
     assert mapping["layers.0.k.weight"]["theirs"] == ["blocks.0.projection.weight"]
     assert mapping["table"]["theirs"] == ["words.weight"]
     assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
+
+
+def test_a_head_that_is_not_tied_shows_in_the_steps_alone(compare: Any) -> None:
+    result = compare(Decoder, partial(Text, "untied"), TOKENS)
+    assert result["differences"] == []
+    (apart,) = [step for step in result["steps"] if not step["holds"]]
+    assert apart["name"] == "10 steps"
+    assert apart["note"] == "tied in theirs alone: words.weight is table and head"
 
 
 @pytest.mark.parametrize("fault", TEXT_FAULTS)

@@ -293,7 +293,7 @@ class Comparison(AbstractContextManager["Comparison"]):
         for s, kept in enumerate((theirs.weights, carried.weights)):
             self.ask(s, "set", weights=self.save(f"step{s}", kept))
         gap = difference(*(np.array([pair[s] for pair in losses]) for s in (0, 1)))
-        note = f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        note = untied(carried) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
         findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note))
 
     def gradients(
@@ -320,62 +320,68 @@ def _error(gap: Difference) -> float:
 
 
 def weights_step(name: str, theirs: Weights, ours: Weights, shapes: Weights, carried: Carried) -> Step:
-    """Compare arrays named like weights, through the positions they were carried along.
+    """Compare arrays named like weights in theirs' layout, through the positions they were carried along.
 
     An array is judged against the largest value of its operation's: in exact arithmetic the gradient of a
-    key's bias is zero. Arrays that come of several of theirs, such as a tied weight, are summed.
+    key's bias is zero. Of a weight that is tied in theirs alone, ours' arrays are summed.
     """
-    worst = Step(name, 0.0, 1e-9)
-    missing: list[str] = []
-    sums = _carried_sums(theirs, shapes, carried)
-    for mine, expected in sums.items():
-        if mine not in ours:
-            if np.abs(expected[expected == expected]).max(initial=0) > 0:
-                missing.append(mine)
+    step = Step(name, 0.0, 1e-9)
+    pairs = [(mine, source) for mine, sources in carried.mapping.items() for source in sources]
+    lacking = {
+        "ours": [m for m, s in pairs if s in theirs and m not in ours and np.any(theirs[s])],
+        "theirs": [m for m, s in pairs if s not in theirs and m in ours and np.any(ours[m])],
+    }
+    for side, names in lacking.items():
+        if names:
+            step.note, step.difference = f"{side} lacks {', '.join(names[:4])}", float("inf")
+            return step
+    for source, expected in theirs.items():
+        mine = [m for m, s in pairs if s == source and m in ours]
+        if not mine:
             continue
-        found = ours[mine].ravel()
-        placed = carried.positions[mine][0] >= 0
-        scale = _scale(mine, sums)
-        gap = difference(expected[placed] / scale, found[placed] / scale)
-        spread = np.abs(expected[placed]).max(initial=0) / scale
-        error = float(_error(gap) * min(1.0, spread or 1.0))
-        if error > (worst.difference or 0.0):
-            worst = Step(name, error, worst.bound, (carried.mapping[mine][0], mine), worst.note)
-    if not sums:
-        worst.note = "theirs changes nothing"
-    if missing:
-        worst.note = f"ours lacks {', '.join(missing[:4])}"
-        worst.difference = float("inf")
-    extra = [n for n in ours if n in carried.mapping and n not in sums]
-    if extra:
-        worst.note = f"theirs lacks what ours has of {', '.join(extra[:4])}"
-        worst.difference = float("inf")
-    return worst
+        found, placed = _gathered(list(shapes).index(source), expected.shape, mine, ours, carried)
+        scale = _scale(source, theirs)
+        error = float(_error(difference(expected[placed] / scale, found[placed] / scale)))
+        error *= min(1.0, float(np.abs(expected[placed]).max(initial=0)) / scale or 1.0)
+        if error > (step.difference or 0.0):
+            step.difference, step.where = error, (source, ", ".join(mine))
+    step.note = "" if theirs else "theirs changes nothing"
+    return step
 
 
-def _carried_sums(theirs: Weights, shapes: Weights, carried: Carried) -> Weights:
-    names = list(shapes)
-    found: Weights = {}
-    for mine, (which, where) in carried.positions.items():
-        sources = carried.mapping[mine]
-        if not any(s in theirs for s in sources):
-            continue
-        values = np.zeros(which.size)
+def _gathered(
+    number: int, shape: tuple[int, ...], names: list[str], ours: Weights, carried: Carried
+) -> tuple[Array, Array]:
+    """The sum of ours' arrays in theirs' layout, and which elements they have."""
+    found, placed = np.zeros(shape), np.zeros(shape, bool)
+    for name in names:
+        which, where = carried.positions[name]
+        here = which == number
+        np.add.at(found.reshape(-1), where[here], ours[name].ravel()[here])
+        placed.reshape(-1)[where[here]] = True
+    return found, placed
+
+
+def _scale(name: str, arrays: Weights) -> float:
+    """The largest value of the arrays of one operation."""
+    owner = [part.rpartition("/" if "/" in part else ".")[0] for part in (name, *arrays)]
+    values = (
+        np.abs(a[np.isfinite(a)]).max(initial=0.0)
+        for o, a in zip(owner[1:], arrays.values(), strict=True)
+        if o == owner[0]
+    )
+    return float(max(values, default=0.0)) or 1.0
+
+
+def untied(carried: Carried) -> str:
+    """The weights that are one array in theirs and several in ours, in words."""
+    users: dict[str, list[str]] = {}
+    for mine, sources in carried.mapping.items():
         for source in sources:
-            here = which == names.index(source)
-            if source in theirs:
-                values[here] = theirs[source].ravel()[where[here]]
-        found[mine] = values
-    return found
-
-
-def _scale(name: str, sums: Weights) -> float:
-    owner = name.rpartition("/")[0] or name.rpartition(".")[0]
-    sizes = [
-        np.abs(v[np.isfinite(v)]).max(initial=0.0) for n, v in sums.items()
-        if (n.rpartition("/")[0] or n.rpartition(".")[0]) == owner
-    ]  # fmt: skip
-    return float(max(sizes, default=0.0)) or 1.0
+            if np.array_equal(np.sort(carried.positions[mine][1]), np.arange(carried.weights[mine].size)):
+                users.setdefault(source, []).append(mine)
+    several = [f"{source} is {' and '.join(mine)}" for source, mine in users.items() if len(mine) > 1]
+    return f"tied in theirs alone: {'; '.join(several)}" if several else ""
 
 
 def state_note(matching: Matching, states: Sequence[Weights], weights: Weights) -> str:
