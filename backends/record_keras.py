@@ -99,7 +99,8 @@ class KerasModel:
             found = [y for y in keras.tree.flatten(outputs) if _is_float(y)]
             pairs = zip(found, targets, strict=False)
             gaps: Any = [y - keras.ops.reshape(_tensor(t), y.shape) for y, t in pairs]
-            return sum(0.5 * keras.ops.sum(keras.ops.square(gap)) for gap in gaps)
+            squares: Any = [keras.ops.sum(keras.ops.square(gap)) for gap in gaps]
+            return sum(squares) / 2
 
         with _without_dropout(self.model):
             call = backends.current().gradients(_Mode(self.model, training), distance)  # type: ignore[arg-type]
@@ -228,6 +229,9 @@ class _Hooks:
             kind = "dense"
         elif own and (kind in ("conv", "dense")):
             weights = _canonical(layer, kind, weights)
+        elif kind == "lstm":  # the gates are in torch's order
+            weights["recurrent"] = weights.pop("recurrent_kernel")
+            weights |= {role: weights[role].map(np.transpose) for role in ("kernel", "recurrent")}
         if kind in ("conv", "dense") and activation not in (None, keras.activations.linear):
             with mock.patch.object(layer, "activation", None):
                 y = self.leaf(type(layer).__name__, name, run, given, kind, attributes, weights)

@@ -131,10 +131,9 @@ class TorchModel:
         for module in self.module.modules():
             if re.search("drop|stochasticdepth", type(module).__name__.lower()):
                 module.eval()
-        try:
+        with entered_functions(), _NoDropout():
             yield
-        finally:
-            self.module.eval()
+        self.module.eval()
 
     def train(self, inputs: Any) -> dict[str, Array]:
         before = self.weights()
@@ -157,14 +156,37 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
 
 @contextmanager
+def entered_functions() -> Iterator[None]:
+    """Within, a mode sees what the Python functions of torch.nn.functional call, not these themselves."""
+    functional: Any = torch.nn.functional
+    with ExitStack() as stack:
+        for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
+            stack.enter_context(mock.patch.object(functional, name, return_value=False))
+        yield
+
+
+class _NoDropout(TorchFunctionMode):
+    """Leaves dropout out, also that of functions, as of scaled_dot_product_attention."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        name, kwargs = getattr(func, "__name__", ""), dict(kwargs or {})
+        if "dropout" in name:
+            return args[0]
+        if name == "scaled_dot_product_attention":
+            args = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args
+            kwargs |= {"dropout_p": 0.0} if "dropout_p" in kwargs else {}
+        return func(*args, **kwargs)
+
+
+@contextmanager
 def recording(model: TorchModel, recorder: Recorder) -> Iterator[None]:
     """Within, every operation of torch goes to the recorder."""
     path: list[str] = []
     with ExitStack() as stack:
-        # Functions written in Python call others: those are recorded, with their arguments as they are.
-        functional: Any = torch.nn.functional
-        for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
-            stack.enter_context(mock.patch.object(functional, name, return_value=False))
+        stack.enter_context(entered_functions())
         for name, module in model.module.named_modules():
             before = module.register_forward_pre_hook(lambda *_, name=name: path.append(name))
             after = module.register_forward_hook(lambda *_: (path.pop(), None)[1], always_call=True)
@@ -222,6 +244,8 @@ class _Mode(TorchFunctionMode):
         else:
             views = [self.views[id(x)] for x in inputs if id(x) in self.views]
             weights = {f"weight{i or ''}": view for i, view in enumerate(views)}
+            if name == "lstm" and len(views) in (2, 4):
+                weights = dict(zip(("kernel", "recurrent", "bias", "second_bias"), views, strict=False))
             kind = "move" if name in MOVES - {"flip", "roll"} else "cast" if name in CASTS else kind
         data = [x for x in inputs if id(x) not in self.views]
         where = self.path[-1] if self.path else ""

@@ -129,7 +129,7 @@ class Recorder:
     ) -> list[Any]:
         """Record an operation, and return its outputs, or their replacements."""
         index, weights = len(self.nodes), weights or {}
-        known = [self.source(x) or (x if isinstance(x, str) else "") for x in inputs]
+        known = [self.source(x) or "" for x in inputs]
         node = Node(
             index, name, kind or kind_of(operation), operation, known,
             [f"{index}.{i}" for i in range(len(outputs))], dict(attributes or {}),

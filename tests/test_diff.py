@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from conftest import NAME
 
+import zoo
 from zoo.ports import _result
 from zoo.ports.run import Comparison, Findings, save_inputs
 from zoo.ports.side import Side
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
-pytestmark = [pytest.mark.once, pytest.mark.skipif(NAME != "torch", reason="both sides are torch's here")]
+pytestmark = [pytest.mark.once, pytest.mark.skipif(NAME != "torch", reason="theirs is torch's here")]
 
 
 class Here:
@@ -124,6 +125,9 @@ class Images(nn.Module):
             x = F.silu(x)
         else:
             x = F.gelu(x)
+        if fault == "no branch":
+            x = F.max_pool2d(x, 2).permute(0, 2, 3, 1).flatten(1) @ self.w + self.c
+            return F.layer_norm(x, (12,), self.g, self.b).tanh() @ self.wl + self.cl
         dilation = 2 if fault == "dilation" else 1
         y = F.conv2d(x, k2, None if fault == "no bias" else self.c2, padding=dilation, dilation=dilation)
         y = F.batch_norm(y, self.m2, self.v2, self.g2, self.b2, self.training)
@@ -178,6 +182,7 @@ def test_two_implementations_that_are_equal_have_no_difference(compare: Any) -> 
     assert result["differences"] == []
     assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
     assert [step["name"] for step in result["steps"] if not step["holds"]] == []
+    assert "10 steps" in [step["name"] for step in result["steps"]]
     assert result.equal
 
 
@@ -242,6 +247,7 @@ class Text(nn.Module):
             layer["n1"], layer["n2"] = nn.LayerNorm(8), nn.LayerNorm(8)
             self.layers.append(layer)
         self.end = nn.LayerNorm(8)
+        self.head = nn.Parameter(torch.randn(11, 8)) if fault == "untied" else self.table
 
     def forward(self, ids: Any) -> Any:
         fault, (n, length) = self.fault, ids.shape
@@ -252,7 +258,7 @@ class Text(nn.Module):
         x = x + F.embedding(torch.arange(length) + offset, self.positions)
         for number, layer in enumerate(self.layers):
             x = self.block(x, layer, n, length, fault if number == 1 else "")
-        return F.linear(x if fault == "no last norm" else self.end(x), self.table)
+        return F.linear(x if fault == "no last norm" else self.end(x), self.head)
 
     def block(self, x: Any, layer: Any, n: int, length: int, fault: str) -> Any:
         y = layer["n1"](x)
@@ -289,6 +295,14 @@ def test_a_fused_projection_and_a_tied_head_are_matched(compare: Any) -> None:
     assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
 
 
+def test_a_head_that_is_not_tied_shows_in_the_steps_alone(compare: Any) -> None:
+    result = compare(Decoder, partial(Text, "untied"), TOKENS)
+    assert result["differences"] == []
+    (apart,) = [step for step in result["steps"] if not step["holds"]]
+    assert apart["name"] == "10 steps"
+    assert apart["note"] == "tied in theirs alone: words.weight is table and head"
+
+
 @pytest.mark.parametrize("fault", TEXT_FAULTS)
 def test_a_fault_in_a_decoder_is_found_where_it_is_and_its_cause_named(compare: Any, fault: str) -> None:
     cause, word = TEXT_FAULTS[fault]
@@ -299,8 +313,240 @@ def test_a_fault_in_a_decoder_is_found_where_it_is_and_its_cause_named(compare: 
     assert len(result["differences"]) == 1
 
 
+def test_dropout_is_left_out_of_the_training_mode(compare: Any) -> None:
+    def noisy() -> Any:
+        model = Decoder()
+        for block in model.blocks:
+            forward = block.forward
+            block.forward = lambda x, f=forward, b=block: F.dropout(f(x), 0.5, b.training)
+        return model
+
+    assert compare(noisy, Text, TOKENS).equal
+
+
 def test_a_momentum_shows_in_the_state_alone(compare: Any) -> None:
     result = compare(Net, partial(Images, "momentum"), IMAGES)
     assert [step["name"] for step in result["steps"] if step["holds"] is False] == ["state"]
     note = result["steps"][-1]["note"]
     assert "the old statistics weigh 0.9 in theirs, 0.1 in ours, its complement, 1 layers" in note
+
+
+def test_with_operations_deleted_the_rest_is_matched_rightly(compare: Any) -> None:
+    matched = compare(Net, partial(Images, "no branch"), IMAGES)["matched"]
+    assert matched["only_theirs"] == ["deep (conv2d)", "second (batch_norm)"]
+    assert matched["only_ours"] == []
+    pairs = {pair["theirs"]: pair["ours"] for pair in matched["pairs"]}
+    assert [ours.partition(" ")[0] for ours in pairs.values()] == [
+        "conv2d", "batch_norm", "matmul", "layer_norm", "matmul",
+    ]  # fmt: skip
+    assert list(pairs) == [
+        "stem (conv2d)", "norm (batch_norm)", "head (linear)", "scale (layer_norm)", "last (linear)",
+    ]  # fmt: skip
+
+
+def test_a_mapping_that_is_given_replaces_what_was_found(compare: Any) -> None:
+    """Two norms exchanged on purpose: the outputs differ, and the pair is kept."""
+    result = compare(Net, Images, IMAGES, g1="second.weight")
+    assert result["weights"]["mapping"]["g1"]["theirs"] == ["second.weight"]
+    assert not result.equal
+    with pytest.raises(zoo.WrongConfiguration, match="ours has no weight 'g9'"):
+        compare(Net, Images, IMAGES, g9="second.weight")
+
+
+# A Keras model beside torch's, on torch
+
+
+def keras_net(padding: str = "same", epsilon: float = 1e-5, approximate: bool = False) -> Any:
+    """`Net` in Keras, with its conventions: channels last, "same" padding that is more behind than before."""
+    from zoo._lazy import keras
+
+    layers = keras.layers
+    image = x = keras.Input((16, 16, 3))
+    if padding == "valid":
+        x = layers.ZeroPadding2D(1)(x)
+    x = layers.Conv2D(8, 3, 2, padding=padding, use_bias=False, name="conv")(x)
+    x = layers.BatchNormalization(epsilon=epsilon, momentum=0.9, name="norm")(x)
+    x = keras.ops.gelu(x, approximate=approximate)
+    y = layers.Conv2D(8, 3, padding="same")(x)
+    y = layers.ReLU()(layers.BatchNormalization(epsilon=1e-5, momentum=0.9)(y))
+    x = layers.MaxPooling2D(2)(layers.Add()([x, y]))
+    x = layers.Dense(12)(layers.Flatten()(x))
+    x = layers.Activation("tanh")(layers.LayerNormalization(epsilon=1e-5)(x))
+    return keras.Model(image, layers.Dense(5)(x))
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_keras_model_and_its_torch_twin_differ_in_the_biased_variance_alone(compare: Any) -> None:
+    result = compare(Net, partial(keras_net, "valid"), IMAGES)
+    assert result["differences"] == []
+    assert result["ours"]["inputs"] == "channels last"
+    layouts = {name: each["layout"] for name, each in result["weights"]["mapping"].items()}
+    assert layouts["conv/kernel"] == "transposed (2, 3, 1, 0)"
+    assert [step["name"] for step in result["steps"] if not step["holds"]] == ["state"]
+    assert "the running variance of ours is the biased one" in result["steps"][-1]["note"]
+
+
+@pytest.mark.usefixtures("float64")
+def test_every_difference_of_a_keras_model_is_listed_at_once(compare: Any) -> None:
+    result = compare(Net, partial(keras_net, "same", 1e-3, True), IMAGES)
+    found = [(d["cause"], d["confirmed"], d["theirs"]) for d in result["differences"]]
+    assert found == [
+        ("padding", True, "stem (conv2d)"),
+        ("epsilon", True, "norm (batch_norm)"),
+        ("gelu", True, "gelu (operation 2)"),
+    ]
+    assert result["first"]["theirs"] == "stem (conv2d)"
+
+
+# In processes of their own
+
+
+SOURCE = """
+import torch
+
+def theirs():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
+
+def ours():
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU("tanh"), torch.nn.Linear(4, 2))
+"""
+
+
+def test_the_command_says_the_cause_and_exits_with_1(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from zoo.cli import app
+
+    (file := tmp_path / "pair.py").write_text(SOURCE)
+    words = ["diff", f"{file}:theirs", f"{file}:ours", "--shape", "5,3", "--out", str(tmp_path / "out"), "-q"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert "cause: gelu: theirs applies gelu (erf), ours gelu (tanh)" in done.stdout
+    assert (tmp_path / "out" / "diff.json").exists()
+    assert (
+        CliRunner().invoke(app, ["diff", f"{file}:theirs", f"{file}:theirs", "--shape", "5,3"]).exit_code == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "inputs", "message"),
+    [
+        ("pair.py:theirs", np.zeros((5, 4)), "theirs: the model does not take inputs of shape"),
+        ("pair.py:nothing", np.zeros((5, 3)), "theirs: .*has no 'nothing'"),
+    ],
+)
+def test_a_side_that_fails_is_named_with_its_error(
+    tmp_path: Path, source: str, inputs: Any, message: str
+) -> None:
+    (tmp_path / "pair.py").write_text(SOURCE)
+    with pytest.raises(zoo.WrongConfiguration, match=message):
+        zoo.diff(str(tmp_path / source), str(tmp_path / "pair.py:ours"), inputs)
+
+
+def test_wrong_sources_are_refused_before_any_process(tmp_path: Path) -> None:
+    with pytest.raises(zoo.WrongConfiguration, match=r"expected FILE\.py:FUNCTION"):
+        zoo.diff("pair.py", "pair.py", np.zeros((2, 3)))
+    with pytest.raises(zoo.WrongConfiguration, match="no such file"):
+        zoo.diff(f"{tmp_path}/none.py:a", f"{tmp_path}/none.py:b", np.zeros((2, 3)))
+    with pytest.raises(zoo.WrongConfiguration, match="array of numbers"):
+        zoo.diff(Net, Net, np.array(["a"]))
+
+
+JAX = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen, nnx
+
+class Net(nnx.Module):
+    def __init__(self, rngs):
+        self.stem = nnx.Conv(3, 8, (3, 3), strides=2, padding="SAME", use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.deep = nnx.Conv(8, 8, (3, 3), rngs=rngs)
+        self.second = nnx.BatchNorm(8, rngs=rngs)
+        self.head = nnx.Linear(128, 12, rngs=rngs)
+        self.scale = nnx.LayerNorm(12, epsilon=1e-5, rngs=rngs)
+        self.last = nnx.Linear(12, 5, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.gelu(self.norm(self.stem(x)), approximate=False)
+        x = x + nnx.relu(self.second(self.deep(x)))
+        x = nnx.max_pool(x, (2, 2), strides=(2, 2)).reshape(x.shape[0], -1)
+        return self.last(jnp.tanh(self.scale(self.head(x))))
+
+class Linen(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        x = linen.Conv(8, (3, 3), strides=2, padding=[(1, 1), (1, 1)], use_bias=False)(x)
+        x = linen.gelu(linen.BatchNorm(use_running_average=True)(x))
+        x = x + linen.relu(linen.BatchNorm(use_running_average=True)(linen.Conv(8, (3, 3))(x)))
+        x = linen.max_pool(x, (2, 2), strides=(2, 2)).reshape(x.shape[0], -1)
+        return linen.Dense(5)(jnp.tanh(linen.LayerNorm(epsilon=1e-5)(linen.Dense(12)(x))))
+
+def nnx_net():
+    return Net(nnx.Rngs(0))
+
+def linen_net():
+    return Linen(), Linen().init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+
+def function():
+    draw = np.random.default_rng(0).normal
+    weights = {"a": draw(size=(3, 4)), "b": draw(size=4), "g": draw(size=4), "c": draw(size=(4, 2))}
+    def forward(w, x):
+        x = x @ w["a"] + w["b"]
+        x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-3) * w["g"]
+        return jax.nn.silu(x) @ w["c"]
+    return forward, weights
+"""
+
+
+@pytest.mark.parity
+def test_flax_modules_and_functions_beside_torch(tmp_path: Path) -> None:
+    pytest.importorskip("flax")
+    (file := tmp_path / "port.py").write_text(JAX)
+    causes = lambda result: [(d["cause"], d["confirmed"]) for d in result["differences"]]  # noqa: E731
+    assert causes(zoo.diff(Net, f"{file}:nnx_net", IMAGES)) == [("padding", True)]
+    assert causes(zoo.diff(Net, f"{file}:linen_net", IMAGES)) == [("gelu", True)]
+
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.n = nn.Linear(3, 4), nn.LayerNorm(4, bias=False)
+            self.c = nn.Linear(4, 2, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            return self.c(F.silu(self.n(self.a(x))))
+
+    assert causes(zoo.diff(Small, f"{file}:function", IMAGES[0, :, 0, :3])) == [("epsilon", True)]
+
+
+# The parts
+
+
+def test_a_difference_is_not_hidden_by_an_infinity() -> None:
+    from zoo.ports.compare import difference
+
+    theirs = np.array([np.inf, 1.0, np.nan, 2.0])
+    assert difference(theirs, theirs * 1.01).error == pytest.approx(0.01)
+    assert difference(theirs, np.array([np.inf, 1.0, 3.0, np.inf])).masks_differ == 2
+
+
+def test_weights_without_an_operation_are_found_by_name_then_by_shape() -> None:
+    from zoo.ports.match import Matching
+    from zoo.ports.weights import carry
+
+    draw = np.random.default_rng(0).normal
+    theirs = {"a.w": draw(size=(2, 2)), "b.w": draw(size=(2, 2)), "kernel": draw(size=(3, 4))}
+    ours = {
+        "A/w": np.zeros((2, 2)),
+        "B/w": np.zeros((2, 2)),
+        "matrix": np.zeros((4, 3)),
+        "other": np.zeros(7),
+    }
+    found = carry(Matching(), theirs, ours, {})
+    assert found.guessed == {"A/w": "name", "B/w": "name", "matrix": "shape"}
+    np.testing.assert_array_equal(found.weights["matrix"], theirs["kernel"].T)
+    assert found.initial == ["other"]
+    assert found.layouts["matrix"] == "transposed (1, 0)"

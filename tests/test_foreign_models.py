@@ -42,13 +42,13 @@ def test_there_is_no_false_alarm_on_keras_applications() -> None:
     check(compare(APPLICATIONS, 1, 2, 3), APPLICATIONS)
 
 
-def faulty(build: Callable[[], Any], share: float) -> Callable[[], Any]:
+def faulty(build: Callable[[], Any], inputs: Any, share: float) -> Callable[[], Any]:
     """The model with one layer, at this share of its depth, whose output is 0.1 % larger on JAX."""
 
     def broken() -> Any:
         import keras
 
-        model = build()
+        model = built(build, inputs)
         layer = victim(model, share)
         if keras.backend.backend() == "jax":
             call = layer.call
@@ -58,6 +58,14 @@ def faulty(build: Callable[[], Any], share: float) -> Callable[[], Any]:
         return model
 
     return broken
+
+
+def built(build: Callable[[], Any], inputs: Any) -> Any:
+    """The model, with weights."""
+    model = build()
+    if not model.built:
+        model(inputs)
+    return model
 
 
 def victim(model: Any, share: float) -> Any:
@@ -80,12 +88,9 @@ def test_a_fault_in_any_of_them_is_found_and_named() -> None:
         if name == "untrained":
             continue
         share = rng.random()
-        networks[name] = faulty(build, share), inputs
+        networks[name] = faulty(build, inputs, share), inputs
         keras.utils.clear_session()
-        model = build()
-        if not model.built:
-            model(inputs)
-        layer = victim(model, share)
+        layer = victim(built(build, inputs), share)
         expected[name] = layer.name, type(layer).__name__
     result = compare(networks, 2, names=("torch", "jax"))
     first = {row["model"]: row["where"] for row in result.failed if row["dtype"] == "float32"}

@@ -96,6 +96,7 @@ def test_no_code_outside_the_backends_asks_which_framework_runs(path: Path) -> N
         "import zoo.cli",
         "import zoo.comparison",
         "import zoo.ladder",
+        "import zoo.ports",
         "import zoo.benchmarks.worker",  # it chooses the framework that its job names
         "import zoo; zoo.list_models()",
     ],

@@ -138,6 +138,7 @@ def _result(findings: Findings, names: list[str]) -> Diff:
             "only_theirs": carried.unused,
             "only_ours": carried.initial,
             "conflicts": carried.conflicts,
+            "guessed": carried.guessed,
         },
         environment=machine.environment(),
     )  # fmt: skip

@@ -56,7 +56,11 @@ def of_operation(case: Case) -> Cause | None:
         "affine": _layer_norm, "dense": _dense, "embedding": _embedding, "attention": _attention,
     }  # fmt: skip
     found = hypotheses[kind](case) if kind in hypotheses else None
-    return found or of_values(case.inputs, case.their_output, case.our_output) or _declared(case)
+    return (
+        found
+        or of_values(case.inputs, case.their_output, case.our_output)
+        or declared(case.theirs, case.ours)
+    )
 
 
 def of_values(inputs: list[Array], theirs: Array, ours: Array) -> Cause | None:
@@ -396,9 +400,9 @@ def _rearranged(a: Array, b: Array) -> bool:
     return any(close(layout.apply(a), b) for layout in layouts(a.shape, b.shape))
 
 
-def _declared(case: Case) -> Cause | None:
+def declared(theirs: Anchor, ours: Anchor) -> Cause | None:
     """Settings that differ as declared, where no recomputation confirms them."""
-    a, b = case.theirs.node.attributes, case.ours.node.attributes
+    a, b = theirs.node.attributes, ours.node.attributes
     known = ("epsilon", "stride", "padding", "dilation", "groups", "causal", "approximate")
     differing = [n for n in known if n in a and n in b and a[n] != b[n]]
     if not differing:

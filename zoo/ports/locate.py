@@ -152,8 +152,13 @@ class Locator:
             placed.add(pair.ours.output)
             if gap.within(bound):
                 continue
-            moved = self.moved_stride(pair, placed)
-            found.append(moved or self.local(pair, layout, gap, bound))
+            if (moved := self.moved_stride(pair, placed)) is not None:
+                found.append(moved)
+                continue
+            found.append(self.local(pair, layout, gap, bound))
+            names = words(pair.theirs.node), words(pair.ours.node)
+            if found[-1].theirs != names[0] and (cause := causes.declared(*self.effective(pair))):
+                found.append(Local(*names, gap, bound, cause, pair.theirs.kind))
         for a, b, y, z in zip(
             self.theirs.output_labels(), self.ours.output_labels(), self.theirs.outputs, self.ours.outputs,
             strict=False,
@@ -218,8 +223,8 @@ class Locator:
         conv = pair.theirs.kind == "conv"
         anchors = pair.theirs, pair.ours
         if conv:
-            (a, b), anchors = self.unpadded(pair, labels[0])
-            labels = [(a, b)]
+            anchors = self.effective(pair)
+            labels = [(anchors[0].slots[0][0], anchors[1].slots[0][0])]
         for a, b in labels:
             x, z = self.theirs.value(a), self.ours.value(b)
             if x is None or z is None:
@@ -254,10 +259,9 @@ class Locator:
         """The outputs of pairs: nothing before them is looked at."""
         return set(self.partner) if side is self.theirs else set(self.partner.values())
 
-    def unpadded(self, pair: Pair, labels: tuple[str, str]) -> tuple[tuple[str, str], tuple[Anchor, Anchor]]:
-        """The inputs of a convolution before they are padded, and the padding as part of it."""
-        found = [_unpadded(self.theirs, pair.theirs, labels[0]), _unpadded(self.ours, pair.ours, labels[1])]
-        return (found[0][0], found[1][0]), (found[0][1], found[1][1])
+    def effective(self, pair: Pair) -> tuple[Anchor, Anchor]:
+        """A pair whose convolutions have the padding before them as their own."""
+        return _unpadded(self.theirs, pair.theirs), _unpadded(self.ours, pair.ours)
 
     def between(self, a: str, b: str, gap: Difference, bound: float, pair: Pair | None = None) -> Local:
         """The first operation of each side whose value the other side lacks though it has its inputs."""
@@ -413,26 +417,29 @@ def _pool_settings(node: Node, rank: int) -> dict[str, Any] | None:
     }
 
 
-def _unpadded(side: Side, anchor: Anchor, label: str) -> tuple[str, Anchor]:
+def _unpadded(side: Side, anchor: Anchor) -> Anchor:
+    if anchor.kind != "conv":
+        return anchor
+    label = anchor.slots[0][0]
     node = side.trace.producer.get(label)
     padding = anchor.node.attributes.get("padding")
     if node is None or node.kind != "pad" or padding is None:
-        return label, anchor
+        return anchor
     source = side.trace.sources(node)[0]
     x, padded = side.value(source), side.value(label)
     if x is None or padded is None or x.ndim != padded.ndim:
-        return label, anchor
+        return anchor
     axes = [i for i in range(1, x.ndim) if i != anchor.node.attributes["channels"] % x.ndim]
     amounts = [_before(x, padded, axis) for axis in axes]
     if None in amounts:
-        return label, anchor
+        return anchor
     total = [
         [p[0] + a, p[1] + padded.shape[i] - x.shape[i] - a]
         for p, a, i in zip(padding, (a for a in amounts if a is not None), axes, strict=True)
     ]
     attributes = {**anchor.node.attributes, "padding": total}
     joined = Node(**{**anchor.node.__dict__, "attributes": attributes})
-    return source, Anchor(anchor.key, joined, anchor.kind, anchor.output, [[source]], anchor.weights)
+    return Anchor(anchor.key, joined, anchor.kind, anchor.output, [[source]], anchor.weights)
 
 
 def _before(x: Array, padded: Array, axis: int) -> int | None:

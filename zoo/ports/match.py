@@ -7,7 +7,7 @@ tell their neighbours apart. What stays ambiguous is matched by the order of exe
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
@@ -79,17 +79,30 @@ class _Matcher:
         self.pairs.append((a, b, how))
 
     def round(self, depth: int) -> bool:
-        """Pair what has a colour of its own on both sides; whether any was found."""
+        """Pair what has a colour of its own on both sides; whether any was found.
+
+        First by the colours before and after; then by either, unless the two contradict each other, as around
+        an operation that one side lacks.
+        """
+        both = self.proposals(depth, True, True)
+        either = self.proposals(depth, True, False) | self.proposals(depth, False, True) if depth else set()
+        firsts, seconds = Counter(a for a, _ in either), Counter(b for _, b in either)
+        clear = sorted(p for p in either if firsts[p[0]] == seconds[p[1]] == 1)
         count = len(self.pairs)
-        for forward, backward in ((True, True), (True, False), (False, True)) if depth else ((False, False),):
-            groups = [self.groups(side, depth, forward, backward) for side in (0, 1)]
-            for colour, first in groups[0].items():
-                second = groups[1].get(colour, [])
-                if len(first) == len(second) == 1 and self.in_order(first[0], second[0]):
-                    self.pair(first[0], second[0], "graph")
-            if len(self.pairs) > count:
-                return True
-        return False
+        for a, b in [p for p in sorted(both) if self.in_order(*p)] or clear:
+            if self.in_order(a, b):
+                self.pair(a, b, "graph")
+        return len(self.pairs) > count
+
+    def proposals(self, depth: int, forward: bool, backward: bool) -> set[tuple[int, int]]:
+        """The anchors that alone have their colour on either side."""
+        groups = [self.groups(side, depth, forward, backward) for side in (0, 1)]
+        found = set()
+        for colour, first in groups[0].items():
+            second = groups[1].get(colour, [])
+            if len(first) == len(second) == 1:
+                found.add((first[0], second[0]))
+        return found
 
     def in_order(self, a: int, b: int) -> bool:
         """Whether no pair contradicts this one: what reads a's output is paired with what comes after b."""

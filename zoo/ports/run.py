@@ -16,13 +16,14 @@ from zoo import random
 from zoo.errors import WrongConfiguration
 from zoo.ports import causes
 from zoo.ports.compare import BOUND, Difference, align, difference
-from zoo.ports.locate import Floor, Local, Locator, Side, compared, part_of, replacements, words
+from zoo.ports.locate import Floor, Local, Locator, Side, compared, replacements, words
 from zoo.ports.match import Matching, Pair, match
 from zoo.ports.trace import Anchor, Array, Trace, arrays
-from zoo.ports.weights import Carried, Weights, carry, varied
+from zoo.ports.weights import Carried, Weights, carry, varied, with_one_bias
 from zoo.processes.workers import Worker, WorkerDied
 
 SEED = 3
+STEPS = 10  # of gradient descent
 ROUNDS = 2  # of putting theirs' values in: layouts are clearer once the inputs are equal
 
 
@@ -164,19 +165,25 @@ class Comparison(AbstractContextManager["Comparison"]):
         plain = [Trace.load(self.path(side, "initial"), self.indices[side]) for side in (0, 1)]
         weights = varied(plain[0], arrays(self.path(0, "initial.npz")))
         initial = arrays(self.path(1, "initial.npz"))
+        self.show("matching weights")
+        matching = match(plain[0], plain[1])
+        add_given(matching, mapping or {}, plain, weights, initial)
+        weights = with_one_bias(matching, weights)
         given = self.save("theirs", weights)
         theirs = Side(self.record(0, "theirs", weights=given), weights, self.outputs(0, "theirs"))
         self.ask(0, "perturb", name="perturbed", weights=given)
         floor = Floor(theirs.trace.values, arrays(self.path(0, "perturbed-values.npz")))
-        self.show("matching weights")
-        matching = match(plain[0], plain[1])
-        add_given(matching, mapping or {}, plain, weights, initial)
         carried = carry(matching, weights, initial, {})
         ours, carried = self.carried(theirs, matching, carried, initial)
         kinds = answers[0]["kind"], answers[1]["kind"]
         findings = Findings(matching, carried, kinds, answers[1]["inputs"])
         self.show("comparing")
         self.compare(findings, theirs, ours, floor)
+        if not theirs.trace.nodes or not ours.trace.nodes:
+            findings.steps.append(
+                Step("gradients", None, BOUND, None, "a side is a function that JAX cannot trace")
+            )
+            return findings
         self.train(findings, theirs, carried, training=all(a["trains"] for a in answers))
         return findings
 
@@ -204,6 +211,9 @@ class Comparison(AbstractContextManager["Comparison"]):
         whole = list(compared(theirs, ours, findings.matching, floor))
         apart = [(p, d, b) for p, _, d, b in whole if not d.within(b)]
         findings.first = apart[0] if apart else None
+        for pair, _, gap, bound in whole:
+            if pair.how == "order" and gap.within(bound):
+                pair.how = "order, and equal values"
         worst = max(whole, key=lambda item: item[2].error / item[3], default=None)
         if worst is not None:
             pair, _, gap, bound = worst
@@ -213,6 +223,8 @@ class Comparison(AbstractContextManager["Comparison"]):
         findings.random = (False, any(
             not np.array_equal(a, b, equal_nan=True) for a, b in zip(ours.outputs, again.outputs, strict=True)
         ))  # fmt: skip
+        if not theirs.trace.nodes or not ours.trace.nodes:
+            return
         local = ours
         for number in range(ROUNDS):
             put_in = replacements(theirs, local, findings.matching, floor)
@@ -248,6 +260,8 @@ class Comparison(AbstractContextManager["Comparison"]):
             for s, t in enumerate((draws[: len(moved)], moved))
         ]
         self.gradients(findings, theirs, carried, targets, "")
+        if all(step.holds for step in findings.steps if step.name in ("outputs", "gradients")):
+            self.descend(findings, theirs, carried, targets)
         if training:
             self.gradients(findings, theirs, carried, targets, ", training")
             for s in (0, 1):
@@ -260,6 +274,27 @@ class Comparison(AbstractContextManager["Comparison"]):
             findings.steps.append(
                 Step("training mode", None, BOUND, None, "not both can be set to it from outside")
             )
+
+    def descend(self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str]) -> None:
+        """Steps of gradient descent, each side by its own gradients."""
+        self.show(f"{STEPS} steps")
+        weights, losses = [dict(theirs.weights), dict(carried.weights)], []
+        rate = 0.0
+        for _ in range(STEPS):
+            losses.append([])
+            for s in (0, 1):
+                self.ask(s, "set", weights=self.save(f"step{s}", weights[s]))
+                answer = self.ask(s, "gradients", name="step", targets=targets[s], training=False)
+                losses[-1].append(answer["loss"])
+                found = arrays(self.path(s, "step-gradients.npz"))
+                length = sum(float(np.vdot(g, g)) for g in found.values()) or 1.0
+                rate = rate or 0.01 * losses[0][0] / length  # the first step lowers the loss by about 1 %
+                weights[s] |= {n: weights[s][n] - rate * g for n, g in found.items()}
+        for s, kept in enumerate((theirs.weights, carried.weights)):
+            self.ask(s, "set", weights=self.save(f"step{s}", kept))
+        gap = difference(*(np.array([pair[s] for pair in losses]) for s in (0, 1)))
+        note = untied(carried) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note))
 
     def gradients(
         self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str], mode: str
@@ -285,62 +320,68 @@ def _error(gap: Difference) -> float:
 
 
 def weights_step(name: str, theirs: Weights, ours: Weights, shapes: Weights, carried: Carried) -> Step:
-    """Compare arrays named like weights, through the positions they were carried along.
+    """Compare arrays named like weights in theirs' layout, through the positions they were carried along.
 
     An array is judged against the largest value of its operation's: in exact arithmetic the gradient of a
-    key's bias is zero. Arrays that come of several of theirs, such as a tied weight, are summed.
+    key's bias is zero. Of a weight that is tied in theirs alone, ours' arrays are summed.
     """
-    worst = Step(name, 0.0, 1e-9)
-    missing: list[str] = []
-    sums = _carried_sums(theirs, shapes, carried)
-    for mine, expected in sums.items():
-        if mine not in ours:
-            if np.abs(expected[expected == expected]).max(initial=0) > 0:
-                missing.append(mine)
+    step = Step(name, 0.0, 1e-9)
+    pairs = [(mine, source) for mine, sources in carried.mapping.items() for source in sources]
+    lacking = {
+        "ours": [m for m, s in pairs if s in theirs and m not in ours and np.any(theirs[s])],
+        "theirs": [m for m, s in pairs if s not in theirs and m in ours and np.any(ours[m])],
+    }
+    for side, names in lacking.items():
+        if names:
+            step.note, step.difference = f"{side} lacks {', '.join(names[:4])}", float("inf")
+            return step
+    for source, expected in theirs.items():
+        mine = [m for m, s in pairs if s == source and m in ours]
+        if not mine:
             continue
-        found = ours[mine].ravel()
-        placed = carried.positions[mine][0] >= 0
-        scale = _scale(mine, sums)
-        gap = difference(expected[placed] / scale, found[placed] / scale)
-        spread = np.abs(expected[placed]).max(initial=0) / scale
-        error = float(_error(gap) * min(1.0, spread or 1.0))
-        if error > (worst.difference or 0.0):
-            worst = Step(name, error, worst.bound, (carried.mapping[mine][0], mine), worst.note)
-    if not sums:
-        worst.note = "theirs changes nothing"
-    if missing:
-        worst.note = f"ours lacks {', '.join(missing[:4])}"
-        worst.difference = float("inf")
-    extra = [n for n in ours if n in carried.mapping and n not in sums]
-    if extra:
-        worst.note = f"theirs lacks what ours has of {', '.join(extra[:4])}"
-        worst.difference = float("inf")
-    return worst
+        found, placed = _gathered(list(shapes).index(source), expected.shape, mine, ours, carried)
+        scale = _scale(source, theirs)
+        error = float(_error(difference(expected[placed] / scale, found[placed] / scale)))
+        error *= min(1.0, float(np.abs(expected[placed]).max(initial=0)) / scale or 1.0)
+        if error > (step.difference or 0.0):
+            step.difference, step.where = error, (source, ", ".join(mine))
+    step.note = "" if theirs else "theirs changes nothing"
+    return step
 
 
-def _carried_sums(theirs: Weights, shapes: Weights, carried: Carried) -> Weights:
-    names = list(shapes)
-    found: Weights = {}
-    for mine, (which, where) in carried.positions.items():
-        sources = carried.mapping[mine]
-        if not any(s in theirs for s in sources):
-            continue
-        values = np.zeros(which.size)
+def _gathered(
+    number: int, shape: tuple[int, ...], names: list[str], ours: Weights, carried: Carried
+) -> tuple[Array, Array]:
+    """The sum of ours' arrays in theirs' layout, and which elements they have."""
+    found, placed = np.zeros(shape), np.zeros(shape, bool)
+    for name in names:
+        which, where = carried.positions[name]
+        here = which == number
+        np.add.at(found.reshape(-1), where[here], ours[name].ravel()[here])
+        placed.reshape(-1)[where[here]] = True
+    return found, placed
+
+
+def _scale(name: str, arrays: Weights) -> float:
+    """The largest value of the arrays of one operation."""
+    owner = [part.rpartition("/" if "/" in part else ".")[0] for part in (name, *arrays)]
+    values = (
+        np.abs(a[np.isfinite(a)]).max(initial=0.0)
+        for o, a in zip(owner[1:], arrays.values(), strict=True)
+        if o == owner[0]
+    )
+    return float(max(values, default=0.0)) or 1.0
+
+
+def untied(carried: Carried) -> str:
+    """The weights that are one array in theirs and several in ours, in words."""
+    users: dict[str, list[str]] = {}
+    for mine, sources in carried.mapping.items():
         for source in sources:
-            here = which == names.index(source)
-            if source in theirs:
-                values[here] = theirs[source].ravel()[where[here]]
-        found[mine] = values
-    return found
-
-
-def _scale(name: str, sums: Weights) -> float:
-    owner = name.rpartition("/")[0] or name.rpartition(".")[0]
-    sizes = [
-        np.abs(v[np.isfinite(v)]).max(initial=0.0) for n, v in sums.items()
-        if (n.rpartition("/")[0] or n.rpartition(".")[0]) == owner
-    ]  # fmt: skip
-    return float(max(sizes, default=0.0)) or 1.0
+            if np.array_equal(np.sort(carried.positions[mine][1]), np.arange(carried.weights[mine].size)):
+                users.setdefault(source, []).append(mine)
+    several = [f"{source} is {' and '.join(mine)}" for source, mine in users.items() if len(mine) > 1]
+    return f"tied in theirs alone: {'; '.join(several)}" if several else ""
 
 
 def state_note(matching: Matching, states: Sequence[Weights], weights: Weights) -> str:
@@ -425,6 +466,3 @@ def add_given(
         matching.only_theirs = [x for x in matching.only_theirs if x.key != a.key]
         matching.only_ours = [x for x in matching.only_ours if x.key != b.key]
     matching.pairs.sort(key=lambda p: (p.theirs.key, p.part or (0, 0)))
-
-
-__all__ = ["Comparison", "Findings", "Step", "part_of", "save_inputs", "save_source"]

@@ -117,6 +117,11 @@ class Side:
         _save(f"{self.folder / name}-state", self.model.train(self.inputs))
         self.answer(last=True)
 
+    def set(self, *, weights: str) -> None:
+        """Copy these weights into the model."""
+        self.model.set_weights(arrays(Path(weights)))
+        self.answer(last=True)
+
 
 def _build(source: str) -> Any:
     """What the builder of a file, a module or a pickle returns, in float64 if it is a Keras model."""

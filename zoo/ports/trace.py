@@ -8,7 +8,6 @@ has one anchor as the separate operations of the other.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from zoo.backends.recording import Node
 
 Array = np.ndarray
 NORMS = ("batch_norm", "layer_norm", "rms_norm", "group_norm")
-KNOWN = ("conv", "dense", "embedding", *NORMS)
+KNOWN = ("conv", "dense", "embedding", "lstm", *NORMS)
 
 
 @dataclass
@@ -169,8 +168,3 @@ def arrays(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file by name."""
     with np.load(path) as data:
         return {name: data[name] for name in data.files}
-
-
-def count(shape: tuple[int, ...]) -> int:
-    """The number of elements of a shape."""
-    return math.prod(shape)

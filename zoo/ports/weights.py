@@ -14,7 +14,7 @@ from zoo.ports.trace import KNOWN, Array, Trace
 
 Weights = dict[str, Array]
 SEED = 3
-ABSENT = {"bias": 0.0, "shift": 0.0, "mean": 0.0, "scale": 1.0, "variance": 1.0}
+ABSENT = {"bias": 0.0, "second_bias": 0.0, "shift": 0.0, "mean": 0.0, "scale": 1.0, "variance": 1.0}
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Carried:
     `mapping` has for each array of ours the names of theirs it comes from; `positions` for each of its
     elements (array of theirs, position in it), -1 where it keeps another value. `constants` are arrays that
     theirs lacks, and what they are set to; `unused` arrays of theirs that ours has no place for, `initial`
-    arrays of ours that keep their initial values.
+    arrays of ours that keep their initial values; `guessed` those found by "name" or "shape" alone.
     """
 
     weights: Weights
@@ -34,6 +34,7 @@ class Carried:
     unused: list[str] = field(default_factory=list)
     initial: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    guessed: dict[str, str] = field(default_factory=dict)
     layouts: dict[str, str] = field(default_factory=dict)
 
 
@@ -54,6 +55,16 @@ def varied(trace: Trace, weights: Weights) -> Weights:
             else:
                 changed[name] = (array * draw.uniform(0.5, 1.5, array.shape)).astype(array.dtype)
     return changed
+
+
+def with_one_bias(matching: Matching, weights: Weights) -> Weights:
+    """Theirs' weights with zeros as the second bias of an LSTM that has one bias in ours."""
+    names = (
+        p.theirs.weights["second_bias"][0]
+        for p in matching.pairs
+        if "second_bias" in p.theirs.weights and "second_bias" not in p.ours.weights
+    )
+    return {**weights, **{name: np.zeros_like(weights[name]) for name in names}}
 
 
 def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, Array]) -> Carried:
@@ -79,6 +90,7 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
                 result.conflicts.append(f"{there} has {indices.size} elements, {name} {target.size}")
                 continue
             _assign(result, name, target, there, indices, theirs, numbers)
+    _carry_rest(result, theirs, ours, numbers)
     for name, (which, where) in result.positions.items():
         sources = result.mapping[name]
         result.layouts[name] = layout(theirs[sources[0]].shape, ours[name].shape, which, where, sources)
@@ -86,6 +98,42 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
     result.unused = [name for name in theirs if name not in used]
     result.initial = [n for n in ours if n not in result.mapping and n not in result.constants]
     return result
+
+
+def _carry_rest(result: Carried, theirs: Weights, ours: Weights, numbers: dict[str, int]) -> None:
+    """What no recorded operation uses: by name, else by shape where one alone has it."""
+    used = {n for names in result.mapping.values() for n in names}
+    free = [n for n in theirs if n not in used]
+    rest = [n for n in ours if n not in result.mapping and n not in result.constants]
+    for by_name in (True, False):
+        for name in list(rest):
+            fitting = [n for n in free if sorted(theirs[n].shape) == sorted(ours[name].shape)]
+            rivals = [n for n in rest if sorted(ours[n].shape) == sorted(ours[name].shape)]
+            if by_name:
+                fitting = [n for n in fitting if _plain(n) == _plain(name)]
+            elif len(rivals) > 1:
+                continue
+            order = _order(theirs[fitting[0]].shape, ours[name].shape) if len(fitting) == 1 else None
+            if order is None:
+                continue
+            there = fitting[0]
+            target = np.arange(ours[name].size).reshape(ours[name].shape)
+            indices = np.arange(target.size).reshape(theirs[there].shape).transpose(order)
+            _assign(result, name, target, there, indices, theirs, numbers)
+            result.guessed[name] = "name" if by_name else "shape"
+            free.remove(there)
+            rest.remove(name)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("/", ".").replace("_", "")
+
+
+def _order(theirs: tuple[int, ...], ours: tuple[int, ...]) -> tuple[int, ...] | None:
+    """How a stored array becomes the other's shape: as it is, a matrix transposed, a kernel's axes moved."""
+    rank = len(theirs)
+    options = [tuple(range(rank)), (1, 0), (*range(2, rank), 1, 0), (rank - 1, rank - 2, *range(rank - 2))]
+    return next((o for o in options if len(o) == rank and tuple(theirs[i] for i in o) == ours), None)
 
 
 def _source(pair: Pair, role: str) -> tuple[str, Array] | None:

@@ -32,11 +32,21 @@ def lines(result: Record) -> Iterator[str]:
         yield f"First apart: theirs {first['theirs']}, ours {first['ours']}, {_gap(first)}"
     differences = result["differences"]
     if differences:
-        yield f"{len(differences)} operations differ by themselves, each with equal inputs:"
+        yield f"Where differences arise ({len(differences)}), each with theirs' values put in before it:"
     for group in _groups(differences)[:SHOWN]:
         yield from _difference(group)
+    outputs = next((s for s in result["steps"] if s["name"] == "outputs"), None)
     for step in result["steps"]:
-        yield _step(step)
+        follows = (
+            outputs is not None
+            and outputs["holds"] is False
+            and step["name"].startswith(("loss", "gradients"))
+        )
+        yield (
+            f"{step['name']}: {'differ' if 'grad' in step['name'] else 'differs'}, as the outputs do"
+            if follows and step["holds"] is False
+            else _step(step)
+        )
 
 
 def _verdict(result: Record) -> str:
@@ -48,6 +58,8 @@ def _verdict(result: Record) -> str:
 def _gap(facts: Record) -> str:
     if facts["masks_differ"]:
         return f"{facts['masks_differ']} elements are NaN or infinite on one side alone"
+    if facts["difference"] == float("inf"):
+        return "the shapes differ"
     if facts["index"] is None:
         return f"by {_number(facts['difference'])}"
     index = ", ".join(map(str, facts["index"]))
@@ -86,6 +98,7 @@ def _unmatched(result: Record) -> Iterator[str]:
         ("only in ours", matched["only_ours"]),
         ("weights of theirs without a place in ours", weights["only_theirs"]),
         ("weights of ours that keep their initial values", weights["only_ours"]),
+        ("weights found by name or shape alone", [f"{n} ({how})" for n, how in weights["guessed"].items()]),
         ("weights that do not fit", weights["conflicts"]),
         ("set, as theirs has none", [f"{n} = {v:g}" for n, v in weights["constants"].items()]),
     ):
