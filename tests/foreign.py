@@ -146,7 +146,9 @@ CHAINS: dict[str, tuple[tuple[int, ...], Callable[[Any], list[Any]]]] = {
         k.Dropout(0.3), k.SpatialDropout2D(0.2, seed=3), k.GaussianNoise(0.1), k.GaussianDropout(0.2),
         k.AlphaDropout(0.2), k.ActivityRegularization(1e-3),
     ]),
-    "random images": (IMAGE, lambda k: [k.RandomFlip(seed=1), k.RandomBrightness(0.2), k.RandomContrast(0.2)]),
+    "random images": (IMAGE, lambda k: [
+        k.RandomFlip(seed=1), k.RandomBrightness(0.2), k.RandomContrast(0.2),
+    ]),
     "activations": (SEQUENCE, lambda k: [
         k.LeakyReLU(), k.PReLU(), k.ELU(), k.Dense(4, "gelu"), k.Dense(4, "mish"), k.Dense(4, "selu"),
         k.Dense(4, "softplus"), k.Dense(4, "hard_sigmoid"), k.Softmax(),

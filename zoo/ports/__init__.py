@@ -22,8 +22,9 @@ from zoo import storage
 from zoo._version import __version__
 from zoo.errors import WrongConfiguration
 from zoo.ports.locate import words
-from zoo.ports.run import Comparison, Findings, save_inputs, save_source
+from zoo.ports.run import Comparison, Findings, save_inputs
 from zoo.processes import machine
+from zoo.processes.builders import save_builder
 from zoo.processes.scratch import scratch_folder
 
 
@@ -76,7 +77,10 @@ def diff(
     if len(names) != 2:
         raise WrongConfiguration(f"backends: {len(names)} names; expected two, theirs' and ours'")
     with scratch_folder() as scratch:
-        sources = [save_source(scratch / f"source{i}", each) for i, each in enumerate((theirs, ours))]
+        folders = [scratch / name for name in ("their-builder", "our-builder")]
+        for folder in folders:
+            folder.mkdir()
+        sources = [save_builder(*pair) for pair in zip(folders, (theirs, ours), strict=True)]
         files = [scratch / "inputs0.npz", scratch / "inputs0.npz"]
         save_inputs(files[0], inputs)
         if our_inputs is not None:

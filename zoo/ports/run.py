@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -55,32 +53,6 @@ class Findings:
     first: tuple[Pair, Difference, float] | None = None
     locals: list[Local] = field(default_factory=list)
     random: tuple[bool, bool] = (False, False)
-
-
-def save_source(folder: Path, source: Any) -> str:
-    """A builder where its process can load it: "FILE.py:NAME" or "MODULE:NAME" as it is, else a pickle.
-
-    Raises WrongConfiguration.
-    """
-    if isinstance(source, str):
-        where, _, name = source.rpartition(":")
-        if not where or not name.isidentifier():
-            raise WrongConfiguration(
-                f"{source!r}; expected FILE.py:FUNCTION or MODULE:FUNCTION, which builds a model"
-            )
-        if where.endswith(".py") and not Path(where).is_file():
-            raise WrongConfiguration(f"{where}: no such file")
-        return f"{Path(where).resolve()}:{name}" if where.endswith(".py") else source
-    import cloudpickle
-
-    folder.mkdir(exist_ok=True)
-    path = folder / "source.pkl"
-    try:
-        path.write_bytes(cloudpickle.dumps(source))
-    except Exception as error:
-        raise WrongConfiguration(f"the builder cannot be sent to another process: {error}") from None
-    path.with_suffix(".json").write_text(json.dumps([p or str(Path.cwd()) for p in sys.path]))
-    return str(path)
 
 
 def save_inputs(path: Path, inputs: Any) -> None:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -20,6 +18,7 @@ from zoo import backends
 from zoo.backends.recording import Model, Recorder, model_of, recorder_of
 from zoo.errors import WrongConfiguration
 from zoo.ports.trace import Array, arrays
+from zoo.processes.builders import load_builder
 from zoo.processes.workers import Answer, serve
 from zoo.storage import reason
 
@@ -125,14 +124,14 @@ class Side:
 
 def _build(source: str) -> Any:
     """What the builder of a file, a module or a pickle returns, in float64 if it is a Keras model."""
-    made = _call(_builder(source))
+    made = _call(load_builder(source))
     keras = sys.modules.get("keras")
     if recorder_of(made) == "record_keras" and keras is not None and keras.config.floatx() != "float64":
         from zoo.ladder.probe import use_float64
 
         use_float64()
         keras.utils.clear_session()
-        made = _call(_builder(source))
+        made = _call(load_builder(source))
     return made
 
 
@@ -142,33 +141,6 @@ def _call(made: Any) -> Any:
             break
         made = made()
     return made
-
-
-def _builder(source: str) -> Any:
-    if source.endswith(".pkl"):
-        import cloudpickle
-
-        paths = json.loads(Path(source).with_suffix(".json").read_text())
-        sys.path += [p for p in paths if p not in sys.path]
-        return cloudpickle.loads(Path(source).read_bytes())
-    where, _, name = source.rpartition(":")
-    if where.endswith(".py"):
-        path = Path(where).resolve()
-        sys.path.insert(0, str(path.parent))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
-    else:
-        sys.path.insert(0, str(Path.cwd()))
-        module = importlib.import_module(where)
-    if not hasattr(module, name):
-        raise WrongConfiguration(
-            f"{where} has no {name!r}; expected the name of a function that builds a model"
-        )
-    return getattr(module, name)
 
 
 def _inputs(path: Path) -> Any:

@@ -49,9 +49,9 @@ def load_builder(place: str) -> Builder:
         return cloudpickle.loads(Path(place).read_bytes())
     where, _, name = place.rpartition(":")
     module = _run_file(Path(where)) if where.endswith(".py") else _imported(where)
-    if not callable(builder := getattr(module, name, None)):
-        raise WrongConfiguration(f"{where} has no function {name!r}; expected one that builds a model")
-    return builder
+    if not hasattr(module, name):
+        raise WrongConfiguration(f"{where} has no {name!r}; expected a function that builds a model")
+    return getattr(module, name)
 
 
 def _run_file(path: Path) -> Any:
