@@ -84,12 +84,12 @@ def parity(
 
     A difference is relative to an array's largest value or, where 1-ulp perturbations of weights and inputs
     move it further than the bound, to ten times that spread. A model that differs in float32 in outputs or
-    gradients is compared in float64 too. With `float64`, the ladder is run in float64 as well. `modes` are modes of the native engine, compared
-    with its default in float32: by default all but "compiled", which takes a minute per model on torch.
-    `device` is that of every framework, as `zoo doctor` names it; the bounds assume a CPU, which computes
-    float32 at full precision. Writes parity.json and report.html into `out`. `show` is a callback that
-    receives what is being computed. Raises subclasses of ZooError for wrong names before any process starts;
-    an error in a process becomes the `error` of a row.
+    gradients is compared in float64 too. With `float64`, the ladder is run in float64 as well. `modes` are
+    modes of the native engine, compared with its default in float32: by default all but "compiled", which
+    takes a minute per model on torch. `device` is that of every framework, as `zoo doctor` names it; the
+    bounds assume a CPU, which computes float32 at full precision. Writes parity.json and report.html into
+    `out`. `show` is a callback that receives what is being computed. Raises subclasses of ZooError for wrong
+    names before any process starts; an error in a process becomes the `error` of a row.
     """
     if out is not None:
         storage.check_folder("out", out)
