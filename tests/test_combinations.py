@@ -143,3 +143,54 @@ def test_every_pair_of_values_is_in_some_row() -> None:
     for (first, values), (second, others) in combinations(OPTIONS.items(), 2):
         for a, b in product(values, others):
             assert any(row[first] == a and row[second] == b for row in ROWS), (first, a, second, b)
+
+
+# Options in words, all at once: a run is cut within an epoch, and continued by the same call.
+EVERYTHING: dict[str, Any] = {
+    "optimizer": "AdamW(0.01)",
+    "schedule": "CosineAnnealing",
+    "clip_norm": 1.0,
+    "accumulate": 2,
+    "ema": 0.5,
+    "layer_decay": 0.8,
+    "unfreeze": "1 epoch",
+    "class_weights": "balanced",
+    "augment": "HorizontalFlip",
+    "readers": 2,
+    "on_nan": "rollback",
+    "early_stopping": 9,
+    "keep_best": "accuracy",
+    "checkpoint_every": 1,
+    "keep": 2,
+    "train_metrics": True,
+    "batch_size": 8,
+    "progress": False,
+}
+
+
+@pytest.mark.parametrize("engine", ["native", "keras"])
+def test_a_run_with_every_option_resumes_bit_for_bit(tmp_path: Path, engine: str) -> None:
+    """Three phases of four steps; it is cut in the second."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 10
+    x = rng.normal(y[:, None, None, None] / 4, size=(60, 32, 32, 1)).astype(np.float32)
+    data = {"task": (x[:28], y[:28]), "validation": (x[28:], y[28:])}
+
+    def train(path: str, steps: int, **options: Any) -> zoo.Run:
+        model = zoo.build("lenet5", seed=1)
+        where = {"checkpoint": tmp_path / path, "engine": engine, "steps": steps}
+        return zoo.train(model, **data, **EVERYTHING, **where, **options)
+
+    def stop(step: int, _: Any) -> None:
+        if step == 6:
+            raise InterruptedError
+
+    whole = train("whole.safetensors", 12)
+    with pytest.raises(InterruptedError):
+        train("cut.safetensors", 12, watch=stop)
+    cut = train("cut.safetensors", 12, resume="auto")
+    assert whole.losses == cut.losses
+    assert whole.history == cut.history
+    for ours, theirs in zip(whole.model.variables, cut.model.variables, strict=True):
+        np.testing.assert_array_equal(numpy(ours), numpy(theirs))
+    assert len(set(whole.losses)) == 12
