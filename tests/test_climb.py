@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import zoo
 from zoo import backends, ladder
 from zoo.ladder import faults, injection, run
 from zoo.processes.workers import Worker
@@ -174,3 +175,51 @@ def test_every_mode_trains_as_the_default_does() -> None:
     assert {row["rung"] for row in result.rows} == {1, 7}
     assert not result.failed, result.failed
     assert "compiled" in every
+
+
+def test_a_builder_is_named_by_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import keras\n\n\ndef build():\n    x = keras.Input((6, 6, 2))\n"
+        "    y = keras.layers.Dropout(0.5)(keras.layers.Flatten()(x))\n"
+        "    return keras.Model(x, keras.layers.Dense(3)(y))\n"
+    )
+    result = ladder.parity(f"{file}:build", INPUTS, rungs=(1, 2, 3), backends=("torch", "jax"))
+    assert not result.failed, str(result)
+    assert str(result).splitlines()[0].startswith("build, torch and jax: rounding: ")
+    assert result["notes"] == {
+        "build": ["1 random generator of Keras drew the same numbers on every framework"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        ("mine.py:build", "mine.py: no such file"),
+        ("mine.py:not a name", "expected FILE.py:FUNCTION or MODULE:FUNCTION"),
+        ("no_such_module:build", "No module named 'no_such_module'; expected FILE.py:FUNCTION"),
+        ("json:build", "json has no 'build'; expected a function that builds a model"),
+    ],
+)
+def test_a_builder_that_is_not_there_is_named_first(builder: str, message: str) -> None:
+    with pytest.raises(zoo.ZooError, match=message):
+        ladder.parity(builder, INPUTS, rungs=(2,))
+
+
+def test_a_builder_that_makes_another_model_each_time_is_refused_first() -> None:
+    def build() -> Any:
+        import keras
+
+        build.width = getattr(build, "width", 2) + 1
+        x = keras.Input((6, 6, 2))
+        return keras.Model(x, keras.layers.Dense(build.width)(x))
+
+    with pytest.raises(zoo.ZooError, match=r"another model in another call: .*\(2, 3\) in one, \(2, 4\)"):
+        ladder.parity(build, INPUTS, rungs=(2,))
+
+
+def test_what_differs_in_float32_is_compared_in_float64_by_itself() -> None:
+    """A constant of float32 precision, on JAX alone: a difference in both types."""
+    result = ladder.parity(faulty(lambda ops, x: x * 1.001), INPUTS, rungs=(2,), backends=("torch", "jax"))
+    assert [row["dtype"] for row in result.failed] == ["float32", "float64"]
+    assert "DIFFERENT: rung 2, forward, first differs at odd" in str(result)
