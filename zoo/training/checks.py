@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import tasks
+from zoo import backends, tasks
 from zoo._lazy import keras
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.layers import signature
@@ -27,8 +27,8 @@ def check_exact(engine: str, mode: str, objective: Objective) -> None:
     """Raise WrongConfiguration for an engine, mode or loss that has no exact form (`zoo.backends.exact`)."""
     if engine != "native":
         raise WrongConfiguration(f"exact: the {engine} engine computes by its framework; use native")
-    if mode == "compiled":
-        raise WrongConfiguration("exact: mode='compiled' is not offered; leave it out")
+    if mode not in backends.EXACT_MODES[backends.current().NAME]:
+        raise WrongConfiguration(f"exact: mode={mode!r} is not offered; leave it out")
     if objective.loss != "cross_entropy":
         raise WrongConfiguration(f"exact: the loss {objective.loss!r} is not offered; cross_entropy is")
 
