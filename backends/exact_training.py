@@ -43,9 +43,9 @@ STRUCTURAL = {
 }  # fmt: skip
 
 
-# Refused: after three steps a few weights were one ulp apart between torch and the others. The operations are
-# accurate; which of them differs has not been found.
-UNPROVEN = {"Embedding", "Segments", "RelativePositions", "LSTM", "GRU"}
+# Refused: three steps of BERT's small configuration differed on TensorFlow, T5's on JAX. The operations
+# are accurate; which of them differs has not been found.
+UNPROVEN = {"Segments", "RelativePositions"}
 
 
 def _mean(op: Any, x: Tensor) -> Tensor:
