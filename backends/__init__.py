@@ -36,6 +36,9 @@ MODES = {
     "tensorflow": ("graph", "xla", "eager"),
     "jax": ("jit", "eager"),
 }
+# Those of exact runs. TensorFlow's eager mode reads variables past the scope of Keras, and loses their
+# gradients.
+EXACT_MODES = {"torch": ("traced", "eager"), "tensorflow": ("graph", "xla"), "jax": ("jit",)}
 NAMES = tuple(MODES)
 ALIASES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow"}  # other names in use
 Tensor = Any  # a tensor of the framework in use

@@ -379,8 +379,10 @@ def embed(matrix: Tensor, ids: Tensor) -> Tensor:
         def backward(gradient: Tensor) -> Tensor:
             flat = wide(ops.reshape(gradient, (-1, width)))
             integers, unit = grid(flat, [0], BITS - ceil(log2(max(2, flat.shape[0]))))
-            index = ops.cast(ops.reshape(ids, (-1,)), "int32")
-            return narrow(ops.segment_sum(integers, index, num_segments=rows) * unit)
+            # Not segment_sum, which adds in float32 on torch.
+            index = ops.expand_dims(ops.cast(ops.reshape(ids, (-1,)), "int32"), 0)
+            reads = ops.equal(index, np.arange(rows, dtype=np.int32)[:, None])  # (v, n)
+            return narrow((ops.cast(reads, "float64") @ integers) * unit)
 
         return ops.take(matrix, ids, axis=0), backward
 

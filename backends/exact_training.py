@@ -43,6 +43,11 @@ STRUCTURAL = {
 }  # fmt: skip
 
 
+# Refused: three steps of BERT's small configuration differed on TensorFlow, T5's on JAX. The operations
+# are accurate; which of them differs has not been found.
+UNPROVEN = {"Segments", "RelativePositions"}
+
+
 def _mean(op: Any, x: Tensor) -> Tensor:
     axes = range(len(x.shape)) if op.axis is None else np.atleast_1d(op.axis).tolist()
     return exact.mean(x, list(axes), keepdims=op.keepdims)
@@ -150,6 +155,8 @@ ARITHMETIC: dict[str, Callable[..., Tensor]] = {
 def rule(operation: Any) -> Callable[..., Tensor] | None:
     """How a node of the graph is computed; None if there is no exact way."""
     name, module = type(operation).__name__, type(operation).__module__
+    if name in UNPROVEN:
+        return None
     if module.startswith("keras.src.ops") and name in ARITHMETIC:
         return lambda *args, **kwargs: ARITHMETIC[name](operation, *args, **kwargs)
     if name in RULES and module.startswith(("keras.src.ops", "zoo.layers")):

@@ -174,16 +174,12 @@ def choices(
 
 
 def exact_choices(names: Sequence[str] | None, modes: Sequence[str] | None) -> list[dict[str, str]]:
-    """Those of an exact comparison: by default the first two modes of each framework's native engine.
-
-    Raises WrongConfiguration for torch's "compiled", which is not exact.
-    """
-    if "compiled" in (modes or ()):
-        raise WrongConfiguration("compare: mode compiled is not exact; leave it out")
-    found = choices(
-        names, ["native"], modes or sorted({mode for own in backends.MODES.values() for mode in own})
-    )
-    return found if modes else [run for run in found if run["mode"] in backends.MODES[run["backend"]][:2]]
+    """Those of an exact comparison: by default every exact mode of each framework's native engine."""
+    found = choices(names, ["native"], modes or sorted({m for own in backends.MODES.values() for m in own}))
+    exact = [run for run in found if run["mode"] in backends.EXACT_MODES[run["backend"]]]
+    if not exact:
+        raise WrongConfiguration(f"compare: {', '.join(modes or ())}: no exact mode; leave it out")
+    return exact
 
 
 def _describe(card: registry.Card, rows: list[Record], settings: Record) -> Record:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import tasks
+from zoo import backends, tasks
 from zoo._lazy import keras
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.layers import signature
@@ -33,8 +33,8 @@ def check_exact(options: Any, mode: str, objective: Objective) -> None:
             raise WrongConfiguration(f"exact: {name}= is not offered; leave it out")
     if options.on_nan != "stop":
         raise WrongConfiguration(f"exact: on_nan={options.on_nan!r} is not offered; leave it out")
-    if mode == "compiled":
-        raise WrongConfiguration("exact: mode='compiled' is not offered; leave it out")
+    if mode not in backends.EXACT_MODES[backends.current().NAME]:
+        raise WrongConfiguration(f"exact: mode={mode!r} is not offered; leave it out")
     if objective.loss != "cross_entropy":
         raise WrongConfiguration(f"exact: the loss {objective.loss!r} is not offered; cross_entropy is")
 
