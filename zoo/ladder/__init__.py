@@ -147,7 +147,8 @@ def _result(scratch: Path, models: Sequence[Model], settings: Settings) -> Parit
         rows = run.rows()
         if unclear := _beyond_float32(rows, settings):
             run.models = [(name, folder) for name, folder in models if name in unclear]
-            run.settings = replace(settings, dtypes=DTYPES[1:], rungs=[2, 3], modes=())
+            rungs = [n for n in settings.rungs if n in (2, 3)]
+            run.settings = replace(settings, dtypes=DTYPES[1:], rungs=rungs, modes=())
             rows += run.rows()
     return Parity(
         zoo=__version__,
