@@ -48,11 +48,11 @@ from .training import TensorBoard as TensorBoard
 from .training import Trackio as Trackio
 from .training import WandB as WandB
 from .training import train as train
-from .training.chain import verify as verify
 from .training.evaluation import evaluate as evaluate
 from .training.finder import LearningRates as LearningRates
 from .training.finder import find_learning_rate as find_learning_rate
 from .training.runs import SavedRun as SavedRun
 from .training.runs import load_run as load_run
+from .training.verification import verify as verify
 
 __version__: str

@@ -138,7 +138,7 @@ def verify(
     from zoo import backends
 
     name = backends.prefer(backend, device=device, threads=threads)
-    from zoo.training.chain import verify
+    from zoo.training.verification import verify
 
     verdict = verify(run)
     if as_json:

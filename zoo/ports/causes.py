@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.ports import formulas
+import zoo.ports.formulas as formulas
 from zoo.ports.compare import align, difference, layouts
 from zoo.ports.trace import Anchor
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+import zoo.ports.causes as causes
 from zoo.backends.recording import Node
-from zoo.ports import causes
 from zoo.ports.causes import Case, Cause
 from zoo.ports.compare import BOUND, FACTOR, Array, Difference, Layout, align, difference, same
 from zoo.ports.match import Matching, Pair

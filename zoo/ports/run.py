@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+import zoo.ports.causes as causes
 from zoo import random
 from zoo.errors import WrongConfiguration
-from zoo.ports import causes
 from zoo.ports.compare import BOUND, Difference, align, difference
 from zoo.ports.locate import Floor, Local, Locator, Side, compared, replacements, words
 from zoo.ports.match import Matching, Pair, match

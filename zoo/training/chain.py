@@ -12,15 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo import backends, storage
+from zoo import storage
 from zoo._lazy import keras, ops
-from zoo.errors import DataUnavailable, WrongConfiguration
+from zoo.errors import DataUnavailable
 
 if TYPE_CHECKING:
     from zoo.training.plan import Plan
@@ -149,80 +148,3 @@ def settings(plan: Plan) -> dict[str, Any]:
     other = sorted(name for name, x in options.items() if x is not None and name not in plain)
     task = plan.task if isinstance(plan.task, str) else None
     return {"model": plan.name, "task": task, "options": {**plain, "exact": True}, "objects": other}
-
-
-# Verification
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What repeating a run showed: the steps that are equal, and where it parted, if it did."""
-
-    steps: int
-    parted: str | None = None  # "step 7: the loss"
-
-    @property
-    def equal(self) -> bool:
-        """Whether every step was repeated bit for bit."""
-        return self.parted is None
-
-
-class _Parted(Exception):
-    """Ends the repetition: its argument is the verdict."""
-
-
-class _Comparer(Recorder):
-    """Compares every step of a run with a chain."""
-
-    def __init__(self, run: Run, chain: Chain):
-        super().__init__(run, Chain(chain.options))
-        self.saved = chain.links
-
-    def on_step(self, step: int, loss: float) -> dict[str, Any]:
-        ours, saved = super().on_step(step, loss), self.saved[step - 1]
-        if difference := _difference(ours, saved):
-            raise _Parted(Verdict(step - 1, f"step {step}: {difference}"))
-        if step == len(self.saved):
-            raise _Parted(Verdict(step))
-        return ours
-
-
-def _difference(ours: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
-    """What differs between two links."""
-    if ours["loss"] != saved.get("loss"):
-        return "the loss"
-    a, b = ours.get("variables", {}), saved.get("variables", {})
-    return ", ".join(path for path in sorted({*a, *b}) if a.get(path) != b.get(path))
-
-
-def verify(folder: str | Path) -> Verdict:
-    """Repeat an exact run on the framework in use, step by step, and say where it parts from the saved one.
-
-    Raises DataUnavailable for a folder without a chain, WrongConfiguration for a run whose options were
-    objects, which the chain does not hold.
-    """
-    from zoo.training.loop import Loop
-    from zoo.training.plan import Options, plan_run
-    from zoo.training.startup import start
-
-    chain = read(Path(folder))
-    if (step := chain.broken()) is not None:
-        return Verdict(
-            step - 1, f"step {step}: the file itself, whose hash does not follow from the one before"
-        )
-    if not chain.links:
-        raise DataUnavailable(f"{folder}: its chain has no steps")
-    if chain.options["objects"] or chain.options["task"] is None:
-        names = ", ".join(chain.options["objects"] or ["task"])
-        raise WrongConfiguration(
-            f"{folder}: {names} of the run were Python objects, which its chain does not hold"
-        )
-    options = Options(**chain.options["options"], progress=False)
-    with backends.exactly(True):
-        loop = Loop(start(plan_run(chain.options["model"], chain.options["task"], options)))
-        loop.recorder = _Comparer(loop.run, chain)
-        try:
-            loop.finish()
-        except _Parted as parted:
-            return parted.args[0]
-    return Verdict(len(loop.run.losses), f"step {len(loop.run.losses) + 1}: the run has ended")

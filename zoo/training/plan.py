@@ -12,13 +12,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
+import zoo.training.identity as identity
 from zoo import backends, lora, pretrained, registry, storage, tasks, tokenizers
 from zoo._lazy import keras
 from zoo.augment import AugmentSpec, parse
 from zoo.checks import integer
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Task, Tokenizer
-from zoo.training import identity
 from zoo.training.callbacks import Callback
 from zoo.training.checkpoints import FILE, Checkpoint, best, newest, number, read, writable
 from zoo.training.engines import ENGINES

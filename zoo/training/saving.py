@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
+import zoo.training.page as page
 from zoo.errors import NotSaved
-from zoo.training import page
 from zoo.training.checkpoints import TRAINED, State, best, keep
 from zoo.training.plan import Plan
 from zoo.training.run import Run

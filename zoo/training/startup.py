@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import zoo.training.identity as identity
 from zoo import backends, lora, tasks
 from zoo._lazy import keras
 from zoo.augment import format_transforms, parse
 from zoo.errors import WrongConfiguration
 from zoo.tasks import Task
-from zoo.training import identity
 from zoo.training.checkpoints import Checkpoint, steps_per_epoch, tokenizer
 from zoo.training.checks import check_exact, check_fit, check_streams
 from zoo.training.engines import make_engine
