@@ -24,7 +24,7 @@ import zoo
 from zoo import backends, layers, optimizers
 from zoo._lazy import keras, ops
 from zoo.errors import DataUnavailable, WrongConfiguration
-from zoo.training import chain
+from zoo.training import chain, verification
 
 HERE = load_backend(NAME)
 HERE.enable_float64()
@@ -301,7 +301,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_repeated_with_the_same_bits(saved: Path) -> None:
-    assert zoo.verify(saved) == chain.Verdict(27)
+    assert zoo.verify(saved) == verification.Verdict(27)
 
 
 def test_a_flipped_bit_in_memory_is_found_at_its_step(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
