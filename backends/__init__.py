@@ -200,7 +200,7 @@ class Backend(Protocol):
         ...
 
     def enable_float64(self) -> None:
-        """Let tensors be of float64 when they are asked to be; on JAX for the process from here on."""
+        """Enable float64 tensors; on JAX, for the rest of the process."""
         ...
 
     def synchronize(self, value: Tensor) -> None:
@@ -489,7 +489,7 @@ _settings: dict[str, bool] = {}  # exact, of `use`
 
 @contextmanager
 def exactly(exact: bool | None) -> Iterator[bool]:
-    """Within, `current()` is the exact backend if `exact`, by default as `use` was told; yields whether."""
+    """Within, `current()` is the exact backend if `exact`, by default as set by `use`; yields whether."""
     if not (_settings.get("exact", False) if exact is None else exact):
         yield False
         return

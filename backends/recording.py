@@ -1,8 +1,8 @@
 """The operations of a forward pass, recorded one by one, whatever framework a model is written in.
 
 A recorder of a framework (`record_torch`, `record_keras`, `record_jax`) runs a model eagerly and calls
-`Recorder.add` after each operation. What it returns is what the model goes on with: with replacements given,
-the same pass is run again with other values in chosen operations.
+`Recorder.add` after each operation. The model continues with what it returns: with replacements given, the
+same pass is run again with other values in chosen operations.
 """
 
 from __future__ import annotations

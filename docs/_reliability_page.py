@@ -30,10 +30,10 @@ BLOCK = 512  # bytes of a page of zeros: a disk's sector
 TEXT = """\
 # Reliability
 
-What becomes of runs that are killed, of checkpoints that are damaged, of runs resumed elsewhere, and of files
-from strangers: measured by `python docs/_reliability.py`, which writes this page and
+What happens to runs that are killed, to damaged checkpoints, to runs resumed on another framework, and to
+untrusted files: measured by `python docs/_reliability.py`, which writes this page and
 `docs/measured/reliability-*.json`. The tests do the same with fewer kills, bits and files
-(`tests/test_reliability.py`). [](howto/frameworks.md) says how to save and resume runs.
+(`tests/test_reliability.py`). [](howto/frameworks.md) explains how to save and resume runs.
 
 {environment}
 
@@ -45,11 +45,11 @@ from strangers: measured by `python docs/_reliability.py`, which writes this pag
 
 {flips}
 
-## Runs resumed elsewhere
+## Runs resumed on another framework
 
 {resume}
 
-## Files from strangers
+## Untrusted files
 
 {files}
 """
@@ -57,33 +57,33 @@ KILLS = """\
 {count} runs of 20 steps are saved after every step, with `keep=3`; each is sent a signal, and resumed by
 `resume="auto"`. Half of the signals arrive at a random time, during the start too. The others arrive right
 before one of the next 30 calls that open, list, create, rename or remove a file of the run: at every moment
-of a save. The network has dropout and augmented images, AdamW a schedule, averaged weights and gradients
+of a save. The network has dropout and augmented images; AdamW has a schedule, averaged weights and gradients
 accumulated over three batches. The columns:
 
 - **at a call**: kills right before such a call
 - **unfinished**: kills that left an unfinished file, which the resumed run removed
 - **runs lost**: runs that could not be resumed to their end
-- **checkpoints lost**: runs of which a checkpoint was missing or damaged that had its name before the kill
-- **different**: resumed runs of which a loss, a metric or a bit of a weight is not that of the uncut run
-- **left behind**: runs after which there was a process, or a file that an uncut run does not leave"""
+- **checkpoints lost**: runs in which a checkpoint that was complete before the kill was missing or damaged
+- **different**: resumed runs in which a loss, a metric or a bit of a weight differs from an uncut run
+- **left behind**: runs after which a process remained, or a file that an uncut run does not leave"""
 FLIPS = """\
 {bits:,} bits are flipped, one at a time, in the checkpoints of three runs: Momentum, saved by PyTorch's
-native engine; AdamW with accumulated gradients, by Keras's on TensorFlow; mixed precision with a loss
-scale, by JAX's native engine. The columns:
+native engine; AdamW with accumulated gradients, by the Keras engine on TensorFlow; mixed precision with a
+loss scale, by JAX's native engine. The columns:
 
 - **found**: files that are refused
 - **named**: errors that name the array, or the part of the header
-- **offered**: errors that name the checkpoint before it, with which `resume="auto"` continues"""
+- **offered**: errors that name the previous checkpoint, from which `resume="auto"` continues"""
 RESUME = """\
 Runs are killed in their twelfth step, within an epoch, and resumed to the twentieth. All have dropout,
 augmented images and a learning rate schedule. *Momentum* has Nesterov momentum, weight decay and averaged
-weights; *AdamW* accumulates three batches, of which it was in the third, clips gradients and averages
+weights; *AdamW* accumulates three batches, and was killed in the third, clips gradients and averages
 weights; *mixed_float16* is AdamW in half precision, whose loss scale doubles every four updates.
 
 The numbers are the largest differences, of a loss and of a weight at the end, between the resumed run and
-the one that was never cut on that framework. *Equal*: no bit of a loss, a metric or a weight differs. The
-second table is for comparison: the largest difference of a loss between two runs that were never cut, one
-on each framework."""
+an uninterrupted run on the framework that resumes. *Equal*: no bit of a loss, a metric or a weight differs.
+The second table is for comparison: the largest difference of a loss between two uninterrupted runs, one on
+each framework."""
 FILES = """\
 {count:,} damaged files in {formats} formats: bits flipped, huge lengths, zeros, insertions, missing parts,
 by the seeds of `tests/test_hostile_files.py`. A reader answers with a value or a `zoo.ZooError`. Any other

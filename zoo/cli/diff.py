@@ -25,7 +25,7 @@ def diff(
         Path | None,
         option("Inputs in theirs' layout: .npy, or .npz with an array for each argument.", "FILE"),
     ] = None,
-    our_inputs: Annotated[Path | None, option("Inputs of ours, where they are others.", "FILE")] = None,
+    our_inputs: Annotated[Path | None, option("Inputs of ours, if they differ.", "FILE")] = None,
     shape: Annotated[
         list[str] | None,
         option(
@@ -36,7 +36,7 @@ def diff(
         int | None, option("With --shape: random integers below this, for token ids.", "INT")
     ] = None,
     mapping: Annotated[
-        Path | None, option('JSON of weights that belong together, {"ours": "theirs"}.', "FILE")
+        Path | None, option('JSON of corresponding weights, {"ours": "theirs"}.', "FILE")
     ] = None,
     backends: Annotated[
         str | None, option("Keras's backends for theirs and ours, e.g. torch,jax.", "NAMES")
@@ -45,7 +45,7 @@ def diff(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two implementations of a model: where they part, and why."""
+    """Compare two implementations of a model: where they first differ, and why."""
     from zoo.ports import diff
 
     names = backends.split(",") if backends else [None, None]

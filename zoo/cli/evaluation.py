@@ -30,7 +30,7 @@ TaskArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="TASK",
-        help="What to measure on, as zoo train takes it; by default what the run held out.",
+        help="Task or data to measure on, as for zoo train; by default the run's held-out examples.",
         show_default=False,
         autocompletion=completion.tasks,
     ),
@@ -49,7 +49,7 @@ SplitOption = Annotated[
     ),
 ]
 TtaOption = Annotated[
-    str | None, option('Average over changed copies of each image too, e.g. "HorizontalFlip".', "TEXT")
+    str | None, option('Average over augmented copies of each image too, e.g. "HorizontalFlip".', "TEXT")
 ]
 
 
@@ -134,7 +134,7 @@ def verify(
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Repeat an exact run, and say at which step it parts, if it does."""
+    """Repeat an exact run, and report the first step that differs, if any."""
     from zoo import backends
 
     name = backends.prefer(backend, device=device, threads=threads)

@@ -68,7 +68,7 @@ def find_learning_rate(
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find a learning rate: losses of a short run in which it rises."""
+    """Find a learning rate from the losses of a short run in which it rises."""
     from zoo import backends, registry, storage, tokenizers
 
     given = dict(ctx.params)

@@ -94,7 +94,7 @@ ClassWeightsOption = Annotated[
     str | None, option('Weights of classes in the loss: balanced, or "cat=2, dog=1".', "WEIGHTS")
 ]
 ReadersOption = Annotated[int | None, count("Threads that read and augment data ahead; 0: none.", least=0)]
-StoppingOption = Annotated[int | None, count("Stop after so many epochs without a lower loss.", least=0)]
+StoppingOption = Annotated[int | None, count("Epochs without a lower held-out loss, then stop.", least=0)]
 FreezeOption = Annotated[
     str | None,
     option('Layers to freeze: "backbone" (all but the head), or patterns, "stem*, stage1*".', "NAMES"),
@@ -104,7 +104,7 @@ ExactOption = Annotated[
     typer.Option("--exact", help="Compute the same bits on every framework, at a multiple of the time."),
 ]
 UnfreezeOption = Annotated[
-    str | None, option('Train one frozen block more, from the top, after every "1 epoch".', "TIME")
+    str | None, option('Make one more frozen block trainable, from the top, after every "1 epoch".', "TIME")
 ]
 LoraOption = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""Two implementations of a model that were written apart: whether they are equal, where they part, and why.
+"""Two independent implementations of a model: whether they are equal, where they first differ, and why.
 
 trace       the operations of a recorded pass
 match       the operations of both, paired by what they are and by their neighbours
@@ -56,12 +56,12 @@ def diff(
     out: str | Path | None = None,
     show: Callable[[str], None] | None = None,
 ) -> Diff:
-    """Compare two implementations of a model: where they part first, and why.
+    """Compare two implementations of a model: where they first differ, and why.
 
     `theirs` and `ours` are functions that build a model, or "FILE.py:FUNCTION" or "MODULE:FUNCTION". A model
     is a torch.nn.Module, a Keras model on any backend, a Flax NNX module, a Linen module with its variables,
-    a tf.Module, or a function of (weights, *inputs) with a dict of its weights. Each runs in a process of its
-    own, in float64 and inference mode; `backends` are those of Keras for each, by default KERAS_BACKEND's.
+    or a function of (weights, *inputs) with a dict of its weights. Each runs in a process of its own, in
+    float64 and inference mode; `backends` are those of Keras for each, by default KERAS_BACKEND's.
 
     `inputs` is one array, a list, or a dict by name, in theirs' layout; where ours does not take them,
     channels are moved to the other end. `our_inputs` are ours' own. Theirs' weights are carried over, with

@@ -63,7 +63,7 @@ class Axes:
         return round(HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * share, 1)
 
     def chart(self, description: str, x_name: str, marks: Sequence[Markup]) -> Markup:
-        """The marks over a grid, with labels; `description` is said in place of the chart."""
+        """The marks over a grid, with labels; `description` is its text for screen readers."""
         end = {"text_anchor": "end"}
         levels, bottom, right = ticks(self.low, self.high), HEIGHT - BOTTOM, WIDTH - RIGHT
         parts = [

@@ -1,4 +1,4 @@
-"""The page of a training run, run.html: curves, options, and for a classifier what it confuses.
+"""The page of a training run, run.html: curves, options, and for a classifier the confusion matrix.
 
 One HTML file that needs no network and no JavaScript. `page` takes a record, see `zoo.training.page.record`.
 """

@@ -1,4 +1,4 @@
-"""Digests of a task's examples, by which a resumed run knows them again (docs/checkpoint.md).
+"""Digests of a task's examples, with which those of a resumed run are compared (docs/checkpoint.md).
 
 They depend on the values alone, not on paths, the machine or the framework. Of a data set by name they are
 its name, shapes and labels; of images in files, their names below their common folder, sizes, labels, and the

@@ -1,12 +1,12 @@
-"""Batches of somebody else's: tf.data.Dataset, torch's DataLoader, Keras's PyDataset, iterables, functions.
+"""Batches of the user's own: tf.data.Dataset, torch's DataLoader, Keras's PyDataset, iterables, functions.
 
-Their batches (x, y) are used as they come, on whichever framework: arrays and tensors become NumPy arrays.
+Their batches (x, y) are used as they are, on any framework: arrays and tensors become NumPy arrays.
 The classes are known by their modules, so that no framework is imported. The order is theirs: a run's seed
 does not shuffle them.
 
 A pass is what one iterator gives. Without `steps_per_epoch` an epoch is a pass, whose length must be known;
-with it an epoch is the next so many batches, and where a pass ends within it another begins. A function with
-a parameter is called with the number of the epoch, once for each.
+with it an epoch is that many batches, and if a pass ends within an epoch another begins. A function with a
+parameter is called with the number of the epoch, once for each.
 """
 
 from __future__ import annotations

@@ -93,42 +93,42 @@ def train(
 
     `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), a
     pair of arrays (x, y), or batches (x, y): a tf.data.Dataset, torch DataLoader, Keras PyDataset, generator,
-    or a function that returns one (`zoo.tasks.streams`); with `validation` another of the last two kinds.
-    None takes the card's. Unspecified options come from the
-    card's recipe, or with `weights` (`zoo.weights.load`) from its fine-tuning recipe; a head of other classes
+    or a function that returns one (`zoo.tasks.streams`); None is the model's own task. `validation` is
+    held-out data for arrays and batches, of the same two kinds. Unspecified options come from the model's
+    recipe, or with `weights` (`zoo.weights.load`) from its recipe for fine-tuning; a head with other classes
     is then initialized anew.
 
     - `engine` "native" or "keras"; `mode` of the native engine, see `zoo.backends.MODES`.
-    - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and batches, but not of
-      batches of yours, whose order is their own; `steps_per_epoch` of those without a length.
-    - `optimizer`: one of `zoo.optimizers`, or in words, "Momentum(0.1, nesterov=True)"; `schedule` of its
-      rate: one of `zoo.schedules`, or in words, "OneCycle(0.01)", whose length is then the run's.
+    - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and of the order of
+      examples (batches of your own keep their order); `steps_per_epoch` for batches of unknown length.
+    - `optimizer`: one of `zoo.optimizers`, or as text, "Momentum(0.1, nesterov=True)"; `schedule` of its
+      rate: one of `zoo.schedules`, or as text, "OneCycle(0.01)", whose length is then the run's.
     - `learning_rate`, `weight_decay`, `clip_norm` (of all gradients together), `accumulate` (batches per
-      update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one in words.
+      update), `ema` (momentum of averaged weights): settings of the recipe's optimizer, or of one as text.
     - `layer_decay`: the factor of the rate from a block to the one below, 0.75; `head_lr`: the head's rate.
-    - `freeze`: patterns of layer names, or "backbone", all but the head; `unfreeze` "1 epoch": one frozen
-      block more is trained after every so many, from the top; `dtype`: a Keras dtype policy.
+    - `freeze`: patterns of layer names, or "backbone", all but the head; `unfreeze` "1 epoch": after each
+      such interval one more frozen block becomes trainable, from the top; `dtype`: a Keras dtype policy.
     - `lora`: low-rank adapters (`zoo.lora`) by their rank, 8, or "LoRA(8, alpha=16, layers='*_query')"; all
       but these and a classification head are frozen.
-    - `exact`: the same bits on every framework, in a multiple of the time; by default as `zoo.use` has it.
+    - `exact`: the same bits on every framework, at a multiple of the time; by default that of `zoo.use`.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7);
       `class_weights`: "balanced", or a number by class (`zoo.training.weighting`).
-    - `augment`: transforms of `zoo.augment`, a list or in words, "HorizontalFlip, MixUp(0.2)".
+    - `augment`: transforms of `zoo.augment`, a list or as text, "HorizontalFlip, MixUp(0.2)".
     - `tokenizer` of texts: one of `zoo.tokenizers`, or what its `load` takes; bytes by default.
     - `errors` "skip" leaves out unreadable images; `readers`: threads that read and augment examples ahead.
     - `early_stopping`: an `EarlyStopping`, or its patience.
-    - `on_nan`: at a loss or gradient that is not finite, "stop", "skip" the step, or "rollback" to the last
-      good state, and on with the data after the bad block (`NonFinite`).
-    - `train_metrics`: after each epoch, measure the task's metric on the training examples too, as they are
-      without augmentation; the mean loss of the epoch's steps is in `run.history` anyway.
+    - `on_nan`: at a loss or gradient that is not finite, "stop" (`NonFinite`), "skip" the step, or "rollback"
+      to the last good state and continue with the batches after those already used.
+    - `train_metrics`: after each epoch, measure the task's metric on the training examples too, without
+      augmentation; the mean loss of the epoch's steps is in `run.history` anyway.
     - `out`: a folder to save the run in after every epoch (`zoo.runs`), or `checkpoint`: a file; also
       `checkpoint_every` 500 (steps) or "10 min"; `keep` the last 3 of them under numbered names;
       `keep_best` "accuracy", or another held-out metric: the best epoch's too, as NAME-best.safetensors.
-    - `resume`: such a folder or file, of any framework and engine; "auto": the newest whole checkpoint of
-      `out` or `checkpoint`, else a new run. `steps` and `epochs` count from the beginning; model, task,
-      loss, seed, batch size and augmentation are the saved run's, unless given optimizer and early stopping,
-      too; others are refused. "auto" returns a run that has ended. A schedule ends where the saved run was to
-      end: to train for longer, give a `schedule` for all steps.
+    - `resume`: such a folder or file, from any framework and engine; "auto": the newest undamaged checkpoint
+      of `out` or `checkpoint`, else a new run. `steps` and `epochs` count from the beginning. Model, task,
+      loss, seed, batch size and augmentation are the saved run's; others are refused. Optimizer and early
+      stopping are the saved run's unless given. "auto" returns a run that has ended. A schedule ends where
+      the saved run was to end: to train for longer, give a `schedule` for all steps.
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
     - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` or `keras.callbacks` objects.
 

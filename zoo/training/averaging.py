@@ -1,4 +1,4 @@
-"""Test-time augmentation: the mean of a model's predictions for an image and for changed copies of it.
+"""Test-time augmentation: the mean of a model's predictions for an image and its augmented copies.
 
 Krizhevsky et al. 2012, section 4.1, average over crops and their reflections. Each transform makes one copy;
 a flip always flips, and what else a transform draws depends on its position and the example's index alone.

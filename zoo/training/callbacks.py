@@ -22,7 +22,7 @@ class Callback:
     """The base class; a subclass overrides what it needs. An error in a callback ends the run."""
 
     def on_begin(self, run: Run) -> None:
-        """Before the first step, with the run that starts, or the resumed one so far."""
+        """Before the first step; `run` is new, or the resumed run so far."""
 
     def on_step(self, step: int, loss: Tensor) -> None:
         """After a step, counted from 1 over the run; `loss` is on the device, float(loss) waits for it."""

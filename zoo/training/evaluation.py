@@ -80,7 +80,7 @@ def evaluate(
 
 
 def classification(model: Any, task: Any = None, *, split: str | None = None) -> Classification:
-    """The predictions of a classifier, with the arguments of `evaluate`; by default what the run held out.
+    """The predictions of a classifier, by default on held-out examples; arguments as of `evaluate`.
 
     Raises the errors of `evaluate`, and WrongConfiguration for a task whose examples do not have one class.
     """

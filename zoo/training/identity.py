@@ -1,4 +1,4 @@
-"""What a run is of: its model, task, loss and recipe, which a run that is resumed must have too."""
+"""The identity of a run: its model, task, loss and recipe, which must not change when it is resumed."""
 
 from __future__ import annotations
 

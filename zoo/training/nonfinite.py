@@ -1,4 +1,4 @@
-"""Losses and gradients that are NaN or infinite: found, located, and stopped at, skipped or rolled back from.
+"""Losses and gradients that are NaN or infinite: where they arise; the policies stop, skip and rollback.
 
 No step waits for them. Losses are fetched from the device in blocks anyway; with each block, at the end of
 each epoch and before each save they are checked, and so are the weights, in which a non-finite gradient

@@ -1,4 +1,4 @@
-"""The page of a run, run.html in its folder: what `zoo.report.run` shows, taken from the run."""
+"""The page of a run, run.html in its folder: the values that `zoo.report.run` shows."""
 
 from __future__ import annotations
 

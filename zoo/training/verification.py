@@ -18,7 +18,7 @@ from zoo.training.startup import start
 
 @dataclass(frozen=True)
 class Verdict:
-    """What repeating a run showed: the steps that are equal, and where it parted, if it did."""
+    """The result of repeating a run: the steps that are equal, and the first that differs, if any."""
 
     steps: int
     parted: str | None = None  # "step 7: the loss"
@@ -58,7 +58,7 @@ def _difference(ours: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
 
 
 def verify(folder: str | Path) -> Verdict:
-    """Repeat an exact run on the framework in use, step by step, and say where it parts from the saved one.
+    """Repeat an exact run on the framework in use, and report the first step that differs from the saved run.
 
     Raises DataUnavailable for a folder without a chain, WrongConfiguration for a run whose options were
     objects, which the chain does not hold.
