@@ -533,6 +533,8 @@ class Updater:
         return "momentum_buffer" if isinstance(self.optimizer, torch.optim.SGD) else STATE[kind]
 
     def state_dict(self) -> dict[str, np.ndarray]:
+        from keras.ops import convert_to_numpy
+
         zeros = [torch.zeros_like(w) for w in self.weights]
         kept: dict[str, list[torch.Tensor]] = {
             kind: [
@@ -552,7 +554,8 @@ class Updater:
             found["weight_sum"] = np.array(self.weight_sum, np.int32)
         for kind, tensors in kept.items():
             pairs = zip(self.paths, tensors, strict=True)
-            found |= {f"{kind}/{path}": x.detach().cpu().numpy().copy() for path, x in pairs}
+            # By Keras's function: torch's own takes no bfloat16.
+            found |= {f"{kind}/{path}": np.array(convert_to_numpy(x.detach())) for path, x in pairs}
         if self.scaling:
             found |= {"scale": np.array(self.loss_scale, np.float32), "scale_steps": np.array(self.good)}
         return found

@@ -201,7 +201,7 @@ class Trials:
         arguments = {"out": folder, "checkpoint_every": 1, "keep": KEPT, "resume": "auto"}
         run = self._complete(lambda: train("AdamW", engine, **arguments))
         numbered = [f"checkpoint-{STEPS - i:08d}.safetensors" for i in range(KEPT)]
-        expected = {checkpoints.FILE, "run.json", "model.safetensors", *numbered}
+        expected = {checkpoints.FILE, "run.json", "run.html", "model.safetensors", *numbered}
         left = sorted({file.name for file in folder.iterdir()} ^ expected)
         self.answer(last=True, **row, equal=run == uncut, left=left)
 

@@ -225,7 +225,7 @@ def test_where_losses_differ_the_divergence_of_one_run_from_itself_is_measured(
     run = {"model": "mlp", "engine": "native", "mode": "jit", "error": None, "losses": [1.0, 0.5]}
     rows = [{**run, "backend": name, "train_s": s} for name, s in (("torch", 9.0), ("jax", 2.0))]
     settings = dict.fromkeys(
-        ("threads", "device", "task", "tokenizer", "seed", "epochs", "steps", "batch_size", "errors")
+        ("threads", "device", "task", "tokenizer", "seed", "epochs", "steps", "batch_size", "errors", "exact")
     )
     pairs = [{"losses": difference}, {"losses": float("nan")}]
     divergence = comparison_runs.drift(rows, pairs, tmp_path, settings, lambda: None)

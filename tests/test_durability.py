@@ -433,7 +433,7 @@ def test_a_run_killed_in_the_midst_of_saving_is_resumed_and_leaves_nothing(tmp_p
     x, y = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("f4"), np.arange(64) % 10
     model = zoo.build("mlp", **zoo.card("mlp").small)
     zoo.train(model, (x, y), steps=steps + 2, out=folder, resume="auto", progress=False)
-    assert sorted(file.name for file in folder.iterdir()) == [checkpoints.FILE, "run.json"]
+    assert sorted(file.name for file in folder.iterdir()) == [checkpoints.FILE, "run.html", "run.json"]
 
 
 # --- early stopping and the best checkpoint ---

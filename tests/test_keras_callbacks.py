@@ -189,16 +189,11 @@ def test_model_checkpoint_saves_the_weights_of_each_epoch(engine: str, tmp_path:
 
 
 @engines
-def test_keras_own_history_log_and_nan_guard_work(engine: str, tmp_path: Path) -> None:
+def test_keras_own_history_and_log_work(engine: str, tmp_path: Path) -> None:
     history, file = keras.callbacks.History(), tmp_path / "log.csv"
-    guards = [keras.callbacks.TerminateOnNaN(), keras.callbacks.CSVLogger(str(file))]
-    run = train(engine, history, *guards, epochs=2)
+    run = train(engine, history, keras.callbacks.CSVLogger(str(file)), epochs=2)
     assert history.history["val_accuracy"] == [epoch["accuracy"] for epoch in run.history]
     assert len(file.read_text().splitlines()) == 3
-    run = train(engine, *guards[:1], epochs=30, optimizer="SGD(1e30)")
-    assert not np.isfinite(run.losses[-1])
-    assert np.isfinite(run.losses[:-1]).all()
-    assert len(run.losses) < 90
 
 
 def test_the_rate_is_set_by_callbacks_with_keras_engine() -> None:
@@ -230,6 +225,8 @@ REFUSED: list[tuple[str, Any, dict[str, Any], str]] = [
     ("native", lambda: k.LambdaCallback(on_epoch_end=prints), {}, "LambdaCallback uses model.optimizer"),
     ("native", lambda: k.TensorBoard("logs"), {}, "zoo.TensorBoard"),
     ("keras", lambda: k.BackupAndRestore("backup"), {}, "resume='auto'"),
+    ("native", k.TerminateOnNaN, {}, "on_nan="),
+    ("keras", k.TerminateOnNaN, {}, "on_nan="),
     ("keras", k.SwapEMAWeights, {}, "ema="),
     ("keras", k.EarlyStopping, {"resume": "run"}, "early_stopping="),
     ("native", lambda: k.ModelCheckpoint("best.keras", save_best_only=True), {"resume": "run"}, "threshold="),

@@ -96,7 +96,7 @@ Update = Callable[[list[np.ndarray], int], list[np.ndarray]]  # (gradients, step
 
 
 def by_torch(model: keras.Model, rate: Callable[[int], float]) -> Update:
-    import torch
+    torch = pytest.importorskip("torch")
 
     parameters = [torch.tensor(numpy(v), dtype=torch.float64) for v in model.trainable_variables]
     factors = [multiplier(v.path.split("/")[0]) for v in model.trainable_variables]
@@ -115,9 +115,7 @@ def by_torch(model: keras.Model, rate: Callable[[int], float]) -> Update:
 
 
 def by_optax(model: keras.Model, rate: Callable[[int], float]) -> Update:
-    import jax
-    import optax
-
+    jax, optax = map(pytest.importorskip, ("jax", "optax"))
     jax.config.update("jax_platforms", "cpu")
     paths = [v.path for v in model.trainable_variables]
     values = {path: numpy(v) for path, v in zip(paths, model.trainable_variables, strict=True)}

@@ -25,17 +25,16 @@ engines = pytest.mark.parametrize("engine", training.ENGINES)
 
 
 def tf_data() -> Any:
-    import tensorflow as tf
-
+    tf = pytest.importorskip("tensorflow")
     return tf.data.Dataset.from_tensor_slices((X, Y)).batch(SIZE)
 
 
 def data_loader(shuffle: bool = False) -> Any:
-    import torch
-    from torch.utils.data import DataLoader, TensorDataset
-
-    data = TensorDataset(torch.tensor(X), torch.tensor(Y))
-    return DataLoader(data, SIZE, shuffle=shuffle, generator=torch.Generator().manual_seed(3))
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+    return torch.utils.data.DataLoader(
+        data, SIZE, shuffle=shuffle, generator=torch.Generator().manual_seed(3)
+    )
 
 
 class PyData(keras.utils.PyDataset):

@@ -71,7 +71,7 @@ def test_a_block_more_learns_in_each_phase_and_the_frozen_ones_are_in_inference_
 
 def by_torch(steps: int, every: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The weights after so many batches, and their averages: torch.optim in float64, on our gradients."""
-    import torch
+    torch = pytest.importorskip("torch")
 
     model, here = network(), backends.current()
     gradients = here.gradients(model, here.cross_entropy)

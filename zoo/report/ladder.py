@@ -65,7 +65,7 @@ def verdicts(result: Record) -> Iterator[str]:
             pairs.setdefault((row["model"], row["a"], row["b"]), []).append(row)
     for (model, a, b), rows in pairs.items():
         yield f"{model}, {a} and {b}: {_verdict(rows)}"
-    for model, notes in result["notes"].items():
+    for model, notes in result.get("notes", {}).items():
         yield from (f"{model}: {note}" for note in notes)
 
 

@@ -29,6 +29,7 @@ INSTEAD = {  # of a callback that needs a compiled model
 REFUSED = {  # with both engines
     "BackupAndRestore": "it would restore weights behind the run; give checkpoint= and resume='auto'",
     "SwapEMAWeights": "it would save averages as the weights; give ema=",
+    "TerminateOnNaN": "a run stops by itself at a loss that is not finite; on_nan= says how",
 }
 STATEFUL = {  # whose state decides about training, and is not in a checkpoint
     "EarlyStopping": "give early_stopping=",
