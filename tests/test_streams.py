@@ -113,6 +113,15 @@ def test_a_generator_is_read_once() -> None:
         train((each for each in BATCHES), steps_per_epoch=3, epochs=2)
 
 
+@engines
+def test_a_generator_is_read_on_where_another_phase_begins(engine: str) -> None:
+    """An engine that reads ahead, as Keras's on TensorFlow, does not take the next phase's batches."""
+    options = {"engine": engine, "steps_per_epoch": 3, "epochs": 3, "optimizer": "SGD(0.05)"}
+    phases = {"freeze": "hidden*", "unfreeze": "1 epoch"}
+    expected = train(lambda: iter(BATCHES), **options, **phases)
+    assert train((each for each in 3 * BATCHES), **options, **phases).losses == expected.losses
+
+
 def test_an_infinite_generator_has_epochs_of_so_many_batches() -> None:
     def endless() -> Iterator[Any]:
         while True:

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from itertools import chain, count, repeat
+from itertools import chain, count, islice, repeat
 from math import ceil, floor, nan
 from typing import Any
 
@@ -130,9 +130,11 @@ class Loop:
 
     def _fit(self) -> None:
         """Make the steps up to the end, or until some of them have to be repeated."""
+        end = min(self.steps, self.steps if self.unfreezing is None else self.unfreezing.end)
         try:
             with closing(self.batches(self.done)) as batches:  # the threads that read them end
-                self.run.trainer.fit(batches, self)
+                # No more than are used: Keras reads ahead, and a generator gives its batches once.
+                self.run.trainer.fit(islice(batches, end - self.done), self)
         except Interrupted:
             self.fetch()
             self.guard.recover()
