@@ -242,9 +242,7 @@ class Loop:
     def save(self, *, beside: bool = False) -> None:
         """Save the run, if it has a path; `beside` the steps that follow."""
         self._note()
-        if self.recorder is not None and self.plan.folder is not None:
-            self.recorder.chain.write(self.plan.folder)
-        self.saver.save(beside=beside)
+        self.saver.save(beside=beside, chain=self.recorder and self.recorder.chain)
 
     def check(self, *, save: bool = False) -> None:
         """Within an epoch, check the steps so far and save the run; the time is not that of steps."""
