@@ -305,6 +305,13 @@ def test_a_run_is_repeated_with_the_same_bits(saved: Path) -> None:
     assert zoo.verify(saved) == verification.Verdict(27)
 
 
+def test_a_run_is_repeated_whatever_it_saved_and_with_the_steps_it_was_resumed_for(tmp_path: Path) -> None:
+    folder = tmp_path / "mlp"
+    train(steps=2, out=folder, keep_best="accuracy")
+    train(steps=3, out=folder, keep_best="accuracy", resume=folder, batch_size=None)
+    assert zoo.verify(folder) == verification.Verdict(3)
+
+
 def test_a_full_disk_does_not_end_a_run_by_its_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
