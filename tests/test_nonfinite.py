@@ -154,6 +154,17 @@ def test_a_run_that_skips_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     assert_weights(run, uncut)
 
 
+def test_a_run_that_rolls_back_is_resumed_bit_for_bit_from_the_end_of_an_epoch(tmp_path: Path) -> None:
+    """Which is within a block of the run that is not cut."""
+    path = tmp_path / "run.safetensors"
+    uncut = train(toy, on_nan="rollback")
+    train(toy, on_nan="rollback", steps=4, checkpoint=path)
+    run = train(toy, on_nan="rollback", resume=path, optimizer=None, batch_size=None)
+    assert run.left_out == uncut.left_out
+    np.testing.assert_array_equal(run.losses, uncut.losses)
+    assert_weights(run, uncut)
+
+
 def test_a_run_in_which_nothing_is_finite_ends() -> None:
     x, y = toy()
     with pytest.raises(zoo.NonFinite, match="It is the 11th in succession; lower the learning rate"):

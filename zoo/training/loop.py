@@ -243,6 +243,7 @@ class Loop:
         """Save the run, if it has a path; `beside` the steps that follow."""
         self._note()
         self.saver.save(beside=beside, chain=self.recorder and self.recorder.chain)
+        self.guard.saved()
 
     def check(self, *, save: bool = False) -> None:
         """Within an epoch, check the steps so far and save the run; the time is not that of steps."""

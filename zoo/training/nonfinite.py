@@ -3,8 +3,9 @@
 No step waits for them. Losses are fetched from the device in blocks anyway; with each block, at the end of
 each epoch and before each save they are checked, and so are the weights, in which a non-finite gradient
 leaves its trace. If one is not finite, the run goes back to its state at the last check of a whole block,
-and the steps since then are repeated, each checked: they are the same bit for bit, so the first bad one
-is found. Its batch is run once more, layer by layer, before its update.
+or, unless it is to stop, at the last epoch's end or save; the steps since then are repeated, each checked:
+they are the same bit for bit, so the first bad one is found. Its batch is run once more, layer by layer,
+before its update.
 
 Under a dynamic loss scale (mixed_float16) the optimizer itself leaves out updates that are not finite; these
 steps are normal, and the weights alone count, or a whole block of such losses. The CTC loss of a label that
@@ -66,7 +67,7 @@ class Guard:
     ):
         self.policy, self.run, self.network, self.objective = policy, run, network, objective
         self.batches, self.every = batches, EVERY[policy]
-        self.failures = 0  # in succession
+        self.failures, self.failed = 0, 0  # in succession, and the step after the last one
         stream = run.task.streams.get("train")
         self.repeats = stream is None or not stream.once  # whether steps can be made again
         if policy != "stop" and not self.repeats:
@@ -109,8 +110,14 @@ class Guard:
         found = all(bad) and len(bad) >= EVERY["skip"] if self.scaled else any(bad)
         if found or self.fault() is not None:
             raise Interrupted
-        if self.due(len(self.run.losses)):
+        if len(self.run.losses) - self.failed >= self.every:
             self.failures = 0
+        if self.due(len(self.run.losses)):
+            self.keep()
+
+    def saved(self) -> None:
+        """Keep the state with which the run was saved: one that is resumed from there has no earlier one."""
+        if self.policy != "stop":
             self.keep()
 
     def fault(self) -> str | None:
@@ -148,7 +155,7 @@ class Guard:
             self.run.left_out += range(start + 1, len(losses) + 1)
             logger.warning("%s; back to the state after step %d, and on with the data after step %d "
                            "(on_nan=rollback)", said, start, len(losses))  # fmt: skip
-        self.start = len(losses)
+        self.start = self.failed = len(losses)
 
     def advice(self) -> str:
         """What to do about it."""
