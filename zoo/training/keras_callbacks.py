@@ -107,7 +107,7 @@ class KerasCallbacks:
         )
         base = keras.callbacks.Callback
         self.by_batch = any(
-            getattr(type(callback), hook) is not getattr(base, hook)
+            hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook)
             for callback in callbacks
             for hook in BATCH_HOOKS
         )
