@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from conftest import numpy
@@ -165,6 +167,34 @@ def test_a_run_that_rolls_back_is_resumed_bit_for_bit_from_the_end_of_an_epoch(t
     assert_weights(run, uncut)
 
 
+@pytest.mark.parametrize("engine", training.ENGINES)
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_callbacks_of_keras_are_called_before_every_step_of_a_run_that_goes_back(
+    engine: str, policy: str
+) -> None:
+    events: list[tuple[str, int]] = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: events.append(("begin", batch)),
+        on_train_batch_end=lambda batch, logs: events.append(("end", batch)),
+    )
+    train(toy, engine=engine, on_nan=policy, callbacks=[callback])
+    for before, (event, batch) in itertools.pairwise(events):
+        assert event == "begin" or before == ("begin", batch)
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_a_callback_of_keras_stops_a_run_that_goes_back(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the bad step, which is found where the run ends."""
+    monkeypatch.setitem(nonfinite.EVERY, "skip", 100)
+    step = bad_steps()[0]
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            self.model.stop_training = batch == step - 1
+
+    assert len(train(toy, engine=engine, on_nan="skip", callbacks=[Stop()]).losses) == step
+
+
 def test_a_run_in_which_nothing_is_finite_ends() -> None:
     x, y = toy()
     with pytest.raises(zoo.NonFinite, match="It is the 11th in succession; lower the learning rate"):
@@ -173,8 +203,6 @@ def test_a_run_in_which_nothing_is_finite_ends() -> None:
 
 def test_steps_that_a_loss_scale_skips_are_normal() -> None:
     """mixed_float16 from a scale of 2^40: gradients overflow until it has come down."""
-    from zoo._lazy import keras
-
     x, y = toy(0.0)
     own = keras.optimizers.LossScaleOptimizer(optimizers.Momentum(0.01), initial_scale=2.0**40)
     model = zoo.build("mlp", dtype="mixed_float16", **SMALL)
@@ -185,8 +213,6 @@ def test_steps_that_a_loss_scale_skips_are_normal() -> None:
 
 
 def test_kerass_own_optimizer_stops_and_cannot_skip() -> None:
-    from zoo._lazy import keras
-
     with pytest.raises(
         zoo.NonFinite, match=rf"step (up to )?{bad_steps()[0]}, epoch 1: the (loss|update) is n"
     ):

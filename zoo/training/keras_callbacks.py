@@ -125,9 +125,10 @@ class KerasCallbacks:
     def on_epoch_begin(self, done: int) -> None:
         """Before the steps of an epoch, or of the rest of one, after so many of the run."""
         self._call(self.list.on_epoch_begin, done // self.per_epoch)
-        self._on_step_begin(done)
+        self.on_step_begin(done)
 
-    def _on_step_begin(self, done: int) -> None:
+    def on_step_begin(self, done: int) -> None:
+        """Before a step; twice before one that is made again."""
         if self.by_batch:
             self._call(self.list.on_train_batch_begin, done % self.per_epoch)
 
@@ -137,7 +138,7 @@ class KerasCallbacks:
             self.trainer.sync()
             self._call(self.list.on_train_batch_end, (done - 1) % self.per_epoch, {"loss": number(loss)})
             if done % self.per_epoch:
-                self._on_step_begin(done)
+                self.on_step_begin(done)
 
     def on_epoch(self, done: int, facts: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         """After an epoch with these facts of training and held-out metrics."""

@@ -138,9 +138,11 @@ class Loop:
         except Interrupted:
             self.fetch()
             self.guard.recover()
-            self.over = bool(self.signals) or self.done >= self.steps
+            self.over = bool(self.signals) or self.done >= self.steps or self.keras.stop
             if self.over or not self.done % self.per_epoch:
                 self.on_epoch()
+            else:
+                self.keras.on_step_begin(self.done)
 
     def _is_unmeasured(self) -> bool:
         """Whether the run that is resumed was killed before its last epoch was measured."""
