@@ -132,6 +132,7 @@ def test_a_step_that_is_skipped_is_as_if_its_batch_were_not_there(
     assert len(run.losses) == STEPS
     witness = without(bad_steps(), monkeypatch, data, engine=engine, **options)
     assert [loss for i, loss in enumerate(run.losses, 1) if i not in run.left_out] == witness.losses
+    assert run.history[-1]["learning_rate"] == witness.history[-1]["learning_rate"]
     assert_weights(run, witness)
 
 

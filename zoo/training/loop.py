@@ -212,7 +212,7 @@ class Loop:
         losses = [run.losses[i] for i in steps if i + 1 not in run.left_out] or [nan]
         return {
             "train_loss": sum(losses) / len(losses),
-            "learning_rate": rate_of(self.optimizer, self.done),
+            "learning_rate": rate_of(self.optimizer, self.done - len(run.left_out)),
             **(
                 evaluate_training(run.trainer, run.task, run.batch_size)
                 if self.plan.options.train_metrics
