@@ -106,7 +106,10 @@ class Saver:
         `whole` is made again by a run that is resumed, which does not know of it.
         """
         path, run = self.plan.checkpoint, self.run
-        if self.best is None or path is None or not self.best.improves(run.metrics):
+        if self.best is None or path is None:
+            return
+        before = self.best.lowest, run.best, self.kept
+        if not self.best.improves(run.metrics):
             return
         file = best(path)
         run.best = {
@@ -122,6 +125,7 @@ class Saver:
         try:
             prepare(file, None, run, self.optimizer, (facts, arrays))()
         except FAILURES as error:
+            self.best.lowest, run.best, self.kept = before  # as the file has it
             logger.warning("%s: not saved after step %d: %s", file, len(run.losses), error)
 
     def finish(self, *, changed: bool) -> None:
