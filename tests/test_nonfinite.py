@@ -15,7 +15,7 @@ from conftest import numpy
 import zoo
 from zoo import optimizers, schedules, tasks, training
 from zoo._lazy import ops
-from zoo.training import checkpoints, nonfinite
+from zoo.training import checkpoints, nonfinite, runs
 
 SMALL = {**zoo.card("mlp").small, "widths": (8,)}  # with dropout
 STEPS = 14  # an epoch has four
@@ -155,6 +155,9 @@ def test_a_run_that_skips_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.losses, uncut.losses)
     assert run.left_out == uncut.left_out
     assert_weights(run, uncut)
+    copy = runs.facts_of(run)  # which is written while the run goes on
+    run.left_out.append(STEPS)
+    assert copy["left_out"] == uncut.left_out
 
 
 def test_a_run_that_rolls_back_is_resumed_bit_for_bit_from_the_end_of_an_epoch(tmp_path: Path) -> None:
