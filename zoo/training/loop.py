@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
 from itertools import chain, count, islice, repeat
 from math import ceil, floor, nan
@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo.tasks import Pair
 from zoo.training.callbacks import Callback
 from zoo.training.chain import recorder
 from zoo.training.checkpoints import State
-from zoo.training.engines import number
+from zoo.training.engines import Batches, number
 from zoo.training.identity import FACTS as IDENTITY
 from zoo.training.keras_callbacks import KerasCallbacks
 from zoo.training.metrics import evaluate, evaluate_training
@@ -82,11 +81,11 @@ class Loop:
         self.run.losses += [number(loss) for loss in self.pending]
         self.pending.clear()
 
-    def batches(self, step: int) -> Generator[Pair]:
+    def batches(self, step: int) -> Batches:
         """All batches after so many steps."""
         run, (epoch, position) = self.run, divmod(step, self.per_epoch)
         firsts = chain([position], repeat(0))
-        return (
+        return Batches(
             batch
             for number, first in zip(count(epoch), firsts)
             for batch in run.task.batches(run.batch_size, run.seed, number, first)

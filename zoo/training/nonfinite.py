@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from zoo import backends
 from zoo._lazy import keras, ops
 from zoo.errors import NonFinite, WrongConfiguration
 from zoo.tasks import Pair
-from zoo.training.engines import Countdown, number
+from zoo.training.engines import Batches, Countdown, number
 from zoo.training.objectives import Objective
 from zoo.training.run import Run
 from zoo.training.stopping import assign, numbers
@@ -63,7 +65,7 @@ class Guard:
         run: Run,
         network: keras.Model,
         objective: Objective,
-        batches: Callable[[int], Iterator[Pair]],
+        batches: Callable[[int], Batches],
     ):
         self.policy, self.run, self.network, self.objective = policy, run, network, objective
         self.batches, self.every = batches, EVERY[policy]
@@ -179,7 +181,7 @@ class Guard:
             return self.start + 1 + (len(losses) - self.start - 1 if by_loss is None else by_loss), ""
         self.load(state)
         replay = Replay(len(losses) - self.start, self.is_faulty)
-        self.run.trainer.fit(self.batches(self.start), replay)
+        self.repeat(replay)
         if replay.bad is None:
             raise NonFinite(
                 f"{self.run.model.name}: a loss or a weight is not finite after step {len(losses)}; repeated "
@@ -189,11 +191,17 @@ class Guard:
         self.load(state)
         step = self.start + replay.bad
         if replay.bad > 1:
-            self.run.trainer.fit(self.batches(self.start), Countdown(replay.bad - 1))
+            self.repeat(Countdown(replay.bad - 1))
         before = State(numbers(self.run.model), self.run.trainer.state_dict())
-        where = culprit(self.network, self.objective, next(self.batches(step - 1)))
+        with closing(self.batches(step - 1)) as batches:
+            where = culprit(self.network, self.objective, next(batches))
         self.load(before)
         return step, where or ("" if fault is None else f"the update of {fault}")
+
+    def repeat(self, steps: Countdown) -> None:
+        """Make so many steps from the good state on."""
+        with closing(self.batches(self.start)) as batches:
+            self.run.trainer.fit(islice(batches, steps.remaining), steps)
 
     def is_faulty(self, loss: Tensor) -> bool:
         """Whether a step that was repeated is bad."""
