@@ -315,7 +315,7 @@ def test_a_run_is_repeated_whatever_it_saved_and_with_the_steps_it_was_resumed_f
 def test_a_full_disk_does_not_end_a_run_by_its_chain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def full(self: chain.Chain, folder: Path) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(chain.Chain, "write", full)

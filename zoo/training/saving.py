@@ -58,7 +58,8 @@ class Saver:
     def save(self, *, beside: bool = False, chain: Chain | None = None) -> None:
         """Save the run, if it has a path; `beside`: only copy it, and write while the steps go on.
 
-        The chain of an exact run is written into its folder first. A failure is reported, and the next save tries again.
+        The chain of an exact run is written into its folder first. A failure is reported, and the next save
+        tries again.
         """
         path, run, kept = self.plan.checkpoint, self.run, self.plan.options.keep or 1
         if path is None:
