@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 import zoo
 from zoo import optimizers, storage, training
 from zoo.cli import app
-from zoo.training import checkpoints
+from zoo.training import checkpoints, runs
 from zoo.training.metrics import evaluate
 
 SMALL = {**zoo.card("mlp").small, "widths": (8,)}  # with dropout
@@ -600,6 +600,29 @@ def test_the_best_checkpoint_is_the_run_after_its_best_epoch(engine: str, ema: b
     assert measured["loss"] == pytest.approx(min(losses), rel=1e-6)
     again = tmp_path / "again.safetensors"
     assert_same(overfit(**options, resume=kept, checkpoint=again, keep_best="loss"), run)
+
+
+def test_a_best_checkpoint_that_could_not_be_saved_is_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is full after the best epoch: the best that is recorded is the one in the file."""
+    path, kept = tmp_path / "run.safetensors", tmp_path / "run-best.safetensors"
+    options: dict[str, Any] = {"early_stopping": None, "epochs": 9, "keep_best": "loss"}
+    best = overfit(**options, checkpoint=tmp_path / "other.safetensors").best
+    assert best is not None
+    write = checkpoints.write_contents
+
+    def full(file: Path, contents: checkpoints.Contents) -> None:
+        if file == kept and len(contents[0]["losses"]) == best["step"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(file, contents)
+
+    monkeypatch.setattr(runs, "write_contents", full)
+    run = overfit(**options, checkpoint=path)
+    assert f"{kept}: not saved after step {best['step']}" in caplog.text
+    assert run.best is not None
+    assert run.best == checkpoints.read(kept).facts["run"]["best"] == zoo.load_run(path).facts["best"]
+    assert len(checkpoints.read(kept).arrays["losses"]) == run.best["step"] != best["step"]
 
 
 def test_a_resumed_run_knows_the_best_epoch_before_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Property tests draw numbers of every exponent, cancelling sums, subnormals, infinities and NaN.
 """
 
+import errno
 import json
 import math
 import os
@@ -302,6 +303,24 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_is_repeated_with_the_same_bits(saved: Path) -> None:
     assert zoo.verify(saved) == verification.Verdict(27)
+
+
+def test_a_run_is_repeated_whatever_it_saved_and_with_the_steps_it_was_resumed_for(tmp_path: Path) -> None:
+    folder = tmp_path / "mlp"
+    train(steps=2, out=folder, keep_best="accuracy")
+    train(steps=3, out=folder, keep_best="accuracy", resume=folder, batch_size=None)
+    assert zoo.verify(folder) == verification.Verdict(3)
+
+
+def test_a_full_disk_does_not_end_a_run_by_its_chain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(chain.Chain, "write", full)
+    assert len(train(steps=2, out=tmp_path / "mlp").losses) == 2
+    assert "its chain is not saved: [Errno 28] No space left" in caplog.text
 
 
 def test_a_flipped_bit_in_memory_is_found_at_its_step(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

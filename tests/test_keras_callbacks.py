@@ -117,6 +117,14 @@ def test_a_resumed_run_continues_the_numbers_of_epochs_and_batches(engine: str, 
 
 
 @engines
+def test_the_functions_of_a_lambda_callback_are_called_at_every_step(engine: str) -> None:
+    batches: list[int] = []
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda i, logs: batches.append(i))
+    train(engine, callback, epochs=2)
+    assert batches == [0, 1, 2, 0, 1, 2]
+
+
+@engines
 @pytest.mark.parametrize(("hook", "steps"), [("on_train_batch_end", 1), ("on_epoch_end", 3)])
 def test_a_callback_may_stop_the_run(engine: str, hook: str, steps: int) -> None:
     class Stop(keras.callbacks.Callback):

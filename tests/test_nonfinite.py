@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from conftest import numpy
@@ -13,7 +15,7 @@ from conftest import numpy
 import zoo
 from zoo import optimizers, schedules, tasks, training
 from zoo._lazy import ops
-from zoo.training import checkpoints, nonfinite
+from zoo.training import checkpoints, nonfinite, runs
 
 SMALL = {**zoo.card("mlp").small, "widths": (8,)}  # with dropout
 STEPS = 14  # an epoch has four
@@ -130,6 +132,7 @@ def test_a_step_that_is_skipped_is_as_if_its_batch_were_not_there(
     assert len(run.losses) == STEPS
     witness = without(bad_steps(), monkeypatch, data, engine=engine, **options)
     assert [loss for i, loss in enumerate(run.losses, 1) if i not in run.left_out] == witness.losses
+    assert run.history[-1]["learning_rate"] == witness.history[-1]["learning_rate"]
     assert_weights(run, witness)
 
 
@@ -152,6 +155,49 @@ def test_a_run_that_skips_is_resumed_bit_for_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.losses, uncut.losses)
     assert run.left_out == uncut.left_out
     assert_weights(run, uncut)
+    copy = runs.facts_of(run)  # which is written while the run goes on
+    run.left_out.append(STEPS)
+    assert copy["left_out"] == uncut.left_out
+
+
+def test_a_run_that_rolls_back_is_resumed_bit_for_bit_from_the_end_of_an_epoch(tmp_path: Path) -> None:
+    """Which is within a block of the run that is not cut."""
+    path = tmp_path / "run.safetensors"
+    uncut = train(toy, on_nan="rollback")
+    train(toy, on_nan="rollback", steps=4, checkpoint=path)
+    run = train(toy, on_nan="rollback", resume=path, optimizer=None, batch_size=None)
+    assert run.left_out == uncut.left_out
+    np.testing.assert_array_equal(run.losses, uncut.losses)
+    assert_weights(run, uncut)
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_callbacks_of_keras_are_called_before_every_step_of_a_run_that_goes_back(
+    engine: str, policy: str
+) -> None:
+    events: list[tuple[str, int]] = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: events.append(("begin", batch)),
+        on_train_batch_end=lambda batch, logs: events.append(("end", batch)),
+    )
+    train(toy, engine=engine, on_nan=policy, callbacks=[callback])
+    for before, (event, batch) in itertools.pairwise(events):
+        assert event == "begin" or before == ("begin", batch)
+
+
+@pytest.mark.parametrize("engine", training.ENGINES)
+def test_a_callback_of_keras_stops_a_run_that_goes_back(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the bad step, which is found where the run ends."""
+    monkeypatch.setitem(nonfinite.EVERY, "skip", 100)
+    step = bad_steps()[0]
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            del logs
+            self.model.stop_training = batch == step - 1
+
+    assert len(train(toy, engine=engine, on_nan="skip", callbacks=[Stop()]).losses) == step
 
 
 def test_a_run_in_which_nothing_is_finite_ends() -> None:
@@ -162,8 +208,6 @@ def test_a_run_in_which_nothing_is_finite_ends() -> None:
 
 def test_steps_that_a_loss_scale_skips_are_normal() -> None:
     """mixed_float16 from a scale of 2^40: gradients overflow until it has come down."""
-    from zoo._lazy import keras
-
     x, y = toy(0.0)
     own = keras.optimizers.LossScaleOptimizer(optimizers.Momentum(0.01), initial_scale=2.0**40)
     model = zoo.build("mlp", dtype="mixed_float16", **SMALL)
@@ -174,8 +218,6 @@ def test_steps_that_a_loss_scale_skips_are_normal() -> None:
 
 
 def test_kerass_own_optimizer_stops_and_cannot_skip() -> None:
-    from zoo._lazy import keras
-
     with pytest.raises(
         zoo.NonFinite, match=rf"step (up to )?{bad_steps()[0]}, epoch 1: the (loss|update) is n"
     ):

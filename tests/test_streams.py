@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,42 @@ def test_a_generator_is_read_once() -> None:
     np.testing.assert_allclose(run.losses, by_hand(BATCHES), rtol=1e-5)
     with pytest.raises(WrongConfiguration, match=r"once.*function"):
         train((each for each in BATCHES), steps_per_epoch=3, epochs=2)
+
+
+@engines
+def test_a_generator_is_read_on_where_another_phase_begins(engine: str) -> None:
+    """An engine that reads ahead, as Keras's on TensorFlow, does not take the next phase's batches."""
+    options = {"engine": engine, "steps_per_epoch": 3, "epochs": 3, "optimizer": "SGD(0.05)"}
+    phases = {"freeze": "hidden*", "unfreeze": "1 epoch"}
+    expected = train(lambda: iter(BATCHES), **options, **phases)
+    assert train((each for each in 3 * BATCHES), **options, **phases).losses == expected.losses
+
+
+@engines
+@pytest.mark.parametrize("stops", ["error", "callback"])
+def test_a_run_ends_while_the_next_batch_is_read(engine: str, stops: str) -> None:
+    """Which Keras does in a thread of TensorFlow's."""
+
+    def slow() -> Iterator[Any]:
+        while True:
+            time.sleep(0.05)
+            yield BATCHES[0]
+
+    def fail(step: int, _: Any) -> None:
+        if step == 3:
+            raise InterruptedError
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            del logs
+            self.model.stop_training = batch == 3
+
+    options = {"engine": engine, "steps_per_epoch": 10, "epochs": 2}
+    if stops == "error":
+        with pytest.raises(InterruptedError):
+            train(slow, watch=fail, **options)
+    else:
+        assert len(train(slow, callbacks=[Stop()], **options).losses) == 4
 
 
 def test_an_infinite_generator_has_epochs_of_so_many_batches() -> None:

@@ -69,6 +69,13 @@ def test_a_block_more_learns_in_each_phase_and_the_frozen_ones_are_in_inference_
         assert moved == {*expected, "head"}
 
 
+@engines
+def test_callbacks_of_keras_do_not_end_the_run_with_a_phase(engine: str) -> None:
+    """`fit` ends with a phase, by the attribute with which a callback ends the run."""
+    run = train(engine, epochs=3, callbacks=[keras.callbacks.Callback()])
+    assert len(run.losses) == 3 * PER_EPOCH
+
+
 def by_torch(steps: int, every: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The weights after so many batches, and their averages: torch.optim in float64, on our gradients."""
     torch = pytest.importorskip("torch")

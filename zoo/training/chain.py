@@ -132,6 +132,7 @@ INDIFFERENT = (
     "out",
     "checkpoint_every",
     "keep",
+    "keep_best",
     "resume",
     "progress",
     "watch",

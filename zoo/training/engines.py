@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import islice
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,22 @@ SILENT: Any = 0  # Keras annotates `verbose` as a string
 def number(value: Tensor) -> float:
     """A scalar as a Python number, once it has been computed."""
     return float(ops.convert_to_numpy(value))
+
+
+class Batches(Iterator[Pair]):
+    """Batches that can be closed while another thread reads them, as TensorFlow's does."""
+
+    def __init__(self, batches: Generator[Pair]):
+        self.batches, self.lock = batches, Lock()
+
+    def __next__(self) -> Pair:
+        with self.lock:
+            return next(self.batches)
+
+    def close(self) -> None:
+        """End the threads that make them; waits for the batch under way."""
+        with self.lock:
+            self.batches.close()
 
 
 class Predicts(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import CodeType, FunctionType
 from typing import Any
@@ -102,48 +102,50 @@ class KerasCallbacks:
 
     def __init__(self, callbacks: Sequence[Any], trainer: Engine, per_epoch: int, steps: int):
         self.trainer, self.per_epoch, self.logs = trainer, per_epoch, {}
+        self.stop = False  # whether a callback has set `model.stop_training`
         self.list = keras.callbacks.CallbackList(
             list(callbacks), model=trainer.model, epochs=-(-steps // per_epoch), steps=per_epoch, verbose=0
         )
         base = keras.callbacks.Callback
         self.by_batch = any(
-            getattr(type(callback), hook) is not getattr(base, hook)
+            hook in vars(callback) or getattr(type(callback), hook) is not getattr(base, hook)
             for callback in callbacks
             for hook in BATCH_HOOKS
         )
 
-    @property
-    def stop(self) -> bool:
-        """Whether a callback has set `model.stop_training`."""
-        return bool(self.list.callbacks) and bool(self.trainer.model.stop_training)
+    def _call(self, hook: Callable[..., None], *arguments: Any) -> None:
+        """Call a hook, and see whether it stops the run: the engine sets `model.stop_training` too."""
+        self.trainer.model.stop_training = self.stop
+        hook(*arguments)
+        self.stop = bool(self.trainer.model.stop_training)
 
     def on_begin(self) -> None:
         """Before the first step."""
-        self.trainer.model.stop_training = False
-        self.list.on_train_begin()
+        self._call(self.list.on_train_begin)
 
     def on_epoch_begin(self, done: int) -> None:
         """Before the steps of an epoch, or of the rest of one, after so many of the run."""
-        self.list.on_epoch_begin(done // self.per_epoch)
-        self._on_step_begin(done)
+        self._call(self.list.on_epoch_begin, done // self.per_epoch)
+        self.on_step_begin(done)
 
-    def _on_step_begin(self, done: int) -> None:
+    def on_step_begin(self, done: int) -> None:
+        """Before a step; twice before one that is made again."""
         if self.by_batch:
-            self.list.on_train_batch_begin(done % self.per_epoch)
+            self._call(self.list.on_train_batch_begin, done % self.per_epoch)
 
     def on_step(self, done: int, loss: Tensor) -> None:
         """After a step, the last of `done`; the weights can be read and assigned."""
         if self.by_batch:
             self.trainer.sync()
-            self.list.on_train_batch_end((done - 1) % self.per_epoch, {"loss": number(loss)})
+            self._call(self.list.on_train_batch_end, (done - 1) % self.per_epoch, {"loss": number(loss)})
             if done % self.per_epoch:
-                self._on_step_begin(done)
+                self.on_step_begin(done)
 
     def on_epoch(self, done: int, facts: Mapping[str, float], metrics: Mapping[str, float]) -> None:
         """After an epoch with these facts of training and held-out metrics."""
         self.logs = {name.removeprefix("train_"): value for name, value in facts.items()}
         self.logs |= {f"val_{name}": value for name, value in metrics.items()}
-        self.list.on_epoch_end((done - 1) // self.per_epoch, self.logs)
+        self._call(self.list.on_epoch_end, (done - 1) // self.per_epoch, self.logs)
 
     def on_end(self) -> bool:
         """At the end of training; whether a callback has changed the weights, such as to the best epoch's."""

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
-from itertools import chain, count, repeat
+from itertools import chain, count, islice, repeat
 from math import ceil, floor, nan
 from typing import Any
 
 import numpy as np
 
-from zoo.tasks import Pair
 from zoo.training.callbacks import Callback
 from zoo.training.chain import recorder
 from zoo.training.checkpoints import State
-from zoo.training.engines import number
+from zoo.training.engines import Batches, number
 from zoo.training.identity import FACTS as IDENTITY
 from zoo.training.keras_callbacks import KerasCallbacks
 from zoo.training.metrics import evaluate, evaluate_training
@@ -82,11 +81,11 @@ class Loop:
         self.run.losses += [number(loss) for loss in self.pending]
         self.pending.clear()
 
-    def batches(self, step: int) -> Generator[Pair]:
+    def batches(self, step: int) -> Batches:
         """All batches after so many steps."""
         run, (epoch, position) = self.run, divmod(step, self.per_epoch)
         firsts = chain([position], repeat(0))
-        return (
+        return Batches(
             batch
             for number, first in zip(count(epoch), firsts)
             for batch in run.task.batches(run.batch_size, run.seed, number, first)
@@ -130,15 +129,19 @@ class Loop:
 
     def _fit(self) -> None:
         """Make the steps up to the end, or until some of them have to be repeated."""
+        end = min(self.steps, self.steps if self.unfreezing is None else self.unfreezing.end)
         try:
             with closing(self.batches(self.done)) as batches:  # the threads that read them end
-                self.run.trainer.fit(batches, self)
+                # No more than are used: Keras reads ahead, and a generator gives its batches once.
+                self.run.trainer.fit(islice(batches, end - self.done), self)
         except Interrupted:
             self.fetch()
             self.guard.recover()
-            self.over = bool(self.signals) or self.done >= self.steps
+            self.over = bool(self.signals) or self.done >= self.steps or self.keras.stop
             if self.over or not self.done % self.per_epoch:
                 self.on_epoch()
+            else:
+                self.keras.on_step_begin(self.done)
 
     def _is_unmeasured(self) -> bool:
         """Whether the run that is resumed was killed before its last epoch was measured."""
@@ -208,7 +211,7 @@ class Loop:
         losses = [run.losses[i] for i in steps if i + 1 not in run.left_out] or [nan]
         return {
             "train_loss": sum(losses) / len(losses),
-            "learning_rate": rate_of(self.optimizer, self.done),
+            "learning_rate": rate_of(self.optimizer, self.done - len(run.left_out)),
             **(
                 evaluate_training(run.trainer, run.task, run.batch_size)
                 if self.plan.options.train_metrics
@@ -240,9 +243,8 @@ class Loop:
     def save(self, *, beside: bool = False) -> None:
         """Save the run, if it has a path; `beside` the steps that follow."""
         self._note()
-        if self.recorder is not None and self.plan.folder is not None:
-            self.recorder.chain.write(self.plan.folder)
-        self.saver.save(beside=beside)
+        self.saver.save(beside=beside, chain=self.recorder and self.recorder.chain)
+        self.guard.saved()
 
     def check(self, *, save: bool = False) -> None:
         """Within an epoch, check the steps so far and save the run; the time is not that of steps."""

@@ -3,8 +3,9 @@
 No step waits for them. Losses are fetched from the device in blocks anyway; with each block, at the end of
 each epoch and before each save they are checked, and so are the weights, in which a non-finite gradient
 leaves its trace. If one is not finite, the run goes back to its state at the last check of a whole block,
-and the steps since then are repeated, each checked: they are the same bit for bit, so the first bad one
-is found. Its batch is run once more, layer by layer, before its update.
+or, unless it is to stop, at the last epoch's end or save; the steps since then are repeated, each checked:
+they are the same bit for bit, so the first bad one is found. Its batch is run once more, layer by layer,
+before its update.
 
 Under a dynamic loss scale (mixed_float16) the optimizer itself leaves out updates that are not finite; these
 steps are normal, and the weights alone count, or a whole block of such losses. The CTC loss of a label that
@@ -15,8 +16,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from zoo import backends
 from zoo._lazy import keras, ops
 from zoo.errors import NonFinite, WrongConfiguration
 from zoo.tasks import Pair
-from zoo.training.engines import Countdown, number
+from zoo.training.engines import Batches, Countdown, number
 from zoo.training.objectives import Objective
 from zoo.training.run import Run
 from zoo.training.stopping import assign, numbers
@@ -62,11 +65,11 @@ class Guard:
         run: Run,
         network: keras.Model,
         objective: Objective,
-        batches: Callable[[int], Iterator[Pair]],
+        batches: Callable[[int], Batches],
     ):
         self.policy, self.run, self.network, self.objective = policy, run, network, objective
         self.batches, self.every = batches, EVERY[policy]
-        self.failures = 0  # in succession
+        self.failures, self.failed = 0, 0  # in succession, and the step after the last one
         stream = run.task.streams.get("train")
         self.repeats = stream is None or not stream.once  # whether steps can be made again
         if policy != "stop" and not self.repeats:
@@ -109,8 +112,14 @@ class Guard:
         found = all(bad) and len(bad) >= EVERY["skip"] if self.scaled else any(bad)
         if found or self.fault() is not None:
             raise Interrupted
-        if self.due(len(self.run.losses)):
+        if len(self.run.losses) - self.failed >= self.every:
             self.failures = 0
+        if self.due(len(self.run.losses)):
+            self.keep()
+
+    def saved(self) -> None:
+        """Keep the state with which the run was saved: one that is resumed from there has no earlier one."""
+        if self.policy != "stop":
             self.keep()
 
     def fault(self) -> str | None:
@@ -148,7 +157,7 @@ class Guard:
             self.run.left_out += range(start + 1, len(losses) + 1)
             logger.warning("%s; back to the state after step %d, and on with the data after step %d "
                            "(on_nan=rollback)", said, start, len(losses))  # fmt: skip
-        self.start = len(losses)
+        self.start = self.failed = len(losses)
 
     def advice(self) -> str:
         """What to do about it."""
@@ -172,7 +181,7 @@ class Guard:
             return self.start + 1 + (len(losses) - self.start - 1 if by_loss is None else by_loss), ""
         self.load(state)
         replay = Replay(len(losses) - self.start, self.is_faulty)
-        self.run.trainer.fit(self.batches(self.start), replay)
+        self.repeat(replay)
         if replay.bad is None:
             raise NonFinite(
                 f"{self.run.model.name}: a loss or a weight is not finite after step {len(losses)}; repeated "
@@ -182,11 +191,17 @@ class Guard:
         self.load(state)
         step = self.start + replay.bad
         if replay.bad > 1:
-            self.run.trainer.fit(self.batches(self.start), Countdown(replay.bad - 1))
+            self.repeat(Countdown(replay.bad - 1))
         before = State(numbers(self.run.model), self.run.trainer.state_dict())
-        where = culprit(self.network, self.objective, next(self.batches(step - 1)))
+        with closing(self.batches(step - 1)) as batches:
+            where = culprit(self.network, self.objective, next(batches))
         self.load(before)
         return step, where or ("" if fault is None else f"the update of {fault}")
+
+    def repeat(self, steps: Countdown) -> None:
+        """Make so many steps from the good state on."""
+        with closing(self.batches(self.start)) as batches:
+            self.run.trainer.fit(islice(batches, steps.remaining), steps)
 
     def is_faulty(self, loss: Tensor) -> bool:
         """Whether a step that was repeated is bad."""

@@ -216,7 +216,7 @@ def facts_of(run: Run) -> dict[str, Any]:
         "lora": lora.facts_of(run.model),
         "metrics": run.metrics,
         **({} if run.best is None else {"best": run.best}),
-        **({"left_out": run.left_out} if run.left_out else {}),
+        **({"left_out": list(run.left_out)} if run.left_out else {}),
     }
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 import zoo.training.page as page
 from zoo.errors import NotSaved
+from zoo.training.chain import Chain
 from zoo.training.checkpoints import TRAINED, State, best, keep
 from zoo.training.plan import Plan
 from zoo.training.run import Run
@@ -54,15 +55,21 @@ class Saver:
             return steps % self.every.steps == 0
         return time.perf_counter() - self.last >= self.every.seconds
 
-    def save(self, *, beside: bool = False) -> None:
+    def save(self, *, beside: bool = False, chain: Chain | None = None) -> None:
         """Save the run, if it has a path; `beside`: only copy it, and write while the steps go on.
 
-        A failure is reported, and the next save tries again.
+        The chain of an exact run is written into its folder first. A failure is reported, and the next save
+        tries again.
         """
         path, run, kept = self.plan.checkpoint, self.run, self.plan.options.keep or 1
         if path is None:
             return
         self.wait()
+        if chain is not None and self.plan.folder is not None:
+            try:
+                chain.write(self.plan.folder)
+            except FAILURES as error:
+                logger.warning("%s: its chain is not saved: %s", self.plan.folder, error)
         steps, write = len(run.losses), prepare(path, self.plan.folder, run, self.optimizer, self.state())
 
         def save() -> None:
@@ -100,7 +107,10 @@ class Saver:
         `whole` is made again by a run that is resumed, which does not know of it.
         """
         path, run = self.plan.checkpoint, self.run
-        if self.best is None or path is None or not self.best.improves(run.metrics):
+        if self.best is None or path is None:
+            return
+        before = self.best.lowest, run.best, self.kept
+        if not self.best.improves(run.metrics):
             return
         file = best(path)
         run.best = {
@@ -116,6 +126,7 @@ class Saver:
         try:
             prepare(file, None, run, self.optimizer, (facts, arrays))()
         except FAILURES as error:
+            self.best.lowest, run.best, self.kept = before  # as the file has it
             logger.warning("%s: not saved after step %d: %s", file, len(run.losses), error)
 
     def finish(self, *, changed: bool) -> None:

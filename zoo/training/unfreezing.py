@@ -11,6 +11,7 @@ Averages of the weights (`ema`) count a frozen weight as constant, accumulated g
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,6 +57,11 @@ class Unfreezing:
     def due(self, step: int) -> bool:
         """Whether a phase begins with this step."""
         return self.phase_at(step) != self.phase
+
+    @property
+    def end(self) -> int:
+        """The step that begins the next phase; `sys.maxsize` in the last one."""
+        return (self.phase + 1) * self.interval if self.phase < len(self.levels) else sys.maxsize
 
     def enter(self, phase: int) -> None:
         """Make the layers of a phase trainable, and no others of those that were frozen."""

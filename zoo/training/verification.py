@@ -79,6 +79,7 @@ def verify(folder: str | Path) -> Verdict:
     with backends.exactly(True):
         loop = Loop(start(plan_run(chain.options["model"], chain.options["task"], options)))
         loop.recorder = _Comparer(loop.run, chain)
+        loop.steps = max(loop.steps, len(chain.links))  # more than of its options, where it was resumed
         try:
             loop.finish()
         except _Parted as parted:
