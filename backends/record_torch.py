@@ -243,9 +243,10 @@ class _Mode(TorchFunctionMode):
             kind, attributes, weights = self.known(name, args, kwargs)
         else:
             views = [self.views[id(x)] for x in inputs if id(x) in self.views]
-            weights = {f"weight{i or ''}": view for i, view in enumerate(views)}
+            names = [f"weight{i or ''}" for i in range(len(views))]
             if name == "lstm" and len(views) in (2, 4):
-                weights = dict(zip(("kernel", "recurrent", "bias", "second_bias"), views, strict=False))
+                names = ["kernel", "recurrent", "bias", "second_bias"][: len(views)]
+            weights = dict(zip(names, views, strict=True))
             kind = "move" if name in MOVES - {"flip", "roll"} else "cast" if name in CASTS else kind
         data = [x for x in inputs if id(x) not in self.views]
         where = self.path[-1] if self.path else ""

@@ -137,25 +137,26 @@ def of_state(
 
     `before` are the statistics of both by role, `after` theirs and ours.
     """
-    weights = [anchor.node.attributes.get("momentum") for anchor in (theirs, ours)]
-    if not all(isinstance(m, float) and 0 <= m < 1 for m in weights):
+    found = [anchor.node.attributes.get("momentum") for anchor in (theirs, ours)]
+    weights = [m for m in found if isinstance(m, float) and 0 <= m < 1]
+    if len(weights) < 2:
         return []
     means, variances = (
         [(new[role] - m * before[role]) / (1 - m) for new, m in zip(after, weights, strict=True)]
         for role in ("mean", "variance")
     )
-    found, (a, b) = [], weights
+    causes, (a, b) = [], weights
     if not np.isclose(a, b, rtol=1e-9):
         complement = ", its complement" if np.isclose(a, 1 - b, rtol=1e-9) else ""
         text = f"the old statistics weigh {_short(a)} in theirs, {_short(b)} in ours{complement}"
-        found.append(Cause("momentum", text, difference(means[0], means[1]).within(1e-8)))
+        causes.append(Cause("momentum", text, difference(means[0], means[1]).within(1e-8)))
     with np.errstate(all="ignore"):
         ratio = variances[1] / variances[0]
     if np.allclose(ratio, ratio.flat[0], rtol=1e-8) and not np.isclose(ratio.flat[0], 1, rtol=1e-8):
         biased = "ours" if ratio.flat[0] < 1 else "theirs"
         text = f"the running variance of {biased} is the biased one: ours is theirs times {ratio.flat[0]:.9g}"
-        found.append(Cause("biased variance", text))
-    return found
+        causes.append(Cause("biased variance", text))
+    return causes
 
 
 def _quiet(function: Callable[[Array], Array], x: Array) -> Array:
