@@ -195,6 +195,7 @@ def test_a_callback_of_keras_stops_a_run_that_goes_back(engine: str, monkeypatch
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             del logs
+            assert self.model is not None
             self.model.stop_training = batch == step - 1
 
     assert len(train(toy, engine=engine, on_nan="skip", callbacks=[Stop()]).losses) == step
