@@ -205,3 +205,22 @@ def test_losses_are_written_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for step in range(1, 2_500):
         logger.on_step(step, np.float32(0))
     assert sizes == [1_000, 1_000]
+
+
+@pytest.mark.parametrize("kind", [zoo.CSVLogger, zoo.JSONLinesLogger])
+def test_the_log_of_a_resumed_run_has_every_epoch_once(kind: Any, tmp_path: Path) -> None:
+    """It was cut within the third epoch, which it had logged; a file that is no log is refused."""
+    log, other, path = tmp_path / "log", tmp_path / "other", tmp_path / "run.safetensors"
+    data = np.zeros((24, 8, 8, 1), np.float32), np.arange(24, dtype=np.int32) % 10
+
+    def run(log: Path, steps: int, **options: Any) -> None:
+        model = zoo.build("mlp", shape=(8, 8, 1), widths=(8,))
+        zoo.train(model, data, steps=steps, callbacks=[kind(log)], progress=False, **options)
+
+    run(log, 8, batch_size=8, checkpoint=path)
+    run(log, 12, resume=path)
+    rows = [(int(row["epoch"]), int(row["step"])) for row in kind(log).parse(log.read_text())]
+    assert rows == [(1, 3), (2, 6), (3, 9), (4, 12)]
+    other.write_text("1,2\n3,4\n")
+    with pytest.raises(zoo.WrongConfiguration, match="other is no log to continue"):
+        run(other, 13, resume=path)

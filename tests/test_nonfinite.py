@@ -195,9 +195,20 @@ def test_a_callback_of_keras_stops_a_run_that_goes_back(engine: str, monkeypatch
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             del logs
+            assert self.model is not None
             self.model.stop_training = batch == step - 1
 
     assert len(train(toy, engine=engine, on_nan="skip", callbacks=[Stop()]).losses) == step
+
+
+def test_the_bad_step_is_found_where_a_callback_has_changed_the_rate() -> None:
+    """In the second epoch, whose first step is in a block with the last one of the first."""
+    x, y = toy(1.0)
+    rate = keras.callbacks.LearningRateScheduler(lambda epoch: [0.01, 1e30][epoch])
+    options = {"optimizer": "SGD(0.01)", "engine": "keras", "batch_size": 16, "progress": False}
+    with pytest.raises(zoo.NonFinite, match="step 6, epoch 2") as error:
+        zoo.train(zoo.build("mlp", **SMALL), (x, y), epochs=2, callbacks=[rate], **options)
+    assert np.isfinite(error.value.run.losses).tolist() == 5 * [True] + [False]
 
 
 def test_a_run_in_which_nothing_is_finite_ends() -> None:

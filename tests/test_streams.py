@@ -139,6 +139,7 @@ def test_a_run_ends_while_the_next_batch_is_read(engine: str, stops: str) -> Non
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             del logs
+            assert self.model is not None
             self.model.stop_training = batch == 3
 
     options = {"engine": engine, "steps_per_epoch": 10, "epochs": 2}

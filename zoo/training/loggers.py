@@ -33,13 +33,28 @@ Rows = Sequence[tuple[int, str, float]]  # step, name, value
 
 
 class CSVLogger(Callback):
-    """A row per epoch in a CSV file: epoch, step, seconds, train_loss, learning_rate, held-out metrics."""
+    """A row per epoch in a CSV file: epoch, step, seconds, train_loss, learning_rate, held-out metrics.
+
+    A run that is resumed keeps the rows of its whole epochs so far. Raises WrongConfiguration, at its start,
+    for a file that is no such log.
+    """
 
     EXAMPLE = "log.csv"
 
     def __init__(self, path: str | Path):
         storage.check_file(type(self).__name__, path)
         self.path, self.rows = Path(path), []
+
+    def on_begin(self, run: Run) -> None:
+        if not (run.history and self.path.is_file()):
+            return
+        try:
+            rows = self.parse(self.path.read_text(encoding="utf-8"))
+            self.rows = [row for row in rows if int(row["epoch"]) <= len(run.history)]
+        except (ValueError, KeyError, TypeError) as error:
+            raise WrongConfiguration(
+                f"{type(self).__name__}: {self.path} is no log to continue ({error!r}); give another path"
+            ) from None
 
     def on_epoch(self, epoch: int, facts: Mapping[str, float]) -> None:
         self.rows.append({"epoch": epoch, **facts})
@@ -48,10 +63,14 @@ class CSVLogger(Callback):
     def text(self, rows: Sequence[Mapping[str, float]]) -> str:
         """The content of the file."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, {name: None for row in rows for name in row}, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
+
+    def parse(self, text: str) -> list[dict[str, Any]]:
+        """The rows of such a file."""
+        return list(csv.DictReader(io.StringIO(text)))
 
 
 class JSONLinesLogger(CSVLogger):
@@ -61,6 +80,9 @@ class JSONLinesLogger(CSVLogger):
 
     def text(self, rows: Sequence[Mapping[str, float]]) -> str:
         return "".join(json.dumps(storage.finite(dict(row)), allow_nan=False) + "\n" for row in rows)
+
+    def parse(self, text: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in text.splitlines()]
 
 
 class Logger(Callback):

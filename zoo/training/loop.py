@@ -244,7 +244,8 @@ class Loop:
         """Save the run, if it has a path; `beside` the steps that follow."""
         self._note()
         self.saver.save(beside=beside, chain=self.recorder and self.recorder.chain)
-        self.guard.saved()
+        if self.plan.options.on_nan != "stop" or self.keras.list.callbacks:
+            self.guard.keep()  # a resumed run has no earlier state, and callbacks may set another rate now
 
     def check(self, *, save: bool = False) -> None:
         """Within an epoch, check the steps so far and save the run; the time is not that of steps."""

@@ -3,9 +3,9 @@
 No step waits for them. Losses are fetched from the device in blocks anyway; with each block, at the end of
 each epoch and before each save they are checked, and so are the weights, in which a non-finite gradient
 leaves its trace. If one is not finite, the run goes back to its state at the last check of a whole block,
-or, unless it is to stop, at the last epoch's end or save; the steps since then are repeated, each checked:
-they are the same bit for bit, so the first bad one is found. Its batch is run once more, layer by layer,
-before its update.
+or at the last epoch's end or save, if it is not to stop or has callbacks of Keras; the steps since then are
+repeated, each checked: they are the same bit for bit, so the first bad one is found. Its batch is run once
+more, layer by layer, before its update.
 
 Under a dynamic loss scale (mixed_float16) the optimizer itself leaves out updates that are not finite; these
 steps are normal, and the weights alone count, or a whole block of such losses. The CTC loss of a label that
@@ -115,11 +115,6 @@ class Guard:
         if len(self.run.losses) - self.failed >= self.every:
             self.failures = 0
         if self.due(len(self.run.losses)):
-            self.keep()
-
-    def saved(self) -> None:
-        """Keep the state with which the run was saved: one that is resumed from there has no earlier one."""
-        if self.policy != "stop":
             self.keep()
 
     def fault(self) -> str | None:
