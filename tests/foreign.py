@@ -121,6 +121,8 @@ def ill_conditioned() -> Any:
     return keras.Model(x, keras.layers.Dense(3)(keras.ops.relu(y)))
 
 
+# At a kink the frameworks take different derivatives, so no model has values exactly there: zeros before a
+# selu, as a PReLU of zeros makes them, or values clipped twice at the same bound.
 IMAGE, SEQUENCE = (8, 8, 3), (7, 4)
 CHAINS: dict[str, tuple[tuple[int, ...], Callable[[Any], list[Any]]]] = {
     "convolutions": (IMAGE, lambda k: [
@@ -146,12 +148,10 @@ CHAINS: dict[str, tuple[tuple[int, ...], Callable[[Any], list[Any]]]] = {
         k.Dropout(0.3), k.SpatialDropout2D(0.2, seed=3), k.GaussianNoise(0.1), k.GaussianDropout(0.2),
         k.AlphaDropout(0.2), k.ActivityRegularization(1e-3),
     ]),
-    "random images": (IMAGE, lambda k: [
-        k.RandomFlip(seed=1), k.RandomBrightness(0.2), k.RandomContrast(0.2),
-    ]),
+    "random images": (IMAGE, lambda k: [k.RandomFlip(seed=1), k.RandomBrightness(0.2)]),
     "activations": (SEQUENCE, lambda k: [
-        k.LeakyReLU(), k.PReLU(), k.ELU(), k.Dense(4, "gelu"), k.Dense(4, "mish"), k.Dense(4, "selu"),
-        k.Dense(4, "softplus"), k.Dense(4, "hard_sigmoid"), k.Softmax(),
+        k.LeakyReLU(), k.PReLU("random_uniform"), k.ELU(), k.Dense(4, "gelu"), k.Dense(4, "mish"),
+        k.Dense(4, "selu"), k.Dense(4, "softplus"), k.Dense(4, "hard_sigmoid"), k.Softmax(),
     ]),
     "recurrent": (SEQUENCE, lambda k: [
         k.LSTM(4, return_sequences=True, dropout=0.2), k.GRU(3, return_sequences=True),
@@ -160,7 +160,7 @@ CHAINS: dict[str, tuple[tuple[int, ...], Callable[[Any], list[Any]]]] = {
     "recurrent images": ((3, 6, 6, 2), lambda k: [k.ConvLSTM2D(3, 3, padding="same")]),
     "shapes": (SEQUENCE, lambda k: [
         k.Permute((2, 1)), k.Reshape((14, 2)), k.ZeroPadding1D(1), k.Cropping1D(2), k.UpSampling1D(2),
-        k.AveragePooling1D(2), k.Masking(0.0), k.EinsumDense("abc,cd->abd", (12, 3)),
+        k.AveragePooling1D(2), k.EinsumDense("abc,cd->abd", (12, 3)),
     ]),
 }  # fmt: skip
 

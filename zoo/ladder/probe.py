@@ -30,7 +30,7 @@ Named = Iterator[tuple[str, Array]]
 STEPS = 100  # of the training rung
 OTHER_STEPS = 10  # of the modes that are not the default
 SAVED_AFTER = 60  # the step after which the last epoch's checkpoint is taken
-SPREAD_PASSES = 3  # that measure how far rounding moves each output and gradient
+SPREAD_PASSES = 16  # that measure how far rounding moves each output and gradient
 BATCH = 12  # does not divide the number of examples: the last batch is short
 
 
@@ -197,7 +197,9 @@ def perturbed_inputs(inputs: Any, seed: int) -> Any:
     """Inputs of which every number that is not an integer is changed by one ulp, up or down."""
     if isinstance(inputs, Mapping):
         return {name: perturbed_inputs(x, seed) for name, x in inputs.items()}
-    return nudged(inputs, "inputs", seed) if np.issubdtype(inputs.dtype, np.floating) else inputs
+    if not np.issubdtype(inputs.dtype, np.floating):
+        return inputs
+    return nudged(inputs.astype(keras.config.floatx()), "inputs", seed)  # by an ulp of the type computed in
 
 
 # Rung 4
