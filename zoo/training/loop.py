@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, nullcontext
-from itertools import chain, count, islice, repeat
+from itertools import islice
 from math import ceil, floor, nan
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 from zoo.training.callbacks import Callback
 from zoo.training.chain import recorder
 from zoo.training.checkpoints import State
-from zoo.training.engines import Batches, number
+from zoo.training.engines import number
 from zoo.training.identity import FACTS as IDENTITY
 from zoo.training.keras_callbacks import KerasCallbacks
 from zoo.training.metrics import evaluate, evaluate_training
@@ -36,7 +36,7 @@ class Loop:
 
     def __init__(self, start: Start):
         self.run, self.plan, self.steps, self.identity = start.run, start.plan, start.steps, start.identity
-        self.per_epoch = self.run.task.steps(self.run.batch_size)
+        self.per_epoch = self.run.per_epoch
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
         self.pending: list[Tensor] = []  # losses on the device; those before are the run's
         self.signals: list[int] = []  # received: the first one stops the run
@@ -48,11 +48,11 @@ class Loop:
             self.stopper.load_state_dict(self.plan.saved.facts, self.plan.saved.arrays)
         self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
         self.recorder = recorder(self.plan, self.run)
-        self.optimizer, self.unfreezing = start.optimizer, start.unfreezing
+        self.unfreezing = start.unfreezing
         self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
         theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
         self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
-        self.guard = Guard(options.on_nan, self.run, start.network, start.objective, self.batches)
+        self.guard = Guard(options.on_nan, self.run, start.network, start.objective)
         self.over = start.ended
         self.paused = 0.0  # seconds between epochs
 
@@ -80,16 +80,6 @@ class Loop:
         """Move the losses from the device to the run."""
         self.run.losses += [number(loss) for loss in self.pending]
         self.pending.clear()
-
-    def batches(self, step: int) -> Batches:
-        """All batches after so many steps."""
-        run, (epoch, position) = self.run, divmod(step, self.per_epoch)
-        firsts = chain([position], repeat(0))
-        return Batches(
-            batch
-            for number, first in zip(count(epoch), firsts)
-            for batch in run.task.batches(run.batch_size, run.seed, number, first)
-        )
 
     def finish(self) -> Run:
         """Train to the end; the run."""
@@ -131,7 +121,7 @@ class Loop:
         """Make the steps up to the end, or until some of them have to be repeated."""
         end = min(self.steps, self.steps if self.unfreezing is None else self.unfreezing.end)
         try:
-            with closing(self.batches(self.done)) as batches:  # the threads that read them end
+            with closing(self.run.batches(self.done)) as batches:  # the threads that read them end
                 # No more than are used: Keras reads ahead, and a generator gives its batches once.
                 self.run.trainer.fit(islice(batches, end - self.done), self)
         except Interrupted:
@@ -151,7 +141,7 @@ class Loop:
     def _unfreeze(self, unfreezing: Unfreezing) -> None:
         """Begin the phase of the next step."""
         self.run.trainer = self.keras.trainer = unfreezing.advance(self.run.trainer, self.done)
-        self.optimizer = self.saver.optimizer = unfreezing.optimizer
+        self.saver.optimizer = unfreezing.optimizer
         self.guard.keep()
 
     def on_step(self, loss: Tensor) -> None:
@@ -211,7 +201,7 @@ class Loop:
         losses = [run.losses[i] for i in steps if i + 1 not in run.left_out] or [nan]
         return {
             "train_loss": sum(losses) / len(losses),
-            "learning_rate": rate_of(self.optimizer, self.done - len(run.left_out)),
+            "learning_rate": rate_of(self.saver.optimizer, self.done - len(run.left_out)),
             **(
                 evaluate_training(run.trainer, run.task, run.batch_size)
                 if self.plan.options.train_metrics

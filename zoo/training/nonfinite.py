@@ -28,7 +28,7 @@ from zoo import backends
 from zoo._lazy import keras, ops
 from zoo.errors import NonFinite, WrongConfiguration
 from zoo.tasks import Pair
-from zoo.training.engines import Batches, Countdown, number
+from zoo.training.engines import Countdown, number
 from zoo.training.objectives import Objective
 from zoo.training.run import Run
 from zoo.training.stopping import assign, numbers
@@ -53,22 +53,15 @@ class State:
 
 
 class Guard:
-    """Checks a run under way. `batches(step)` are those after so many steps.
+    """Checks a run under way.
 
     `start` is the step after which the losses are not checked yet; `state` is that with which the next step
     is made then, None where the optimizer's is not known.
     """
 
-    def __init__(
-        self,
-        policy: str,
-        run: Run,
-        network: keras.Model,
-        objective: Objective,
-        batches: Callable[[int], Batches],
-    ):
+    def __init__(self, policy: str, run: Run, network: keras.Model, objective: Objective):
         self.policy, self.run, self.network, self.objective = policy, run, network, objective
-        self.batches, self.every = batches, EVERY[policy]
+        self.every = EVERY[policy]
         self.failures, self.failed = 0, 0  # in succession, and the step after the last one
         stream = run.task.streams.get("train")
         self.repeats = stream is None or not stream.once  # whether steps can be made again
@@ -136,7 +129,7 @@ class Guard:
         value = losses[step - 1]
         at = "step" if self.state is not None or self.is_bad(value) else "a step up to"
         what = f"the loss is {value}" if self.is_bad(value) else "the update is not finite"
-        said = f"{self.run.model.name}: {at} {step}, epoch {(step - 1) // self.per_epoch + 1}: {what}"
+        said = f"{self.run.model.name}: {at} {step}, epoch {(step - 1) // self.run.per_epoch + 1}: {what}"
         said += where and f", first in {where}"
         self.failures += 1
         if self.policy == "stop" or self.failures > MOST or self.state is None:
@@ -161,11 +154,6 @@ class Guard:
         saved = "; the last good checkpoint is as it was" if self.run.saved is not None else ""
         return f"Lower the learning rate, give clip_norm=, or on_nan='skip' or 'rollback'{saved}"
 
-    @property
-    def per_epoch(self) -> int:
-        """The steps of an epoch."""
-        return self.run.task.steps(self.run.batch_size)
-
     # Locating the first bad step
 
     def locate(self) -> tuple[int, str]:
@@ -188,14 +176,14 @@ class Guard:
         if replay.bad > 1:
             self.repeat(Countdown(replay.bad - 1))
         before = State(numbers(self.run.model), self.run.trainer.state_dict())
-        with closing(self.batches(step - 1)) as batches:
+        with closing(self.run.batches(step - 1)) as batches:
             where = culprit(self.network, self.objective, next(batches))
         self.load(before)
         return step, where or ("" if fault is None else f"the update of {fault}")
 
     def repeat(self, steps: Countdown) -> None:
         """Make so many steps from the good state on."""
-        with closing(self.batches(self.start)) as batches:
+        with closing(self.run.batches(self.start)) as batches:
             self.run.trainer.fit(islice(batches, steps.remaining), steps)
 
     def is_faulty(self, loss: Tensor) -> bool:

@@ -40,8 +40,7 @@ def record(run: Run, found: Classification | None) -> dict[str, Any]:
     """What the page shows, as JSON has it: NaN and infinity are None."""
     from zoo._version import __version__
 
-    per_epoch = run.task.steps(run.batch_size)
-    ends = [min((i + 1) * per_epoch, len(run.losses)) / per_epoch for i in range(len(run.history))]
+    ends = [min((i + 1) * run.per_epoch, len(run.losses)) / run.per_epoch for i in range(len(run.history))]
     shown: Any = storage.finite(
         {
             "zoo": __version__,
@@ -52,7 +51,7 @@ def record(run: Run, found: Classification | None) -> dict[str, Any]:
             "facts": facts(run),
             "metrics": run.metrics,
             "losses": run.losses,
-            "per_epoch": per_epoch,
+            "per_epoch": run.per_epoch,
             "epochs": ends,
             "history": run.history,
             "classification": found and classes(found, run.task),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
 from zoo._lazy import keras
 from zoo.tasks import Task
-from zoo.training.engines import Engine
+from zoo.training.engines import Batches, Engine
 
 
 def is_held_out(name: str) -> bool:
@@ -53,6 +54,21 @@ class Run:
     saved: Path | None = None  # the folder or the checkpoint it was saved in
     left_out: list[int] = field(default_factory=list)  # steps without an update, of `on_nan`
     best: dict[str, Any] | None = None  # the checkpoint that `keep_best` keeps: metric, value, step, file
+
+    @property
+    def per_epoch(self) -> int:
+        """The steps of an epoch."""
+        return self.task.steps(self.batch_size)
+
+    def batches(self, step: int = 0) -> Batches:
+        """All batches after so many steps, epoch after epoch."""
+        epoch, position = divmod(step, self.per_epoch)
+        firsts = chain([position], repeat(0))
+        return Batches(
+            batch
+            for number, first in zip(count(epoch), firsts)
+            for batch in self.task.batches(self.batch_size, self.seed, number, first)
+        )
 
     @property
     def interrupted(self) -> bool:

@@ -82,7 +82,7 @@ def start(plan: Plan) -> Start:
         interval = parse_epochs(options.unfreeze) * per_epoch
         unfreezing = Unfreezing(model, frozen, interval, optimizer, make)
         if plan.saved is not None:  # after the last step of a phase it is still that phase's
-            unfreezing.enter(unfreezing.phase_at(max(0, len(plan.saved.arrays["losses"]) - 1)))
+            unfreezing.enter(unfreezing.phase_at(max(0, plan.saved.steps - 1)))
     engine = make(optimizer, plan.mode)
     why = "" if options.weights is None else "fine-tuning, as weights are given: "
     words = f"{why}{described(optimizer)}; {steps} steps of {batch_size} examples, {per_epoch} an epoch"
@@ -114,7 +114,7 @@ def _resumed(start: Start, saved: Checkpoint) -> Start:
     state = saved.state_for(run)
     identity.check_arguments(saved, start.identity)
     saved.restore(run, state)
-    del run.history[saved.steps // run.task.steps(run.batch_size) :]  # an epoch that was cut will end again
+    del run.history[saved.steps // run.per_epoch :]  # an epoch that was cut will end again
     run.left_out = list(saved.facts.get("run", {}).get("left_out", ()))
     run.metrics = held_out(run.history[-1]) if run.history else {}
     if not end:
