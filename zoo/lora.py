@@ -17,7 +17,7 @@ of `zoo.layers.dense`, among them the projections of attention, and Keras's own 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from numbers import Real
@@ -30,7 +30,7 @@ from zoo import backends, random
 from zoo._lazy import keras, ops
 from zoo.checks import integer, parse_calls
 from zoo.errors import UnknownName, WrongConfiguration, nearest
-from zoo.layers.signature import vocabulary
+from zoo.layers.signature import layers_of, vocabulary
 from zoo.weights import Loaded, peft
 from zoo.weights.layouts import weights
 
@@ -120,12 +120,16 @@ def select(model: keras.Model, spec: LoRA) -> tuple[list[Layer], list[str]]:
     """The layers to adapt, and the names of those to train in full. Raises what `add` raises."""
     if adapters(model):
         raise WrongConfiguration(f"{model.name} has LoRA adapters already; merge them with zoo.lora.merge")
-    every = [layer.name for layer in _leaves(model)]
+    every = [layer.name for layer in layers_of(model.layers)]
     if spec.train is None:
-        trained = [layer.name for layer in _leaves(model) if _is_head(model, layer)]
+        trained = [layer.name for layer in layers_of(model.layers) if _is_head(model, layer)]
     else:
         trained = _matching("train", str(spec.train), every, model.name)
-    able = {layer.name: layer for layer in _leaves(model) if _is_able(layer) and layer.name not in trained}
+    able = {
+        layer.name: layer
+        for layer in layers_of(model.layers)
+        if _is_able(layer) and layer.name not in trained
+    }
     names = _matching("layers", str(spec.layers), list(able), model.name)
     if not names:
         raise WrongConfiguration(f"lora: layers={spec.layers!r}; expected names or patterns, e.g. '*_query'")
@@ -172,7 +176,7 @@ def load(model: keras.Model, folder: str | Path) -> Loaded:
     """
     if adapters(model):
         raise WrongConfiguration(f"{model.name} has LoRA adapters already; merge them with zoo.lora.merge")
-    able = [layer for layer in _leaves(model) if _is_able(layer)]
+    able = [layer for layer in layers_of(model.layers) if _is_able(layer)]
     found = peft.read(model, Path(folder), able)
     _attach(model, found.ranks, found.trained, 0)
     for layer in adapters(model):
@@ -213,27 +217,20 @@ def summary(model: keras.Model) -> str:
 
 def adapters(model: keras.Model) -> list[Layer]:
     """The layers that have an adapter."""
-    return [layer for layer in _leaves(model) if getattr(layer, "lora_enabled", False)]
+    return [layer for layer in layers_of(model.layers) if getattr(layer, "lora_enabled", False)]
 
 
 def trained_layers(model: keras.Model) -> list[str]:
     """The names of the layers that train in full."""
     adapted = adapters(model)
-    return [layer.name for layer in _leaves(model) if layer.trainable_variables and layer not in adapted]
+    return [
+        layer.name for layer in layers_of(model.layers) if layer.trainable_variables and layer not in adapted
+    ]
 
 
 def kernel_of(layer: Layer) -> keras.Variable:
     """The kernel, of which Keras's layers show the sum with the adapter."""
     return next(v for v in layer.variables if v.name == "kernel")
-
-
-def _leaves(model: keras.Model) -> Iterator[Layer]:
-    """The layers of a model and of those inside it."""
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            yield from _leaves(layer)
-        else:
-            yield layer
 
 
 def _is_able(layer: Layer) -> bool:
@@ -274,7 +271,7 @@ def _attach(
             frozen.append((item, item.trainable))
             item.trainable = trainable
 
-    for layer in _leaves(model):
+    for layer in layers_of(model.layers):
         if layer.name in ranks:
             switch(layer, True)
             for variable in layer.trainable_variables:

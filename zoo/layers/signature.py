@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,6 +126,14 @@ def multiply_adds(model: keras.Model) -> int:
             positions = np.prod([n or 1 for n in output.shape[1:-1]], dtype=np.int64)
             total += int(positions) * sum(int(np.prod(kernel.shape)) for kernel in kernels)
     return total
+
+
+def layers_of(layers: Iterable[keras.layers.Layer]) -> list[keras.layers.Layer]:
+    """These layers, each model among them replaced by its layers."""
+    found = []
+    for layer in layers:
+        found += layers_of(layer.layers) if isinstance(layer, keras.Model) else [layer]
+    return found
 
 
 def features(model: keras.Model, names: str | Sequence[str] = "features") -> keras.Model:

@@ -15,24 +15,15 @@ normalization, or with the other direction of a recurrence.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from zoo._lazy import keras
-from zoo.layers.signature import features
+from zoo.layers.signature import features, layers_of
 
 STEM, HEAD = "(embeddings)", "(head)"  # the blocks at both ends
 EMBEDDINGS = re.compile(r"embedding|class_token|positions$")
 BLOCK = re.compile(r"(?:encoder_|decoder_)?(?:stage\d+_)?(?:block|layer)\d+(?=_|$)")
 LAST = re.compile(r"(?:decoder_)?norm|top(?:_norm)?")  # between the last block and the head
 PART = re.compile(r"_(?:norm|forward|backward|first_[hc]|weight|bias|\d+)$|(?:for|back)ward$")  # of a block
-
-
-def layers_of(layers: Iterable[keras.layers.Layer]) -> list[keras.layers.Layer]:
-    """These layers, each model among them replaced by its layers."""
-    found = []
-    for layer in layers:
-        found += layers_of(layer.layers) if isinstance(layer, keras.Model) else [layer]
-    return found
 
 
 def head(model: keras.Model) -> list[keras.layers.Layer]:

@@ -10,9 +10,9 @@ that grows by a factor at each step, smoothed losses and an early end as in fast
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import islice
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from zoo import lora
 from zoo._lazy import keras, ops
 from zoo.checks import integer
 from zoo.errors import UnknownName, WrongConfiguration, nearest
+from zoo.layers.signature import layers_of
 from zoo.optimizers import Optimizer, at_least_zero
 from zoo.schedules import Numbers, Schedule
-from zoo.tasks import Pair, Task
-from zoo.training.depth import layers_of
+from zoo.tasks import Task
 from zoo.training.engines import number
 from zoo.training.plan import Options, Plan, plan_run
 from zoo.training.settings import OPTIMIZERS, parse_one
@@ -114,7 +114,8 @@ def find_learning_rate(
         if before is not None:
             before.add()
         losses = _Losses(begin, steps)
-        begin.run.trainer.fit(_batches(begin), losses)
+        with closing(begin.run.batches()) as batches:
+            begin.run.trainer.fit(islice(batches, steps), losses)
     finally:
         if before is not None:
             before.restore()
@@ -156,11 +157,6 @@ def _plan(model: Any, task: Any, sweep: Sweep, options: dict[str, Any]) -> Plan:
     return replace(plan, options=replace(plan.options, learning_rate=None, schedule=sweep))
 
 
-def _batches(begin: Start) -> Iterator[Pair]:
-    run = begin.run
-    return (batch for epoch in count() for batch in run.task.batches(run.batch_size, run.seed, epoch))
-
-
 class Sweep(Schedule):
     """The rates of the finder: lowest * (highest / lowest)^(step / (steps - 1))."""
 
@@ -176,7 +172,7 @@ class _Losses:
     """The steps of a sweep, see `zoo.training.engines.Steps`."""
 
     def __init__(self, begin: Start, steps: int):
-        self.steps, self.per_epoch = steps, begin.run.task.steps(begin.run.batch_size)
+        self.steps, self.per_epoch = steps, begin.run.per_epoch
         self.values: list[float] = []
         self.mean, self.best, self.diverged = 0.0, inf, False
 

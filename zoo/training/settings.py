@@ -16,7 +16,8 @@ from typing import Any
 from zoo._lazy import keras, ops
 from zoo.checks import Call, parse_calls
 from zoo.errors import UnknownName, WrongConfiguration, nearest
-from zoo.training.depth import head, layers_of
+from zoo.layers.signature import layers_of
+from zoo.training.depth import head
 from zoo.training.recipes import Recipe
 
 # The options of zoo.train that are settings of an optimizer, by the name they have there.

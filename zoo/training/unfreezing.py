@@ -17,7 +17,8 @@ from typing import Any
 
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
-from zoo.training.depth import depths, layers_of, weights
+from zoo.layers.signature import layers_of
+from zoo.training.depth import depths, weights
 from zoo.training.engines import Engine
 
 Layer = Any
