@@ -17,6 +17,7 @@ from zoo.cli.options import (
     JsonOption,
     ModelOrRun,
     RunOption,
+    TaskInstead,
     ThreadsOption,
     TokenizerOption,
     WeightsOption,
@@ -35,7 +36,6 @@ TaskArgument = Annotated[
         autocompletion=completion.tasks,
     ),
 ]
-TaskOption = Annotated[str | None, option("TASK, as an option.", "TASK", "--task", complete=completion.tasks)]
 CheckpointOption = Annotated[
     Path | None,
     option("A run's checkpoint, of MODEL if that is given.", "PATH", complete=completion.runs),
@@ -68,7 +68,7 @@ def _check_checkpoint(model: str | None, checkpoint: Path, run: Path | None) -> 
 def evaluate(
     model: ModelOrRun = None,
     task: TaskArgument = None,
-    task_option: TaskOption = None,
+    task_option: TaskInstead = None,
     run: RunOption = None,
     checkpoint: CheckpointOption = None,
     weights: WeightsOption = None,

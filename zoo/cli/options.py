@@ -79,6 +79,7 @@ StepsOption = Annotated[int | None, count("Training steps; overrides --epochs.")
 EpochsOption = Annotated[int | None, count("Passes over the data.")]
 BatchOption = Annotated[int | None, count("Examples in a step.", "--batch-size")]
 SeedOption = Annotated[int, count("Of weights, order and dropout.", least=0)]
+RunSeedOption = Annotated[int | None, count("0 by default.", least=0)]  # else the resumed run's
 TaskOption = Annotated[
     str | None,
     option(
@@ -86,6 +87,9 @@ TaskOption = Annotated[
         "TASK",
         complete=completion.tasks,
     ),
+]
+TaskInstead = Annotated[
+    str | None, option("TASK, as an option.", "TASK", "--task", complete=completion.tasks)
 ]
 TokenizerOption = Annotated[
     str | None,
