@@ -24,7 +24,7 @@ from zoo import storage
 from zoo.report import ladder as ladder_report
 from zoo.report.charts import COMPILE_TIME, QUARTILES, bar_chart, difference_chart, loss_chart
 from zoo.report.results import ComparisonResult, Environment, ModelResult, Number, PairResult
-from zoo.report.templates import environment
+from zoo.report.templates import HERE, POLICY, environment, style
 from zoo.report.words import (
     PARITY,
     Evidence,
@@ -45,7 +45,6 @@ from zoo.report.words import (
 
 __all__ = ["iframe", "render", "save"]
 
-HERE = Path(__file__).parent
 Figure = tuple[str, str, Record]  # title, note, chart
 
 
@@ -71,7 +70,7 @@ def render(result: Record, ladder: Record | None = None) -> str:
         ladder=parity and ladder_report.section(parity),
         environment=machine_facts((comparison or parity)["environment"]),
         data="result.json" if comparison else "parity.json",
-        style=Markup((HERE / "report.css").read_text("utf-8")),
+        style=style(),
         scripts=scripts,
         policy=policy(scripts),
     )
@@ -276,7 +275,7 @@ def policy(scripts: list[Markup]) -> str:
     """The content security policy: only these scripts, and no request. Vega compiles its expressions."""
     hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{value}'" for value in hashes)
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-eval' {allowed}"
+    return f"{POLICY}; script-src 'unsafe-eval' {allowed}"
 
 
 TEMPLATES = environment()

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from zoo.report.curves import Curve, line_chart, reliability_chart
-from zoo.report.templates import environment, style
+from zoo.report.templates import POLICY, environment, style
 from zoo.report.words import Record, number
 
 MOST_CLASSES = 25  # of a confusion matrix that is shown whole; of a larger one the most frequent confusions
@@ -38,6 +38,7 @@ def page(run: Record) -> str:
         ],
         classes=classes and classification(classes),
         style=style(),
+        policy=POLICY,
     )  # fmt: skip
 
 

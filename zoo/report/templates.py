@@ -23,6 +23,9 @@ def environment() -> jinja2.Environment:
     return templates
 
 
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no request, no script
+
+
 def style() -> Markup:
     """The style sheet of the pages."""
     return Markup((HERE / "report.css").read_text("utf-8"))
