@@ -120,16 +120,12 @@ def select(model: keras.Model, spec: LoRA) -> tuple[list[Layer], list[str]]:
     """The layers to adapt, and the names of those to train in full. Raises what `add` raises."""
     if adapters(model):
         raise WrongConfiguration(f"{model.name} has LoRA adapters already; merge them with zoo.lora.merge")
-    every = [layer.name for layer in layers_of(model.layers)]
+    layers = layers_of(model.layers)
     if spec.train is None:
-        trained = [layer.name for layer in layers_of(model.layers) if _is_head(model, layer)]
+        trained = [layer.name for layer in layers if _is_head(model, layer)]
     else:
-        trained = _matching("train", str(spec.train), every, model.name)
-    able = {
-        layer.name: layer
-        for layer in layers_of(model.layers)
-        if _is_able(layer) and layer.name not in trained
-    }
+        trained = _matching("train", str(spec.train), [layer.name for layer in layers], model.name)
+    able = {layer.name: layer for layer in layers if _is_able(layer) and layer.name not in trained}
     names = _matching("layers", str(spec.layers), list(able), model.name)
     if not names:
         raise WrongConfiguration(f"lora: layers={spec.layers!r}; expected names or patterns, e.g. '*_query'")
