@@ -24,6 +24,7 @@ from zoo.backends.exact_numbers import (
     constant,
     divide,
     grid,
+    keras_ops,
     narrow,
     product,
     shares,
@@ -76,10 +77,6 @@ def is_active() -> bool:
     return _active.get()
 
 
-def _ops() -> Any:
-    return numbers._ops()
-
-
 def _custom(function: Callable[..., tuple[Any, Callable]], *tensors: Tensor) -> Any:
     return _native().custom_gradient(function, *tensors)
 
@@ -89,7 +86,7 @@ def _custom(function: Callable[..., tuple[Any, Callable]], *tensors: Tensor) -> 
 
 def fence(x: Tensor) -> Tensor:
     """Data from outside: float32, fenced; integers as they are."""
-    ops = _ops()
+    ops = keras_ops()
     kind = str(x.dtype)
     return narrow(ops.cast(x, "float64")) if "float" in kind else x
 
@@ -99,9 +96,9 @@ def fork(x: Tensor, count: int) -> Sequence[Tensor]:
 
     def function(x: Tensor) -> tuple:
         def backward(*gradients: Tensor) -> Tensor:
-            return narrow(total(_ops().stack(gradients), [0]))[0]
+            return narrow(total(keras_ops().stack(gradients), [0]))[0]
 
-        return tuple(_ops().copy(x) for _ in range(count)), backward
+        return tuple(keras_ops().copy(x) for _ in range(count)), backward
 
     return (x,) if count == 1 else _custom(function, x)
 
@@ -112,7 +109,7 @@ def _reduced(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     repeated = [i for i, n in enumerate(shape, extra) if n == 1 and gradient.shape[i] != 1]
     axes = [*range(extra), *repeated]
     summed = narrow(total(gradient, axes)) if axes else gradient
-    return _ops().reshape(summed, tuple(shape))
+    return keras_ops().reshape(summed, tuple(shape))
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
@@ -162,12 +159,12 @@ def _elementwise(x: Tensor, value: Callable[[Tensor], tuple[Tensor, Callable[[],
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0); NaN stays."""
-    return _ops().where(x <= 0, _ops().zeros((), "float32"), x)
+    return keras_ops().where(x <= 0, keras_ops().zeros((), "float32"), x)
 
 
 def leaky_relu(x: Tensor, slope: float = 0.01) -> Tensor:
     """max(x, 0) + slope min(x, 0)."""
-    return _ops().where(x < 0, scaled(x, slope), x)
+    return keras_ops().where(x < 0, scaled(x, slope), x)
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -215,11 +212,11 @@ def gelu(x: Tensor, *, approximate: bool) -> Tensor:
 
 
 def _gelu(x: Tensor) -> tuple:
-    far = _ops().where(x > 14, 14 * _ops().ones((), "float32"), x)
+    far = keras_ops().where(x > 14, 14 * keras_ops().ones((), "float32"), x)
     below = x < -14  # where x Phi(x) is below float32's range
     value = narrow(wide(x) * wide(narrow(table("normal")(wide(far)))))
-    zero = _ops().zeros((), "float32")
-    return _ops().where(below, zero, value), lambda: narrow(table("gelu_slope")(wide(far)))
+    zero = keras_ops().zeros((), "float32")
+    return keras_ops().where(below, zero, value), lambda: narrow(table("gelu_slope")(wide(far)))
 
 
 ROOT_2_PI, CUBIC = constant((2 / np.pi) ** 0.5), constant(0.044715)
@@ -254,11 +251,11 @@ def mean(x: Tensor, axes: Sequence[int], *, keepdims: bool = False) -> Tensor:
 
         def backward(gradient: Tensor) -> Tensor:
             kept = [1 if i in axes else n for i, n in enumerate(shape)]
-            each = narrow(wide(_ops().reshape(gradient, kept)) * part)
-            return _ops().broadcast_to(each, shape)
+            each = narrow(wide(keras_ops().reshape(gradient, kept)) * part)
+            return keras_ops().broadcast_to(each, shape)
 
         y = narrow(total(x, axes) * part)
-        return (y if keepdims else _ops().squeeze(y, tuple(axes))), backward
+        return (y if keepdims else keras_ops().squeeze(y, tuple(axes))), backward
 
     return _custom(function, x)
 
@@ -272,10 +269,10 @@ def add_up(x: Tensor, axes: Sequence[int], *, keepdims: bool = False) -> Tensor:
 
         def backward(gradient: Tensor) -> Tensor:
             kept = [1 if i in axes else n for i, n in enumerate(shape)]
-            return _ops().broadcast_to(_ops().reshape(gradient, kept), shape)
+            return keras_ops().broadcast_to(keras_ops().reshape(gradient, kept), shape)
 
         y = narrow(total(x, axes))
-        return (y if keepdims else _ops().squeeze(y, tuple(axes))), backward
+        return (y if keepdims else keras_ops().squeeze(y, tuple(axes))), backward
 
     return _custom(function, x)
 
@@ -287,7 +284,7 @@ def _inverse(shape: Sequence[int], axes: Sequence[int]) -> float:
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """(..., m, k) x (..., k, n) -> (..., m, n)."""
-    turn = partial(_ops().swapaxes, axis1=-1, axis2=-2)
+    turn = partial(keras_ops().swapaxes, axis1=-1, axis2=-2)
 
     def function(a: Tensor, b: Tensor) -> tuple:
         def backward(gradient: Tensor) -> tuple:
@@ -299,7 +296,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def dense(x: Tensor, kernel: Tensor, bias: Tensor | None, *, transposed: bool = False) -> Tensor:
-    ops = _ops()
+    ops = keras_ops()
     kernel = ops.transpose(kernel) if transposed else kernel
     y = _affine(ops.reshape(x, (-1, x.shape[-1])), kernel, bias)
     return ops.reshape(y, (*x.shape[:-1], kernel.shape[-1]))
@@ -310,8 +307,8 @@ def _affine(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
 
     def function(x: Tensor, kernel: Tensor, *bias: Tensor) -> tuple:
         def backward(gradient: Tensor) -> tuple:
-            of_x = narrow(product(gradient, _ops().transpose(kernel)))
-            of_kernel = narrow(product(_ops().transpose(x), gradient))
+            of_x = narrow(product(gradient, keras_ops().transpose(kernel)))
+            of_kernel = narrow(product(keras_ops().transpose(x), gradient))
             return of_x, of_kernel, *(_reduced(gradient, tuple(b.shape)) for b in bias)
 
         y = product(x, kernel)
@@ -338,7 +335,7 @@ def softmax(x: Tensor) -> Tensor:
 
 def _exponentials(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """exp(x - max), its sum, and x - max, over the last axis."""
-    shifted = narrow(wide(x) - wide(_ops().max(x, axis=-1, keepdims=True)))
+    shifted = narrow(wide(x) - wide(keras_ops().max(x, axis=-1, keepdims=True)))
     e = numbers.exp(shifted)
     return e, narrow(total(e, [-1])), shifted
 
@@ -353,7 +350,7 @@ def attention(
     scale: float,
     drop: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    ops = _ops()
+    ops = keras_ops()
     query, key, value = (ops.swapaxes(x, 1, 2) for x in (query, key, value))  # (b, heads, n, d)
     scores = scaled(matmul(query, ops.swapaxes(key, -1, -2)), scale)
     scores = scores if bias is None else add(scores, bias)
@@ -366,12 +363,12 @@ def attention(
 
 def drop(x: Tensor, keep: Tensor, factor: float) -> Tensor:
     """x times a factor where `keep`, else 0: dropout."""
-    return _ops().where(keep, scaled(x, factor), _ops().zeros((), "float32"))
+    return keras_ops().where(keep, scaled(x, factor), keras_ops().zeros((), "float32"))
 
 
 def embed(matrix: Tensor, ids: Tensor) -> Tensor:
     """(v, d), (...) -> (..., d): the rows of these numbers; their gradients are added exactly."""
-    ops = _ops()
+    ops = keras_ops()
 
     def function(matrix: Tensor) -> tuple:
         rows, width = matrix.shape
@@ -401,7 +398,7 @@ def _windows(x: Tensor, size: int, stride: int) -> list[Tensor]:
 
 def _folded(taps: Sequence[Tensor], shape: Sequence[int], size: int, stride: int) -> Tensor:
     """The transpose of `_windows`: integers of each tap, added in an image of this shape."""
-    ops = _ops()
+    ops = keras_ops()
     result = None
     for tap, (i, j) in zip(taps, np.ndindex(size, size), strict=True):
         tap = _dilated(tap, stride)
@@ -414,13 +411,13 @@ def _folded(taps: Sequence[Tensor], shape: Sequence[int], size: int, stride: int
 def _sides(x: Tensor, padding: int) -> Tensor:
     """x with so many zeros around each image."""
     around = (padding, padding)
-    return _ops().pad(x, ((0, 0), around, around, (0, 0))) if padding else x
+    return keras_ops().pad(x, ((0, 0), around, around, (0, 0))) if padding else x
 
 
 def conv(
     x: Tensor, kernel: Tensor, bias: Tensor | None, *, stride: int, padding: int, groups: int = 1
 ) -> Tensor:
-    ops = _ops()
+    ops = keras_ops()
     x = _sides(x, padding)
     if groups == 1:
         y = _conv(x, kernel, stride)
@@ -446,7 +443,7 @@ def _conv(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
 
 def _correlation(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
     """The convolution's values: each image is on one grid, and so is each filter."""
-    ops = _ops()
+    ops = keras_ops()
     size, _, inputs, filters = kernel.shape
     length = size * size * inputs
     p, q = shares(length)
@@ -460,7 +457,7 @@ def _correlation(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
 
 def _input_gradient(gradient: Tensor, kernel: Tensor, shape: Sequence[int], stride: int) -> Tensor:
     """Of `_conv` with respect to x: the gradient, zeros between its pixels, with the kernel turned around."""
-    ops = _ops()
+    ops = keras_ops()
     size, gradient = kernel.shape[0], _dilated(gradient, stride)
     sides = [(size - 1, n - g) for n, g in zip(shape[1:3], gradient.shape[1:3], strict=True)]
     turned = ops.transpose(ops.flip(kernel, (0, 1)), (0, 1, 3, 2))
@@ -471,7 +468,7 @@ def _dilated(x: Tensor, stride: int) -> Tensor:
     """(b, h, w, c) with stride - 1 zeros between the pixels."""
     if stride == 1:
         return x
-    ops, (b, h, w, c) = _ops(), x.shape
+    ops, (b, h, w, c) = keras_ops(), x.shape
     x = ops.pad(
         ops.reshape(x, (b, h, 1, w, 1, c)), ((0, 0), (0, 0), (0, stride - 1), (0, 0), (0, stride - 1), (0, 0))
     )
@@ -480,7 +477,7 @@ def _dilated(x: Tensor, stride: int) -> Tensor:
 
 def _kernel_gradient(x: Tensor, gradient: Tensor, size: int, stride: int) -> Tensor:
     """Of `_conv` with respect to the kernel: each channel of the images is on one grid."""
-    ops = _ops()
+    ops = keras_ops()
     filters, inputs = gradient.shape[-1], x.shape[-1]
     p, q = shares(int(np.prod(gradient.shape[:3])))
     pixels, unit = grid(wide(x), [0, 1, 2], p)
@@ -492,7 +489,7 @@ def _kernel_gradient(x: Tensor, gradient: Tensor, size: int, stride: int) -> Ten
 
 def _depthwise(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
     """(b, h, w, c) * (k, k, 1, c): the taps of each channel are added on its grid."""
-    ops = _ops()
+    ops = keras_ops()
     size = kernel.shape[0]
 
     def function(x: Tensor, kernel: Tensor) -> tuple:
@@ -518,7 +515,7 @@ def _depthwise(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
 
 def max_pool(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
     """Of equal numbers the first of a window, row by row, is the maximum, and gets the gradient."""
-    ops = _ops()
+    ops = keras_ops()
     if padding:
         around, lowest = (padding, padding), float(np.finfo(np.float32).min)
         x = ops.pad(x, ((0, 0), around, around, (0, 0)), constant_values=lowest)
@@ -557,7 +554,7 @@ def _pool_gradient(
     gradient: Tensor, shape: Sequence[int], size: int, stride: int, winner: Tensor | None = None
 ) -> Tensor:
     """The gradient at each tap of its window, or at the winning one, added where windows overlap."""
-    ops = _ops()
+    ops = keras_ops()
     integers, unit = grid(wide(gradient), [1, 2], BITS - ceil(log2(max(2, size * size))))
     zero = ops.zeros((), "float64")
     taps = [integers if winner is None else ops.where(winner == i, integers, zero) for i in range(size**2)]
@@ -574,7 +571,7 @@ def _normalized(
 
     Without `centre` the mean is 0. `gamma` and `beta` are (c,), of the last axis.
     """
-    ops = _ops()
+    ops = keras_ops()
     part = _inverse(x.shape, [axis % len(x.shape) for axis in axes])
     others = list(range(len(x.shape) - 1))
 
@@ -617,7 +614,7 @@ def batch_norm(
     epsilon: float,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    ops = _ops()
+    ops = keras_ops()
     if not training:
         root = sqrt(narrow(wide(variance) + constant(epsilon)))
         factor = multiply(divide(ops.ones_like(root), root), gamma)
@@ -653,7 +650,7 @@ def lstm(
     bias: Tensor,
     recurrent_bias: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    ops = _ops()
+    ops = keras_ops()
     projected = ops.swapaxes(_projected(x, kernel, add(bias, recurrent_bias)), 0, 1)  # (n, b, 4u)
     outputs, cells = _custom(_lstm, projected, h, c, recurrent_kernel)
     return ops.swapaxes(outputs, 0, 1), outputs[-1], cells[-1]
@@ -662,7 +659,7 @@ def lstm(
 def _projected(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """x kernel + bias. The last input is apart: in a padded sequence it has weights of 200, on whose grid the
     others would lose their digits."""
-    ops = _ops()
+    ops = keras_ops()
     if kernel.shape[0] == 1:
         return add(multiply(x, ops.reshape(kernel, (-1,))), bias)
     last = multiply(x[..., -1:], kernel[-1])
@@ -671,7 +668,7 @@ def _projected(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
 
 def _lstm(projected: Tensor, h: Tensor, c: Tensor, kernel: Tensor) -> tuple:
     """(n, b, 4u), states (b, u) -> h and c at every step (n, b, u)."""
-    ops = _ops()
+    ops = keras_ops()
 
     def forward(states: Sequence[Tensor], z: Tensor) -> Sequence[Tensor]:
         h, c, _ = states
@@ -720,7 +717,7 @@ def _bell(y: Tensor) -> Tensor:
 
 def _recurrent_gradient(h: Tensor, outputs: Tensor, dz: Tensor) -> Tensor:
     """Of the recurrent kernel: the states before each step (n, b, u), times its gradients."""
-    ops = _ops()
+    ops = keras_ops()
     before = ops.concatenate([ops.expand_dims(h, 0), outputs[:-1]])
     before = ops.reshape(before, (-1, h.shape[-1]))
     return narrow(product(ops.transpose(before), ops.reshape(dz, (-1, dz.shape[-1]))))
@@ -734,7 +731,7 @@ def gru(
     bias: Tensor,
     recurrent_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    ops = _ops()
+    ops = keras_ops()
     if recurrent_bias is None:
         raise WrongConfiguration("exact: a GRU that resets before the recurrent kernel is not offered")
     projected = ops.swapaxes(dense(x, kernel, bias), 0, 1)  # (n, b, 3u)
@@ -744,7 +741,7 @@ def gru(
 
 def _gru(projected: Tensor, h: Tensor, kernel: Tensor, bias: Tensor) -> tuple:
     """(n, b, 3u), state (b, u) -> h at every step (n, b, u)."""
-    ops = _ops()
+    ops = keras_ops()
 
     def forward(states: Sequence[Tensor], z: Tensor) -> Sequence[Tensor]:
         h, _ = states
@@ -785,7 +782,7 @@ def _gru(projected: Tensor, h: Tensor, kernel: Tensor, bias: Tensor) -> tuple:
 
 
 def cross_entropy(labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    ops = _ops()
+    ops = keras_ops()
     classes = logits.shape[-1]
     if len(labels.shape) == len(logits.shape):
         targets, counted = fence(ops.cast(labels, "float32")), None
@@ -806,7 +803,7 @@ def cross_entropy(labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.
 
 def _cross_entropy(targets: Tensor, logits: Tensor, count: Tensor) -> Tensor:
     """- sum targets log softmax(logits) / count."""
-    ops = _ops()
+    ops = keras_ops()
 
     def function(logits: Tensor) -> tuple:
         e, z, shifted = _exponentials(logits)

@@ -37,7 +37,7 @@ LEAST = 2.0**-126  # the smallest normal float32
 BITS = 53  # of float64
 
 
-def _ops() -> Any:
+def keras_ops() -> Any:
     """keras.ops, imported with the framework."""
     return import_module("keras.ops")
 
@@ -47,12 +47,12 @@ def _ops() -> Any:
 
 def wide(x: Tensor) -> Tensor:
     """float32 -> float64."""
-    return _ops().cast(x, "float64")
+    return keras_ops().cast(x, "float64")
 
 
 def narrow(x: Tensor) -> Tensor:
     """float64 -> float32, rounded to nearest; magnitudes up to 2^-126, and -0, become +0."""
-    ops = _ops()
+    ops = keras_ops()
     x = ops.cast(x, "float32")
     return ops.where(ops.abs(x) <= LEAST, ops.zeros((), "float32"), x)
 
@@ -67,7 +67,7 @@ def constant(value: float) -> float:
 
 def power_of_two(x: Tensor) -> Tensor:
     """The largest power of two up to x >= 0, float64; 1 for 0, infinity for infinity and NaN."""
-    ops = _ops()
+    ops = keras_ops()
     exponent = ops.view(x, "int64") & 0x7FF0000000000000
     power = ops.view(exponent, "float64")
     return ops.where(power == 0, ops.ones((), "float64"), power)
@@ -75,7 +75,7 @@ def power_of_two(x: Tensor) -> Tensor:
 
 def grid(x: Tensor, axes: Sequence[int], bits: int) -> tuple[Tensor, Tensor]:
     """float64 -> integers of magnitude up to 2^bits, and the unit that they count, common along `axes`."""
-    ops = _ops()
+    ops = keras_ops()
     power = power_of_two(ops.max(ops.abs(x), axis=tuple(axes), keepdims=True))
     return ops.round(x * (2.0 ** (bits - 1) / power)), power * 2.0 ** (1 - bits)
 
@@ -87,7 +87,7 @@ def total(x: Tensor, axes: Sequence[int]) -> Tensor:
     if count == 1:
         return wide(x)
     integers, unit = grid(wide(x), axes, BITS - ceil(log2(max(count, 2))))
-    return _ops().sum(integers, axis=tuple(axes), keepdims=True) * unit
+    return keras_ops().sum(integers, axis=tuple(axes), keepdims=True) * unit
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def sliced_product(a: Tensor, b: Tensor, axes: Sequence[int], bits: int) -> Tens
     The second slice has what the first left over, on a grid that is finer by 2^bits: b has twice the bits
     that one exact product leaves for it.
     """
-    ops = _ops()
+    ops = keras_ops()
     high, unit = grid(b, axes, bits)
     low = ops.round((b / unit - high) * 2.0**bits)
     n = b.shape[-1]
@@ -143,7 +143,7 @@ class Table:
 
     def __call__(self, x: Tensor) -> Tensor:
         """float64 numbers that are float32's -> float64, to be fenced."""
-        ops = _ops()
+        ops = keras_ops()
         x = ops.where(x > self.high, self.high * ops.ones((), "float64"), x)
         x = ops.where(x < self.low, self.low * ops.ones((), "float64"), x)
         known = ops.where(x == x, x, self.low * ops.ones((), "float64"))
@@ -225,7 +225,7 @@ def table(name: str) -> Table:
 
 def sqrt(x: Tensor) -> Tensor:
     """The square root."""
-    return narrow(_ops().sqrt(wide(x)))
+    return narrow(keras_ops().sqrt(wide(x)))
 
 
 def divide(x: Tensor, y: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ def exp(x: Tensor) -> Tensor:
 
     ln 2 is in two parts, the first of 42 bits: n times it is exact, and so is the difference from x.
     """
-    ops = _ops()
+    ops = keras_ops()
     x = wide(x)
     x = ops.where(x > 90.0, 90.0 * ops.ones((), "float64"), x)
     x = ops.where(x < -90.0, -90.0 * ops.ones((), "float64"), x)
@@ -257,7 +257,7 @@ with localcontext(PRECISE):
 
 def log(x: Tensor) -> Tensor:
     """ln x = e ln 2 + ln m for x = 2^e m, m about 1; NaN unless x is at least 2^-126 and finite."""
-    ops = _ops()
+    ops = keras_ops()
     x = wide(x)
     usual = ops.logical_and(x >= LEAST, x < float("inf"))
     x = ops.where(usual, x, float("nan") * ops.ones((), "float64"))
@@ -271,7 +271,7 @@ def log(x: Tensor) -> Tensor:
 
 def tanh(x: Tensor) -> Tensor:
     """tanh, odd."""
-    ops = _ops()
+    ops = keras_ops()
     y = narrow(table("tanh")(ops.abs(wide(x))))
     return ops.where(x < 0, -y, y)
 

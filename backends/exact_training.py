@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from zoo.backends import Loss, LossScaling, Optimizer, allowed, exact
-from zoo.backends.exact_numbers import constant, divide, narrow, sqrt, total, wide
+from zoo.backends.exact_numbers import constant, divide, keras_ops, narrow, sqrt, total, wide
 
 from zoo.errors import WrongConfiguration
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     import keras
 
 Tensor = Any
-
-
-def _ops() -> Any:
-    return exact._ops()
 
 
 # A model
@@ -64,26 +60,26 @@ def _dropout(layer: Any, x: Tensor, training: bool = False) -> Tensor:
 
 
 def _embedding(layer: Any, x: Tensor, reverse: bool = False, bias: Tensor | None = None) -> Tensor:
-    table = _ops().convert_to_tensor(layer.table)
+    table = keras_ops().convert_to_tensor(layer.table)
     return exact.dense(x, table, bias, transposed=True) if reverse else exact.embed(table, x)
 
 
 def _positions(layer: Any, x: Tensor) -> Tensor:
-    return exact.add(x, _ops().convert_to_tensor(layer.table)[: x.shape[1]])
+    return exact.add(x, keras_ops().convert_to_tensor(layer.table)[: x.shape[1]])
 
 
 def _segments(layer: Any, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
-    table = _ops().convert_to_tensor(layer.table)
+    table = keras_ops().convert_to_tensor(layer.table)
     return exact.add(x, table[0] if segment_ids is None else exact.embed(table, segment_ids))
 
 
 def _relative_positions(layer: Any, x: Tensor) -> Tensor:
-    bias = exact.embed(_ops().convert_to_tensor(layer.table), layer.buckets_of(x))
-    return _ops().transpose(bias, (0, 3, 1, 2))
+    bias = exact.embed(keras_ops().convert_to_tensor(layer.table), layer.buckets_of(x))
+    return keras_ops().transpose(bias, (0, 3, 1, 2))
 
 
 def _adaptive_average_pool(layer: Any, x: Tensor) -> Tensor:
-    ops = _ops()
+    ops = keras_ops()
     rows, columns = (ops.convert_to_tensor(layer.means(n).T, "float32") for n in x.shape[1:3])
     x = exact.dense(ops.transpose(x, (0, 3, 1, 2)), columns, None)  # (b, c, h, size)
     x = exact.dense(ops.swapaxes(x, 2, 3), rows, None)  # (b, c, size, size), transposed
@@ -96,14 +92,14 @@ def _sum(op: Any, x: Tensor) -> Tensor:
 
 
 def _take(op: Any, x: Tensor, indices: Any) -> Tensor:
-    ops, axis = _ops(), op.axis % len(x.shape)
+    ops, axis = keras_ops(), op.axis % len(x.shape)
     first = ops.moveaxis(x, axis, 0)
     rows = exact.embed(ops.reshape(first, (first.shape[0], -1)), ops.convert_to_tensor(indices, "int32"))
     return ops.moveaxis(ops.reshape(rows, (-1, *first.shape[1:])), 0, axis)
 
 
 def _token(layer: Any, x: Tensor) -> Tensor:
-    ops = _ops()
+    ops = keras_ops()
     zeros = ops.zeros((x.shape[0], 1, x.shape[-1]), "float32")
     return ops.concatenate([exact.add(zeros, ops.convert_to_tensor(layer.value)), x], axis=1)
 
@@ -138,7 +134,7 @@ def _pair(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]
 
     def rule(op: Any, x: Any, y: Any) -> Tensor:
         del op
-        x, y = (_ops().convert_to_tensor(v, "float32") for v in (x, y))
+        x, y = (keras_ops().convert_to_tensor(v, "float32") for v in (x, y))
         return function(x, y)
 
     return rule
@@ -241,7 +237,7 @@ class Network:
             )
         for v in trained:
             if id(v) not in weights:
-                weights[id(v)] = list(exact.fork(_ops().convert_to_tensor(v.value), count))
+                weights[id(v)] = list(exact.fork(keras_ops().convert_to_tensor(v.value), count))
 
         def shared(*args: Any, **kwargs: Any) -> Any:
             own = [(v, weights[id(v)].pop()) for v in trained]
@@ -275,7 +271,7 @@ def predictor(model: keras.Model, mode: str) -> Callable[[Tensor], Tensor]:
 
 
 def _values(variables: Sequence[keras.Variable]) -> list[Tensor]:
-    return [_ops().stop_gradient(_ops().convert_to_tensor(v.value)) for v in variables]
+    return [keras_ops().stop_gradient(keras_ops().convert_to_tensor(v.value)) for v in variables]
 
 
 # An optimizer
@@ -341,7 +337,7 @@ class Updater:
         if self.spec.gradient_accumulation_steps:
             old = zip(slots["gradients"], gradients, strict=True)
             gradients = [narrow(wide(m) * n["kept share"] + wide(g) * n["share"]) for m, g in old]
-            slots["gradients"] = [_ops().zeros_like(g) for g in gradients] if due else gradients
+            slots["gradients"] = [keras_ops().zeros_like(g) for g in gradients] if due else gradients
         if not due:
             return weights, slots
         kinds = self.spec.SLOTS
@@ -360,7 +356,7 @@ class Updater:
 
     def clipped(self, gradients: list) -> list:
         """The gradients, clipped as the optimizer says."""
-        spec, ops = self.spec, _ops()
+        spec, ops = self.spec, keras_ops()
         if limit := spec.clipvalue:
             high = constant(limit) * ops.ones((), "float32")
             low = [ops.where(g > high, high, g) for g in gradients]
@@ -374,7 +370,7 @@ class Updater:
 
     def shrunk(self, gradients: list, norm: Tensor, limit: float) -> list:
         """The gradients times limit / max(norm, limit)."""
-        ops = _ops()
+        ops = keras_ops()
         least = constant(limit) * ops.ones((), "float32")
         factor = wide(divide(least, ops.where(norm <= least, least, norm)))
         return [narrow(wide(g) * factor) for g in gradients]
@@ -390,7 +386,7 @@ class Updater:
             found["weight_sum"] = np.array(self.weight_sum, np.int32)
         for kind, tensors in self.slots.items():
             pairs = zip(self.variables, tensors, strict=True)
-            found |= {f"{kind}/{v.path}": np.array(_ops().convert_to_numpy(x)) for v, x in pairs}
+            found |= {f"{kind}/{v.path}": np.array(keras_ops().convert_to_numpy(x)) for v, x in pairs}
         return found
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
@@ -418,7 +414,7 @@ def _correction(beta: float, t: int) -> float:
 def _square_sum(x: Tensor) -> Tensor:
     every = list(range(len(x.shape)))
     squares = narrow(wide(x) * wide(x))
-    return _ops().reshape(narrow(total(squares, every)), ()) if every else squares
+    return keras_ops().reshape(narrow(total(squares, every)), ()) if every else squares
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -451,7 +447,7 @@ def _direction(spec: Any, n: Any, g: Tensor, state: Sequence[Tensor]) -> tuple[T
     m = narrow(n["first"] * wide(m) + n["1 - first"] * wide(g))
     square = wide(narrow(wide(g) * wide(g)))
     v = narrow(constant(spec.beta_2) * wide(v) + constant(1 - spec.beta_2) * square)
-    largest = [_ops().where(v > x, v, x) for x in largest]
+    largest = [keras_ops().where(v > x, v, x) for x in largest]
     root = wide(sqrt(largest[0] if largest else v))
     below = narrow(root * n["two"] + constant(spec.epsilon))
     return divide(narrow(wide(m) * n["one"]), below), (m, v, *largest)
@@ -469,7 +465,7 @@ def _adamw(spec: Any, n: Any, g: Tensor, w: Tensor, rate: Tensor, decay: float, 
 
 def _lamb(spec: Any, n: Any, g: Tensor, w: Tensor, rate: Tensor, decay: float, state: Any) -> tuple:
     r, state = _direction(spec, n, g, state)
-    r, ops = _decayed(r, w, decay), _ops()
+    r, ops = _decayed(r, w, decay), keras_ops()
     size, length = _norm(w), _norm(r)
     one = ops.ones((), "float32")
     both = ops.logical_and(size > 0, length > 0)
