@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.ladder.bounds import non_finite_mismatch
+
 Array = np.ndarray
 BOUND = 1e-12  # of float64, as on the ladder's second rung
 FACTOR = 16  # a bound is so many times what a 1-ulp perturbation changes
@@ -63,7 +65,7 @@ def difference(theirs: Array, ours: Array) -> Difference:
     """Compare two tensors of one shape."""
     a, b = np.asarray(theirs, np.float64), np.asarray(ours, np.float64)
     finite = np.isfinite(a) & np.isfinite(b)
-    masks = ~finite & ~((np.isnan(a) & np.isnan(b)) | (a == b))
+    masks = non_finite_mismatch(a, b)
     if not finite.any():
         return Difference(0.0, int(masks.sum()))
     gap = np.where(finite, np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)), 0)

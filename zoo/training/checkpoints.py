@@ -51,7 +51,10 @@ class Checkpoint:
 
     def take(self, name: str, given: Any) -> Any:
         """The setting of the saved run. Raises WrongConfiguration if a different one is given."""
-        saved = self.facts[name]
+        return self.agreed(name, self.facts[name], given)
+
+    def agreed(self, name: str, saved: Any, given: Any) -> Any:
+        """A value of the saved run. Raises WrongConfiguration if a different one is given."""
         if given is not None and given != saved:
             raise WrongConfiguration(
                 f"resume: {self.path} was trained with {name}={saved}, not {given}; leave it out, or give "

@@ -55,11 +55,7 @@ def settings(saved: Checkpoint, options: Any, task: Any, *, by_name: bool) -> di
     if (facts := saved.facts.get(FACTS)) is None:
         return found
     for name, given in options.rates.items():
-        if given != (theirs := facts.get("rates", {}).get(name)):
-            raise WrongConfiguration(
-                f"resume: {saved.path} was trained with {name}={theirs}, not {given}; leave it out, or give "
-                "the same"
-            )
+        saved.agreed(name, facts.get("rates", {}).get(name), given)
     taken = ["label_smoothing", *(["dtype"] if by_name else [])]
     taken += [] if facts["loss"].startswith(FUNCTION) else ["loss"]
     return {**found, **{name: facts[name] for name in taken if getattr(options, name) is None}}

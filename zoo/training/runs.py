@@ -249,13 +249,12 @@ def preprocessing_of(task: Task) -> Preprocessing | None:
 
 def write(folder: Path, run: Run) -> None:
     """Write what is to be read beside a run's checkpoint: run.json and tokenizer.json."""
-    _write_texts(folder, _texts(run))
+    _write_texts(folder, _texts(run, facts_of(run)))
 
 
-def _texts(run: Run) -> dict[str, str]:
-    """The files to be read beside a run's checkpoint."""
-    facts = facts_of(run)
-    tokenizer = facts.pop("tokenizer")
+def _texts(run: Run, facts: dict[str, Any]) -> dict[str, str]:
+    """The files to be read beside a run's checkpoint, of the run and its facts."""
+    tokenizer = facts["tokenizer"]
     shown = {
         **facts,
         "tokenizer": tokenizer and tokenizer["name"],
@@ -280,8 +279,9 @@ def prepare(
 
     It writes the checkpoint, and in a run's folder what is to be read beside it.
     """
-    copy = contents(run, optimizer, facts_of(run), state)
-    texts = {} if folder is None else _texts(run)
+    facts = facts_of(run)
+    copy = contents(run, optimizer, facts, state)
+    texts = {} if folder is None else _texts(run, facts)
 
     def write_all() -> None:
         if folder is not None:
