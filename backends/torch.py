@@ -554,8 +554,8 @@ class Updater:
             found["weight_sum"] = np.array(self.weight_sum, np.int32)
         for kind, tensors in kept.items():
             pairs = zip(self.paths, tensors, strict=True)
-            # By Keras's function: torch's own takes no bfloat16.
-            found |= {f"{kind}/{path}": np.array(convert_to_numpy(x.detach())) for path, x in pairs}
+            # By Keras's function, which copies: torch's own takes no bfloat16.
+            found |= {f"{kind}/{path}": convert_to_numpy(x.detach()) for path, x in pairs}
         if self.scaling:
             found |= {"scale": np.array(self.loss_scale, np.float32), "scale_steps": np.array(self.good)}
         return found

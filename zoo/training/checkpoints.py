@@ -166,9 +166,10 @@ def contents(
 ) -> Contents:
     """What `write` writes: a copy, so that another thread can write it while the run goes on."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    arrays = {f"model/{v.path}": ops.convert_to_numpy(v) for v in run.model.variables}
-    arrays |= {f"optimizer/{name}": x for name, x in run.trainer.state_dict().items()}
-    arrays |= {"losses": np.array(run.losses, np.float64), **state[1]}
+    arrays = {f"model/{v.path}": _copy(ops.convert_to_numpy(v)) for v in run.model.variables}
+    arrays |= {f"optimizer/{name}": _copy(x) for name, x in run.trainer.state_dict().items()}
+    arrays |= {name: np.array(x) for name, x in state[1].items()}
+    arrays["losses"] = np.array(run.losses, np.float64)
     header: dict[str, Any] = {
         "version": VERSION,
         "model": run.model.name,
@@ -190,7 +191,12 @@ def contents(
     }
     with backends.without_tensorflow():
         header["optimizer"] = keras.optimizers.serialize(optimizer)
-    return {name: np.array(x, order="C") for name, x in arrays.items()}, header
+    return arrays, header
+
+
+def _copy(x: np.ndarray) -> np.ndarray:
+    """An array with memory of its own: a copy of a view, in the order it lies in; `write_contents` transposes."""
+    return x if x.flags.owndata else np.array(x)
 
 
 def write_contents(path: str | Path, contents: Contents) -> None:
@@ -198,6 +204,7 @@ def write_contents(path: str | Path, contents: Contents) -> None:
     from safetensors.numpy import save_file
 
     arrays, header = contents
+    arrays = {name: np.asarray(x, order="C") for name, x in arrays.items()}
     text = json.dumps({**header, "digests": {name: digest(x) for name, x in arrays.items()}})
     with storage.replacing(path) as part:
         save_file(arrays, part, {"zoo": text, "checksum": digest(text)})
