@@ -527,12 +527,12 @@ def predictor(model: keras.Model, mode: str) -> Callable[[tf.Tensor], tf.Tensor]
     return predict
 
 
-def _compiled(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], mode: str, *, autograph: bool = True) -> Callable[..., Any]:
     def once(*arguments: Any) -> Any:
         with drawing_nothing():
             return function(*arguments)
 
-    return function if mode == "eager" else tf.function(once, jit_compile=mode == "xla")
+    return function if mode == "eager" else tf.function(once, autograph=autograph, jit_compile=mode == "xla")
 
 
 def _instead(
@@ -560,7 +560,7 @@ def compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
-    return _compiled(function, allowed(NAME, mode))
+    return _compiled(function, allowed(NAME, mode), autograph=False)
 
 
 def custom_gradient(function: Callable[..., tuple[Any, Callable]], *tensors: tf.Tensor) -> Any:

@@ -253,7 +253,8 @@ class Parameter(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         del x
-        return ops.convert_to_tensor(self.value)
+        # Not the variable, which on TensorFlow is a tensor, too: who reads it later may be in another scope.
+        return self.value.value
 
     def compute_output_shape(self, shape: Shape) -> Shape:
         del shape
