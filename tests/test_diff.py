@@ -367,6 +367,25 @@ def test_rows_pair_what_computes_the_same_whatever_follows_a_difference(compare:
     assert theirs != ours
 
 
+def test_progress_counts_operations(compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    show = property(lambda self: shown.append, lambda self, value: None)
+    monkeypatch.setattr(Comparison, "show", show, raising=False)
+    compare(Net, partial(Images, "gelu"), IMAGES)
+    assert [text for text in shown if text.startswith("comparing")] == [
+        f"comparing: {i} of 7 operations" for i in range(1, 8)
+    ]
+    assert "gradient descent: 9 of 10 steps" not in shown  # the outputs differ
+    answers: list[dict[str, Any]] = []
+    side = Side(tmp_path, lambda *, last=False, **facts: answers.append(facts))
+    clock = iter((0.5, 1.5, 1.6, 3.0))
+    side.shown = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    for operations in range(4):
+        side.progress(operations)
+    assert answers == [{"operations": 1}, {"operations": 3}]
+
+
 def test_rows_of_deleted_operations_have_one_side(compare: Any) -> None:
     rows = compare(Net, partial(Images, "no branch"), IMAGES)["operations"]
     alone = [(row["theirs"] or row["ours"])["kind"] for row in rows if not (row["theirs"] and row["ours"])]

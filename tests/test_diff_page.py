@@ -6,7 +6,7 @@ Witnesses: a result known by construction, html.parser, axe, and a real Chromium
 import copy
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,7 @@ def test_a_shortcut_is_a_line_beside_its_branch() -> None:
 
 
 @pytest.fixture
-def look(chromium: Browser, tmp_path: Path) -> Iterator[Any]:
+def look(chromium: Browser, tmp_path: Path) -> Callable[..., Page]:
     def open_page(width: int, dark: bool = False) -> Page:
         window = chromium.new_page(
             viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"

@@ -181,10 +181,8 @@ def around(row: Record) -> Iterator[tuple[str, str, str, str, bool]]:
     if row["masks_differ"]:
         largest = next((i for i, a, b in row["values"] if isinstance(a, str) != isinstance(b, str)), largest)
     for index, a, b in row["values"]:
-        if isinstance(a, str) or isinstance(b, str):  # "nan", "inf" or "-inf"
-            text = "" if a == b else "✗"
-        else:
-            text = amount(abs(a - b))
+        names = isinstance(a, str) or isinstance(b, str)  # "nan", "inf" or "-inf"
+        text = amount(abs(float(a) - float(b))) if not names else "" if a == b else "✗"
         yield f"[{', '.join(map(str, index))}]", _value(a), _value(b), text, index == largest
 
 
