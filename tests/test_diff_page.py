@@ -105,7 +105,7 @@ def test_the_first_difference_is_selected_with_both_values_the_cause_and_what_co
     values = (
         "▸ [0, 4]",
         "4.5</td>",
-        "4.50024414</td>",
+        "4.5002441406</td>",
         "2.5e-4</td>",
         "[0, 2]",
         "[0, 6]",

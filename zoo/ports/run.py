@@ -101,6 +101,8 @@ class Comparison(AbstractContextManager["Comparison"]):
     def ask(self, side: int, command: str, **arguments: Any) -> dict[str, Any]:
         """A side's answer. Raises WrongConfiguration with the error of a side that ends."""
         name = ("theirs", "ours")[side]
+        if command == "load":
+            self.show(f"building {name}")
         try:
             answer: dict[str, Any] = {}
             for answer in self.workers[side].ask(command, **arguments):
@@ -144,7 +146,6 @@ class Comparison(AbstractContextManager["Comparison"]):
         self, sources: Sequence[str], inputs: Sequence[str], mapping: Mapping[str, str] | None
     ) -> Findings:
         """Everything, in order. Raises WrongConfiguration."""
-        self.show("building both")
         moves = inputs[0] == inputs[1]
         answers = [
             self.ask(side, "load", source=sources[side], inputs=inputs[side], moves=moves and side == 1)

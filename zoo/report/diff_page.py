@@ -183,11 +183,11 @@ def around(row: Record) -> Iterator[tuple[str, str, str, str, bool]]:
     for index, a, b in row["values"]:
         names = isinstance(a, str) or isinstance(b, str)  # "nan", "inf" or "-inf"
         text = amount(abs(float(a) - float(b))) if not names else "" if a == b else "✗"
-        yield f"[{', '.join(map(str, index))}]", _value(a), _value(b), text, index == largest
+        yield f"[{', '.join(map(str, index))}]", _value(a), _value(b), text, a != b and index == largest
 
 
 def _value(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.9g}"
+    return value if isinstance(value, str) else f"{value:.11g}"
 
 
 def facts(row: Record) -> Record:
