@@ -208,7 +208,7 @@ def facts(row: Record) -> Record:
 
 def sizes(shape: list[int] | None) -> str:
     """A shape with a multiplication sign."""
-    return "" if shape is None else " × ".join(map(str, shape)) or "scalar"
+    return "" if shape is None else "×".join(map(str, shape)) or "scalar"
 
 
 # The other sections
