@@ -150,10 +150,10 @@ class Table:
 
     def label(self, row: Row, side: int) -> str:
         """The value of a row's operation on a side."""
-        node, anchor = ((row.theirs, row.pair and row.pair.theirs), (row.ours, row.pair and row.pair.ours))[
-            side
-        ]
-        return anchor.output if anchor else node.outputs[0] if node and node.outputs else ""
+        if row.pair is not None:
+            return (row.pair.theirs, row.pair.ours)[side].output
+        node = (row.theirs, row.ours)[side]
+        return node.outputs[0] if node and node.outputs else ""
 
     def values(self, row: Row, ours: Side | None = None) -> tuple[Array | None, Array | None]:
         """What both sides computed."""
