@@ -90,6 +90,8 @@ class View:
 class Recorder:
     """The operations of one pass, with the outputs they computed, before any replacement."""
 
+    progress: Callable[[int], None] | None = None  # receives the number of operations after each
+
     def __init__(
         self,
         to_numpy: Callable[[Any], Array],
@@ -129,6 +131,8 @@ class Recorder:
     ) -> list[Any]:
         """Record an operation, and return its outputs, or their replacements."""
         index, weights = len(self.nodes), weights or {}
+        if (progress := type(self).progress) is not None:
+            progress(index)
         known = [self.source(x) or "" for x in inputs]
         node = Node(
             index, name, kind or kind_of(operation), operation, known,

@@ -182,6 +182,7 @@ def test_two_implementations_that_are_equal_have_no_difference(compare: Any) -> 
     assert result["differences"] == []
     assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
     assert [step["name"] for step in result["steps"] if not step["holds"]] == []
+    assert all(row["holds"] for row in result["operations"] if row["theirs"])
     assert "10 steps" in [step["name"] for step in result["steps"]]
     assert result.equal
 
@@ -344,6 +345,54 @@ def test_with_operations_deleted_the_rest_is_matched_rightly(compare: Any) -> No
     ]  # fmt: skip
 
 
+def test_rows_pair_what_computes_the_same_whatever_follows_a_difference(compare: Any) -> None:
+    """A residual sum and a pool after the fault have other values, and are paired all the same."""
+    result = compare(Net, partial(Images, "gelu"), IMAGES)
+    rows = result["operations"]
+    names = lambda side: [row[side] and row[side]["operation"] for row in rows]  # noqa: E731
+    assert names("theirs") == [
+        "conv2d", "batch_norm", "gelu", "conv2d", "batch_norm", "relu", "add", "max_pool2d", "linear",
+        "layer_norm", "tanh", None, "linear",
+    ]  # fmt: skip
+    assert names("ours") == [
+        "conv2d", "batch_norm", "gelu", "conv2d", "batch_norm", "relu", "add", "max_pool2d", "matmul",
+        "layer_norm", "tanh", "mul", "matmul",
+    ]  # fmt: skip
+    assert [row["theirs"]["reads"] for row in rows if row["theirs"]][6:9] == [[2, 5], [6], [7]]
+    assert [i for i, row in enumerate(rows) if row["holds"]] == [0, 1]
+    assert result["differences"][0]["rows"] == [2]
+    gelu = rows[2]
+    theirs, ours = next(v[1:] for v in gelu["values"] if v[0] == gelu["index"])
+    assert (theirs, ours) == (gelu["their_value"], gelu["our_value"])
+    assert theirs != ours
+
+
+def test_progress_counts_operations(compare: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    show = property(lambda self: shown.append, lambda self, value: None)
+    monkeypatch.setattr(Comparison, "show", show, raising=False)
+    compare(Net, partial(Images, "gelu"), IMAGES)
+    assert [text for text in shown if text.startswith("comparing")] == [
+        f"comparing: {i} of 7 operations" for i in range(1, 8)
+    ]
+    assert "gradient descent: 9 of 10 steps" not in shown  # the outputs differ
+    answers: list[dict[str, Any]] = []
+    side = Side(tmp_path, lambda *, last=False, **facts: answers.append(facts))
+    clock = iter((0.5, 1.5, 1.6, 3.0))
+    side.shown = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    for operations in range(4):
+        side.progress(operations)
+    assert answers == [{"operations": 1}, {"operations": 3}]
+
+
+def test_rows_of_deleted_operations_have_one_side(compare: Any) -> None:
+    rows = compare(Net, partial(Images, "no branch"), IMAGES)["operations"]
+    alone = [(row["theirs"] or row["ours"])["kind"] for row in rows if not (row["theirs"] and row["ours"])]
+    assert alone == ["conv", "batch_norm", "relu", "add"]
+    assert all(row["ours"] is None for row in rows if not (row["theirs"] and row["ours"]))
+
+
 def test_a_mapping_that_is_given_replaces_what_was_found(compare: Any) -> None:
     """Two norms exchanged on purpose: the outputs differ, and the pair is kept."""
     result = compare(Net, Images, IMAGES, g1="second.weight")
@@ -425,6 +474,7 @@ def test_the_command_says_the_cause_and_exits_with_1(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "cause: gelu: theirs applies gelu (erf), ours gelu (tanh)" in done.stdout
     assert (tmp_path / "out" / "diff.json").exists()
+    assert "theirs applies gelu (erf)" in (tmp_path / "out" / "diff.html").read_text("utf-8")
     assert (
         CliRunner().invoke(app, ["diff", f"{file}:theirs", f"{file}:theirs", "--shape", "5,3"]).exit_code == 0
     )

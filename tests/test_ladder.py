@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,31 @@ def test_inputs_and_targets_that_do_not_fit_are_refused(monkeypatch: pytest.Monk
     ):
         with pytest.raises(zoo.WrongConfiguration, match="targets"):
             zoo.parity(faults.network, inputs, targets=targets)
+
+
+def test_progress_counts_rungs_and_finished_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Computes:
+        """A process that answers as zoo.ladder.probe does."""
+
+        def ask(self, command: str, **_: Any) -> Iterator[dict[str, Any]]:
+            assert command == "compute"
+            yield from ({"rungs_done": 1}, {"rungs_done": 2}, {"facts": {}})
+
+        def close(self) -> None:
+            pass
+
+    shown: list[str] = []
+    monkeypatch.setattr(run.ParityRun, "start", lambda *_: Computes())
+    monkeypatch.setattr(run.ParityRun, "table", lambda *_: iter(()))
+    monkeypatch.setattr("zoo.processes.machine.cores", lambda: 1)
+    settings = run.Settings(["torch", "jax"], ["float32"], rungs=(1, 4), progress=shown.append)
+    with run.ParityRun(tmp_path, [("mlp", None)], settings) as ladder_run:
+        ladder_run.rows()
+    assert shown == [
+        f"mlp · {name} float32: {done} of 2 rungs ({finished} of 2 finished)"
+        for finished, name in enumerate(("jax", "torch"))
+        for done in (0, 1, 2)
+    ]
 
 
 def test_one_framework_is_no_pair() -> None:

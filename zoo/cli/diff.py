@@ -41,7 +41,7 @@ def diff(
     backends: Annotated[
         str | None, option("Keras's backends for theirs and ours, e.g. torch,jax.", "NAMES")
     ] = None,
-    out: Annotated[Path | None, option("Folder of diff.json.", "PATH")] = None,
+    out: Annotated[Path | None, option("Folder of diff.json and diff.html.", "PATH")] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +64,8 @@ def diff(
         terminal.print_json(result)
     else:
         print(result)
+        if out is not None:
+            print(f"Page: {out / 'diff.html'}")
     if not result.equal:
         raise typer.Exit(FINDING)
 

@@ -83,9 +83,12 @@ class Probe:
             if network.targets is not None and chaos:
                 parts.append(({5, 7, 8}, lambda: perturbed(network)))
             arrays: dict[str, Array] = {}
+            done: set[int] = set()
             for numbers, part in parts:
                 if numbers & set(rungs):
                     arrays.update(part())
+                    done |= numbers & set(rungs)
+                    self.answer(rungs_done=len(done))
         np.savez(self.folder / f"{model}.npz", allow_pickle=False, **arrays)
         facts["noise"] = sorted(drawn)
         self.answer(last=True, facts=facts)

@@ -60,6 +60,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         self.lock, self.cancelled = threading.Lock(), False  # of starting workers
         self.errors: dict[tuple[str, str, str], str] = {}  # by model, framework and float type
         self.facts: dict[str, Record] = {}  # by model: those of `zoo.ladder.taps.Taps`
+        self.finished = 0  # models, each process's by itself
 
     def __exit__(self, *_: object) -> None:
         for worker in self.workers.values():
@@ -67,7 +68,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
 
     def rows(self) -> list[Record]:
         """Computes everything, and returns the rows of the table."""
-        settings = self.settings
+        settings, self.finished = self.settings, 0
         for _, folder in self.models:
             if folder is not None:
                 self.ask((settings.backends[0], "float32"), "save_weights", folder=str(folder))
@@ -97,12 +98,24 @@ class ParityRun(AbstractContextManager["ParityRun"]):
                 raise CancelledError
             if process not in self.workers:
                 self.workers[process] = self.start(*process)
+        answer: Record = {}
         try:
-            *_, answer = self.workers[process].ask(command, **arguments)
+            for answer in self.workers[process].ask(command, **arguments):
+                if (done := answer.get("rungs_done")) is not None:
+                    self.report(process, str(arguments["model"]), done)
         except WorkerDied:
             self.workers.pop(process).close()
             raise
         return answer
+
+    def report(self, process: Process, model: str, done: int) -> None:
+        """Progress: the rungs of a model that a process has computed, and the models that are finished."""
+        settings = self.settings
+        total = len(self.models) * len(settings.dtypes) * len(settings.backends)
+        settings.progress(
+            f"{model} · {process[0]} {process[1]}: {done} of {len(settings.rungs)} rungs "
+            f"({self.finished} of {total} finished)"
+        )
 
     def cancel(self) -> None:
         """End the processes, and start no others."""
@@ -138,7 +151,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         for number, (model, folder) in enumerate(self.models):
             if number and number % MODELS_PER_PROCESS == 0 and process in self.workers:
                 self.workers.pop(process).close()
-            settings.progress(f"{model} · {backend} {dtype}")
+            self.report(process, model, 0)
             try:
                 answer = self.ask(
                     process,
@@ -153,6 +166,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
                 self.facts.setdefault(model, answer["facts"])
             except WorkerDied as error:
                 self.errors[model, backend, dtype] = str(error)
+            self.finished += 1
 
     def resume(self, process: Process, fault: str | None = None) -> None:
         """Have a process resume from the checkpoints of the others."""

@@ -5,6 +5,7 @@ match       the operations of both, paired by what they are and by their neighbo
 weights     theirs' weights carried over to ours
 compare     two tensors in different layouts
 locate      the operations at which differences arise
+rows        the operations of both sides next to each other
 causes      what explains a difference, recomputed in NumPy (formulas)
 side        one implementation in a process of its own
 run         the two processes and the steps of a comparison
@@ -41,6 +42,17 @@ class Diff(dict[str, Any]):
 
         return text(self)
 
+    def page(self) -> str:
+        """The HTML page of the result: both sides' operations next to each other, in one file."""
+        from zoo.report.diff_page import page
+
+        return page(self)
+
+    def _repr_html_(self) -> str:
+        from zoo.report.templates import iframe
+
+        return iframe("zoo diff", self.page())
+
     def __repr__(self) -> str:
         return f"<Diff: {self['verdict']}, {len(self['differences'])} differences>"
 
@@ -68,8 +80,9 @@ def diff(
     random numbers in place of constant biases, scales and statistics. `mapping` names the weights of ours
     that come from one of theirs, {ours: theirs}, where the match that is found is wrong.
 
-    Writes diff.json into `out`. `show` is a callback that receives what is being computed. Raises subclasses
-    of ZooError: for wrong arguments before any process starts, and for a side that fails with its error.
+    Writes diff.json and diff.html, a page with both sides' operations next to each other, into `out`. `show`
+    is a callback that receives what is being computed. Raises subclasses of ZooError: for wrong arguments
+    before any process starts, and for a side that fails with its error.
     """
     if out is not None:
         storage.check_folder("out", out)
@@ -92,6 +105,7 @@ def diff(
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         storage.write_text(Path(out) / "diff.json", storage.json_text(result, default=str))
+        storage.write_text(Path(out) / "diff.html", result.page())
     return result
 
 
@@ -101,8 +115,17 @@ def _name(source: Any) -> str:
     )
 
 
+def _rows(rows: Sequence[Mapping[str, Any]], *at: int | None) -> list[int]:
+    """The numbers of the rows of an operation of theirs and one of ours."""
+    found = (
+        next((i for i, row in enumerate(rows) if row[side] and row[side]["index"] == index), None)
+        for side, index in zip(("theirs", "ours"), at, strict=True)
+    )
+    return list(dict.fromkeys(i for i in found if i is not None))
+
+
 def _result(findings: Findings, names: list[str]) -> Diff:
-    differences = [each.facts() for each in findings.locals]
+    differences = [{**each.facts(), "rows": _rows(findings.rows, *each.at)} for each in findings.locals]
     holds = all(step.holds is not False for step in findings.steps) and not differences
     first = findings.first
     carried = findings.carried
@@ -117,14 +140,17 @@ def _result(findings: Findings, names: list[str]) -> Diff:
             {
                 "name": s.name, "difference": s.difference, "bound": s.bound, "holds": s.holds,
                 "where": s.where and list(s.where), "note": s.note,
+                "arrays": [{"theirs": a, "ours": b, "difference": gap} for a, b, gap in s.arrays],
+                "losses": s.losses,
             }
             for s in findings.steps
         ],
         first=first and {
             "theirs": words(first[0].theirs.node), "ours": words(first[0].ours.node), "bound": first[2],
-            **first[1].facts(),
+            **first[1].facts(), "rows": _rows(findings.rows, first[0].theirs.node.index, None),
         },
         differences=differences,
+        operations=findings.rows,
         matched={
             "pairs": [
                 {"theirs": words(p.theirs.node), "ours": words(p.ours.node), "how": p.how}

@@ -6,7 +6,7 @@ reaches what follows it: each that is left is the operation's own, or that of wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from zoo.ports.match import Matching, Pair
 from zoo.ports.trace import Anchor, Trace
 
 Weights = dict[str, Array]
+Compared = tuple[Pair, Layout, Difference, float]  # with the bound
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Local:
     bound: float
     cause: Cause | None
     kind: str
+    at: tuple[int | None, int | None] = (None, None)  # the numbers of the operations in both traces
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
@@ -91,6 +93,10 @@ def words(node: Node) -> str:
     return f"{node.name} ({node.operation})" if node.name else f"{node.operation} (operation {node.index})"
 
 
+def _at(pair: Pair) -> tuple[int, int]:
+    return pair.theirs.node.index, pair.ours.node.index
+
+
 def part_of(pair: Pair, theirs: Array, ours: Array) -> tuple[Array, Array]:
     """The outputs of a pair; of a fused projection, the part that the other side has by itself."""
     if pair.part is None:
@@ -114,9 +120,7 @@ def image_orders(matching: Matching) -> dict[int, tuple[int, ...]]:
     return found
 
 
-def compared(
-    theirs: Side, ours: Side, matching: Matching, floor: Floor
-) -> Iterator[tuple[Pair, Layout, Difference, float]]:
+def compared(theirs: Side, ours: Side, matching: Matching, floor: Floor) -> Iterator[Compared]:
     """Each pair with the difference of its outputs, and the bound."""
     orders = image_orders(matching)
     for pair in matching.pairs:
@@ -145,10 +149,11 @@ class Locator:
         self.theirs, self.ours, self.matching, self.floor = theirs, ours, matching, floor
         self.partner = {p.theirs.output: p.ours.output for p in matching.pairs if p.part is None}
 
-    def differences(self) -> list[Local]:
-        """In theirs' order; those of the outputs last."""
+    def differences(self, counted: Callable[[Iterator[Compared]], Iterator[Compared]] = iter) -> list[Local]:
+        """In theirs' order; those of the outputs last. `counted` sees the pairs as they are compared."""
         found, placed = [], set()
-        for pair, layout, gap, bound in compared(self.theirs, self.ours, self.matching, self.floor):
+        pairs = compared(self.theirs, self.ours, self.matching, self.floor)
+        for pair, layout, gap, bound in counted(pairs):
             placed.add(pair.ours.output)
             if gap.within(bound):
                 continue
@@ -158,7 +163,7 @@ class Locator:
             found.append(self.local(pair, layout, gap, bound))
             names = words(pair.theirs.node), words(pair.ours.node)
             if found[-1].theirs != names[0] and (cause := causes.declared(*self.effective(pair))):
-                found.append(Local(*names, gap, bound, cause, pair.theirs.kind))
+                found.append(Local(*names, gap, bound, cause, pair.theirs.kind, _at(pair)))
         for a, b, y, z in zip(
             self.theirs.output_labels(), self.ours.output_labels(), self.theirs.outputs, self.ours.outputs,
             strict=False,
@@ -196,7 +201,7 @@ class Locator:
         )
         return Local(
             words(source.theirs.node), words(source.ours.node), Difference(float("inf")), BOUND,
-            Cause("stride", text, self.is_strided(source)), "conv",
+            Cause("stride", text, self.is_strided(source)), "conv", _at(source),
         )  # fmt: skip
 
     def is_strided(self, pair: Pair) -> bool:
@@ -241,7 +246,8 @@ class Locator:
         )  # fmt: skip
         known = bool(inputs) or pair.theirs.kind == "embedding"
         cause = causes.of_operation(case) if known else None
-        return Local(words(pair.theirs.node), words(pair.ours.node), gap, bound, cause, pair.theirs.kind)
+        names = words(pair.theirs.node), words(pair.ours.node)
+        return Local(*names, gap, bound, cause, pair.theirs.kind, _at(pair))
 
     def written_out(self, pair: Pair, a: str, b: str) -> Array | None:
         """The input of a normalization that one side has as separate operations, which end in its scale."""
@@ -274,8 +280,10 @@ class Locator:
         found = first or second
         kind = found.kind if found else "unknown"
         if first is None and second is None and pair is not None:
-            return Local(words(pair.theirs.node), words(pair.ours.node), gap, bound, cause, pair.theirs.kind)
-        return Local(first and words(first), second and words(second), gap, bound, cause, kind)
+            names = words(pair.theirs.node), words(pair.ours.node)
+            return Local(*names, gap, bound, cause, pair.theirs.kind, _at(pair))
+        at = first and first.index, second and second.index
+        return Local(first and words(first), second and words(second), gap, bound, cause, kind, at)
 
     def equal_values(self, mine: list[Node], other: list[Node]) -> dict[str, str]:
         """The values of theirs that ours has too, beginning with those of the pairs and the inputs."""

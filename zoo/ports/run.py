@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,10 +16,12 @@ from zoo.errors import WrongConfiguration
 from zoo.ports.compare import BOUND, Difference, align, difference
 from zoo.ports.locate import Floor, Local, Locator, Side, compared, replacements, words
 from zoo.ports.match import Matching, Pair, match
+from zoo.ports.rows import Table
 from zoo.ports.trace import Anchor, Array, Trace, arrays
 from zoo.ports.weights import Carried, Weights, carry, varied, with_one_bias
 from zoo.processes.workers import Worker, WorkerDied
 
+Item = TypeVar("Item")
 SEED = 3
 STEPS = 10  # of gradient descent
 ROUNDS = 2  # of putting theirs' values in: layouts are clearer once the inputs are equal
@@ -34,6 +36,8 @@ class Step:
     bound: float
     where: tuple[str, str] | None = None
     note: str = ""
+    arrays: list[tuple[str, str, float]] = field(default_factory=list)  # theirs, ours, their difference
+    losses: list[list[float]] = field(default_factory=list)  # theirs' and ours at each step
 
     @property
     def holds(self) -> bool | None:
@@ -52,6 +56,7 @@ class Findings:
     steps: list[Step] = field(default_factory=list)
     first: tuple[Pair, Difference, float] | None = None
     locals: list[Local] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of zoo.ports.rows
     random: tuple[bool, bool] = (False, False)
 
 
@@ -74,6 +79,7 @@ class Comparison(AbstractContextManager["Comparison"]):
     def __init__(self, scratch: Path, backends: Sequence[str], show: Callable[[str], None]):
         self.scratch, self.show = scratch, show
         self.workers: list[Worker] = []
+        self.counts = [0, 0]  # of the operations in a pass
         self.indices: list[dict[str, Array]] = []
         for name, backend in zip(("theirs", "ours"), backends, strict=True):
             self.workers.append(self.start(scratch / name, backend))
@@ -94,12 +100,25 @@ class Comparison(AbstractContextManager["Comparison"]):
 
     def ask(self, side: int, command: str, **arguments: Any) -> dict[str, Any]:
         """A side's answer. Raises WrongConfiguration with the error of a side that ends."""
+        name = ("theirs", "ours")[side]
+        if command == "load":
+            self.show(f"building {name}")
         try:
-            *_, answer = self.workers[side].ask(command, **arguments)
+            answer: dict[str, Any] = {}
+            for answer in self.workers[side].ask(command, **arguments):
+                if (done := answer.get("operations")) is not None:
+                    of = f" of {self.counts[side]}" if self.counts[side] else ""
+                    self.show(f"running {name}: {done}{of} operations")
         except WorkerDied as error:
             text = str(error).removeprefix("WrongConfiguration: ")
-            raise WrongConfiguration(f"{('theirs', 'ours')[side]}: {text}") from None
+            raise WrongConfiguration(f"{name}: {text}") from None
         return answer
+
+    def counted(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+        """The items one by one, with how many are done as progress."""
+        for number, item in enumerate(items, 1):
+            self.show(f"{what}: {number} of {total} operations")
+            yield item
 
     def path(self, side: int, name: str) -> Path:
         """A file of a side."""
@@ -127,7 +146,6 @@ class Comparison(AbstractContextManager["Comparison"]):
         self, sources: Sequence[str], inputs: Sequence[str], mapping: Mapping[str, str] | None
     ) -> Findings:
         """Everything, in order. Raises WrongConfiguration."""
-        self.show("building both")
         moves = inputs[0] == inputs[1]
         answers = [
             self.ask(side, "load", source=sources[side], inputs=inputs[side], moves=moves and side == 1)
@@ -137,7 +155,8 @@ class Comparison(AbstractContextManager["Comparison"]):
         plain = [Trace.load(self.path(side, "initial"), self.indices[side]) for side in (0, 1)]
         weights = varied(plain[0], arrays(self.path(0, "initial.npz")))
         initial = arrays(self.path(1, "initial.npz"))
-        self.show("matching weights")
+        self.counts = [len(trace.nodes) for trace in plain]
+        self.show(f"matching {self.counts[0]} and {self.counts[1]} operations")
         matching = match(plain[0], plain[1])
         add_given(matching, mapping or {}, plain, weights, initial)
         weights = with_one_bias(matching, weights)
@@ -149,7 +168,6 @@ class Comparison(AbstractContextManager["Comparison"]):
         ours, carried = self.carried(theirs, matching, carried, initial)
         kinds = answers[0]["kind"], answers[1]["kind"]
         findings = Findings(matching, carried, kinds, answers[1]["inputs"])
-        self.show("comparing")
         self.compare(findings, theirs, ours, floor)
         if not theirs.trace.nodes or not ours.trace.nodes:
             findings.steps.append(
@@ -180,7 +198,9 @@ class Comparison(AbstractContextManager["Comparison"]):
     def compare(self, findings: Findings, theirs: Side, ours: Side, floor: Floor) -> None:
         """The outputs, the operations, and where a difference arises."""
         findings.steps.append(self.output_step(theirs, ours))
-        whole = list(compared(theirs, ours, findings.matching, floor))
+        count = len(findings.matching.pairs)
+        pairs = compared(theirs, ours, findings.matching, floor)
+        whole = list(self.counted(pairs, "comparing", count))
         apart = [(p, d, b) for p, _, d, b in whole if not d.within(b)]
         findings.first = apart[0] if apart else None
         for pair, _, gap, bound in whole:
@@ -201,7 +221,13 @@ class Comparison(AbstractContextManager["Comparison"]):
         for number in range(ROUNDS):
             put_in = replacements(theirs, local, findings.matching, floor)
             local = self.side(f"local{number}", ours.weights, replaced=put_in)
-        findings.locals = Locator(theirs, local, findings.matching, floor).differences()
+        locator = Locator(theirs, local, findings.matching, floor)
+        findings.locals = locator.differences(lambda pairs: self.counted(pairs, "finding causes", count))
+        findings.rows = Table(theirs, ours, local, findings.matching, floor).records(
+            whole,
+            findings.locals,
+            lambda done, total: self.show(f"aligning the others: {done} of {total} operations"),
+        )
 
     def output_step(self, theirs: Side, ours: Side) -> Step:
         """The outputs of both, and the bound that a perturbation of theirs gives."""
@@ -249,10 +275,10 @@ class Comparison(AbstractContextManager["Comparison"]):
 
     def descend(self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str]) -> None:
         """Steps of gradient descent, each side by its own gradients."""
-        self.show(f"{STEPS} steps")
         weights, losses = [dict(theirs.weights), dict(carried.weights)], []
         rate = 0.0
-        for _ in range(STEPS):
+        for number in range(STEPS):
+            self.show(f"gradient descent: {number} of {STEPS} steps")
             losses.append([])
             for s in (0, 1):
                 self.ask(s, "set", weights=self.save(f"step{s}", weights[s]))
@@ -266,7 +292,7 @@ class Comparison(AbstractContextManager["Comparison"]):
             self.ask(s, "set", weights=self.save(f"step{s}", kept))
         gap = difference(*(np.array([pair[s] for pair in losses]) for s in (0, 1)))
         note = untied(carried) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
-        findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note))
+        findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note, losses=losses))
 
     def gradients(
         self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str], mode: str
@@ -315,6 +341,7 @@ def weights_step(name: str, theirs: Weights, ours: Weights, shapes: Weights, car
         scale = _scale(source, theirs)
         error = float(_error(difference(expected[placed] / scale, found[placed] / scale)))
         error *= min(1.0, float(np.abs(expected[placed]).max(initial=0)) / scale or 1.0)
+        step.arrays.append((source, ", ".join(mine), error))
         if error > (step.difference or 0.0):
             step.difference, step.where = error, (source, ", ".join(mine))
     step.note = "" if theirs else "theirs changes nothing"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ class Side:
         self.folder, self.answer = folder, answer
         self.model: Model
         self.inputs: Any = None
+        self.shown = time.monotonic()
+        Recorder.progress = self.progress
+
+    def progress(self, operations: int) -> None:
+        """Answer how many operations of a pass are done, once a second."""
+        if (now := time.monotonic()) > self.shown + 1:
+            self.shown = now
+            self.answer(operations=operations)
 
     def load(self, *, source: str, inputs: str, moves: bool) -> None:
         """Build the model, and find the layout in which it takes the inputs."""

@@ -24,16 +24,16 @@ def lines(result: Record) -> Iterator[str]:
     yield f"ours:   {ours['source']} ({ours['kind']}{moved})"
     pairs = result["matched"]["pairs"]
     yield f"{len(pairs)} operations matched, {len(result['weights']['mapping'])} arrays carried over"
-    yield from _unmatched(result)
+    yield from unmatched(result)
     if result["random"]:
         yield "ours gives other outputs at every call: it draws random numbers in inference mode"
-    yield _verdict(result)
+    yield verdict(result)
     if first := result["first"]:
-        yield f"First apart: theirs {first['theirs']}, ours {first['ours']}, {_gap(first)}"
+        yield f"First apart: theirs {first['theirs']}, ours {first['ours']}, {gap(first)}"
     differences = result["differences"]
     if differences:
         yield f"Where differences arise ({len(differences)}), each with theirs' values put in before it:"
-    for group in _groups(differences)[:SHOWN]:
+    for group in groups(differences)[:SHOWN]:
         yield from _difference(group)
     outputs = next((s for s in result["steps"] if s["name"] == "outputs"), None)
     for step in result["steps"]:
@@ -49,26 +49,28 @@ def lines(result: Record) -> Iterator[str]:
         )
 
 
-def _verdict(result: Record) -> str:
+def verdict(result: Record) -> str:
+    """In a line."""
     if result["verdict"] == "equal":
         return "EQUAL: no difference beyond rounding in float64"
     return "DIFFERENT"
 
 
-def _gap(facts: Record) -> str:
+def gap(facts: Record) -> str:
+    """How far apart two values are, and where most."""
     if facts["masks_differ"]:
         return f"{facts['masks_differ']} elements are NaN or infinite on one side alone"
-    if facts["difference"] == float("inf"):
+    if facts["difference"] in (None, float("inf")):  # null in a file
         return "the shapes differ"
     if facts["index"] is None:
-        return f"by {_number(facts['difference'])}"
+        return f"by {amount(facts['difference'])}"
     index = ", ".join(map(str, facts["index"]))
-    return f"by {_number(facts['difference'])} of the largest value (rounding: {_number(facts['bound'])})" + (
+    return f"by {amount(facts['difference'])} of the largest value (rounding: {amount(facts['bound'])})" + (
         f", most at [{index}]: {facts['their_value']:.9g} and {facts['our_value']:.9g}" if index else ""
     )
 
 
-def _groups(differences: list[Record]) -> list[list[Record]]:
+def groups(differences: list[Record]) -> list[list[Record]]:
     """Differences of one cause and kind together."""
     found: dict[tuple[Any, ...], list[Record]] = {}
     for each in differences:
@@ -81,7 +83,7 @@ def _difference(group: list[Record]) -> Iterator[str]:
     first = group[0]
     names = f"theirs {first['theirs'] or 'nothing'}, ours {first['ours'] or 'nothing'}"
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    yield f"  {names}{more}: {_gap(first)}"
+    yield f"  {names}{more}: {gap(first)}"
     if first["cause"]:
         sure = "" if first["confirmed"] else " (not confirmed by a recomputation)"
         yield f"    cause: {first['cause']}: {first['explanation']}{sure}"
@@ -89,7 +91,8 @@ def _difference(group: list[Record]) -> Iterator[str]:
         yield "    cause: not found"
 
 
-def _unmatched(result: Record) -> Iterator[str]:
+def unmatched(result: Record) -> Iterator[str]:
+    """What has no counterpart, and what was matched by less than its use, a line for each kind."""
     matched, weights = result["matched"], result["weights"]
     by_order = [f"{p['theirs']} = {p['ours']}" for p in matched["pairs"] if p["how"] == "order"]
     for words, names in (
@@ -113,8 +116,9 @@ def _step(step: Record) -> str:
         return f"{step['name']}: not compared{note}"
     where = f", most at {' / '.join(step['where'])}" if step["where"] and not step["holds"] else ""
     verdict = "equal" if step["holds"] else "DIFFERENT"
-    return f"{step['name']}: {verdict}, {_number(step['difference'])}{where}{note}"
+    return f"{step['name']}: {verdict}, {amount(step['difference'])}{where}{note}"
 
 
-def _number(value: float) -> str:
+def amount(value: float) -> str:
+    """A difference, rounded up."""
     return "inf" if value == float("inf") else "0" if value == 0 else scientific(float(value))

@@ -25,6 +25,7 @@ from zoo.report import ladder as ladder_report
 from zoo.report.charts import COMPILE_TIME, QUARTILES, bar_chart, difference_chart, loss_chart
 from zoo.report.results import ComparisonResult, Environment, ModelResult, Number, PairResult
 from zoo.report.templates import HERE, POLICY, environment, style
+from zoo.report.templates import iframe as element
 from zoo.report.words import (
     PARITY,
     Evidence,
@@ -93,11 +94,7 @@ def save(result: Record, folder: Path) -> Path:
 def iframe(result: Record, height: int = 720) -> str:
     """The page as one element, for a notebook's `_repr_html_`; height in CSS pixels."""
     title = "zoo parity" if "rungs" in result else "zoo compare"
-    element = Markup(
-        '<iframe title="{}" sandbox="allow-scripts allow-popups" srcdoc="{}" '
-        'style="width: 100%; height: {}px; border: 0"></iframe>'
-    )
-    return str(element.format(title, render(result), height))
+    return element(title, render(result), height)
 
 
 # One model's section

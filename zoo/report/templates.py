@@ -29,3 +29,12 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # no re
 def style() -> Markup:
     """The style sheet of the pages."""
     return Markup((HERE / "report.css").read_text("utf-8"))
+
+
+def iframe(title: str, page: str, height: int = 720) -> str:
+    """A page as one element, for a notebook's `_repr_html_`; height in CSS pixels."""
+    element = Markup(
+        '<iframe title="{}" sandbox="allow-scripts allow-popups" srcdoc="{}" '
+        'style="width: 100%; height: {}px; border: 0"></iframe>'
+    )
+    return str(element.format(title, page, height))
