@@ -402,7 +402,7 @@ def _windows(x: Tensor, size: int, stride: int) -> list[Tensor]:
 
 
 def _patches(x: Tensor, size: int, stride: int) -> Tensor:
-    """(b, h, w, c) -> (b, h', w', k k c): `_windows` side by side; first along each row, which copies faster."""
+    """(b, h, w, c) -> (b, h', w', k k c): `_windows` side by side, along each row first: faster."""
     ops = keras_ops()
     x = ops.concatenate([x[:, :, column] for column in _spans(x.shape[2], size, stride)], -1)
     return ops.concatenate([x[:, row] for row in _spans(x.shape[1], size, stride)], -1)

@@ -195,7 +195,7 @@ def contents(
 
 
 def _copy(x: np.ndarray) -> np.ndarray:
-    """An array with memory of its own: a copy of a view, in the order it lies in; `write_contents` transposes."""
+    """An array with memory of its own: a copy of a view, in its order of axes, which the writer changes."""
     return x if x.flags.owndata else np.array(x)
 
 
