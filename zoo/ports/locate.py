@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-import zoo.ports.causes as causes
+import zoo.ladder.causes as causes
 from zoo.backends.recording import Node
-from zoo.ports.causes import Case, Cause
-from zoo.ports.compare import BOUND, FACTOR, Array, Difference, Layout, align, difference, same
+from zoo.ladder.causes import Case, Cause
+from zoo.ladder.causes.compare import BOUND, FACTOR, Array, Difference, Layout, align, difference, same
+from zoo.ladder.causes.trace import Anchor, Trace
 from zoo.ports.match import Matching, Pair
-from zoo.ports.trace import Anchor, Trace
 
 Weights = dict[str, Array]
 

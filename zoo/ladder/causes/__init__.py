@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-import zoo.ports.formulas as formulas
-from zoo.ports.compare import align, difference, layouts
-from zoo.ports.trace import Anchor
+import zoo.ladder.causes.formulas as formulas
+from zoo.ladder.causes.compare import align, difference, layouts
+from zoo.ladder.causes.trace import Anchor
 
 Array = np.ndarray
 BOUND = 1e-10  # of a recomputation, whose order of summation is NumPy's
