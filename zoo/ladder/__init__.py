@@ -5,6 +5,7 @@ differ.
     networks    the models and data that are compared
     probe       what one framework computes of them, in a process of its own (taps: at every operation)
     rungs       the comparison of two frameworks' arrays, in NumPy
+    explain     the likely cause of a difference, recomputed (causes: the hypotheses)
     run         the processes, and the table of the results
     faults      faults that the ladder must catch (injection: whether it does)
 """
@@ -150,6 +151,7 @@ def _result(scratch: Path, models: Sequence[Model], settings: Settings) -> Parit
             rungs = [n for n in settings.rungs if n in (2, 3)]
             run.settings = replace(settings, dtypes=DTYPES[1:], rungs=rungs, modes=())
             rows += run.rows()
+        run.explain(rows)
     return Parity(
         zoo=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

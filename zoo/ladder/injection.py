@@ -59,6 +59,8 @@ def _row(run: ParityRun, process: Process, fault: Fault | None) -> Record:
     if 8 in rungs:
         run.resume(process, fault and fault.name)
     row = next((row for row in run.table(NAME, DTYPE) if row["verdict"] == "fails"), {})
+    if row:
+        run.explain([row], {process[0]: fault and fault.name})
     where = row.get("where") or {}
     return {
         "fault": fault and fault.name,
@@ -68,5 +70,7 @@ def _row(run: ParityRun, process: Process, fault: Fault | None) -> Record:
         "bound": row.get("bound"),
         "where": where.get("layer"),
         "suspect": where.get("suspect"),
+        "cause": where.get("cause"),
+        "explanation": where.get("explanation"),
         "error": row.get("error"),
     }

@@ -122,6 +122,16 @@ class Probe:
         np.savez(self.folder / f"{model}-resumed.npz", allow_pickle=False, **losses)
         self.answer(last=True)
 
+    def record(self, *, model: str, folder: str | None, fault: str | None = None) -> None:
+        """Write `MODEL-recorded.npz` and `.json`: the operations that `zoo.ladder.explain` recomputes."""
+        from zoo.ladder.explain import record
+        from zoo.ladder.faults import injected
+
+        with injected(fault), same_noise():
+            network = load_network(Path(folder)) if folder else registered_network(model)
+            record(network, self.folder / f"{model}-recorded")
+        self.answer(last=True)
+
     def save_weights(self, *, folder: str) -> None:
         """Write the initial weights of a user's model, for the other frameworks to start from."""
         save_weights(Path(folder))
