@@ -198,7 +198,8 @@ def settings(**on_jax: Any) -> Callable[[], Any]:
 
 def test_the_cause_is_said_where_recomputing_with_it_gives_both_outputs() -> None:
     odd = {
-        "epsilon": {"epsilon": 1e-3}, "momentum": {"momentum": 0.1}, "padding side": {"padding": ((0, 2), (0, 2))},
+        "epsilon": {"epsilon": 1e-3}, "momentum": {"momentum": 0.1},
+        "padding side": {"padding": ((0, 2), (0, 2))},
         "gelu": {"gelu": True}, "dropout": {"rate": 0.25},
     }  # fmt: skip
     networks = {cause: (settings(**changed), INPUTS, None, None) for cause, changed in odd.items()}
@@ -217,18 +218,63 @@ def test_the_cause_is_said_where_recomputing_with_it_gives_both_outputs() -> Non
 
 
 def test_a_process_that_crashes_is_a_row_and_the_others_continue() -> None:
-    def build() -> Any:
-        import keras
-
-        if keras.backend.backend() == "jax":
+    def break_(_: Any, x: Any) -> Any:
+        if getattr(x, "shape", (1,))[0] == len(INPUTS):  # not the one example that is tried first
             raise RuntimeError("no such luck")
-        return stock()
+        return x
 
-    result = ladder.parity(build, inputs=INPUTS, rungs=(2,))
+    result = ladder.parity(faulty(break_), inputs=INPUTS, rungs=(2,))
     (crashed,) = (row for row in result.rows if row["error"])
     assert (crashed["a"], crashed["verdict"]) == ("jax", "fails")
     assert "no such luck" in crashed["error"]
     assert [(row["a"], row["b"]) for row in result.rows if not row["error"]] == [("torch", "tensorflow")]
+
+
+def fails() -> Any:
+    if backends.current().NAME == "jax":
+        raise RuntimeError("no such luck")
+    return stock()
+
+
+def unlike() -> Any:
+    import keras
+
+    model = stock()
+    if keras.backend.backend() == "jax":
+        return keras.Model(model.input, keras.ops.relu(model.output))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs", "message"),
+    [
+        (fails, INPUTS, r"the builder fails on jax: RuntimeError: no such luck \(test_climb.py, line \d+\)"),
+        (unlike, INPUTS, "another architecture on jax: R[eE][lL][uU] where torch has nothing more"),
+        (lambda: None, INPUTS, "the builder returned None; is its return missing"),
+        (stock, INPUTS[:, :5], r"does not take inputs of shape \(1, 5, 6, 2\) on torch"),
+        (stock, {"a": INPUTS, "b": INPUTS}, r"inputs a, b: the model has .* \(None, 6, 6, 2\)"),
+        (stock, np.array(["a"]), "expected arrays of numbers"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused_first(build: Any, inputs: Any, message: str) -> None:
+    with pytest.raises(zoo.ZooError, match=message):
+        ladder.parity(build, inputs, rungs=(2,), backends=("torch", "jax"))
+
+
+def test_an_array_by_any_name_is_that_of_a_model_with_one_input() -> None:
+    result = ladder.parity(stock, {"x": INPUTS}, rungs=(2,), backends=("torch", "jax"))
+    assert not result.failed, str(result)
+
+
+def test_a_builder_that_takes_a_size_is_called_with_it_and_without_pretrained_weights(tmp_path: Path) -> None:
+    (tmp_path / "sizes.py").write_text(
+        "import keras\n\n\ndef build(input_shape, weights='imagenet'):\n"
+        "    assert weights is None\n    x = keras.Input(input_shape)\n"
+        "    return keras.Model(x, keras.layers.Conv2D(2, 3)(x))\n"
+    )
+    result = ladder.parity(f"{tmp_path}/sizes.py:build", size=8, rungs=(2,), backends=("torch", "jax"))
+    assert result["models"] == ["build"]
+    assert not result.failed, str(result)
 
 
 def test_a_users_model_is_trained_where_targets_are_given() -> None:

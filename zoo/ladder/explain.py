@@ -7,7 +7,7 @@ other settings, until the recomputation gives the outputs of both frameworks.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -24,6 +24,8 @@ from zoo.ladder.causes import Case, Cause
 from zoo.ladder.causes.compare import difference
 from zoo.ladder.causes.trace import Anchor
 from zoo.ladder.networks import Network
+from zoo.ladder.run import ParityRun, load
+from zoo.processes.workers import WorkerDied
 
 Array = np.ndarray
 # What counts as another output of an operation, and by how much a product in a coarser format may be off.
@@ -165,3 +167,47 @@ class Explanation:
             axis = mine.attributes.get("axis", -1)
             return of_training.of_statistics(x, axis if isinstance(axis, int) else -1, before, *after)
         return None
+
+
+# In the main process
+
+
+def explain(run: ParityRun, rows: Sequence[Record], faults: Mapping[str, str | None] | None = None) -> None:
+    """Add the likely cause to the first row of each model and pair that fails on rungs 1 to 3.
+
+    `faults` are those injected, by framework.
+    """
+    flow = [row for row in rows if row["verdict"] == "fails" and row["rung"] in (1, 2, 3) and row["where"]]
+    first: dict[tuple[str, str, str], Record] = {}
+    for row in sorted(flow, key=lambda row: (row["dtype"] != "float64", row["rung"])):
+        first.setdefault((row["model"], row["a"], row["b"]), row)
+    recordings: dict[tuple[str, str, str], Recording] = {}
+    for (model, *pair), row in first.items():
+        run.settings.progress(f"{model} · the cause of the difference on {' and '.join(pair)}")
+        dtype, where = row["dtype"], row["where"]
+        theirs, ours = (load(run.folder(name, dtype), model) for name in pair)
+        if row["rung"] == 1:
+            cause = initial_cause(where["layer"], theirs, ours)
+        else:
+            keys = [(model, name, dtype) for name in pair]
+            try:
+                recordings |= {
+                    key: _recorded(run, *key, (faults or {}).get(key[1]))
+                    for key in keys
+                    if key not in recordings
+                }
+            except WorkerDied:  # a model that runs as a compiled graph alone
+                continue
+            a, b = (recordings[key] for key in keys)
+            cause = Explanation(a, b, dtype).cause(row, (theirs, ours))
+        if cause is not None:
+            where |= {"cause": cause.name, "explanation": cause.of_sides(*pair)}
+
+
+def _recorded(run: ParityRun, model: str, backend: str, dtype: str, fault: str | None) -> Recording:
+    """The operations that a process computes of a model; those of a sound process are kept."""
+    path = run.folder(backend, dtype) / f"{model}-recorded"
+    if fault is not None or not path.with_suffix(".npz").exists():
+        folder = dict(run.models)[model]
+        run.ask((backend, dtype), "record", model=model, folder=folder and str(folder), fault=fault)
+    return Recording(path)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from zoo.ladder.bounds import NUMBERS, Record
+from zoo.ladder.explain import explain
 from zoo.ladder.faults import FAULTS, Fault, network
 from zoo.ladder.networks import save_network
 from zoo.ladder.run import QUICK_MODES, ParityRun, Process, Settings, compared_backends
@@ -60,7 +61,7 @@ def _row(run: ParityRun, process: Process, fault: Fault | None) -> Record:
         run.resume(process, fault and fault.name)
     row = next((row for row in run.table(NAME, DTYPE) if row["verdict"] == "fails"), {})
     if row:
-        run.explain([row], {process[0]: fault and fault.name})
+        explain(run, [row], {process[0]: fault and fault.name})
     where = row.get("where") or {}
     return {
         "fault": fault and fault.name,

@@ -19,7 +19,7 @@ import numpy as np
 from zoo import backends, random, training
 from zoo._lazy import keras, ops
 from zoo.ladder.bounds import PERTURBED_RUNS, absolute_difference
-from zoo.ladder.networks import SEED, Network, load_network, registered_network, save_weights
+from zoo.ladder.networks import SEED, Network, check, load_network, registered_network, save_weights
 from zoo.ladder.noise import same_noise
 from zoo.processes.workers import Answer, serve
 from zoo.training.recipes import Recipe
@@ -134,8 +134,11 @@ class Probe:
 
     def save_weights(self, *, folder: str) -> None:
         """Write the initial weights of a user's model, for the other frameworks to start from."""
-        save_weights(Path(folder))
-        self.answer(last=True)
+        self.answer(last=True, architecture=save_weights(Path(folder)))
+
+    def check(self, *, folder: str) -> None:
+        """Build a user's model, and answer with its architecture."""
+        self.answer(last=True, architecture=check(Path(folder)))
 
 
 # Rung 1

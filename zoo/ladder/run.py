@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from zoo import backends
 from zoo.backends import MODES
 from zoo.errors import BackendError
 from zoo.ladder.bounds import NUMBERS, RUNGS, Record
-from zoo.ladder.explain import Explanation, Recording, initial_cause
+from zoo.ladder.builders import check_networks
 from zoo.ladder.rungs import COMPARISONS, Pair, chaos_of, engines, row
 from zoo.processes import machine
 from zoo.processes.workers import Worker, WorkerDied
@@ -69,9 +69,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
     def rows(self) -> list[Record]:
         """Computes everything, and returns the rows of the table."""
         settings = self.settings
-        for _, folder in self.models:
-            if folder is not None:
-                self.ask((settings.backends[0], "float32"), "save_weights", folder=str(folder))
+        check_networks(self)
         longest_first = list(itertools.product(settings.dtypes, settings.backends))[::-1]  # JAX in float64
         processes = [(name, dtype) for dtype, name in longest_first]
         with ThreadPoolExecutor(max(1, machine.cores())) as pool:
@@ -171,44 +169,6 @@ class ParityRun(AbstractContextManager["ParityRun"]):
                 )
             except WorkerDied as error:
                 self.errors[model, backend, dtype] = str(error)
-
-    # The causes of differences
-
-    def explain(self, rows: Sequence[Record], faults: Mapping[str, str | None] | None = None) -> None:
-        """Add the likely cause to the first row of each model and pair that fails on rungs 1 to 3.
-
-        `faults` are those injected, by framework.
-        """
-        flow = [r for r in rows if r["verdict"] == "fails" and r["rung"] in (1, 2, 3) and r["where"]]
-        first: dict[tuple[str, str, str], Record] = {}
-        for failed in sorted(flow, key=lambda r: (r["dtype"] != "float64", r["rung"])):
-            first.setdefault((failed["model"], failed["a"], failed["b"]), failed)
-        recordings: dict[tuple[str, str, str], Recording] = {}
-        for (model, *pair), failed in first.items():
-            self.settings.progress(f"{model} · the cause of the difference on {' and '.join(pair)}")
-            arrays = [load(self.folder(name, failed["dtype"]), model) for name in pair]
-            if failed["rung"] == 1:
-                cause = initial_cause(failed["where"]["layer"], *arrays)
-            else:
-                keys = [(model, name, failed["dtype"]) for name in pair]
-                try:
-                    for key in keys:
-                        if key not in recordings:
-                            recordings[key] = self.record(*key, (faults or {}).get(key[1]))
-                except WorkerDied:  # a model that runs as a compiled graph alone
-                    continue
-                explanation = Explanation(*(recordings[key] for key in keys), dtype=failed["dtype"])
-                cause = explanation.cause(failed, (arrays[0], arrays[1]))
-            if cause is not None:
-                failed["where"] |= {"cause": cause.name, "explanation": cause.of_sides(*pair)}
-
-    def record(self, model: str, backend: str, dtype: str, fault: str | None = None) -> Recording:
-        """The operations that a process computes of a model; those of a sound process are kept."""
-        path = self.folder(backend, dtype) / f"{model}-recorded"
-        if fault is not None or not path.with_suffix(".npz").exists():
-            folder = dict(self.models)[model]
-            self.ask((backend, dtype), "record", model=model, folder=folder and str(folder), fault=fault)
-        return Recording(path)
 
     def notes(self, model: str) -> list[str]:
         """What was done to make the frameworks comparable."""
