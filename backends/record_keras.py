@@ -80,7 +80,7 @@ class KerasModel:
         return self.model(self.arguments(inputs), training=False)
 
     def run(
-        self, inputs: Any, replacements: Mapping[str, Array] | None = None
+        self, inputs: Any, replacements: Mapping[str, Array] | None = None, *, training: bool = False
     ) -> tuple[list[Array], Recorder]:
         recorder = Recorder(
             _numpy, lambda array, like: keras.ops.convert_to_tensor(array, dtype=like.dtype), replacements
@@ -89,7 +89,7 @@ class KerasModel:
         for number, x in enumerate(keras.tree.flatten(given)):
             recorder.input(number, x)
         with _Hooks(self.model, recorder).recording():
-            result = self.model(given, training=False)
+            result = self.model(given, training=training)
         return [_numpy(y) for y in keras.tree.flatten(result) if _is_float(y)], recorder
 
     def gradients(
@@ -310,6 +310,8 @@ def _attributes(layer: Any, kind: str, inputs: list[Any]) -> dict[str, Any]:
         "pool_size",
         "strides",
         "max_value",
+        "reverse",
+        "momentum",
     ):
         value = getattr(layer, name, None)
         if isinstance(value, bool | int | float | str | list | tuple):

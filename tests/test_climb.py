@@ -67,13 +67,44 @@ def test_every_kind_of_layer_and_regularization_holds() -> None:
     assert not result.failed, result.failed
 
 
+# The faults whose cause is recomputed.
+CAUSES = {
+    "dense kernels drawn transposed": "layout",
+    "dropout reuses its first mask": "dropout",
+    "a dropout mask inverted": "dropout",
+    "convolution kernels transposed": "layout",
+    "a strided convolution padded on one side": "padding side",
+    "GELU's other form": "gelu",
+    "layer norm's epsilon 1e-3": "epsilon",
+    "batch norm's epsilon 1e-3": "epsilon",
+    "a biased running variance": "biased variance",
+    "batch norm's momentum inverted": "momentum",
+    "activation before normalization": "order",
+    "an LSTM's input and forget gates swapped": "layout",
+    "an LSTM's initial state of ones": "initial state",
+    "a GRU's update gate inverted": "recurrence",
+    "a GRU's reset gate before its kernel": "recurrence",
+    "a GRU's outputs not zero in the padding": "padding",
+    "a constant of GELU in float32": "precision",
+    "matrix products in TF32": "TF32",
+    "the gradient of dense layers scaled by 1.001": "factor",
+    "no gradient for dense kernels": "missing gradient",
+    "the gradient of GELU scaled by 0.999": "factor",
+    "softmax twice": "softmax",
+    "the loss summed, not averaged": "reduction",
+    "dropout without its scale": "dropout",
+    "no penalty in the loss": "penalty",
+}
+
+
 @pytest.mark.long
-def test_every_fault_is_caught_by_its_rung() -> None:
+def test_every_fault_is_caught_by_its_rung_and_its_cause_named() -> None:
     control, *rows = injection.inject_faults()
     assert control["caught"] is None, control
     assert len(rows) == len(faults.FAULTS)
     for row in rows:
         assert row["caught"] == row["rung"], row
+    assert {row["fault"]: row["cause"] for row in rows if row["cause"]} == CAUSES
 
 
 def stock() -> Any:
@@ -143,19 +174,107 @@ def test_the_localizer_names_the_operation_whose_gradient_differs() -> None:
     assert row["where"]["b"] == pytest.approx(2 * row["where"]["a"], rel=1e-5)
 
 
-def test_a_process_that_crashes_is_a_row_and_the_others_continue() -> None:
+def settings(**on_jax: Any) -> Callable[[], Any]:
+    """A model of Keras's layers, with other settings on JAX."""
+
     def build() -> Any:
         import keras
 
+        chosen = {"epsilon": 1e-5, "momentum": 0.9, "padding": ((1, 1), (1, 1)), "gelu": False, "rate": 0.5}
         if keras.backend.backend() == "jax":
-            raise RuntimeError("no such luck")
-        return stock()
+            chosen |= on_jax
+        x = image = keras.Input((6, 6, 2))
+        x = keras.layers.ZeroPadding2D(chosen["padding"])(x)
+        x = keras.layers.Conv2D(4, 3, strides=2, name="conv")(x)
+        x = keras.layers.BatchNormalization(momentum=chosen["momentum"], name="norm")(x)
+        x = keras.ops.gelu(x, approximate=chosen["gelu"])
+        x = keras.layers.LayerNormalization(epsilon=chosen["epsilon"], name="scale")(
+            keras.layers.Flatten()(x)
+        )
+        return keras.Model(image, keras.layers.Dropout(chosen["rate"], name="drop")(x))
 
-    result = ladder.parity(build, inputs=INPUTS, rungs=(2,))
+    return build
+
+
+def test_the_cause_is_said_where_recomputing_with_it_gives_both_outputs() -> None:
+    odd = {
+        "epsilon": {"epsilon": 1e-3}, "momentum": {"momentum": 0.1},
+        "padding side": {"padding": ((0, 2), (0, 2))},
+        "gelu": {"gelu": True}, "dropout": {"rate": 0.25},
+    }  # fmt: skip
+    networks = {cause: (settings(**changed), INPUTS, None, None) for cause, changed in odd.items()}
+    result = ladder.own_models(networks, run.Settings(("torch", "jax"), ("float64",), rungs=(2, 3)))
+    causes = {row["model"]: row["where"]["cause"] for row in result.failed if "cause" in row["where"]}
+    assert causes == {cause: cause for cause in odd}
+    for text in (
+        "first differs at scale",
+        "Cause: epsilon is 1e-05 in torch, 0.001 in jax; with epsilon 1e-05 the two agree.",
+        "Cause: the old statistics weigh 0.9 in torch, 0.1 in jax, its complement.",
+        "Cause: torch applies gelu (erf), jax gelu (tanh).",
+        "Cause: in front are [0, 1, 1, 0] zeros by axis in torch, [0, 0, 0, 0] in jax.",
+        "Cause: other values are dropped: ",
+    ):
+        assert text in str(result)
+
+
+def test_a_process_that_crashes_is_a_row_and_the_others_continue() -> None:
+    def break_(_: Any, x: Any) -> Any:
+        if getattr(x, "shape", (1,))[0] == len(INPUTS):  # not the one example that is tried first
+            raise RuntimeError("no such luck")
+        return x
+
+    result = ladder.parity(faulty(break_), inputs=INPUTS, rungs=(2,))
     (crashed,) = (row for row in result.rows if row["error"])
     assert (crashed["a"], crashed["verdict"]) == ("jax", "fails")
     assert "no such luck" in crashed["error"]
     assert [(row["a"], row["b"]) for row in result.rows if not row["error"]] == [("torch", "tensorflow")]
+
+
+def fails() -> Any:
+    if backends.current().NAME == "jax":
+        raise RuntimeError("no such luck")
+    return stock()
+
+
+def unlike() -> Any:
+    import keras
+
+    model = stock()
+    if keras.backend.backend() == "jax":
+        return keras.Model(model.input, keras.ops.relu(model.output))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs", "message"),
+    [
+        (fails, INPUTS, r"the builder fails on jax: RuntimeError: no such luck \(test_climb.py, line \d+\)"),
+        (unlike, INPUTS, "another architecture on jax: R[eE][lL][uU] where torch has nothing more"),
+        (lambda: None, INPUTS, "the builder returned None; is its return missing"),
+        (stock, INPUTS[:, :5], r"does not take inputs of shape \(1, 5, 6, 2\) on torch"),
+        (stock, {"a": INPUTS, "b": INPUTS}, r"inputs a, b: the model has .* \(None, 6, 6, 2\)"),
+        (stock, np.array(["a"]), "expected arrays of numbers"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_refused_first(build: Any, inputs: Any, message: str) -> None:
+    with pytest.raises(zoo.ZooError, match=message):
+        ladder.parity(build, inputs, rungs=(2,), backends=("torch", "jax"))
+
+
+def test_an_array_by_any_name_is_that_of_a_model_with_one_input() -> None:
+    result = ladder.parity(stock, {"x": INPUTS}, rungs=(2,), backends=("torch", "jax"))
+    assert not result.failed, str(result)
+
+
+def test_a_builder_that_takes_a_size_is_called_with_it_and_without_pretrained_weights(tmp_path: Path) -> None:
+    (tmp_path / "sizes.py").write_text(
+        "import keras\n\n\ndef build(input_shape, weights='imagenet'):\n"
+        "    assert weights is None\n    x = keras.Input(input_shape)\n"
+        "    return keras.Model(x, keras.layers.Conv2D(2, 3)(x))\n"
+    )
+    result = ladder.parity(f"{tmp_path}/sizes.py:build", size=8, rungs=(2,), backends=("torch", "jax"))
+    assert result["models"] == ["build"]
+    assert not result.failed, str(result)
 
 
 def test_a_users_model_is_trained_where_targets_are_given() -> None:
@@ -223,3 +342,4 @@ def test_what_differs_in_float32_is_compared_in_float64_by_itself() -> None:
     result = ladder.parity(faulty(lambda ops, x: x * 1.001), INPUTS, rungs=(2,), backends=("torch", "jax"))
     assert [row["dtype"] for row in result.failed] == ["float32", "float64"]
     assert "DIFFERENT: rung 2, forward, first differs at odd" in str(result)
+    assert "Cause: the values of jax are those of torch times 1.001." in str(result)

@@ -576,7 +576,7 @@ def test_flax_modules_and_functions_beside_torch(tmp_path: Path) -> None:
 
 
 def test_a_difference_is_not_hidden_by_an_infinity() -> None:
-    from zoo.ports.compare import difference
+    from zoo.ladder.causes.compare import difference
 
     theirs = np.array([np.inf, 1.0, np.nan, 2.0])
     assert difference(theirs, theirs * 1.01).error == pytest.approx(0.01)

@@ -112,6 +112,9 @@ ParityModes = Annotated[
 InputsOption = Annotated[
     Path | None, option("For a model of yours: .npy, or .npz with an array for each input.", "PATH")
 ]
+SizeOption = Annotated[
+    int | None, option("Of images, for a builder that takes it, e.g. keras.applications:VGG16.", "N")
+]
 TargetsOption = Annotated[Path | None, option("Labels or numbers to train it on, a .npy file.", "PATH")]
 
 
@@ -125,6 +128,7 @@ def parity(
         bool, typer.Option("--faults", help="Seed faults in one framework; list which rung catches which.")
     ] = False,
     inputs: InputsOption = None,
+    size: SizeOption = None,
     targets: TargetsOption = None,
     device: Annotated[str, option("Of every framework; the bounds are a CPU's.", "NAME")] = "cpu",
     out: Annotated[Path | None, option("Folder of parity.json and report.html.", "PATH")] = None,
@@ -147,6 +151,7 @@ def parity(
         result = parity(
             *(models or ()),
             inputs=None if inputs is None else read_arrays("--inputs", inputs),
+            size=size,
             targets=None if targets is None else read_arrays("--targets", targets),
             backends=names,
             rungs=numbers or NUMBERS,

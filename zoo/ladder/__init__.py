@@ -5,6 +5,7 @@ differ.
     networks    the models and data that are compared
     probe       what one framework computes of them, in a process of its own (taps: at every operation)
     rungs       the comparison of two frameworks' arrays, in NumPy
+    explain     the likely cause of a difference, recomputed (causes: the hypotheses)
     run         the processes, and the table of the results
     faults      faults that the ladder must catch (injection: whether it does)
 """
@@ -24,6 +25,8 @@ from zoo._version import __version__
 from zoo.backends import MODES
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.ladder.bounds import DTYPES, NUMBERS, RUNGS, Record
+from zoo.ladder.builders import images, sized
+from zoo.ladder.explain import explain
 from zoo.ladder.networks import save_network
 from zoo.ladder.run import QUICK_MODES, Model, ParityRun, Settings, compared_backends
 from zoo.processes import machine
@@ -61,6 +64,7 @@ class Parity(dict[str, Any]):
 def parity(
     *models: Any,
     inputs: Any = None,
+    size: int | None = None,
     targets: np.ndarray | None = None,
     loss: Any = None,
     backends: Sequence[str] | None = None,
@@ -78,18 +82,22 @@ def parity(
     To check your own model, give a function that builds it, any `keras.Model`, or "FILE.py:FUNCTION", and
     `inputs` for it, one array or a dict by input name, as in `zoo.parity(build_my_model, inputs)`: outputs
     and gradients are compared, with the first framework's initial weights copied to the others. With
-    `targets` (integer labels, or numbers with a `loss` as `zoo.train` takes it) it is also trained.
+    `targets` (integer labels, or numbers with a `loss` as `zoo.train` takes it) it is also trained. A builder
+    with a parameter `input_shape`, `image_size` or `size`, as "keras.applications:VGG16", is called with
+    `size`, without pretrained weights and, if there are no `inputs`, on random images of that size.
     Operations are compared one by one, of models without a graph the outputs of their layers. Keras's random
     layers draw the same numbers on every framework. `print(zoo.parity(...))` states the result in words.
 
     A difference is relative to an array's largest value or, where 1-ulp perturbations of weights and inputs
     move it further than the bound, to ten times that spread. A model that differs in float32 in outputs or
-    gradients is compared in float64 too. With `float64`, the ladder is run in float64 as well. `modes` are
-    modes of the native engine, compared with its default in float32: by default all but "compiled", which
-    takes a minute per model on torch. `device` is that of every framework, as `zoo doctor` names it; the
-    bounds assume a CPU, which computes float32 at full precision. Writes parity.json and report.html into
-    `out`. `show` is a callback that receives what is being computed. Raises subclasses of ZooError for wrong
-    names before any process starts; an error in a process becomes the `error` of a row.
+    gradients is compared in float64 too, and the likely cause is named, an epsilon for example, if
+    recomputing with it gives the outputs of both frameworks. With `float64`, the ladder is run in float64 as
+    well. `modes` are modes of the native engine, compared with its default in float32: by default all but
+    "compiled", which takes a minute per model on torch. `device` is that of every framework, as `zoo doctor`
+    names it; the bounds assume a CPU, which computes float32 at full precision. Writes parity.json and
+    report.html into `out`. `show` is a callback that receives what is being computed. Raises subclasses of
+    ZooError for wrong names before any process starts, and for a builder that fails or returns different
+    models before anything is compared; an error in a process becomes the `error` of a row.
     """
     if out is not None:
         storage.check_folder("out", out)
@@ -103,14 +111,18 @@ def parity(
     )
     if models and (callable(models[0]) or ":" in str(models[0])):
         build, *rest = models
+        name = _name(build)
+        if size is not None:
+            build = sized(build, size)
+            rest = rest or ([images(size)] if inputs is None else [])
         if len(rest) + (inputs is not None) != 1:
             raise WrongConfiguration(
-                "parity(build, inputs): one function that builds a model, and its inputs"
+                f"parity of {name}: expected one model of your own and inputs for it: parity(build, inputs), "
+                "--inputs FILE.npy; or, for a builder that takes the size of images, size=32, --size 32"
             )
-        network = build, rest[0] if rest else inputs, targets, loss
-        result = own_models({_name(build): network}, settings)
-    elif inputs is not None:
-        raise WrongConfiguration("inputs= are for a model of your own: parity(build, inputs)")
+        result = own_models({name: (build, rest[0] if rest else inputs, targets, loss)}, settings)
+    elif inputs is not None or size is not None:
+        raise WrongConfiguration("inputs= and size= are for a model of your own: parity(build, inputs)")
     else:
         names = [registry.card(name).name for name in models] or distinct(registry.list_models())
         result = _registered_models(names, settings)
@@ -150,6 +162,7 @@ def _result(scratch: Path, models: Sequence[Model], settings: Settings) -> Parit
             rungs = [n for n in settings.rungs if n in (2, 3)]
             run.settings = replace(settings, dtypes=DTYPES[1:], rungs=rungs, modes=())
             rows += run.rows()
+        explain(run, rows)
     return Parity(
         zoo=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

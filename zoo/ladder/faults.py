@@ -157,6 +157,22 @@ def _reset_before(
     return original(x, h, kernel, recurrent_kernel, bias + recurrent_bias, None)
 
 
+def _short_constant(original: Any, x: Any, *, approximate: bool) -> Any:
+    """sqrt(1/2) rounded to float32: gelu(s x) / s with s = 1 + 2e-8."""
+    scale = float(np.float32(0.5**0.5)) / 0.5**0.5
+    return original(scale * x, approximate=approximate) / scale
+
+
+def _tf32(original: Any, x: Any, kernel: Any, bias: Any) -> Any:
+    """The operands rounded to 11 bits: adding and subtracting a number 2^42 times larger drops 42 of 53."""
+
+    def rounded(a: Any) -> Any:
+        large = a * (2.0**42 + 1)
+        return large - (large - a)
+
+    return original(rounded(x), rounded(kernel), bias)
+
+
 def _fading() -> Patches:
     """The forget gate is not saturated in the padding."""
     return [
@@ -335,6 +351,11 @@ FAULTS = (
         method("layers.recurrent", "GRU", "mask_outputs", lambda f, self, outputs, lengths: outputs),
     ),
     Fault("a sequence read backwards from its padding", 2, _padding_first),
+    Fault("a constant of GELU in float32", 2, operation("gelu", _short_constant)),
+    Fault("matrix products in TF32", 2, operation("dense", _tf32)),
+    Fault(
+        "an LSTM's initial state of ones", 2, operation("lstm", lambda f, x, h, c, *w: f(x, h + 1, c + 1, *w))
+    ),
     # 3 gradients
     Fault("the gradient of dense layers scaled by 1.001", 3, operation("dense", backward(1.001))),
     Fault("no gradient for dense kernels", 3, operation("dense", _missing_gradient)),

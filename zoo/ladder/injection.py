@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from zoo.ladder.bounds import NUMBERS, Record
+from zoo.ladder.explain import explain
 from zoo.ladder.faults import FAULTS, Fault, network
 from zoo.ladder.networks import save_network
 from zoo.ladder.run import QUICK_MODES, ParityRun, Process, Settings, compared_backends
@@ -59,6 +60,8 @@ def _row(run: ParityRun, process: Process, fault: Fault | None) -> Record:
     if 8 in rungs:
         run.resume(process, fault and fault.name)
     row = next((row for row in run.table(NAME, DTYPE) if row["verdict"] == "fails"), {})
+    if row:
+        explain(run, [row], {process[0]: fault and fault.name})
     where = row.get("where") or {}
     return {
         "fault": fault and fault.name,
@@ -68,5 +71,7 @@ def _row(run: ParityRun, process: Process, fault: Fault | None) -> Record:
         "bound": row.get("bound"),
         "where": where.get("layer"),
         "suspect": where.get("suspect"),
+        "cause": where.get("cause"),
+        "explanation": where.get("explanation"),
         "error": row.get("error"),
     }

@@ -16,6 +16,7 @@ import numpy as np
 from zoo import backends, random, registry, tasks
 from zoo._lazy import keras, ops
 from zoo.errors import WrongConfiguration
+from zoo.ladder.builders import architecture, arguments, call_builder, check_inputs
 from zoo.layers import signature
 from zoo.processes.builders import load_builder, save_builder
 from zoo.training.recipes import Recipe, recipe
@@ -38,14 +39,14 @@ class Network:
     ):
         self.builder, self.inputs, self.targets, self.loss, self.recipe = build, inputs, targets, loss, recipe
         self.weights: dict[str, Array] | None = None  # copied from another framework: "0 conv/kernel"
+        self.backend = ""  # that framework
 
     def build(self) -> keras.Model:
         """A new model with the initial weights that every framework starts from."""
         keras.utils.clear_session()
         keras.utils.set_random_seed(SEED)  # for initializers without a seed
-        model = self.builder()
-        if not isinstance(model, keras.Model):
-            raise WrongConfiguration(f"the builder returned a {type(model).__name__}; expected a keras.Model")
+        model = call_builder(self.builder)
+        self.inputs = arguments(model, self.inputs)
         if not model.built:
             model(backends.tensors(self.first(1)[0]))
         if self.weights is not None:
@@ -58,8 +59,10 @@ class Network:
         there = {name: x.shape for name, x in weights.items()}
         if here != there:
             name = next(n for n in [*there, *here] if here.get(n) != there.get(n))
+            backend = backends.current().NAME
+            other = "another call" if self.backend == backend else f"another framework, {backend}"
             raise WrongConfiguration(
-                f"the builder made another model in another call: weight {name} is "
+                f"the builder made another model in {other}: weight {name} is "
                 f"{there.get(name, 'missing')} in one, {here.get(name, 'missing')} in the other; it must "
                 "return the same architecture each time, on every framework"
             )
@@ -125,6 +128,11 @@ def save_network(folder: Path, build: Any, inputs: Any, targets: Any, loss: Any)
     single = not isinstance(inputs, Mapping)
     arrays = {"": inputs} if single else inputs
     data = {f"inputs/{name}": np.asarray(x) for name, x in arrays.items()}
+    for name, x in data.items():
+        if x.ndim == 0 or x.dtype.kind not in "fiub":
+            raise WrongConfiguration(
+                f"{name.strip('/')}: {x.dtype} {x.shape}; expected arrays of numbers, by example"
+            )
     lengths = {len(x) for x in data.values()} | ({len(targets)} if targets is not None else set())
     if len(lengths) != 1 or 0 in lengths:
         raise WrongConfiguration(
@@ -142,19 +150,32 @@ def save_network(folder: Path, build: Any, inputs: Any, targets: Any, loss: Any)
     np.savez(folder / "data.npz", allow_pickle=False, **data)
 
 
-def save_weights(folder: Path) -> None:
+def save_weights(folder: Path) -> list[str]:
     """Write the initial weights of the network in a folder, for the other frameworks to start from.
 
-    Raises WrongConfiguration for a builder that makes another model the next time.
+    Returns its architecture. Raises WrongConfiguration for a builder that makes another model the next time.
     """
     network = load_network(folder)
     model = network.build()
+    network.backend = backends.current().NAME
     network.weights = {f"{i} {v.path}": ops.convert_to_numpy(v) for i, v in enumerate(model.weights)}
-    network.build()
+    model = network.build()
     # By number: a path may have characters that a file's name cannot.
     names = np.array(list(network.weights))
     arrays = {str(i): x for i, x in enumerate(network.weights.values())}
     np.savez(folder / "weights.npz", allow_pickle=False, names=names, **arrays)
+    return _checked(network, model)
+
+
+def check(folder: Path) -> list[str]:
+    """Build the network in a folder with the weights of another framework; returns its architecture."""
+    network = load_network(folder)
+    return _checked(network, network.build())
+
+
+def _checked(network: Network, model: keras.Model) -> list[str]:
+    check_inputs(model, network.first(1)[0])
+    return architecture(model)
 
 
 def load_network(folder: Path) -> Network:

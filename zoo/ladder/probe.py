@@ -19,7 +19,7 @@ import numpy as np
 from zoo import backends, random, training
 from zoo._lazy import keras, ops
 from zoo.ladder.bounds import PERTURBED_RUNS, absolute_difference
-from zoo.ladder.networks import SEED, Network, load_network, registered_network, save_weights
+from zoo.ladder.networks import SEED, Network, check, load_network, registered_network, save_weights
 from zoo.ladder.noise import same_noise
 from zoo.processes.workers import Answer, serve
 from zoo.training.recipes import Recipe
@@ -125,10 +125,23 @@ class Probe:
         np.savez(self.folder / f"{model}-resumed.npz", allow_pickle=False, **losses)
         self.answer(last=True)
 
+    def record(self, *, model: str, folder: str | None, fault: str | None = None) -> None:
+        """Write `MODEL-recorded.npz` and `.json`: the operations that `zoo.ladder.explain` recomputes."""
+        from zoo.ladder.explain import record
+        from zoo.ladder.faults import injected
+
+        with injected(fault), same_noise():
+            network = load_network(Path(folder)) if folder else registered_network(model)
+            record(network, self.folder / f"{model}-recorded")
+        self.answer(last=True)
+
     def save_weights(self, *, folder: str) -> None:
         """Write the initial weights of a user's model, for the other frameworks to start from."""
-        save_weights(Path(folder))
-        self.answer(last=True)
+        self.answer(last=True, architecture=save_weights(Path(folder)))
+
+    def check(self, *, folder: str) -> None:
+        """Build a user's model, and answer with its architecture."""
+        self.answer(last=True, architecture=check(Path(folder)))
 
 
 # Rung 1

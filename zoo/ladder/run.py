@@ -17,6 +17,7 @@ from zoo import backends
 from zoo.backends import MODES
 from zoo.errors import BackendError
 from zoo.ladder.bounds import NUMBERS, RUNGS, Record
+from zoo.ladder.builders import check_networks
 from zoo.ladder.rungs import COMPARISONS, Pair, chaos_of, engines, row
 from zoo.processes import machine
 from zoo.processes.workers import Worker, WorkerDied
@@ -69,9 +70,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
     def rows(self) -> list[Record]:
         """Computes everything, and returns the rows of the table."""
         settings, self.finished = self.settings, 0
-        for _, folder in self.models:
-            if folder is not None:
-                self.ask((settings.backends[0], "float32"), "save_weights", folder=str(folder))
+        check_networks(self)
         longest_first = list(itertools.product(settings.dtypes, settings.backends))[::-1]  # JAX in float64
         processes = [(name, dtype) for dtype, name in longest_first]
         with ThreadPoolExecutor(max(1, machine.cores())) as pool:

@@ -126,11 +126,11 @@ class Pair:
 
 
 def _initial(pair: Pair) -> Measurement:
-    """Rung 1. Values are equal bit for bit, and of the same type."""
+    """Rung 1. Values are equal bit for bit, and of the same type; integers of any width."""
     ours, theirs = pair.parts("initial/")
     worst, where = 0.0, None
     for name in dict.fromkeys([*ours, *theirs]):
-        x, y = ours.get(name), theirs.get(name)
+        x, y = (_wide(side.get(name)) for side in (ours, theirs))
         if x is None or y is None:
             worst, where = inf, where or {"layer": name, "difference": None, "suspect": "missing on one side"}
         elif x.dtype != y.dtype or x.shape != y.shape or x.tobytes() != y.tobytes():
@@ -138,6 +138,10 @@ def _initial(pair: Pair) -> Measurement:
             worst = max(worst, absolute_difference(x, y) or inf)  # inf: another type, or -0 for 0
             where = where or location(name, x, y)
     return Measurement(worst, where)
+
+
+def _wide(x: np.ndarray | None) -> np.ndarray | None:
+    return x if x is None or x.dtype.kind != "i" else x.astype(np.int64)
 
 
 def _forward(pair: Pair) -> Measurement:

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-import zoo.ports.causes as causes
+import zoo.ladder.causes as causes
 from zoo.backends.recording import Node
-from zoo.ports.causes import Case, Cause
-from zoo.ports.compare import BOUND, FACTOR, Array, Difference, Layout, align, difference, same
+from zoo.ladder.causes import Case, Cause
+from zoo.ladder.causes.compare import BOUND, FACTOR, Array, Difference, Layout, align, difference, same
+from zoo.ladder.causes.trace import Anchor, Trace
 from zoo.ports.match import Matching, Pair
-from zoo.ports.trace import Anchor, Trace
 
 Weights = dict[str, Array]
 Compared = tuple[Pair, Layout, Difference, float]  # with the bound
@@ -408,21 +408,10 @@ class Locator:
 
     def pooling(self, first: Node, second: Node, x: Array, y: Array, z: Array) -> Cause | None:
         """Of images (n, c, h, w)."""
-        settings = [_pool_settings(n, x.ndim - 2) for n in (first, second)]
+        settings = [causes.pool_settings(n, x.ndim - 2) for n in (first, second)]
         if None in settings:
             return None
         return causes.of_pool(x, y, z, [s for s in settings if s is not None])
-
-
-def _pool_settings(node: Node, rank: int) -> dict[str, Any] | None:
-    size = node.attributes.get("size") or node.attributes.get("pool_size")
-    stride = node.attributes.get("stride") or node.attributes.get("strides") or size
-    if size is None:
-        return None
-    return {
-        n: list(v) if isinstance(v, list | tuple) else [v] * rank
-        for n, v in (("size", size), ("stride", stride))
-    }
 
 
 def _unpadded(side: Side, anchor: Anchor) -> Anchor:

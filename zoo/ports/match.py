@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
-from zoo.ports.trace import Anchor, Trace
+from zoo.ladder.causes.trace import Anchor, Trace
 
 DEPTHS = (8, 4, 2, 1, 0)
 Edges = dict[int, list[tuple[int, int]]]  # an anchor -> (slot, another anchor)

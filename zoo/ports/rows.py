@@ -15,10 +15,10 @@ import numpy as np
 
 from zoo.backends.recording import Node
 from zoo.ladder.bounds import non_finite_mismatch
-from zoo.ports.compare import Array, Difference, Layout, align, difference
+from zoo.ladder.causes.compare import Array, Difference, Layout, align, difference
+from zoo.ladder.causes.trace import Trace
 from zoo.ports.locate import Compared, Floor, Local, Side, image_orders, part_of
 from zoo.ports.match import Matching, Pair
-from zoo.ports.trace import Trace
 
 REARRANGEMENTS = ("move", "cast", "flatten", "dropout")  # in inference mode they compute nothing
 AROUND = 2  # values shown before and behind the largest difference

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-import zoo.ports.causes as causes
+import zoo.ladder.causes as causes
 from zoo import random
 from zoo.errors import WrongConfiguration
-from zoo.ports.compare import BOUND, Difference, align, difference
+from zoo.ladder.causes.compare import BOUND, Difference, align, difference
+from zoo.ladder.causes.trace import Anchor, Array, Trace, arrays
 from zoo.ports.locate import Floor, Local, Locator, Side, compared, replacements, words
 from zoo.ports.match import Matching, Pair, match
 from zoo.ports.rows import Table
-from zoo.ports.trace import Anchor, Array, Trace, arrays
 from zoo.ports.weights import Carried, Weights, carry, varied, with_one_bias
 from zoo.processes.workers import Worker, WorkerDied
 

@@ -18,7 +18,7 @@ import numpy as np
 from zoo import backends
 from zoo.backends.recording import Model, Recorder, model_of, recorder_of
 from zoo.errors import WrongConfiguration
-from zoo.ports.trace import Array, arrays
+from zoo.ladder.causes.trace import Array, arrays
 from zoo.processes.builders import load_builder
 from zoo.processes.workers import Answer, serve
 from zoo.storage import reason

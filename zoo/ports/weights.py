@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from zoo import random
+from zoo.ladder.causes.trace import KNOWN, Array, Trace
 from zoo.ports.match import Matching, Pair
-from zoo.ports.trace import KNOWN, Array, Trace
 
 Weights = dict[str, Array]
 SEED = 3

@@ -48,10 +48,19 @@ def quiet() -> dict[str, str]:
 
 
 def last_error(text: str) -> str:
-    """The error that a process's output ends with, or its last line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Unavailable)(:|$)", line)]
-    return (errors or lines or [""])[-1]
+    """The error that a process's output ends with, or its last line.
+
+    Of an error that Keras reports with the name of the layer, the line after it, in bold, is the reason.
+    """
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", text).splitlines() if line.strip()]
+    errors = [
+        i for i, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception|Unavailable)(:|$)", line)
+    ]
+    if not errors:
+        return (lines or [""])[-1]
+    last = lines[errors[-1]]
+    keras_own = "Exception encountered when calling" in last
+    return " ".join([last, *lines[errors[-1] + 1 : errors[-1] + 2]]) if keras_own else last
 
 
 def _memory_gb() -> float | None:

@@ -115,7 +115,9 @@ def location(where: Location | None) -> str:
     if (rounding := where.get("rounding")) is not None:
         text += f" where rounding is {scientific(rounding)}"
     text += "."
-    return text + (f" Suspect: {suspect}." if (suspect := where.get("suspect")) else "")
+    if suspect := where.get("suspect"):
+        text += f" Suspect: {suspect}."
+    return text + (f" Cause: {cause}." if (cause := where.get("explanation")) else "")
 
 
 def failure_count(result: Record) -> int:

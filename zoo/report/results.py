@@ -231,6 +231,10 @@ class Location(TypedDict):
     """the difference, as the rung's claim defines it"""
     suspect: NotRequired[str]
     """the operation that is likely to cause it"""
+    cause: NotRequired[str]
+    """the likely cause in a word or two, `epsilon` for example, if recomputing with it gives both outputs"""
+    explanation: NotRequired[str]
+    """the cause in words, with both values"""
     rounding: NotRequired[Number]
     """how far 1-ulp perturbations of weights and inputs move the value, relative to its largest"""
     index: NotRequired[list[int]]

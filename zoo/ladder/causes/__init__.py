@@ -6,18 +6,27 @@ differ, or one side alone is explained, the cause is said to be unconfirmed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-import zoo.ports.formulas as formulas
-from zoo.ports.compare import align, difference, layouts
-from zoo.ports.trace import Anchor
+import zoo.ladder.causes.formulas as formulas
+import zoo.ladder.causes.recurrent as recurrent
+from zoo.backends.recording import Node
+from zoo.ladder.causes.compare import align, difference, layouts
+from zoo.ladder.causes.trace import Anchor
 
 Array = np.ndarray
 BOUND = 1e-10  # of a recomputation, whose order of summation is NumPy's
+ACTIVATED = {
+    f" after an activation, {name}": formulas.FUNCTIONS[name] for name in ("relu", "silu", "gelu (erf)")
+}
+FORMATS = {"TF32 (10 bits of mantissa)": 11, "bfloat16 (7 bits of mantissa)": 8}  # bits with the first
+TINY = 1e-60  # an output in the padding: an LSTM's output gate is closed there
+CONSTANT = 2.0**-23  # by which a constant changes that is rounded to float32
 EPSILONS = (0.0, 1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1.001e-5, 1e-3)
 
 
@@ -28,6 +37,17 @@ class Cause:
     name: str
     text: str
     confirmed: bool = True
+
+    def exchanged(self) -> Cause:
+        """The cause of theirs' difference from ours."""
+        return replace(self, text=self.of_sides("ours", "theirs"))
+
+    def of_sides(self, theirs: str, ours: str) -> str:
+        """The text with the names of two frameworks for theirs and ours."""
+        names = {"theirs": theirs, "ours": ours}
+        return re.sub(
+            r"\b(theirs|ours)\b", lambda found: names[found[0]], self.text.replace("theirs'", "theirs")
+        )
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,14 @@ class Case:
     our_weights: Mapping[str, Array]
     their_output: Array
     our_output: Array
+    bound: float = BOUND  # of a product in a coarser number format
+
+    def exchanged(self) -> Case:
+        """Ours as theirs, and theirs as ours."""
+        return Case(
+            self.ours, self.theirs, self.inputs, self.our_weights, self.their_weights, self.our_output,
+            self.their_output, self.bound,
+        )  # fmt: skip
 
 
 def close(a: Array, b: Array) -> bool:
@@ -54,6 +82,7 @@ def of_operation(case: Case) -> Cause | None:
     hypotheses: dict[str, Callable[[Case], Cause | None]] = {
         "batch_norm": _batch_norm, "layer_norm": _layer_norm, "rms_norm": _layer_norm, "conv": _conv,
         "affine": _layer_norm, "dense": _dense, "embedding": _embedding, "attention": _attention,
+        "lstm": _recurrent, "gru": _recurrent, "pad": _pad,
     }  # fmt: skip
     found = hypotheses[kind](case) if kind in hypotheses else None
     return (
@@ -75,13 +104,20 @@ def of_values(inputs: list[Array], theirs: Array, ours: Array) -> Cause | None:
     if norm > 0 and np.isfinite(norm):
         factor = float(np.vdot(theirs, ours)) / norm
         if close(theirs * factor, ours):
-            return Cause("factor", f"ours is theirs times {factor:.9g}")
+            if abs(factor - 1) < CONSTANT:
+                return Cause(
+                    "precision",
+                    f"the values of ours are those of theirs times {factor:.12g}: a constant in float32",
+                )
+            return Cause("factor", f"the values of ours are those of theirs times {factor:.9g}")
     for axis in range(1, theirs.ndim):
         if theirs.shape[axis] > 1 and close(np.flip(theirs, axis), ours):
-            return Cause("order", f"ours is theirs in reverse order along axis {axis}")
+            return Cause(
+                "order", f"the values of ours are those of theirs in reverse order along axis {axis}"
+            )
     offset = ours - theirs
     if close(np.full_like(theirs, offset.flat[0]), offset) and offset.flat[0] != 0:
-        return Cause("offset", f"ours is theirs plus {offset.flat[0]:.9g}")
+        return Cause("offset", f"the values of ours are those of theirs plus {offset.flat[0]:.9g}")
     return _branches(inputs, theirs, ours)
 
 
@@ -95,6 +131,8 @@ def of_function(x: Array, theirs: Array, ours: Array) -> Cause | None:
     if a is None or b is None or a == b:
         return None
     name = "activation" if "softmax" not in (a + b) else "softmax"
+    if formulas.FLOAT32 in a + b and a.split(",")[0].strip(")") == b.split(",")[0].strip(")"):
+        return Cause("precision", f"theirs applies {a}, ours {b}")
     return Cause("gelu" if "gelu" in a and "gelu" in b else name, f"theirs applies {a}, ours {b}")
 
 
@@ -147,16 +185,20 @@ def of_state(
     )
     causes, (a, b) = [], weights
     if not np.isclose(a, b, rtol=1e-9):
-        complement = ", its complement" if np.isclose(a, 1 - b, rtol=1e-9) else ""
-        text = f"the old statistics weigh {_short(a)} in theirs, {_short(b)} in ours{complement}"
-        causes.append(Cause("momentum", text, difference(means[0], means[1]).within(1e-8)))
+        causes.append(Cause("momentum", weighted(a, b), difference(means[0], means[1]).within(1e-8)))
     with np.errstate(all="ignore"):
         ratio = variances[1] / variances[0]
     if np.allclose(ratio, ratio.flat[0], rtol=1e-8) and not np.isclose(ratio.flat[0], 1, rtol=1e-8):
         biased = "ours" if ratio.flat[0] < 1 else "theirs"
-        text = f"the running variance of {biased} is the biased one: ours is theirs times {ratio.flat[0]:.9g}"
+        text = f"the running variance of {biased} is the biased one: ours is {ratio.flat[0]:.9g} times theirs"
         causes.append(Cause("biased variance", text))
     return causes
+
+
+def weighted(theirs: float, ours: float) -> str:
+    """The momenta of running statistics, in words."""
+    complement = ", its complement" if np.isclose(theirs, 1 - ours, rtol=1e-6) else ""
+    return f"the old statistics weigh {short(theirs)} in theirs, {short(ours)} in ours{complement}"
 
 
 def _quiet(function: Callable[[Array], Array], x: Array) -> Array:
@@ -207,9 +249,10 @@ def _batch_norm(case: Case) -> Cause | None:
         declared = anchor.node.attributes.get("epsilon")
         options = [declared] if isinstance(declared, float) else []
         options += [*EPSILONS, _fitted(x, w, y, axis)]
-        for how, values in (("", w), (" of the batch", {**w, **formulas.batch_statistics(x, axis)})):
+        ways = [("", x, w), (" of the batch", x, {**w, **formulas.batch_statistics(x, axis)})]
+        for how, z, values in [*ways, *((n, f(x), w) for n, f in ACTIVATED.items())]:
             for epsilon in options:
-                if close(formulas.batch_norm(x, values, epsilon, axis), y):
+                if close(formulas.batch_norm(z, values, epsilon, axis), y):
                     found.append((how, epsilon))
                     break
             else:
@@ -218,6 +261,9 @@ def _batch_norm(case: Case) -> Cause | None:
     if len(found) < 2:
         return None
     (how, a), (our_how, b) = found
+    if how != our_how and (first := next((n for n in ACTIVATED if n in (how, our_how)), None)):
+        side = "theirs" if how == first else "ours"
+        return Cause("order", f"{side} normalizes{first}")
     if how != our_how:
         side = "ours" if our_how else "theirs"
         return Cause("training mode", f"{side} normalizes by the statistics of the batch, as in training")
@@ -263,7 +309,7 @@ def _layer_norm(case: Case) -> Cause | None:
     if a != b:
         name = "biased variance" if "unbiased" in a + b else "normalization"
         return Cause(
-            name, f"theirs computes {a} (epsilon {_short(epsilon)}), ours {b} (epsilon {_short(other)})"
+            name, f"theirs computes {a} (epsilon {short(epsilon)}), ours {b} (epsilon {short(other)})"
         )
     if epsilon != other:
         return Cause(
@@ -287,13 +333,13 @@ def _conv(case: Case) -> Cause | None:
         return close(_quiet(lambda x: formulas.conv(x, k, b, **settings), x), target)
 
     if not agrees(y):
-        return None
+        return of_format(lambda x, k: formulas.conv(x, k, bias, **mine), (x, kernel), (y, z), case.bound)
     for name in ("padding", "stride", "dilation"):
         if mine[name] != other[name] and agrees(z, **{name: other[name]}):
             name_of = "padding side" if name == "padding" and _total(mine) == _total(other) else name
             return Cause(
                 name_of,
-                f"{name} is {mine[name]} in theirs, {other[name]} in ours; with theirs' the two agree",
+                f"{name} is {mine[name]} in theirs, {other[name]} in ours; with that of theirs the two agree",
             )
     if mine != other and agrees(z, **{n: other[n] for n in ("padding", "stride", "dilation")}):
         text = ", ".join(
@@ -309,6 +355,34 @@ def _conv(case: Case) -> Cause | None:
         )
     if kernel.ndim == 4 and kernel.shape[2] == kernel.shape[3] and agrees(z, k=kernel.swapaxes(2, 3)):
         return Cause("layout", "ours applies the kernel with height and width exchanged")
+    for padding in _other_sides(mine["padding"]):
+        if agrees(z, padding=padding):
+            text = f"padding is {mine['padding']} in theirs, {padding} in ours; with either the two agree"
+            return Cause("padding side", text)
+    return of_format(lambda x, k: formulas.conv(x, k, bias, **mine), (x, kernel), (y, z), case.bound)
+
+
+def _other_sides(padding: list[list[int]]) -> Iterator[list[list[int]]]:
+    """The same amount of padding, divided otherwise between the two sides."""
+    total = [sum(p) for p in padding]
+    options = ([[0, t] for t in total], [[t, 0] for t in total], [[t // 2, t - t // 2] for t in total],
+               [[t - t // 2, t // 2] for t in total])  # fmt: skip
+    yield from (option for option in options if option != [list(p) for p in padding])
+
+
+def of_format(
+    product: Callable[[Array, Array], Array],
+    operands: tuple[Array, Array],
+    outputs: tuple[Array, Array],
+    bound: float,
+) -> Cause | None:
+    """The number format that one side rounds the operands of a product to."""
+    exact = product(*operands)
+    for side, y, other in (("theirs", *outputs), ("ours", *outputs[::-1])):
+        for name, bits in FORMATS.items():
+            coarse = product(*(formulas.rounded(a, bits) for a in operands))
+            if difference(y, coarse).within(bound) and difference(other, exact).within(bound):
+                return Cause("TF32" if "TF32" in name else "precision", f"{side} multiplies in {name}")
     return None
 
 
@@ -337,8 +411,9 @@ def _dense(case: Case) -> Cause | None:
     kernel, bias = w["kernel"], w.get("bias", 0.0)
     if x.shape[-1] != kernel.shape[1]:
         return None
-    if not close((x @ kernel.T + bias).reshape(y.shape), y):
-        return None
+    found = of_format(lambda x, k: (x @ k.T + bias).reshape(y.shape), (x, kernel), (y, z), case.bound)
+    if found is not None or not close((x @ kernel.T + bias).reshape(y.shape), y):
+        return found
 
     def gives(value: Array) -> bool:
         return value.size == z.size and close(value.reshape(z.shape), z)
@@ -351,6 +426,53 @@ def _dense(case: Case) -> Cause | None:
     if other.shape == kernel.shape and not np.array_equal(other, kernel):
         used = gives(x @ other.T + v.get("bias", 0.0))
         return Cause("weights", "the weights differ: those of ours could not be set") if used else None
+    return None
+
+
+def _pad(case: Case) -> Cause | None:
+    """Zeros around an image: where its values are in both outputs says how many are in front."""
+    x, y, z = case.inputs[0], case.their_output, case.our_output
+    if x.ndim != y.ndim or not x.any():
+        return None
+    starts = []
+    for side in (y, z):
+        value = np.flatnonzero(x)[0]
+        index = np.unravel_index(value, x.shape)
+        found = (
+            np.subtract(where, index)
+            for where in np.argwhere(side == x.flat[value])
+            if np.array_equal(
+                side[tuple(slice(b - i, b - i + n) for b, i, n in zip(where, index, x.shape, strict=True))], x
+            )
+        )
+        starts.append(next(found, None))
+    if any(start is None for start in starts):
+        return None
+    a, b = ([int(n) for n in start] for start in starts if start is not None)
+    return Cause("padding side", f"in front are {a} zeros by axis in theirs, {b} in ours") if a != b else None
+
+
+def _recurrent(case: Case) -> Cause | None:
+    (x, *states), y, z = case.inputs, case.their_output, case.our_output
+    real, z_real = (np.any(np.abs(a) > TINY, axis=-1, keepdims=True) for a in (y, z))
+    padded, real = bool(np.any(real != z_real)), real & z_real
+    if case.theirs.node.attributes.get("reverse"):
+        x, y, z = (recurrent.backwards(a, real) for a in (x, y, z))
+    found: list[recurrent.Form | None] = [None, None]
+    for form, made in recurrent.forms(case.theirs.kind, [x, *states], case.their_weights):
+        made = made[:, -1] if y.ndim == 2 else made
+        for i, side in enumerate((y, z)):
+            if found[i] is None and made.shape == y.shape and close(made * real, side * real):
+                found[i] = form
+    a, b = found
+    if a is None or b is None:
+        return None
+    if a == b:
+        return Cause("padding", "they differ in the padding alone") if padded else None
+    for name, what in (("gates", "layout"), ("state", "initial state"), ("rest", "recurrence")):
+        if (mine := getattr(a, name)) != (other := getattr(b, name)):
+            words = {"gates": "the order of gates is ", "state": "the initial state is ", "rest": ""}[name]
+            return Cause(what, f"{words}{mine} in theirs, {other} in ours")
     return None
 
 
@@ -426,11 +548,11 @@ def _channel_axis(case: Case) -> int | None:
 
 
 def _epsilon(theirs: float, ours: float) -> str:
-    a, b = _short(theirs), _short(ours)
+    a, b = short(theirs), short(ours)
     return f"epsilon is {a} in theirs, {b} in ours; with epsilon {a} the two agree"
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """A number as people write it: 1e-5, 0.001, 1.001e-05."""
     return f"{float(f'{value:.4g}'):g}"
 
@@ -439,3 +561,15 @@ def aligned(theirs: Array, ours: Array) -> Array | None:
     """Ours in theirs' layout; None if it has no such layout."""
     found = align(theirs, ours)
     return None if found is None else found[0].undo(ours, theirs.shape)
+
+
+def pool_settings(node: Node, rank: int) -> dict[str, Any] | None:
+    """The window and the stride of a pooling, one number for each axis; None if they are not known."""
+    size = node.attributes.get("size") or node.attributes.get("pool_size")
+    stride = node.attributes.get("stride") or node.attributes.get("strides") or size
+    if size is None:
+        return None
+    return {
+        n: list(v) if isinstance(v, list | tuple) else [v] * rank
+        for n, v in (("size", size), ("stride", stride))
+    }

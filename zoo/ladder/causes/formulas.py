@@ -24,14 +24,25 @@ def sigmoid(x: Array) -> Array:
     return np.where(x >= 0, 1 / (1 + np.exp(-np.abs(x))), np.exp(-np.abs(x)) / (1 + np.exp(-np.abs(x))))
 
 
-def _gelu(x: Array) -> Array:
+def _exact(value: float) -> float:
+    return value
+
+
+def _float32(value: float) -> float:
+    return float(np.float32(value))
+
+
+def _gelu(x: Array, constant: Callable[[float], float] = _exact) -> Array:
     from scipy.special import erf
 
-    return x * 0.5 * (1 + erf(x / math.sqrt(2)))
+    return x * 0.5 * (1 + erf(x * constant(math.sqrt(0.5))))
 
 
-def _gelu_tanh(x: Array) -> Array:
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+def _gelu_tanh(x: Array, constant: Callable[[float], float] = _exact) -> Array:
+    return 0.5 * x * (1 + np.tanh(constant(math.sqrt(2 / math.pi)) * (x + constant(0.044715) * x**3)))
+
+
+FLOAT32 = "constants in float32"
 
 
 # Functions of one tensor, by the name that a cause gives them.
@@ -41,6 +52,8 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "relu6": lambda x: np.clip(x, 0, 6),
     "gelu (erf)": _gelu,
     "gelu (tanh)": _gelu_tanh,
+    f"gelu (erf, {FLOAT32})": partial(_gelu, constant=_float32),
+    f"gelu (tanh, {FLOAT32})": partial(_gelu_tanh, constant=_float32),
     "gelu (sigmoid of 1.702 x)": lambda x: x * sigmoid(1.702 * x),
     "silu": lambda x: x * sigmoid(x),
     "sigmoid": sigmoid,
@@ -128,6 +141,12 @@ def conv(
     equation = f"nc{letters}{where},oc{where}->no{letters}"
     y = np.concatenate([np.einsum(equation, w, k, optimize=True) for w, k in parts], 1)
     return y if bias is None else y + channels(bias, 1, y.ndim)
+
+
+def rounded(x: Array, bits: int) -> Array:
+    """Numbers rounded to so many bits of mantissa."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.round(mantissa * 2.0**bits) / 2.0**bits, exponent)
 
 
 def attention(q: Array, k: Array, v: Array, scale: float, causal: bool) -> Array:
