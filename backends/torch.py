@@ -86,6 +86,11 @@ def set_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def use_tf32(enabled: bool) -> bool:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = enabled
+    return _in_use().type == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def enable_float64() -> None:
     """Nothing to do: torch has them."""
 
