@@ -199,6 +199,10 @@ class Backend(Protocol):
         """Use only deterministic algorithms; operations without one raise an error."""
         ...
 
+    def use_tf32(self, enabled: bool) -> bool:
+        """Round the factors of float32 matrix products to TF32's 11 bits, or not; whether the device can."""
+        ...
+
     def enable_float64(self) -> None:
         """Enable float64 tensors; on JAX, for the rest of the process."""
         ...

@@ -102,6 +102,11 @@ def set_deterministic() -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
 
 
+def use_tf32(enabled: bool) -> bool:
+    jax.config.update("jax_default_matmul_precision", "tensorfloat32" if enabled else None)
+    return float(getattr(_in_use(), "compute_capability", 0)) >= 8
+
+
 def enable_float64() -> None:
     jax.config.update("jax_enable_x64", True)
 

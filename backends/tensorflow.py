@@ -91,6 +91,12 @@ def set_deterministic() -> None:
     tf.config.experimental.enable_op_determinism()
 
 
+def use_tf32(enabled: bool) -> bool:
+    tf.config.experimental.enable_tensor_float_32_execution(enabled)
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU")[:1])
+    return any(each.get("compute_capability", (0, 0)) >= (8, 0) for each in details)
+
+
 def enable_float64() -> None:
     """Nothing to do: TensorFlow has them."""
 

@@ -86,6 +86,11 @@ def set_deterministic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def use_tf32(enabled: bool) -> bool:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = enabled
+    return _in_use().type == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def enable_float64() -> None:
     """Nothing to do: torch has them."""
 
@@ -656,15 +661,19 @@ class TracedStep(EagerStep):
             () if (factor := self.updater.loss_scale) is None else (torch.tensor(factor, device=y.device),)
         )
         key = _shapes(x, y)
+        # Not under no_grad, where torch's LSTM keeps nothing for its backward pass, which the graph holds.
         if key not in self.graphs:
             try:
-                self.graphs[key] = self.recorded(self.updater.weights, self.state, x, y, *scale)
+                graph = self.recorded(self.updater.weights, self.state, x, y, *scale)
+                results = graph(x, y, *scale)  # within keras.RematScope it has views that torch refuses
             except Exception as error:
                 loss = super().__call__(x, y, weight)  # raises for a batch that does not fit
                 self.mode = fall_back(self.model, self.mode, "eager", error)
                 return loss
-        # Not under no_grad, where torch's LSTM keeps nothing for its backward pass, which the graph holds.
-        loss, gradients, state = self.graphs[key](x, y, *scale)
+            self.graphs[key] = graph
+        else:
+            results = self.graphs[key](x, y, *scale)
+        loss, gradients, state = results
         for old, new in zip(self.state, state, strict=True):
             if new is not old:
                 old.copy_(new)

@@ -22,7 +22,6 @@ from zoo.cli import terminal
 from zoo.ladder import bounds
 from zoo.processes import machine
 from zoo.report import ladder as ladder_report
-from zoo.report.words import scientific
 
 Record = dict[str, Any]
 FOLDER = Path(__file__).parent / "measured"
@@ -109,18 +108,16 @@ def _parity(found: Record) -> list[str]:
         "bound of columns 5, 7 and 8 is five times the chaos floor: how far torch differs from itself when "
         "its initial weights change by one unit in the last place.",
     ]
-    pairs = ladder_report.grid({"models": [found["model"]], "rows": found["rows"]})
-    for dtype, group in itertools.groupby(pairs, key=lambda pair: pair[1]):
-        own = list(group)
-        lines += ["", row([dtype, *map(str, bounds.NUMBERS)])]
-        lines.append(row(["---", *("---:" for _ in bounds.NUMBERS)]))
-        for _, _, pair, rows in own:
-            lines.append(
-                row([pair, *(ladder_report.cell(rows[n]) if n in rows else "" for n in bounds.NUMBERS)])
-            )
-        limits = {n: rows[n]["bound"] for _, _, _, rows in own for n in rows}
-        written = (scientific(limits[n]) if limits[n] else "equal" for n in bounds.NUMBERS)
-        lines.append(row(["*bound*", *written]))
+    result = {"models": [found["model"]], "rows": found["rows"]}
+    for _, title, columns, pairs in ladder_report.tables(result):
+        lines += ["", row([title, *columns]), row(["---", *("---:" for _ in columns)])]
+        for pair, rows in pairs.items():
+            if any(map(rows.get, columns)):
+                lines.append(
+                    row([pair, *(ladder_report.cell(rows[c]) if c in rows else "" for c in columns)])
+                )
+        limits = {c: rows[c]["bound"] for rows in pairs.values() for c in rows}
+        lines.append(row(["*bound*", *(ladder_report.limit(limits[c]) for c in columns)]))
     return lines
 
 

@@ -302,7 +302,13 @@ def rungs() -> str:
     lines = ["| rung | claim | float32 | float64 |", "| --- | --- | --- | --- |"]
     for rung in bounds.RUNGS:
         limits = [
-            "the\N{NO-BREAK SPACE}floor" if b is None else f"{b:.0e}".replace("e-0", "e-") if b else "equal"
+            "the\N{NO-BREAK SPACE}floor"
+            if b is None
+            else f"{b:g}"
+            if b > 1
+            else f"{b:.0e}".replace("e-0", "e-")
+            if b
+            else "equal"
             for b in (rung.float32, rung.float64)
         ]
         lines.append(row([f"{rung.number} {rung.name}", rung.claim, *limits]))

@@ -13,7 +13,7 @@ from conftest import numpy
 
 import zoo
 from zoo import backends, ladder
-from zoo.ladder import bounds, faults, probe, run, rungs, taps
+from zoo.ladder import bounds, faults, probe, run, rungs, taps, variants
 from zoo.processes.workers import WorkerDied
 
 FACTS = {
@@ -184,6 +184,70 @@ def test_engines_are_compared_within_a_framework() -> None:
     assert rungs.engines({**arrays, "modes/eager": np.array([1, 1.25])}).value == 0.25
 
 
+def test_what_must_be_the_same_is_compared_with_its_own_reference() -> None:
+    """A wrong value in one variant alone, of which the words name the circumstance."""
+    ones, two = np.ones(3), np.array([1.0, 1.0, 2.0])
+    whole = {
+        9: {
+            "batch/together/0": ones,
+            "batch/alone/0": ones,
+            "batch/real/0": ones,
+            "batch/front/outputs/0": ones,
+        }
+        | {f"batch/{name}/0": ones for name in ("cut", "behind", "masked", "tokens", "shifted")}
+        | {"threads/batch/front/outputs/0": ones},
+        10: {f"accumulation/{name}/w": ones for name in ("whole", "native", "keras")}
+        | {f"recomputation/{name}/w": ones for name in ("stored", "recomputed")},
+    }
+    for rung, variant, words in (
+        (9, "batch/alone/0", "output 0 of an example alone, and in a batch"),
+        (9, "batch/cut/0", "output 0 without padding, and with it"),
+        (9, "batch/tokens/0", "output 0 with other tokens in the padding"),
+        (9, "threads/batch/front/outputs/0", "outputs/0 with eight threads, and with one"),
+        (10, "accumulation/native/w", "w of native micro-batches, and of one batch"),
+        (10, "recomputation/recomputed/w", "w recomputed, and stored"),
+    ):
+        same = rungs.WITHIN[rung]("jax", whole[rung], 1e-5, "float32")
+        assert same is not None
+        assert same.value == 0
+        wrong = rungs.WITHIN[rung]("jax", {**whole[rung], variant: two}, 1e-5, "float32")
+        assert wrong is not None
+        assert wrong.value == 0.5
+        assert wrong.where is not None
+        assert wrong.where["layer"] == words
+        assert rungs.WITHIN[rung]("jax", {}, 1e-5, "float32") is None
+
+
+def test_padding_in_front_is_compared_between_frameworks() -> None:
+    ours = {"batch/front/outputs/0": [1.0, 2.0], "batch/front/gradients/w": [1.0]}
+    assert compare(9, ours, ours).value == 0
+    assert compare(9, ours, {**ours, "batch/front/gradients/w": [1.5]}).value == pytest.approx(1 / 3)
+    assert rungs.COMPARISONS[9](pair(ours, {})) is None  # it is left out there
+
+
+@pytest.mark.parametrize(
+    ("error", "ratio"), [(0.5, 0.5), (8.0, 8.0), (np.nan, np.nan), (0.01, np.inf), (0.0, np.inf)]
+)
+def test_a_format_has_its_error_neither_much_more_nor_none(error: float, ratio: float) -> None:
+    """Of two outputs the larger error is measured; outputs without one are not computed in the format."""
+    form = bounds.FORMATS[0]
+    exact = {"precision/exact/outputs/0": np.ones(4), f"precision/{form.bits} bits/outputs/0": np.array(1e-3)}
+    ours = {f"precision/{form.name}/outputs/0": np.array([1.0, 1.0, 1.0, 1 + 1e-3 * error])}
+    measurement = rungs.precision(ours, exact, form)
+    assert measurement is not None
+    np.testing.assert_allclose(measurement.value, ratio)
+    assert rungs.precision({}, exact, form) is None
+
+
+def test_the_rounding_of_a_format_is_that_of_its_bits() -> None:
+    """Half a unit in the last place, as numbers rounded to it have at most: float16 by NumPy."""
+    x = np.random.default_rng(0).uniform(1, 2, 100_000)
+    measured = np.abs(x.astype(np.float16) / x - 1).max()
+    noise = np.abs(variants.half_ulps(x.shape, 11, 0)).max()
+    assert measured <= noise <= 1.01 * 2.0**-11
+    assert measured > 0.99 * noise / 1.01
+
+
 def test_losses_are_held_to_a_few_times_the_chaos_floor_or_the_last_place() -> None:
     assert bounds.floor(1e-3) == 5e-3
     assert bounds.floor(0.0) == 5 * np.spacing(np.float32(2.3))
@@ -222,7 +286,7 @@ def test_a_fault_lasts_as_long_as_its_context() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rungs": (9,)}, "no rung 9"),
+        ({"rungs": (12,)}, "no rung 12"),
         ({"inputs": np.zeros(3)}, "for a model of your own"),
         ({"modes": ("compild",)}, "compiled"),
     ],
@@ -355,7 +419,7 @@ def test_the_words_name_where_two_frameworks_differ_and_what_rounding_would_be()
 
 
 def test_every_rung_says_its_claim_and_bounds() -> None:
-    assert [rung.number for rung in bounds.RUNGS] == list(range(1, 9))
+    assert [rung.number for rung in bounds.RUNGS] == list(range(1, 12))
     for rung in bounds.RUNGS:
         assert set(dataclasses.asdict(rung)) == {"number", "name", "claim", "float32", "float64"}
-        assert rung.float64 <= 1e-9
+        assert rung.float64 <= (1e-9 if rung.name != "precision" else 10)

@@ -24,7 +24,8 @@ from test_rules import ROOT, ZOO, name_of, packages
 
 import zoo
 from zoo import benchmarks, checkpoints
-from zoo.ladder.run import ParityRun, Process, Settings
+from zoo.ladder.bounds import Process
+from zoo.ladder.run import ParityRun, Settings
 from zoo.processes.frameworks import frameworks
 from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import Worker, WorkerDied

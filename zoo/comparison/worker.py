@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 from zoo import backends, registry, tasks, tokenizers, training
 from zoo._lazy import keras, ops
-from zoo.ladder.probe import perturb
+from zoo.ladder.rounding import perturb
 from zoo.ladder.taps import layer_outputs
 from zoo.layers import signature
 from zoo.processes.workers import Answer, serve

@@ -1,9 +1,10 @@
-"""The parity ladder: compares two frameworks in eight steps (rungs), and finds the first layer where they
+"""The parity ladder: compares two frameworks in eleven steps (rungs), and finds the first layer where they
 differ.
 
     bounds      the claim and bounds of each rung, known exceptions
     networks    the models and data that are compared
     probe       what one framework computes of them, in a process of its own (taps: at every operation)
+                (variants: rungs 9 to 11; rounding: how far rounding moves a result)
     rungs       the comparison of two frameworks' arrays, in NumPy
     explain     the likely cause of a difference, recomputed (causes: the hypotheses)
     run         the processes, and the table of the results
@@ -31,6 +32,8 @@ from zoo.ladder.networks import save_network
 from zoo.ladder.run import QUICK_MODES, Model, ParityRun, Settings, compared_backends
 from zoo.processes import machine
 from zoo.processes.scratch import scratch_folder
+
+UNTRAINED = (1, 2, 3, 4, 9, 11)  # rungs that need no targets
 
 
 class Parity(dict[str, Any]):
@@ -93,7 +96,8 @@ def parity(
     gradients is compared in float64 too, and the likely cause is named, an epsilon for example, if
     recomputing with it gives the outputs of both frameworks. With `float64`, the ladder is run in float64 as
     well. `modes` are modes of the native engine, compared with its default in float32: by default all but
-    "compiled", which takes a minute per model on torch. `device` is that of every framework, as `zoo doctor`
+    "compiled", which takes a minute per model on torch. Padding is compared of the zoo's models, TF32 where
+    the device has it; `notes` state what is left out. `device` is that of every framework, as `zoo doctor`
     names it; the bounds assume a CPU, which computes float32 at full precision. Writes parity.json and
     report.html into `out`. `show` is a callback that receives what is being computed. Raises subclasses of
     ZooError for wrong names before any process starts, and for a builder that fails or returns different
@@ -141,7 +145,7 @@ def _registered_models(names: Sequence[str], settings: Settings) -> Parity:
 def own_models(networks: Mapping[str, tuple[Any, Any, Any, Any]], settings: Settings) -> Parity:
     """Models by name, of each a builder, inputs, targets and loss, as `parity` takes them."""
     if any(targets is None for _, _, targets, _ in networks.values()):  # nothing to train on
-        settings = replace(settings, rungs=[n for n in settings.rungs if n <= 4])
+        settings = replace(settings, rungs=[n for n in settings.rungs if n in UNTRAINED])
     with scratch_folder() as scratch:
         for name, (build, inputs, targets, loss) in networks.items():
             save_network(scratch / f"user-{name}", build, inputs, targets, loss)

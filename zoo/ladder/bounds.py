@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,14 @@ Arrays = Mapping[str, np.ndarray]
 # The largest difference that counts as equal in `zoo compare`, in float32.
 BOUNDS = {"initial_weights": 0.0, "outputs": 1e-5, "losses": 1e-5}
 DTYPES = ("float32", "float64")
+
+
+class Process(NamedTuple):
+    """A process: its framework, float type and number of threads."""
+
+    backend: str
+    dtype: str
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,51 @@ RUNGS = (
     Rung(6, "evaluation", "the number of predictions after training that differ", 0.0, 0.0),
     Rung(7, "engines", "the losses of one framework's engines and modes", None, 1e-9),
     Rung(8, "resume", "the losses after resuming from another framework's checkpoint", None, 1e-9),
+    Rung(
+        9,
+        "batch",
+        "outputs of an example alone, in a batch, padded; gradients padded in front, with 1 and 8 threads",
+        1e-5,
+        1e-12,
+    ),
+    Rung(
+        10,
+        "accumulation",
+        "the gradients of micro-batches and of one batch; of stored and of recomputed outputs",
+        1e-5,
+        1e-12,
+    ),
+    Rung(
+        11,
+        "precision",
+        "errors of outputs and gradients in 16 bits, relative to what the format's rounding makes",
+        10.0,
+        10.0,
+    ),
 )
 NUMBERS = tuple(rung.number for rung in RUNGS)
 FLOORS = 5  # times the chaos floor
 PERTURBED_RUNS = 4  # that measure it
 LOSS_ULP = 2.0**-22  # one ulp of a loss between 2 and 4 in float32: the least chaos floor
+
+
+@dataclass(frozen=True)
+class Format:
+    """A number format of rung 11; `bits` of the significand, the leading one included."""
+
+    name: str
+    bits: int
+    policy: str  # Keras's
+    scaled: bool = False  # loss scaling
+
+
+FORMATS = (
+    Format("bfloat16", 8, "bfloat16"),
+    Format("mixed_bfloat16", 8, "mixed_bfloat16"),
+    Format("mixed_float16", 11, "mixed_float16", scaled=True),
+    Format("tf32", 11, "float32"),
+)
+LEAST_ERROR = 1 / 30  # of what the format's rounding makes: outputs with less are not computed in it
 
 
 @dataclass(frozen=True)

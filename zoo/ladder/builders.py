@@ -16,6 +16,7 @@ import numpy as np
 from zoo import backends, random
 from zoo._lazy import keras
 from zoo.errors import WrongConfiguration, ZooError
+from zoo.ladder.bounds import Process
 from zoo.processes import machine
 from zoo.processes.builders import load_builder, save_builder
 from zoo.processes.workers import WorkerDied
@@ -149,17 +150,14 @@ def check_networks(run: ParityRun) -> None:
     another framework.
     """
     first, *others = run.settings.backends
-    dtype = run.settings.dtypes[0]
     for name, folder in run.models:
         if folder is None or (folder / "weights.npz").exists():  # checked for another float type
             continue
         run.settings.progress(f"{name} · building")
-        expected = _ask(run, name, (first, dtype), "save_weights", folder)["architecture"]
+        expected = _ask(run, name, first, "save_weights", folder)["architecture"]
         with ThreadPoolExecutor(max(1, machine.cores())) as pool:
             found = list(
-                pool.map(
-                    lambda b, n=name, f=folder: _ask(run, n, (b, dtype), "check", f)["architecture"], others
-                )
+                pool.map(lambda b, n=name, f=folder: _ask(run, n, b, "check", f)["architecture"], others)
             )
         for backend, parts in zip(others, found, strict=True):
             if parts != expected:
@@ -171,9 +169,9 @@ def check_networks(run: ParityRun) -> None:
                 )
 
 
-def _ask(run: ParityRun, name: str, process: tuple[str, str], command: str, folder: Path) -> dict[str, Any]:
+def _ask(run: ParityRun, name: str, backend: str, command: str, folder: Path) -> dict[str, Any]:
     try:
-        return run.ask(process, command, folder=str(folder))
+        return run.ask(Process(backend, run.settings.dtypes[0]), command, folder=str(folder))
     except WorkerDied as error:
         text = str(error).removeprefix("WrongConfiguration: ")
         raise WrongConfiguration(f"{name}: {text}") from None

@@ -19,7 +19,7 @@ import zoo.ladder.causes as causes
 import zoo.ladder.causes.training as of_training
 from zoo._lazy import keras, ops
 from zoo.backends.recording import Node
-from zoo.ladder.bounds import Arrays, Record
+from zoo.ladder.bounds import Arrays, Process, Record
 from zoo.ladder.causes import Case, Cause
 from zoo.ladder.causes.compare import difference
 from zoo.ladder.causes.trace import Anchor
@@ -209,5 +209,5 @@ def _recorded(run: ParityRun, model: str, backend: str, dtype: str, fault: str |
     path = run.folder(backend, dtype) / f"{model}-recorded"
     if fault is not None or not path.with_suffix(".npz").exists():
         folder = dict(run.models)[model]
-        run.ask((backend, dtype), "record", model=model, folder=folder and str(folder), fault=fault)
+        run.ask(Process(backend, dtype), "record", model=model, folder=folder and str(folder), fault=fault)
     return Recording(path)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
@@ -29,6 +29,7 @@ class Fault:
     name: str
     rung: int
     patches: Callable[[], Patches]
+    model: str | None = None  # of the zoo, that it is injected into; by default `network`
 
 
 def network() -> keras.Model:
@@ -319,6 +320,96 @@ def _shifted_classes(original: Any, self: Any, x: Any) -> Any:
     return np.roll(original(x), 1, axis=-1)
 
 
+def _sees_padding(original: Any, self: Any, real: Any, cache: Any, count: Any) -> Any:
+    """A query that sees padding alone attends to it."""
+    return ops.ones_like(original(real, cache, count))
+
+
+def _padding_behind(original: Any, unmasked: Any, dtype: str) -> Any:
+    """The mask is a number of tokens: as if padding were always behind them."""
+    real = ops.cast(unmasked, "int32")
+    count = ops.sum(real, axis=-1, keepdims=True)
+    return original(ops.cumsum(ops.ones_like(real), axis=-1) <= count, dtype)
+
+
+def _near_positions(original: Any, self: Any, x: Any) -> Any:
+    """Distances beyond those of twelve tokens count as less."""
+    distance, self.distance = self.distance, 11
+    bucket, self.bucket = self.bucket, self.bucket[distance - 11 : distance + 12]
+    try:
+        return original(x)
+    finally:
+        self.distance, self.bucket = distance, bucket
+
+
+def _alone_scaled(original: Any, x: Any, *weights: Any, **kwargs: Any) -> Any:
+    return original(x * 1.001 if x.shape[0] == 1 else x, *weights, **kwargs)
+
+
+def _lost_chunk(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) -> Any:
+    """With more threads than one, the last product of each sum is lost."""
+    if backends.current().threads() > 1:
+        kernel = ops.concatenate([kernel[:-1], ops.zeros_like(kernel[-1:])], axis=0)
+    return original(x, kernel, bias, **kwargs)
+
+
+def _equal_weights(original: Any, self: Any, y: Any) -> int:
+    return 1
+
+
+def _padding_counted(original: Any, self: Any, y: Any) -> int:
+    return y.size
+
+
+def _equal_batches() -> Patches:
+    """Keras's engine alone: `zoo.training.objectives.weighing` gives an optimizer the weight of a batch."""
+    around = lambda f, loss, objective, optimizer: loss  # noqa: E731
+    return [wrap(import_module("zoo.training.engines"), "weighing", around)]
+
+
+def _first_lost() -> Patches:
+    """The first micro-batch of a window counts, but its gradients are zero."""
+
+    def update(original: Any, self: Any, gradients: Any, weight: Any = None) -> Any:
+        self.seen = getattr(self, "seen", 0) + 1
+        if weight is not None and self.seen == 1:
+            gradients = [0 * g for g in gradients]
+        return original(gradients, weight)
+
+    backend: Any = backends.current()
+    return [_method(backend.Updater, "__call__", update)]
+
+
+def _inexact_recomputation() -> Patches:
+    """What is computed again has another gradient."""
+
+    def remat(original: Any, function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            outputs, state = function(*args)
+            return keras.tree.map_structure(lambda y: backward(0.999)(lambda: y), outputs), state
+
+        return original(call)
+
+    return [wrap(keras, "remat", remat)]
+
+
+def _small_scale() -> Patches:
+    return [wrap(backends, "LossScaling", lambda original: original(initial_scale=2.0**-14))]
+
+
+def _unscaled(original: Any, self: Any, loss: Any, *state: Any) -> Any:
+    """The gradients are those of another multiple of the loss than they are divided by."""
+    scaled = original(loss, *state)
+    return scaled if scaled is loss else 1.25 * scaled
+
+
+def _four_bits(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) -> Any:
+    """In 16 bits, of factors with four bits (Dekker 1971, "A floating-point technique", section 5)."""
+    if keras.backend.standardize_dtype(x.dtype) == "bfloat16":
+        x, kernel = (17 * v - (17 * v - v) for v in (x, kernel))
+    return original(x, kernel, bias, **kwargs)
+
+
 FAULTS = (
     # 1 initial
     Fault("one layer's weights from another seed", 1, method("random", "Initializer", "draw", _other_seed)),
@@ -385,4 +476,49 @@ FAULTS = (
     # 8 resume
     Fault("second moments lost on resuming", 8, _engine("load_state_dict", _lost_velocity)),
     Fault("the count of updates lost on resuming", 8, _engine("load_state_dict", _lost_count)),
+    # 9 batch
+    Fault("a batch of one example scaled by 1.001", 9, operation("conv", _alone_scaled)),
+    Fault("a product lost with more threads than one", 9, operation("dense", _lost_chunk)),
+    Fault(
+        "a query before the first token attends to padding",
+        9,
+        method("layers.transformer", "Attention", "has_keys", _sees_padding),
+        "gpt-nano",
+    ),
+    Fault(
+        "a mask as if padding were always behind",
+        9,
+        lambda: [wrap(import_module("zoo.layers.cache"), "additive_mask", _padding_behind)],
+        "t5-tiny",
+    ),
+    Fault(
+        "relative positions as far as twelve tokens reach",
+        9,
+        method("layers.transformer", "RelativePositions", "buckets_of", _near_positions),
+        "t5-tiny",
+    ),
+    # 10 accumulation
+    Fault(
+        "micro-batches of different sizes counted alike",
+        10,
+        method("training.objectives", "Objective", "weight", _equal_weights),
+    ),
+    Fault(
+        "masked tokens counted in micro-batches",
+        10,
+        method("training.objectives", "Objective", "weight", _padding_counted),
+        "gpt-nano",
+    ),
+    Fault("micro-batches counted alike by Keras's engine", 10, _equal_batches),
+    Fault("the gradients of the first micro-batch lost", 10, _first_lost),
+    Fault("the gradients of recomputed layers scaled by 0.999", 10, _inexact_recomputation),
+    # 11 precision
+    Fault("the dtype policy ignored", 11, lambda: [patch.object(keras.config, "set_dtype_policy", id)]),
+    Fault("a loss scale of 2^-14", 11, _small_scale),
+    Fault(
+        "gradients divided by another factor than the loss scale",
+        11,
+        lambda: [_method(cast(Any, backends.current()).Updater, "scale", _unscaled)],
+    ),
+    Fault("matrix products of numbers with four bits", 11, operation("dense", _four_bits)),
 )

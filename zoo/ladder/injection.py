@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from zoo.ladder.bounds import NUMBERS, Record
+from zoo.ladder.bounds import NUMBERS, Process, Record
 from zoo.ladder.explain import explain
 from zoo.ladder.faults import FAULTS, Fault, network
 from zoo.ladder.networks import save_network
-from zoo.ladder.run import QUICK_MODES, ParityRun, Process, Settings, compared_backends
+from zoo.ladder.run import QUICK_MODES, Model, ParityRun, Settings, compared_backends
 from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import WorkerDied
 
@@ -33,35 +33,66 @@ def inject_faults(
     faulty, sound = compared_backends(backends)[:2]
     x = np.random.default_rng(0).normal(size=(100, 8, 8, 1)).astype(np.float32)
     y = (np.arange(100) % 10).astype(np.int32)
+    chosen = [fault for fault in FAULTS if names is None or fault.name in names]
     with scratch_folder() as scratch:
         folder = scratch / "user"
         save_network(folder, network, x, y, None)
-        with ParityRun(scratch, [(NAME, folder)], Settings((faulty, sound), (DTYPE,))) as run:
+        models: list[Model] = [(NAME, folder), *((name, None) for name in _models(chosen))]
+        with ParityRun(scratch, models, Settings((faulty, sound), (DTYPE,))) as run:
             progress(f"the network on {sound}")
-            run.compute((sound, DTYPE))
+            every = {n for fault in (None, *chosen) for n in _rungs(fault).get(DTYPE, ())}
+            for run.models, rungs in ((models[:1], every), (models[1:], every - {5, 6, 7, 8})):
+                run.settings = replace(run.settings, rungs=sorted(rungs))
+                run.compute(Process(sound, DTYPE))
+            run.models = models[:1]
+            run.reference()
             for error in run.errors.values():
                 raise WorkerDied(f"the network on {sound}: {error}")
             rows = []
-            for fault in (None, *(fault for fault in FAULTS if names is None or fault.name in names)):
+            for fault in (None, *chosen):
                 progress(fault.name if fault else "no fault")
-                rows.append(_row(run, (faulty, DTYPE), fault))
+                run.models = [model for model in models if fault is None or model[0] == (fault.model or NAME)]
+                rows.append(_row(run, faulty, fault))
             return rows
 
 
-def _row(run: ParityRun, process: Process, fault: Fault | None) -> Record:
-    """The first rung that catches a fault, of those up to the one it belongs to; of all without one."""
-    rungs = [n for n in NUMBERS if fault is None or n <= fault.rung]
-    # The modes are compared with the default one of the same framework.
-    run.settings = replace(run.settings, rungs=rungs, modes=QUICK_MODES)
+def _models(faults: Sequence[Fault]) -> list[str]:
+    """The models of the zoo that these are injected into."""
+    return list(dict.fromkeys(fault.model for fault in faults if fault.model is not None))
+
+
+def _rungs(fault: Fault | None) -> dict[str, list[int]]:
+    """By float type: the rungs that are run with a fault.
+
+    All up to the one that it belongs to, in float64; above rung 8 without the training runs of rungs 5 to 8.
+    The number formats of rung 11 are those of a process of float32, in which it is run alone.
+    """
+    if fault is None:
+        return {DTYPE: [n for n in NUMBERS if n != 11], "float32": [11]}
+    if fault.rung == 11:
+        return {"float32": [11]}
+    return {DTYPE: [n for n in NUMBERS if n <= fault.rung and (fault.rung <= 8 or not 5 <= n <= 8)]}
+
+
+def _row(run: ParityRun, faulty: str, fault: Fault | None) -> Record:
+    """The first rung that catches a fault."""
+    row: Record = {}
     run.errors.clear()
-    for file in run.folder(*process).glob(f"{NAME}*.npz"):
-        file.unlink()
-    run.compute(process, fault and fault.name)
-    if 8 in rungs:
-        run.resume(process, fault and fault.name)
-    row = next((row for row in run.table(NAME, DTYPE) if row["verdict"] == "fails"), {})
-    if row:
-        explain(run, [row], {process[0]: fault and fault.name})
+    for dtype, rungs in _rungs(fault).items():
+        process, name = Process(faulty, dtype), fault and fault.name
+        # The modes are compared with the default one of the same framework.
+        run.settings = replace(run.settings, rungs=rungs, modes=QUICK_MODES if 7 in rungs else ())
+        for file in run.folder(*process).glob("*[!e].npz"):  # not the reference
+            file.unlink()
+        run.compute(process, name)
+        if 8 in rungs:
+            run.resume(process, name)
+        if 9 in rungs:
+            run.threads(process, name)
+        tables = (run.table(model, dtype) for model, _ in run.models)
+        row = row or next((row for rows in tables for row in rows if row["verdict"] == "fails"), {})
+    if row and fault is not None and fault.rung <= 8:
+        explain(run, [row], {faulty: fault.name})
     where = row.get("where") or {}
     return {
         "fault": fault and fault.name,

@@ -18,9 +18,11 @@ import numpy as np
 
 from zoo import backends, random, training
 from zoo._lazy import keras, ops
-from zoo.ladder.bounds import PERTURBED_RUNS, absolute_difference
+from zoo.ladder import variants
+from zoo.ladder.bounds import PERTURBED_RUNS
 from zoo.ladder.networks import SEED, Network, check, load_network, registered_network, save_weights
 from zoo.ladder.noise import same_noise
+from zoo.ladder.rounding import numpy, perturb, spreads_of
 from zoo.processes.workers import Answer, serve
 from zoo.training.recipes import Recipe
 
@@ -30,7 +32,6 @@ Named = Iterator[tuple[str, Array]]
 STEPS = 100  # of the training rung
 OTHER_STEPS = 10  # of the modes that are not the default
 SAVED_AFTER = 60  # the step after which the last epoch's checkpoint is taken
-SPREAD_PASSES = 16  # that measure how far rounding moves each output and gradient
 BATCH = 12  # does not divide the number of examples: the last batch is short
 
 
@@ -51,7 +52,11 @@ class Probe:
 
     def __init__(self, folder: Path, answer: Answer):
         self.folder, self.answer = folder, answer
-        backends.use(os.environ["KERAS_BACKEND"], device=os.environ["ZOO_PARITY_DEVICE"], threads=1)
+        backends.use(
+            os.environ["KERAS_BACKEND"],
+            device=os.environ["ZOO_PARITY_DEVICE"],
+            threads=int(os.environ.get("ZOO_PARITY_THREADS", 1)),
+        )
         if os.environ["ZOO_PARITY_DTYPE"] == "float64":
             use_float64()
         self.backend = backends.current()
@@ -70,16 +75,21 @@ class Probe:
         from zoo.ladder.faults import injected
 
         self.backend.clear_cache()  # of the model before
-        facts: dict[str, Any] = {}
+        facts: dict[str, Any] = {"left_out": []}  # sentences
         with injected(fault), same_noise() as drawn:
             network = load_network(Path(folder)) if folder else registered_network(model)
             parts: list[tuple[set[int], Callable[[], Named]]] = [
                 ({1}, lambda: initial(network, compiled="compiled" in modes)),
                 ({2, 3}, lambda: flow(network, rungs, facts)),
                 ({4}, lambda: updates(network)),
+                ({9}, lambda: variants.of_any_model(9, variants.batch, network, facts)),
             ]
             if network.targets is not None:
                 parts.append(({5, 6, 7, 8}, lambda: self.training(network, model, rungs, modes)))
+            if network.targets is not None:
+                parts.append(({10}, lambda: variants.of_any_model(10, variants.accumulation, network, facts)))
+            if os.environ["ZOO_PARITY_DTYPE"] == "float32":
+                parts.append(({11}, lambda: variants.of_any_model(11, variants.precision, network, facts)))
             if network.targets is not None and chaos:
                 parts.append(({5, 7, 8}, lambda: perturbed(network)))
             arrays: dict[str, Array] = {}
@@ -134,6 +144,18 @@ class Probe:
             network = load_network(Path(folder)) if folder else registered_network(model)
             record(network, self.folder / f"{model}-recorded")
         self.answer(last=True)
+
+    def part(self, *, model: str, folder: str | None, name: str, fault: str | None = None) -> None:
+        """Write `MODEL-NAME.npz`: the "threads" of rung 9, or the "reference" of rung 11."""
+        from zoo.ladder.faults import injected
+
+        number, compute = {"threads": (9, variants.front), "reference": (11, variants.reference)}[name]
+        with injected(fault), same_noise():
+            network = load_network(Path(folder)) if folder else registered_network(model)
+            facts = {"left_out": []}  # it is that of `compute`
+            arrays = dict(variants.of_any_model(number, lambda n, _: compute(n), network, facts))
+        np.savez(self.folder / f"{model}-{name}.npz", allow_pickle=False, **arrays)
+        self.answer(last=True, facts=facts)
 
     def save_weights(self, *, folder: str) -> None:
         """Write the initial weights of a user's model, for the other frameworks to start from."""
@@ -196,26 +218,7 @@ def flow(network: Network, rungs: list[int], facts: dict[str, Any]) -> Named:
             for name, gradient in gradients.items():
                 yield f"gradients/{name}", gradient
 
-    exact = dict(compute(x))
-    yield from exact.items()
-    weights, spreads = [numpy(v) for v in model.weights], dict.fromkeys(exact, 0.0)
-    for seed in range(SPREAD_PASSES):
-        perturb(model, seed)
-        for name, value in compute(perturbed_inputs(x, seed)):
-            spreads[name] = max(spreads[name], absolute_difference(value, exact[name]))
-        for variable, value in zip(model.weights, weights, strict=True):
-            variable.assign(value)
-    for name, spread in spreads.items():
-        yield f"spread/{name}", np.array(spread)
-
-
-def perturbed_inputs(inputs: Any, seed: int) -> Any:
-    """Inputs of which every number that is not an integer is changed by one ulp, up or down."""
-    if isinstance(inputs, Mapping):
-        return {name: perturbed_inputs(x, seed) for name, x in inputs.items()}
-    if not np.issubdtype(inputs.dtype, np.floating):
-        return inputs
-    return nudged(inputs.astype(keras.config.floatx()), "inputs", seed)  # by an ulp of the type computed in
+    yield from spreads_of(model, x, compute)
 
 
 # Rung 4
@@ -344,24 +347,6 @@ def training_optimizer(recipe: Recipe | None) -> Any:
         global_clipnorm=1.0,
         groups={"bias|gamma|beta": {"weight_decay": 0.0}},
     )
-
-
-def perturb(model: keras.Model, seed: int) -> None:
-    """Change every trainable weight by one ulp, up or down."""
-    for variable in model.trainable_variables:
-        variable.assign(nudged(numpy(variable), "nudge", seed, variable.path))
-
-
-def nudged(value: Array, *key: int | str) -> Array:
-    """An array of which every number is changed by one ulp, up or down."""
-    up = random.generator(*key).random(value.shape) < 0.5
-    ends = np.array([-np.inf, np.inf], value.dtype)
-    return np.nextafter(value, ends[up.astype(int)])
-
-
-def numpy(value: Any) -> Array:
-    """A tensor or variable, copied into an array."""
-    return np.array(ops.convert_to_numpy(value))
 
 
 if __name__ == "__main__":

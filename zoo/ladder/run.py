@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ import numpy as np
 from zoo import backends
 from zoo.backends import MODES
 from zoo.errors import BackendError
-from zoo.ladder.bounds import NUMBERS, RUNGS, Record
+from zoo.ladder.bounds import FORMATS, NUMBERS, RUNGS, Arrays, Process, Record, Rung
 from zoo.ladder.builders import check_networks
-from zoo.ladder.rungs import COMPARISONS, Pair, chaos_of, engines, row
+from zoo.ladder.rungs import COMPARISONS, WITHIN, Pair, chaos_of, precision, row
 from zoo.processes import machine
 from zoo.processes.workers import Worker, WorkerDied
 
@@ -26,7 +26,9 @@ MODELS_PER_PROCESS = 12  # then a new one is started: TensorFlow keeps every gra
 QUICK_MODES = tuple({m: None for name in MODES for m in MODES[name] if m != "compiled"})
 
 Model = tuple[str, Path | None]  # its name, and the folder of a user's own
-Process = tuple[str, str]  # its framework and float type
+
+
+THREADS = 8  # of the processes that rung 9 compares with those of one
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,18 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         settings, self.finished = self.settings, 0
         check_networks(self)
         longest_first = list(itertools.product(settings.dtypes, settings.backends))[::-1]  # JAX in float64
-        processes = [(name, dtype) for dtype, name in longest_first]
+        processes = [Process(name, dtype) for dtype, name in longest_first]
         with ThreadPoolExecutor(max(1, machine.cores())) as pool:
             try:
                 list(pool.map(self.compute, processes))
                 if 8 in settings.rungs:
                     list(pool.map(self.resume, processes))
+                if 9 in settings.rungs:
+                    list(pool.map(self.threads, processes))
+                    for process in processes:
+                        self.close(process._replace(threads=THREADS))
+                if 11 in settings.rungs and "float32" in settings.dtypes:
+                    self.reference()
             except BaseException:
                 self.cancel()  # the pool waits for its threads, and these for workers
                 raise
@@ -123,12 +131,13 @@ class ParityRun(AbstractContextManager["ParityRun"]):
             for worker in self.workers.values():
                 worker.process.kill()
 
-    def start(self, backend: str, dtype: str) -> Worker:
+    def start(self, backend: str, dtype: str, threads: int) -> Worker:
         """A process of this framework, which computes in this float type."""
         environment = {
             "ZOO_PARITY_DTYPE": dtype,
             "ZOO_PARITY_DEVICE": self.settings.device,
-            "OMP_NUM_THREADS": "1",
+            "ZOO_PARITY_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(threads),
             # Most of JAX's time is compilation: what was compiled once is read from here.
             "JAX_COMPILATION_CACHE_DIR": os.environ.get(
                 "JAX_COMPILATION_CACHE_DIR", str(self.scratch / "compiled")
@@ -137,15 +146,15 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         }
         if dtype == "float64":
             environment["JAX_ENABLE_X64"] = "1"
-        return Worker("zoo.ladder.probe", self.folder(backend, dtype), backend, environment)
+        return Worker("zoo.ladder.probe", self.folder(backend, dtype, threads), backend, environment)
 
-    def folder(self, backend: str, dtype: str) -> Path:
+    def folder(self, backend: str, dtype: str, threads: int = 1) -> Path:
         """Where a process writes its arrays."""
-        return self.scratch / f"{backend}-{dtype}"
+        return self.scratch / (f"{backend}-{dtype}" if threads == 1 else f"{backend}-{dtype}-{threads}")
 
     def compute(self, process: Process, fault: str | None = None) -> None:
         """Have a process compute the rungs of every model."""
-        backend, dtype = process
+        backend, dtype, _ = process
         settings = self.settings
         for number, (model, folder) in enumerate(self.models):
             if number and number % MODELS_PER_PROCESS == 0 and process in self.workers:
@@ -162,14 +171,14 @@ class ParityRun(AbstractContextManager["ParityRun"]):
                     chaos=dtype == "float32" and backend == settings.backends[0],
                     fault=fault,
                 )
-                self.facts.setdefault(model, answer["facts"])
+                self.learn(model, answer["facts"])
             except WorkerDied as error:
                 self.errors[model, backend, dtype] = str(error)
             self.finished += 1
 
     def resume(self, process: Process, fault: str | None = None) -> None:
         """Have a process resume from the checkpoints of the others."""
-        backend, dtype = process
+        backend, dtype, _ = process
         others = {name: self.folder(name, dtype) for name in self.settings.backends if name != backend}
         for model, folder in self.models:
             files = {name: path / f"{model}.safetensors" for name, path in others.items()}
@@ -184,12 +193,49 @@ class ParityRun(AbstractContextManager["ParityRun"]):
             except WorkerDied as error:
                 self.errors[model, backend, dtype] = str(error)
 
+    def threads(self, process: Process, fault: str | None = None) -> None:
+        """Have a process with more threads compute a batch, which rung 9 compares with that of one thread."""
+        self.part(process, process._replace(threads=THREADS), "threads", fault)
+
+    def reference(self) -> None:
+        """Have a process of float64 compute what rung 11 compares the number formats with."""
+        process = Process(self.settings.backends[0], "float64")
+        self.part(process._replace(dtype="float32"), process, "reference")
+
+    def part(self, owner: Process, process: Process, name: str, fault: str | None = None) -> None:
+        """Have a process compute a part of a rung of every model; its errors are the owner's."""
+        for model, folder in self.models:
+            if (key := (model, owner.backend, owner.dtype)) in self.errors:
+                continue
+            self.settings.progress(f"{model} · {process.backend} {process.dtype}, {name}")
+            arguments = {"model": model, "folder": folder and str(folder), "name": name, "fault": fault}
+            try:
+                self.learn(model, self.ask(process, "part", **arguments)["facts"])
+            except WorkerDied as error:
+                self.errors[key] = str(error)
+
+    def learn(self, model: str, facts: Record) -> None:
+        """Keep the facts of the first process, and what any of them has left out."""
+        with self.lock:
+            known = self.facts.setdefault(model, facts)
+            known["left_out"] = sorted({*known["left_out"], *facts["left_out"]})
+
+    def close(self, process: Process) -> None:
+        """End a process, if it runs."""
+        with self.lock:
+            worker = self.workers.pop(process, None)
+        if worker is not None:
+            worker.close()
+
     def notes(self, model: str) -> list[str]:
-        """What was done to make the frameworks comparable."""
-        if not (noise := self.facts.get(model, {}).get("noise")):
-            return []
-        generators = "generators" if len(noise) > 1 else "generator"
-        return [f"{len(noise)} random {generators} of Keras drew the same numbers on every framework"]
+        """What was done to make the frameworks comparable, and what was left out."""
+        facts = self.facts.get(model, {})
+        notes = list(facts.get("left_out", []))
+        if noise := facts.get("noise"):
+            generators = "generators" if len(noise) > 1 else "generator"
+            text = f"{len(noise)} random {generators} of Keras drew the same numbers on every framework"
+            notes.insert(0, text)
+        return notes
 
     # The comparison of their arrays
 
@@ -212,16 +258,47 @@ class ParityRun(AbstractContextManager["ParityRun"]):
                 pair = Pair(a, b, arrays[a], arrays[b], rung.bound(dtype, chaos), facts, dtype)
                 if (measurement := COMPARISONS[rung.number](pair)) is not None:
                     yield row(model, dtype, rung, (a, b), measurement, chaos)
-            if rung.number == 7 and any("training/native" in own for own in arrays.values()):
-                for name, own in arrays.items():
-                    yield row(model, dtype, rung, (name, name), engines(own), chaos)
+            if rung.number == 11:
+                yield from self.precision(model, dtype, rung, arrays)
+            within = WITHIN.get(rung.number, lambda *_: None)
+            found = {n: within(n, own, rung.bound(dtype, chaos), dtype) for n, own in arrays.items()}
+            rows = [row(model, dtype, rung, (n, n), x, chaos) for n, x in found.items() if x is not None]
+            if rung.number == 9 and self.depends_on_batch(model, rows):
+                facts["left_out"].append(
+                    "rung 9 compares no example alone: on every framework its outputs depend on the others"
+                )
+            else:
+                yield from rows
+
+    def depends_on_batch(self, model: str, rows: Sequence[Record]) -> bool:
+        """Whether a user's model gives an example alone another output, on every framework alike."""
+        layers = [str((row["where"] or {}).get("layer", "")) for row in rows]
+        alone = bool(rows) and all(layer.endswith(" alone, and in a batch") for layer in layers)
+        return dict(self.models)[model] is not None and alone
+
+    def precision(self, model: str, dtype: str, rung: Rung, arrays: Mapping[str, Arrays]) -> Iterator[Record]:
+        """The rows of rung 11, one for each number format and framework."""
+        file = self.folder(self.settings.backends[0], "float64") / f"{model}-reference.npz"
+        if dtype != "float32" or not file.exists():
+            return
+        with np.load(file) as stored:
+            exact = dict(stored)
+        for form, (name, own) in itertools.product(FORMATS, arrays.items()):
+            if (measurement := precision(own, exact, form)) is not None:
+                yield row(model, form.name, rung, (name, name), measurement, 0.0)
 
 
 def load(folder: Path, model: str) -> dict[str, np.ndarray]:
-    """The arrays that a process wrote of a model; those of rung 8 begin with "resume/"."""
+    """The arrays that the processes of a framework wrote of a model, those of rung 8 as "resume/NAME"."""
     arrays: dict[str, np.ndarray] = {}
-    for file, prefix in ((f"{model}.npz", ""), (f"{model}-resumed.npz", "resume/")):
-        if (folder / file).exists():
-            with np.load(folder / file) as stored:
+    more = folder.with_name(f"{folder.name}-{THREADS}")
+    files = {
+        folder / f"{model}.npz": "",
+        folder / f"{model}-resumed.npz": "resume/",
+        more / f"{model}-threads.npz": "threads/",
+    }
+    for file, prefix in files.items():
+        if file.exists():
+            with np.load(file) as stored:
                 arrays |= {prefix + name: stored[name] for name in stored.files}
     return arrays

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import numpy as np
 
 from zoo.ladder.bounds import (
     GAPS,
+    LEAST_ERROR,
     Arrays,
+    Format,
     Record,
     Rung,
     absolute_difference,
@@ -258,13 +261,13 @@ def _evaluation(pair: Pair) -> Measurement | None:
     return Measurement(count, {"layer": names, "difference": count})
 
 
-def engines(arrays: Arrays) -> Measurement:
+def engines(arrays: Arrays) -> Measurement | None:
     """Rung 7. The losses of Keras and of every other mode against those of the native engine."""
+    if "training/native" not in arrays:
+        return None
     native = arrays["training/native"]
     others = {"keras": arrays["training/keras"], **part(arrays, "modes/")}
-    measurement = _losses({f"native and {name}": (native[: len(x)], x) for name, x in others.items()})
-    assert measurement is not None
-    return measurement
+    return _losses({f"native and {name}": (native[: len(x)], x) for name, x in others.items()})
 
 
 def _resume(pair: Pair) -> Measurement | None:
@@ -279,6 +282,82 @@ def _resume(pair: Pair) -> Measurement | None:
     )
 
 
+def _padded_batch(pair: Pair) -> Measurement | None:
+    """Rung 9. Outputs and gradients of a batch that is padded in front."""
+    ours, theirs = pair.parts("batch/front/")
+    if not (ours and theirs):  # it is left out on one side
+        return None
+    names = [f"batch/front/{name}" for name in dict.fromkeys([*ours, *theirs])]
+    return _largest(pair, {name: name.removeprefix("batch/front/") for name in names})
+
+
+def _largest(pair: Pair, names: Mapping[str, str]) -> Measurement | None:
+    """The largest difference of these arrays, each with its name in words, and where it is."""
+    if not names:
+        return None
+    differences = {name: pair.difference(name) for name in names}
+    where = None
+    if (worst := next((n for n, x in differences.items() if not x <= pair.bound), None)) is not None:
+        sides = (side.get(worst, np.zeros(0)) for side in (pair.a, pair.b))
+        own = {"difference": differences[worst], "rounding": pair.rounding(worst)}
+        where = {**location(names[worst], *sides), **own}
+    return Measurement(float(np.max(list(differences.values()))), where)
+
+
+# Of rungs 9 and 10: what is compared within a framework, (array, the one it must equal, in words); {} is the
+# rest of a name.
+SAME = {
+    9: (
+        ("batch/alone/{}", "batch/together/{}", "output {} of an example alone, and in a batch"),
+        ("batch/cut/{}", "batch/real/{}", "output {} without padding, and with it"),
+        ("batch/behind/{}", "batch/real/{}", "output {} with more padding behind"),
+        ("batch/shifted/{}", "batch/real/{}", "output {} with padding in front"),
+        ("batch/tokens/{}", "batch/masked/{}", "output {} with other tokens in the padding"),
+        ("threads/batch/front/{}", "batch/front/{}", "{} with eight threads, and with one"),
+    ),
+    10: (
+        ("accumulation/native/{}", "accumulation/whole/{}", "{} of native micro-batches, and of one batch"),
+        ("accumulation/keras/{}", "accumulation/whole/{}", "{} of Keras's micro-batches, and of one batch"),
+        ("recomputation/recomputed/{}", "recomputation/stored/{}", "{} recomputed, and stored"),
+    ),
+}
+
+
+def _same(rung: int, name: str, arrays: Arrays, bound: float, dtype: str) -> Measurement | None:
+    """Rungs 9 and 10 within a framework."""
+    ours: dict[str, np.ndarray] = {}
+    theirs: dict[str, np.ndarray] = {}
+    words: dict[str, str] = {}
+    for variant, same, text in SAME[rung]:
+        variant, same = variant.removesuffix("{}"), same.removesuffix("{}")
+        for rest, value in part(arrays, variant).items():
+            key = variant + rest
+            ours[key], theirs[key], words[key] = arrays[same + rest], value, text.format(rest)
+            spread = f"spread/{same}{rest}".replace("recomputation/stored", "accumulation/whole")
+            if spread in arrays:
+                ours[f"spread/{key}"] = arrays[spread]
+    return _largest(Pair(name, name, ours, theirs, bound, {}, dtype), words)
+
+
+def precision(arrays: Arrays, exact: Arrays, form: Format) -> Measurement | None:
+    """Rung 11. The errors of a number format, in those that its rounding makes; inf for none at all."""
+    known = part(exact, "precision/exact/")
+    own = {name: x for name, x in part(arrays, f"precision/{form.name}/").items() if name in known}
+    if not own:
+        return None
+    ratios, errors = {}, {}
+    for name, value in own.items():
+        expected = float(exact[f"precision/{form.bits} bits/{name}"])
+        errors[name] = float(np.linalg.norm(value - known[name]))
+        ratios[name] = errors[name] / expected if expected else (inf if errors[name] else 0.0)
+    outputs = [ratio for name, ratio in ratios.items() if name.startswith("outputs/")]
+    if max(outputs, default=inf) < LEAST_ERROR:
+        where = {"layer": "outputs", "difference": max(outputs)}
+        return Measurement(inf, {**where, "suspect": f"more bits than the {form.bits} of {form.name}"})
+    worst = max(ratios, key=lambda name: inf if np.isnan(ratios[name]) else ratios[name])
+    return Measurement(ratios[worst], {"layer": worst, "difference": ratios[worst]})
+
+
 COMPARISONS: dict[int, Callable[[Pair], Measurement | None]] = {
     1: _initial,
     2: _forward,
@@ -286,6 +365,15 @@ COMPARISONS: dict[int, Callable[[Pair], Measurement | None]] = {
     4: _updates,
     5: _training,
     6: _evaluation,
-    7: lambda _: None,  # within one framework: see `engines`
+    7: lambda _: None,  # within one framework: see `WITHIN`
     8: _resume,
+    9: _padded_batch,
+    10: lambda _: None,
+    11: lambda _: None,
+}
+# Within one framework, of its name, arrays, the bound and the float type.
+WITHIN: dict[int, Callable[[str, Arrays, float, str], Measurement | None]] = {
+    7: lambda _name, arrays, _bound, _dtype: engines(arrays),
+    9: partial(_same, 9),
+    10: partial(_same, 10),
 }

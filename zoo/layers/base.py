@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar
 
 from zoo import backends, random
@@ -73,6 +74,36 @@ class Layer(keras.layers.Layer):
             autocast=autocast,
             regularizer=regularizer,
         )
+
+    def rematerialized_call(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        """The call within `keras.RematScope`, computed again in the backward pass.
+
+        Keras recomputes with the state that the call has left, so that dropout's second mask is another, and
+        hands the arguments that are no tensors to functions of the framework that take none.
+        """
+        if super().rematerialized_call(layer_call, *args, **kwargs) is layer_call:  # not in this scope
+            return layer_call
+        return partial(self._recomputed, layer_call)
+
+    def _recomputed(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        given = keras.tree.flatten((args, kwargs))
+        tensors = [i for i, x in enumerate(given) if ops.is_tensor(x)]
+        state = self.non_trainable_variables
+        variables = [*self.trainable_variables, *state]
+
+        def call(*values: Any) -> tuple[Any, list[Any]]:
+            here = dict(zip(tensors, values[len(variables) :], strict=True))
+            own = keras.tree.pack_sequence_as((args, kwargs), [here.get(i, x) for i, x in enumerate(given)])
+            with keras.StatelessScope(state_mapping=zip(variables, values, strict=False)) as scope:
+                outputs = layer_call(*own[0], **own[1])
+            return outputs, [ops.convert_to_tensor(scope.get_current_value(v)) for v in state]
+
+        # Copies of the state, as torch assigns in place.
+        before = [*(v.value for v in self.trainable_variables), *(ops.copy(v.value) for v in state)]
+        outputs, after = keras.remat(call)(*before, *(given[i] for i in tensors))
+        for variable, value in zip(state, after, strict=True):
+            variable.assign(value)
+        return outputs
 
     def get_config(self) -> dict[str, Any]:
         arguments = {name: getattr(self, name) for name in ("seed", *self.ARGUMENTS)}

@@ -17,7 +17,7 @@ from zoo.layers.common import (
 )
 from zoo.layers.images import AdaptiveAveragePool, AveragePool, Conv, MaxPool
 from zoo.layers.recurrent import GRU, LSTM, AttentionDecoder, BlankPadding, Lengths, ZeroPadding
-from zoo.layers.tap import Tap
+from zoo.layers.tap import RoundedTap, Tap
 from zoo.layers.transformer import (
     Attention,
     CachedStep,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,14 @@ FAILURES = ("fails", "closed")  # verdicts
 
 
 def cell(row: ParityRow) -> str:
-    """The measurement of a row: "equal", a difference, or a number of predictions."""
+    """The measurement of a row: "equal", a difference, or a number of predictions or of roundings."""
     value = row["measured"]
     if value is None or value == float("inf"):
         return "inf"
     if value == 0:
         return "equal"
+    if row["name"] == "precision":
+        return f"{value:.1f}"
     return f"{value:.0f}" if row["name"] == "evaluation" else scientific(value)
 
 
@@ -38,15 +39,36 @@ def grid(result: Record) -> Iterator[tuple[str, str, str, dict[int, ParityRow]]]
         yield model, dtype, pair, rows[model, dtype, pair]
 
 
+def limit(bound: float) -> str:
+    """The bound of a rung that has one: "equal", a power of ten, or so many roundings."""
+    return "equal" if bound == 0 else f"{bound:g}" if bound >= 1 else bound_text(bound)
+
+
+def tables(result: Record) -> Iterator[tuple[str, str, list[str], dict[str, dict[str, ParityRow]]]]:
+    """(model, title, columns, rows by pair and column), each at most eight columns wide.
+
+    A float type has a column for each rung, and number formats have a table of rung 11.
+    """
+    found: dict[tuple[str, str], dict[str, dict[str, ParityRow]]] = {}
+    for model, dtype, pair, rows in grid(result):
+        title = "rung 11" if set(rows) == {11} else dtype
+        line = {dtype: rows[11]} if set(rows) == {11} else {str(n): row for n, row in rows.items()}
+        found.setdefault((model, title), {}).setdefault(pair, {}).update(line)
+    for (model, title), lines in found.items():
+        columns = list(dict.fromkeys(column for line in lines.values() for column in line if column != "0"))
+        columns = columns if title == "rung 11" else sorted(columns, key=int)
+        for start in range(0, max(1, len(columns)), 8):
+            yield model, title, columns[start : start + 8], lines
+
+
 def claims(result: Record) -> list[str]:
     """The claim of each rung with its bounds, one line each."""
     lines = []
     for rung in result["rungs"]:
         bounds = {
-            dtype: "five times the chaos floor"
-            if rung[dtype] is None
-            else "equal" if rung[dtype] == 0 else bound_text(rung[dtype])
+            dtype: "five times the chaos floor" if rung[dtype] is None else limit(rung[dtype])
             for dtype in dict.fromkeys(row["dtype"] for row in result["rows"])
+            if dtype in rung  # no number format of rung 11
         }  # fmt: skip
         same = len(set(bounds.values())) == 1
         text = next(iter(bounds.values())) if same else "; ".join(f"{d} {x}" for d, x in bounds.items())
@@ -155,16 +177,17 @@ def summary(result: Record, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    numbers = [rung["number"] for rung in result["rungs"]]
-    for (model, dtype), pairs in itertools.groupby(grid(result), key=lambda row: row[:2]):
+    for model, title, columns, lines in tables(result):
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
-        table.add_column(f"{model}\n{dtype}", width=max(11, len(model)), no_wrap=True)
-        for n in numbers:
-            table.add_column(f"\n{n}", justify="right", width=7, no_wrap=True)
-        for _, _, pair, rows in pairs:
-            short = pair.replace("tensorflow", "tf")  # eighty columns hold all eight rungs
-            crash = [Text("crashed", style="bold red")]
-            table.add_row(short, *(crash if 0 in rows else [_text(rows.get(n)) for n in numbers]))
+        table.add_column(f"{model}\n{title}", width=max(11, len(model)), no_wrap=True)
+        for column in columns:
+            table.add_column(f"\n{column}", justify="right", width=max(7, len(column)), no_wrap=True)
+        for pair, rows in lines.items():
+            short = pair.replace("tensorflow", "tf")  # eighty columns hold eight rungs
+            if "0" in rows:
+                table.add_row(short, Text("crashed", style="bold red"))
+            elif any(map(rows.get, columns)):
+                table.add_row(short, *map(_text, map(rows.get, columns)))
         console.print(table)
     for line in claims(result):
         console.print(line, highlight=False, markup=False)

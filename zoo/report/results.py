@@ -211,7 +211,7 @@ class RungResult(TypedDict):
     """A rung that was run."""
 
     number: int
-    """1 to 8"""
+    """1 to 11"""
     name: str
     """one word"""
     claim: str
@@ -250,8 +250,8 @@ class ParityRow(TypedDict):
 
     model: str
     """a name of `models`"""
-    dtype: Literal["float32", "float64"]
-    """the float type"""
+    dtype: Literal["float32", "float64", "bfloat16", "mixed_bfloat16", "mixed_float16", "tf32"]
+    """the float type; on rung 11 the number format"""
     rung: int
     """the number of the rung; 0 if a process crashed"""
     name: str
@@ -259,7 +259,7 @@ class ParityRow(TypedDict):
     a: str
     """a framework"""
     b: str
-    """another framework, or `a` again where its own engines and modes are compared"""
+    """another framework, or `a` again where results of one framework are compared"""
     measured: Number
     """the largest difference, as the rung's claim defines it"""
     bound: float | None
@@ -292,7 +292,7 @@ class ParityResult(TypedDict):
     rows: list[ParityRow]
     """one object per model, float type, rung and pair of frameworks"""
     notes: dict[str, list[str]]
-    """by model: what was done to make the frameworks comparable, in words"""
+    """by model: what was done to make the frameworks comparable, and what was not compared, in words"""
     environment: Environment
     """the machine and the software"""
 
