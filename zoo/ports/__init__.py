@@ -8,6 +8,9 @@ locate      the operations at which differences arise
 causes      what explains a difference, recomputed in NumPy (formulas)
 side        one implementation in a process of its own
 run         the two processes and the steps of a comparison
+steps       two optimizers, in the models or alone
+optimizers  where two optimizers differ, and why
+rules       the update rules of optimizers in NumPy; declared, those that their settings stand for
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from zoo import backends as frameworks
 from zoo import storage
 from zoo._version import __version__
-from zoo.errors import WrongConfiguration
 from zoo.ports.locate import words
 from zoo.ports.run import Comparison, Findings, save_inputs
+from zoo.ports.steps import OptimizerDiff, checked_backends, diff_optimizers, name_of, save_optimizers
+from zoo.ports.steps import train_both
 from zoo.processes import machine
 from zoo.processes.builders import save_builder
 from zoo.processes.scratch import scratch_folder
@@ -52,6 +55,7 @@ def diff(
     *,
     our_inputs: Any = None,
     mapping: Mapping[str, str] | None = None,
+    optimizers: tuple[Any, Any] | None = None,
     backends: Sequence[str | None] = (None, None),
     out: str | Path | None = None,
     show: Callable[[str], None] | None = None,
@@ -66,21 +70,21 @@ def diff(
     `inputs` is one array, a list, or a dict by name, in theirs' layout; where ours does not take them,
     channels are moved to the other end. `our_inputs` are ours' own. Theirs' weights are carried over, with
     random numbers in place of constant biases, scales and statistics. `mapping` names the weights of ours
-    that come from one of theirs, {ours: theirs}, where the match that is found is wrong.
+    that come from one of theirs, {ours: theirs}, where the match that is found is wrong. `optimizers` are
+    theirs' and ours', as of `diff_optimizers`: one step and ten are compared too.
 
     Writes diff.json into `out`. `show` is a callback that receives what is being computed. Raises subclasses
     of ZooError: for wrong arguments before any process starts, and for a side that fails with its error.
     """
     if out is not None:
         storage.check_folder("out", out)
-    names = [frameworks.checked(name, "diff") if name else frameworks.prefer() for name in backends]
-    if len(names) != 2:
-        raise WrongConfiguration(f"backends: {len(names)} names; expected two, theirs' and ours'")
+    names = checked_backends(backends)
     with scratch_folder() as scratch:
         folders = [scratch / name for name in ("their-builder", "our-builder")]
         for folder in folders:
             folder.mkdir()
         sources = [save_builder(*pair) for pair in zip(folders, (theirs, ours), strict=True)]
+        steppers = optimizers and save_optimizers(scratch, optimizers)
         files = [scratch / "inputs0.npz", scratch / "inputs0.npz"]
         save_inputs(files[0], inputs)
         if our_inputs is not None:
@@ -88,17 +92,13 @@ def diff(
             save_inputs(files[1], our_inputs)
         with Comparison(scratch, names, show or (lambda text: None)) as comparison:
             findings = comparison.run(sources, [str(f) for f in files], mapping)
-    result = _result(findings, [_name(theirs), _name(ours)])
+            trained = steppers and train_both(comparison, findings, steppers)
+    result = _result(findings, [name_of(theirs), name_of(ours)])
+    result["optimizers"] = trained or None
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         storage.write_text(Path(out) / "diff.json", storage.json_text(result, default=str))
     return result
-
-
-def _name(source: Any) -> str:
-    return (
-        source if isinstance(source, str) else getattr(source, "__name__", type(source).__name__).strip("<>")
-    )
 
 
 def _result(findings: Findings, names: list[str]) -> Diff:

@@ -48,19 +48,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Link:
-    """A weight of ours and the one of theirs that it comes from: `move` gives theirs' array ours' layout.
+    """A weight of ours and the one of theirs that it comes from.
 
     `placed` has the elements of ours that come from theirs; None stands for all.
     """
 
     theirs: str
     ours: str
-    order: Array | None = None
     placed: Array | None = None
-
-    def move(self, x: Array, shape: Sequence[int]) -> Array:
-        """Theirs' array in ours' layout."""
-        return x if self.order is None else x.ravel()[self.order].reshape(tuple(shape))
 
 
 @dataclass(frozen=True)
@@ -81,19 +76,17 @@ class Gap:
         }  # fmt: skip
 
 
-def gaps(theirs: Record, ours: Record, links: Sequence[Link]) -> list[list[Gap]]:
-    """For each step the gap of each weight, in theirs' order."""
-    return [
-        [_gap(theirs, ours, link, step) for link in links] for step in range(1, len(theirs.weights))
-    ]
+def gaps(expected: Sequence[Arrays], ours: Record, links: Sequence[Link]) -> list[list[Gap]]:
+    """For each step the gap of each weight. `expected` are theirs' weights by ours' names, in ours' layout."""
+    return [[_gap(expected, ours, link, step) for link in links] for step in range(1, len(expected))]
 
 
-def _gap(theirs: Record, ours: Record, link: Link, step: int) -> Gap:
+def _gap(theirs: Sequence[Arrays], ours: Record, link: Link, step: int) -> Gap:
     now, before = (ours.weights[i][link.ours] for i in (step, step - 1))
-    expected, first = (link.move(theirs.weights[i][link.theirs], now.shape) for i in (step, step - 1))
-    apart = np.abs(expected - now)
+    expected, first = (theirs[i][link.ours] for i in (step, step - 1))
     if link.placed is not None:
-        apart = np.where(link.placed, apart, 0.0)
+        expected, first = np.where(link.placed, expected, now), np.where(link.placed, first, before)
+    apart = np.abs(expected - now)
     apart = np.where(np.isfinite(apart), apart, np.where(np.isfinite(expected) == np.isfinite(now), 0.0, inf))
     index = tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))
     rounding = 8 * step * np.finfo(np.float64).eps * float(np.abs(expected).max(initial=0.0))
@@ -289,9 +282,14 @@ def _rates(theirs: Sequence[float], ours: Sequence[float]) -> tuple[str, str]:
     return "schedule", where
 
 
-def report(theirs: Record, ours: Record, links: Sequence[Link]) -> dict[str, Any]:
-    """What two optimizers do on the same gradients: steps, the first difference and its causes, as JSON."""
-    found = gaps(theirs, ours, links)
+def report(
+    theirs: Record, ours: Record, links: Sequence[Link], expected: Sequence[Arrays] | None = None
+) -> dict[str, Any]:
+    """What two optimizers do on the same gradients: steps, the first difference and its causes, as JSON.
+
+    `expected` are theirs' weights by ours' names, in ours' layout; by default the names are the same.
+    """
+    found = gaps(theirs.weights if expected is None else expected, ours, links)
     steps = []
     for number in dict.fromkeys((1, len(found))):
         worst = max(found[number - 1], key=lambda gap: gap.error)
@@ -313,7 +311,7 @@ def report(theirs: Record, ours: Record, links: Sequence[Link]) -> dict[str, Any
             for cause in explain(theirs, ours, gap.link) or [None]:
                 causes.setdefault(cause, []).append(gap.link.ours)
     return {
-        "theirs": theirs.kind, "ours": ours.kind, "steps": steps, "first": first and first.facts(),
+        "theirs": {"kind": theirs.kind}, "ours": {"kind": ours.kind}, "steps": steps, "first": first and first.facts(),
         "weights": len(links), "apart": len(apart),
         "causes": [
             {

@@ -251,7 +251,7 @@ class Comparison(AbstractContextManager["Comparison"]):
         """Steps of gradient descent, each side by its own gradients."""
         self.show(f"{STEPS} steps")
         weights, losses = [dict(theirs.weights), dict(carried.weights)], []
-        rate = 0.0
+        rate, found = 0.0, {}
         for _ in range(STEPS):
             losses.append([])
             for s in (0, 1):
@@ -265,7 +265,7 @@ class Comparison(AbstractContextManager["Comparison"]):
         for s, kept in enumerate((theirs.weights, carried.weights)):
             self.ask(s, "set", weights=self.save(f"step{s}", kept))
         gap = difference(*(np.array([pair[s] for pair in losses]) for s in (0, 1)))
-        note = untied(carried) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        note = untied(carried) or trained_alone(carried, found) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
         findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note))
 
     def gradients(
@@ -354,6 +354,12 @@ def untied(carried: Carried) -> str:
                 users.setdefault(source, []).append(mine)
     several = [f"{source} is {' and '.join(mine)}" for source, mine in users.items() if len(mine) > 1]
     return f"tied in theirs alone: {'; '.join(several)}" if several else ""
+
+
+def trained_alone(carried: Carried, gradients: Weights) -> str:
+    """The weights of ours that theirs lacks and that have a gradient, in words."""
+    names = [name for name in carried.constants if np.any(gradients.get(name, 0.0))]
+    return f"ours trains what theirs lacks: {', '.join(names[:4])}" if names else ""
 
 
 def state_note(matching: Matching, states: Sequence[Weights], weights: Weights) -> str:
