@@ -52,7 +52,7 @@ def scheduled(optimizer: Callable[..., Any], **settings: Any) -> Callable[[Any],
     return build
 
 
-def decay(rate: float) -> Any:
+def decayed(rate: float) -> Any:
     return keras.optimizers.schedules.ExponentialDecay(rate, 1, 0.8)
 
 
@@ -67,7 +67,7 @@ class Written(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         fault = self.fault
         for group in self.param_groups:
-            rate, d, (b1, b2), eps = (group[n] for n in ("lr", "weight_decay", "betas", "eps"))
+            rate, decay, (b1, b2), eps = (group[n] for n in ("lr", "weight_decay", "betas", "eps"))
             b1, b2 = (0.8 if fault == "beta 1" else b1), (0.999 if fault == "beta 2" else b2)
             for w in group["params"]:
                 if w.grad is None:
@@ -76,8 +76,8 @@ class Written(torch.optim.Optimizer):
                 if not state:
                     state |= {"t": 0, "m": torch.zeros_like(w), "v": torch.zeros_like(w), "u": torch.zeros_like(w)}
                 state["t"] += 1
-                g = g + d * w if fault == "coupled" else g
-                d = 0.0 if fault in ("coupled", "no decay") else d
+                g = g + decay * w if fault == "coupled" else g
+                d = 0.0 if fault in ("coupled", "no decay") else decay
                 state["m"] = b1 * state["m"] + (1 - b1) * g
                 state["v"] = b2 * state["v"] + (1 - b2) * g * g
                 c1, c2 = 1 - b1 ** state["t"], 1 - b2 ** state["t"]
@@ -156,27 +156,27 @@ def test_a_decay_that_one_side_applies_to_some_weights_is_said_of_these() -> Non
 
 O = keras.optimizers  # noqa: E741
 PAIRS: dict[str, tuple[Any, Any, list[str]]] = {
-    "SGD": (scheduled(torch.optim.SGD, lr=0.1), lambda: O.SGD(decay(0.1)), []),
+    "SGD": (scheduled(torch.optim.SGD, lr=0.1), lambda: O.SGD(decayed(0.1)), []),
     "momentum": (
-        scheduled(torch.optim.SGD, lr=0.1, momentum=0.9), lambda: O.SGD(decay(0.1), 0.9),
+        scheduled(torch.optim.SGD, lr=0.1, momentum=0.9), lambda: O.SGD(decayed(0.1), 0.9),
         ["rate in the velocity"],
     ),
     "Adam": (
-        scheduled(torch.optim.Adam, lr=0.1, eps=1e-7), lambda: O.Adam(decay(0.1)), ["epsilon's place"],
+        scheduled(torch.optim.Adam, lr=0.1, eps=1e-7), lambda: O.Adam(decayed(0.1)), ["epsilon's place"],
     ),
     "Adam's decay": (
         scheduled(torch.optim.Adam, lr=0.1, eps=1e-20, weight_decay=0.1),
-        lambda: O.Adam(decay(0.1), epsilon=1e-20, weight_decay=0.1), ["weight decay's form"],
+        lambda: O.Adam(decayed(0.1), epsilon=1e-20, weight_decay=0.1), ["weight decay's form"],
     ),
     "RMSprop": (
-        scheduled(torch.optim.RMSprop, lr=0.1, alpha=0.9, eps=1e-7), lambda: O.RMSprop(decay(0.1)),
+        scheduled(torch.optim.RMSprop, lr=0.1, alpha=0.9, eps=1e-7), lambda: O.RMSprop(decayed(0.1)),
         ["epsilon's place"],
     ),
     "Adadelta": (
-        scheduled(torch.optim.Adadelta, lr=1.0, rho=0.95, eps=1e-7), lambda: O.Adadelta(decay(1.0)), [],
+        scheduled(torch.optim.Adadelta, lr=1.0, rho=0.95, eps=1e-7), lambda: O.Adadelta(decayed(1.0)), [],
     ),
     "zoo's Momentum": (
-        scheduled(torch.optim.SGD, lr=0.1, momentum=0.9), lambda: zoo.optimizers.Momentum(decay(0.1)), [],
+        scheduled(torch.optim.SGD, lr=0.1, momentum=0.9), lambda: zoo.optimizers.Momentum(decayed(0.1)), [],
     ),
 }  # fmt: skip
 

@@ -40,6 +40,9 @@ def diff(
     mapping: Annotated[
         Path | None, option('JSON of corresponding weights, {"ours": "theirs"}.', "FILE")
     ] = None,
+    save_mapping: Annotated[
+        Path | None, option("Save the mapping of weights that is found, for zoo convert.", "FILE")
+    ] = None,
     optimizers: Annotated[
         str | None,
         option("Functions of two optimizers, to compare their steps; without models, alone.", "THEIRS,OURS"),
@@ -73,6 +76,7 @@ def diff(
                 our_inputs=None if our_inputs is None else _arrays(our_inputs),
                 mapping=None if mapping is None else _mapping(mapping),
                 optimizers=pair or None,
+                save_mapping=save_mapping,
                 backends=names,
                 out=out,
                 show=show,
@@ -83,6 +87,19 @@ def diff(
         print(result)
     if not result.equal:
         raise typer.Exit(FINDING)
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint with theirs' names.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .safetensors or .npz file to write.")],
+    mapping: Annotated[Path, option("The file of zoo diff --save-mapping.", "FILE")],
+    reverse: Annotated[bool, typer.Option("--reverse", help="From ours' names to theirs'.")] = False,
+) -> None:
+    """Convert a checkpoint to the names and layouts of another implementation."""
+    from zoo.weights import convert
+
+    for name in convert(checkpoint, out, mapping, reverse=reverse):
+        terminal.note(f"{name} is not in {out}: the checkpoint has nothing for it")
 
 
 def _pair(optimizers: str | None) -> Any:

@@ -26,6 +26,8 @@ from zoo.ports.locate import words
 from zoo.ports.run import Comparison, Findings, save_inputs
 from zoo.ports.steps import OptimizerDiff, checked_backends, diff_optimizers, name_of, save_optimizers
 from zoo.ports.steps import train_both
+from zoo.ports.trace import arrays
+from zoo.ports.weights import mapping_of
 from zoo.processes import machine
 from zoo.processes.builders import save_builder
 from zoo.processes.scratch import scratch_folder
@@ -56,6 +58,7 @@ def diff(
     our_inputs: Any = None,
     mapping: Mapping[str, str] | None = None,
     optimizers: tuple[Any, Any] | None = None,
+    save_mapping: str | Path | None = None,
     backends: Sequence[str | None] = (None, None),
     out: str | Path | None = None,
     show: Callable[[str], None] | None = None,
@@ -71,13 +74,16 @@ def diff(
     channels are moved to the other end. `our_inputs` are ours' own. Theirs' weights are carried over, with
     random numbers in place of constant biases, scales and statistics. `mapping` names the weights of ours
     that come from one of theirs, {ours: theirs}, where the match that is found is wrong. `optimizers` are
-    theirs' and ours', as of `diff_optimizers`: one step and ten are compared too.
+    theirs' and ours', as of `diff_optimizers`: one step and ten are compared too. `save_mapping` is a file for
+    the mapping that was found, with which `zoo.weights.convert` converts checkpoints.
 
     Writes diff.json into `out`. `show` is a callback that receives what is being computed. Raises subclasses
     of ZooError: for wrong arguments before any process starts, and for a side that fails with its error.
     """
     if out is not None:
         storage.check_folder("out", out)
+    if save_mapping is not None:
+        storage.check_folder("save_mapping", Path(save_mapping).parent)
     names = checked_backends(backends)
     with scratch_folder() as scratch:
         folders = [scratch / name for name in ("their-builder", "our-builder")]
@@ -92,6 +98,8 @@ def diff(
             save_inputs(files[1], our_inputs)
         with Comparison(scratch, names, show or (lambda text: None)) as comparison:
             findings = comparison.run(sources, [str(f) for f in files], mapping)
+            if save_mapping is not None:
+                mapping_of(findings.carried, arrays(scratch / "theirs.npz")).save(save_mapping)
             trained = steppers and train_both(comparison, findings, steppers)
     result = _result(findings, [name_of(theirs), name_of(ours)])
     result["optimizers"] = trained or None

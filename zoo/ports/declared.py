@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.ports.rules import BEFORE, COUPLED, DECOUPLED, FLOOR, INSIDE, OUTSIDE, UNSCALED, Rule
+from zoo.ports.rules import AFTER, BEFORE, COUPLED, DECOUPLED, FLOOR, INSIDE, OUTSIDE, UNSCALED, WITHIN, Rule
 
 Settings = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -23,13 +23,15 @@ def rule_of(kind: str, settings: Settings, rates: Sequence[float], rank: int) ->
     if "chain" in settings:
         fields = _optax(settings["chain"])
         return fields and Rule(rates=rates, **fields)
-    name = kind.rpartition(".")[2].rstrip(")").lower()
+    name = kind.rpartition("(")[2].rstrip(")").rpartition(".")[2].lower()  # of a class of torch's that is derived
     if "keras" in kind or "zoo.optimizers" in kind:
         fields = _keras(name, settings, rank, torch_like="zoo" in kind)
     else:
         fields = _torch(name or _guess(settings), settings)
         if name == "adagrad" and settings.get("lr_decay"):
             rates = tuple(a / (1 + t * settings["lr_decay"]) for t, a in enumerate(rates))
+        if name == "rprop":  # whose rate is the first step
+            fields, rates = {**(fields or {}), "initial": rates[0]}, (1.0,) * len(rates)
     return fields and Rule(rates=rates, **fields)
 
 
@@ -54,7 +56,7 @@ def _torch(name: str, s: Settings) -> Fields | None:
             "family": "adam", **adam, "nesterov": True, "momentum_decay": s["momentum_decay"],
             "float32_product": True,
         },
-        "adamax": lambda: {"family": "adamax", **adam, "epsilon_place": INSIDE},
+        "adamax": lambda: {**adam, "family": "adamax", "epsilon_place": WITHIN},
         "rmsprop": lambda: {
             "family": "rmsprop", "beta2": s["alpha"], "epsilon": s["eps"], "momentum": s["momentum"],
             "centered": s["centered"],
@@ -65,6 +67,7 @@ def _torch(name: str, s: Settings) -> Fields | None:
         "adadelta": lambda: {
             "family": "adadelta", "beta2": s["rho"], "epsilon": s["eps"], "epsilon_place": INSIDE,
         },
+        "rprop": lambda: {"family": "rprop", "coefficients": (*s["etas"], *s["step_sizes"])},
         "adafactor": lambda: {
             "family": "adafactor", "epsilon": s["eps"][0] or float(np.finfo(np.float64).eps), "clip": s["d"],
             "minimum_scale": s["eps"][1], "beta2_decay": -s["beta2_decay"], "relative_step": True,
@@ -87,7 +90,7 @@ def _torch(name: str, s: Settings) -> Fields | None:
 
 
 def _number(value: Any) -> float:
-    return float((value[0] if isinstance(value, tuple) else value) or 0.0)
+    return float((value[0] if isinstance(value, tuple | list) else value) or 0.0)
 
 
 def _keras(name: str, s: Settings, rank: int, torch_like: bool) -> Fields | None:
@@ -107,7 +110,7 @@ def _keras(name: str, s: Settings, rank: int, torch_like: bool) -> Fields | None
         "adam": {**adam, "epsilon_place": BEFORE, "amsgrad": highest},
         "adamw": {**adam, "epsilon_place": BEFORE, "amsgrad": highest},
         "nadam": {**adam, "nesterov": True, "momentum_decay": 1.0},
-        "adamax": {**adam, "family": "adamax"},
+        "adamax": {**adam, "family": "adamax", "epsilon_place": AFTER},
         "lamb": {**adam, "trust": "without the decay", "decay_first": True},
         "lion": {"family": "lion", "beta1": adam["beta1"], "beta2": s.get("beta_2", 0.99)},
         "rmsprop": {
@@ -198,7 +201,7 @@ OPTAX: dict[str, Callable[[Settings], Fields]] = {
     "scale_by_adam": _moments,
     "scale_by_amsgrad": lambda s: {**_moments(s), "amsgrad": HIGHEST.format("after")},
     "scale_by_radam": lambda s: {**_moments(s), "family": "radam"},
-    "scale_by_adamax": lambda s: {**_moments(s), "family": "adamax", "epsilon_place": INSIDE},
+    "scale_by_adamax": lambda s: {**_moments(s), "family": "adamax", "epsilon_place": WITHIN},
     "scale_by_lion": lambda s: {"family": "lion", "beta1": s["b1"], "beta2": s["b2"]},
     "scale_by_rms": _mean_square,
     "scale_by_stddev": lambda s: {**_mean_square(s), "centered": True},
@@ -209,6 +212,10 @@ OPTAX: dict[str, Callable[[Settings], Fields]] = {
     "scale_by_adadelta": lambda s: {
         "family": "adadelta", "beta2": s["rho"], "epsilon": s["eps"], "epsilon_place": INSIDE,
     },
+    "scale_by_rprop": lambda s: {
+        "family": "rprop", "initial": s["learning_rate"], "late": True,
+        "coefficients": (s["eta_minus"], s["eta_plus"], s["min_step_size"], s["max_step_size"]),
+    },
     "scale_by_factored_rms": lambda s: {
         "family": "adafactor", "beta2_decay": s["decay_rate"], "epsilon": s["epsilon"],
         "epsilon_place": INSIDE, "clip": inf,
@@ -216,7 +223,7 @@ OPTAX: dict[str, Callable[[Settings], Fields]] = {
     },
     "scale_by_muon": lambda s: {
         "family": "muon", "momentum": s["beta"], "nesterov": s["nesterov"], "epsilon": s["eps"],
-        "iterations": s["ns_steps"], "coefficients": s["ns_coeffs"], "momentum_correction": True,
+        "iterations": s["ns_steps"], "coefficients": tuple(s["ns_coeffs"]), "momentum_correction": True,
         "dampening": s["beta"],
     },
 }  # fmt: skip

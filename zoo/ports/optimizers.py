@@ -18,7 +18,7 @@ import numpy as np
 
 from zoo import random
 from zoo.ports.declared import rule_of
-from zoo.ports.rules import BEFORE, COUPLED, DECOUPLED, INSIDE, INSIDE_BEFORE, OUTSIDE, UNSCALED, Rule
+from zoo.ports.rules import BEFORE, COUPLED, DECOUPLED, INSIDE, INSIDE_BEFORE, OUTSIDE, UNSCALED, WITHIN, Rule
 from zoo.ports.rules import elementwise, error, update, with_fields
 
 Array = np.ndarray
@@ -152,7 +152,7 @@ NUMBERS: dict[str, tuple[float, ...]] = {
     "initial": (0.0, 0.1, 1.0),
 }
 OPTIONS: dict[str, tuple[Any, ...]] = {
-    "epsilon_place": (OUTSIDE, BEFORE, INSIDE, INSIDE_BEFORE),
+    "epsilon_place": (OUTSIDE, BEFORE, INSIDE, INSIDE_BEFORE, WITHIN),
     "correction": ("of both moments", "of the first moment", "of the second moment", "none"),
     "decay_form": (COUPLED, DECOUPLED, UNSCALED),
     "amsgrad": (
@@ -165,6 +165,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "decay_first": (False, True),
     "centered": (False, True),
     "maximize": (False, True),
+    "late": (False, True),
     **NUMBERS,
 }  # fmt: skip
 
@@ -248,9 +249,10 @@ NAMES = {
     "clip": "clipping of the update", "minimum_scale": "scale by the weight", "relative_step": "relative step",
     "beta2_decay": "decay of beta 2", "factored_from": "smallest factored size", "dampens_first": "first step",
     "momentum_correction": "bias correction of the momentum", "nesterov": "Nesterov", "scale": "scale by the shape",
+    "late": "update one step late", "float32_product": "precision",
 }  # fmt: skip
 FLAGS = {
-    "decay_first": ("", "decays the weight before its norm is computed", "afterwards"),
+    "decay_first": ("decays the weight ", "before its norm is computed", "afterwards"),
     "rate_in_velocity": (
         "multiplies ", "the gradient by the rate before it enters the velocity", "the velocity by the rate",
     ),
@@ -259,6 +261,7 @@ FLAGS = {
     "centered": ("", "subtracts the squared mean gradient", "subtracts no mean gradient"),
     "relative_step": ("", "limits the rate to 1 / sqrt(step)", "does not limit the rate"),
     "momentum_correction": ("", "corrects the momentum's bias", "does not correct the momentum's bias"),
+    "late": ("applies ", "the update of the step before", "that of the step itself"),
     "float32_product": ("", "multiplies the momenta in float32", "in float64"),
     "maximize": ("", "adds the update (it maximizes)", "subtracts it"),
 }  # fmt: skip

@@ -23,7 +23,7 @@ State = dict[str, Any]
 
 OUTSIDE, INSIDE = "outside the root", "inside the root"
 BEFORE, INSIDE_BEFORE = f"{OUTSIDE}, before the bias correction", f"{INSIDE}, before the bias correction"
-FLOOR = "as a lower bound"
+FLOOR, WITHIN, AFTER = "as a lower bound", "within the maximum", "after the maximum"
 COUPLED, DECOUPLED = "coupled: added to the gradient", "decoupled, scaled by the rate"
 UNSCALED = "decoupled, not scaled by the rate"
 
@@ -63,6 +63,7 @@ class Rule:
     scale: str = "none"
     momentum_correction: bool = False
     maximize: bool = False
+    late: bool = False  # each step applies the update of the one before
     float32_product: bool = False  # of the momenta of Nadam's schedule
 
     def rate(self, t: int) -> float:
@@ -163,7 +164,7 @@ def _radam(rule: Rule, state: State, w: Array, g: Array, t: int) -> Array:
 
 def _adamax(rule: Rule, state: State, w: Array, g: Array, t: int) -> Array:
     m = state["m"] = rule.beta1 * state.get("m", 0.0) + (1 - rule.beta1) * g
-    within = rule.epsilon if rule.epsilon_place == INSIDE else 0.0
+    within = rule.epsilon if rule.epsilon_place == WITHIN else 0.0
     u = state["u"] = np.maximum(rule.beta2 * state.get("u", 0.0), np.abs(g) + within)
     return m / (1 - rule.beta1**t) / (u + rule.epsilon - within)
 
@@ -233,6 +234,19 @@ def _muon(rule: Rule, state: State, w: Array, g: Array, t: int) -> Array:
     return (x.T if rows > columns else x) * SCALES[rule.scale](rows, columns)
 
 
+def _rprop(rule: Rule, state: State, w: Array, g: Array, t: int) -> Array:
+    """`coefficients` are the two factors of an element's step, and its limits; `initial` is the first."""
+    lower, higher, least, most = rule.coefficients
+    before, size = state.get("g", np.zeros_like(g)), state.get("size", np.full_like(g, rule.initial))
+    turn = g * before
+    factor = np.where(turn > 0, higher, lower)
+    size = state["size"] = np.where(turn == 0, size, np.clip(size * factor, least, most))
+    state["g"] = np.where(turn < 0, 0.0, g)
+    now, last = size * np.sign(state["g"]), state.get("x", np.zeros_like(g))
+    state["x"] = now
+    return np.where(turn < 0, 0.0, last) if rule.late else now
+
+
 SCALES: dict[str, Callable[[int, int], float]] = {
     "none": lambda rows, columns: 1.0,
     "sqrt(max(1, rows / columns))": lambda rows, columns: sqrt(max(1.0, rows / columns)),
@@ -241,7 +255,7 @@ SCALES: dict[str, Callable[[int, int], float]] = {
 }
 FAMILIES: dict[str, Callable[[Rule, State, Array, Array, int], Array]] = {
     "sgd": _sgd, "adam": _adam, "radam": _radam, "adamax": _adamax, "rmsprop": _rmsprop, "adagrad": _adagrad,
-    "adadelta": _adadelta, "lion": _lion, "adafactor": _adafactor, "muon": _muon,
+    "adadelta": _adadelta, "lion": _lion, "rprop": _rprop, "adafactor": _adafactor, "muon": _muon,
 }  # fmt: skip
 
 

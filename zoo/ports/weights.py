@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from zoo import random
 from zoo.ports.match import Matching, Pair
 from zoo.ports.trace import KNOWN, Array, Trace
+from zoo.weights.mappings import Entry, WeightsMapping, entry_of
 
 Weights = dict[str, Array]
 SEED = 3
@@ -187,3 +188,20 @@ def layout(
         if np.array_equal(moved.ravel(), positions.ravel()):
             return f"transposed {order}" + ("" if moved.shape == ours else f", reshaped {ours}")
     return "reordered"
+
+
+def mapping_of(carried: Carried, theirs: Weights) -> WeightsMapping:
+    """The mapping by which weights were carried over, for checkpoints."""
+    names, shapes = list(theirs), {name: x.shape for name, x in theirs.items()}
+    ours = {}
+    for name, array in carried.weights.items():
+        constant, sources = carried.constants.get(name), carried.mapping.get(name, [])
+        if not sources and constant is not None:
+            ours[name] = Entry(array.shape, (), constant=constant)
+        elif sources:
+            which, where = carried.positions[name]
+            numbers = np.full(len(names) + 1, -1)  # the last is that of elements that come from none
+            numbers[[names.index(source) for source in sources]] = range(len(sources))
+            found = entry_of(array.shape, sources, shapes, numbers[which], where)
+            ours[name] = found if constant is None else replace(found, constant=constant)
+    return WeightsMapping(shapes, ours, tuple(carried.initial), tuple(carried.unused))
