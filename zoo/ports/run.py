@@ -248,10 +248,11 @@ class Comparison(AbstractContextManager["Comparison"]):
             )
 
     def descend(self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str]) -> None:
-        """Steps of gradient descent, each side by its own gradients."""
+        """Steps of gradient descent, each side by its own gradients; what one side alone has is not trained."""
         self.show(f"{STEPS} steps")
         weights, losses = [dict(theirs.weights), dict(carried.weights)], []
-        rate, found = 0.0, {}
+        apart, alone = (carried.unused, list(carried.constants)), (set[str](), set[str]())
+        rate = 0.0
         for _ in range(STEPS):
             losses.append([])
             for s in (0, 1):
@@ -259,13 +260,14 @@ class Comparison(AbstractContextManager["Comparison"]):
                 answer = self.ask(s, "gradients", name="step", targets=targets[s], training=False)
                 losses[-1].append(answer["loss"])
                 found = arrays(self.path(s, "step-gradients.npz"))
+                alone[s] |= {name for name in apart[s] if np.any(found.pop(name, 0.0))}
                 length = sum(float(np.vdot(g, g)) for g in found.values()) or 1.0
                 rate = rate or 0.01 * losses[0][0] / length  # the first step lowers the loss by about 1 %
                 weights[s] |= {n: weights[s][n] - rate * g for n, g in found.items()}
         for s, kept in enumerate((theirs.weights, carried.weights)):
             self.ask(s, "set", weights=self.save(f"step{s}", kept))
         gap = difference(*(np.array([pair[s] for pair in losses]) for s in (0, 1)))
-        note = untied(carried) or trained_alone(carried, found) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        note = untied(carried) or trained_alone(*map(sorted, alone)) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
         findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note))
 
     def gradients(
@@ -356,10 +358,10 @@ def untied(carried: Carried) -> str:
     return f"tied in theirs alone: {'; '.join(several)}" if several else ""
 
 
-def trained_alone(carried: Carried, gradients: Weights) -> str:
-    """The weights of ours that theirs lacks and that have a gradient, in words."""
-    names = [name for name in carried.constants if np.any(gradients.get(name, 0.0))]
-    return f"ours trains what theirs lacks: {', '.join(names[:4])}" if names else ""
+def trained_alone(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    """The weights with a gradient that the other side lacks, in words."""
+    names = [*theirs, *ours]
+    return f"without training what one side alone has: {', '.join(names[:4])}" if names else ""
 
 
 def state_note(matching: Matching, states: Sequence[Weights], weights: Weights) -> str:

@@ -166,7 +166,7 @@ def train_both(comparison: Comparison, findings: Findings, sources: Sequence[str
         comparison.show(f"{STEPS} steps of {('theirs', 'ours')[side]}'s optimizer")
         return comparison.ask(
             side, "descend", name="optimizer", source=sources[side], weights=str(files[side]),
-            targets=str(scratch / f"targets{side}.npz"), steps=STEPS, constants=list(carried.constants) * side,
+            targets=str(scratch / f"targets{side}.npz"), steps=STEPS, constants=(carried.unused, list(carried.constants))[side],
         )  # fmt: skip
 
     answers = [descend(0), descend(1)]

@@ -18,6 +18,11 @@ SEED = 3
 ABSENT = {"bias": 0.0, "second_bias": 0.0, "shift": 0.0, "mean": 0.0, "scale": 1.0, "variance": 1.0}
 
 
+def absent(role: str) -> float | None:
+    """What a weight of this role does nothing with; "bias.i" is that of an LSTM's gate."""
+    return ABSENT.get(role.partition(".")[0])
+
+
 @dataclass
 class Carried:
     """Ours' weights after theirs were carried over, and what was done to each.
@@ -48,7 +53,7 @@ def varied(trace: Trace, weights: Weights) -> Weights:
     for anchor in trace.anchors.values():
         for role, (name, _) in anchor.weights.items():
             array = weights[name]
-            if role not in ABSENT or np.ptp(array) > 0 or changed[name] is not array:
+            if absent(role) is None or np.ptp(array) > 0 or changed[name] is not array:
                 continue
             draw = random.generator(SEED, name)
             if array.flat[0] == 0:
@@ -61,9 +66,10 @@ def varied(trace: Trace, weights: Weights) -> Weights:
 def with_one_bias(matching: Matching, weights: Weights) -> Weights:
     """Theirs' weights with zeros as the second bias of an LSTM that has one bias in ours."""
     names = (
-        p.theirs.weights["second_bias"][0]
+        name
         for p in matching.pairs
-        if "second_bias" in p.theirs.weights and "second_bias" not in p.ours.weights
+        for role, (name, _) in p.theirs.weights.items()
+        if role.startswith("second_bias") and role not in p.ours.weights
     )
     return {**weights, **{name: np.zeros_like(weights[name]) for name in names}}
 
@@ -78,9 +84,10 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
         for role, (name, target) in pair.ours.weights.items():
             source = _source(pair, role)
             if source is None:
-                if role in ABSENT and pair.ours.kind in (*KNOWN, "affine"):
-                    result.constants[name] = ABSENT[role]
-                    result.weights[name].flat[target.ravel()] = ABSENT[role]
+                value = absent(role)
+                if value is not None and pair.ours.kind in (*KNOWN, "affine"):
+                    result.constants[name] = value
+                    result.weights[name].flat[target.ravel()] = value
                 continue
             there, indices = source
             if pair.whole == "ours" and pair.part:
