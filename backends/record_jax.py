@@ -240,7 +240,7 @@ def _nnx_rnn(fences: list[dict[str, Any]], function: Callable[..., Any]) -> Call
 
 
 def _with_carry(layer: Any, x: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an RNN's call with zeros of the inputs' type as its first state, which has the weights'."""
+    """The arguments of an RNN's call, with a first state of the inputs' type: Flax's has the weights'."""
     time_major = kwargs.get("time_major")
     time_major = layer.time_major if time_major is None else time_major
     batch = x.shape[1:-1] if time_major else x.shape[:-2]

@@ -246,7 +246,9 @@ class _Mode(TorchFunctionMode):
             names = [f"weight{i or ''}" for i in range(len(views))]
             weights = dict(zip(names, views, strict=True))
             if name == "lstm" and len(views) in (2, 4):
-                weights = lstm_gates(dict(zip(("kernel", "recurrent", "bias", "second_bias"), views, strict=False)))
+                weights = lstm_gates(
+                    dict(zip(("kernel", "recurrent", "bias", "second_bias"), views, strict=False))
+                )
             kind = "move" if name in MOVES - {"flip", "roll"} else "cast" if name in CASTS else kind
         data = [x for x in inputs if id(x) not in self.views]
         where = self.path[-1] if self.path else ""

@@ -62,7 +62,9 @@ class OptaxStepper:
             if kind == "scale":
                 rate = (1.0 if rate is None else rate) * abs(float(enclosed["step_size"]))
             elif kind == "scale_by_schedule":
-                rate = (1.0 if rate is None else rate) * abs(float(enclosed["step_size_fn"](np.int64(self.count))))
+                rate = (1.0 if rate is None else rate) * abs(
+                    float(enclosed["step_size_fn"](np.int64(self.count)))
+                )
         injected = getattr(self.state, "hyperparams", {}).get("learning_rate")
         return float(injected) if injected is not None else rate
 

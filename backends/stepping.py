@@ -19,8 +19,8 @@ from zoo.errors import WrongConfiguration
 Array = np.ndarray
 TORCH, KERAS = "torch.optim.optimizer", "keras.src.optimizers.base_optimizer"  # of the base classes
 EXPECTED = (
-    "a function of module.named_parameters() that returns a torch.optim.Optimizer, or one with its scheduler; "
-    "an optax transformation; or a Keras optimizer"
+    "a function of module.named_parameters() that returns a torch.optim.Optimizer, or one with its "
+    "scheduler; an optax transformation; or a Keras optimizer"
 )
 
 
@@ -86,9 +86,7 @@ def _takes_parameters(build: Any) -> bool:
         given = inspect.signature(build).parameters.values()
     except (TypeError, ValueError):
         return False
-    return any(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in given
-    )
+    return any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in given)
 
 
 def plain(value: Any) -> Any:

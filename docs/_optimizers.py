@@ -32,7 +32,7 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """An optimizer: its name in each library and the same settings in the words of each; None if it has none."""
+    """An optimizer: its name and the same settings in the words of each library; None if it has none."""
 
     title: str
     rate: float
@@ -86,7 +86,11 @@ def of_keras(name: str, rate: float, settings: Settings, scheduled: bool = True)
     return build
 
 
-BETAS = {"torch": {"betas": (0.9, 0.99)}, "optax": {"b1": 0.9, "b2": 0.99}, "keras": {"beta_1": 0.9, "beta_2": 0.99}}
+BETAS = {
+    "torch": {"betas": (0.9, 0.99)},
+    "optax": {"b1": 0.9, "b2": 0.99},
+    "keras": {"beta_1": 0.9, "beta_2": 0.99},
+}
 EPSILON = {"torch": {"eps": 1e-6}, "optax": {"eps": 1e-6}, "keras": {"epsilon": 1e-6}}
 
 
@@ -110,6 +114,7 @@ RMS = (
 CENTERED: Settings = {"momentum": 0.9, "centered": True}
 LION = ({"b1": 0.9, "b2": 0.99, "weight_decay": 0.1}, {"beta_1": 0.9, "beta_2": 0.99, "weight_decay": 0.1})
 MUON: Settings = {"momentum": 0.95, "weight_decay": 0.1}
+MUONS: Settings = {"weight_decay": 0.1, "eps": 1e-7}  # optax's
 TABLE = [
     Entry("SGD", 0.1, ("SGD", {}), ("sgd", {}), ("SGD", {})),
     Entry(
@@ -125,18 +130,23 @@ TABLE = [
     ),
     Entry("RMSprop", 0.1, ("RMSprop", RMS[0]), ("rmsprop", RMS[1]), ("RMSprop", RMS[2])),
     Entry(
-        "RMSprop, centered, momentum", 0.1, ("RMSprop", {**RMS[0], **CENTERED}), ("rmsprop", {**RMS[1], **CENTERED}),
+        "RMSprop, centered, momentum", 0.1,
+        ("RMSprop", {**RMS[0], **CENTERED}), ("rmsprop", {**RMS[1], **CENTERED}),
         ("RMSprop", {**RMS[2], **CENTERED}),
     ),
     Entry(
-        "Adagrad", 0.1, ("Adagrad", {"initial_accumulator_value": 0.1, "eps": 1e-6}), ("adagrad", {"eps": 1e-6}),
+        "Adagrad", 0.1,
+        ("Adagrad", {"initial_accumulator_value": 0.1, "eps": 1e-6}), ("adagrad", {"eps": 1e-6}),
         ("Adagrad", {"epsilon": 1e-6}),
     ),
     Entry(
         "Adadelta", 1.0, ("Adadelta", {}), ("adadelta", {}), ("Adadelta", {"rho": 0.9, "epsilon": 1e-6})
     ),
     adam("Adam", ("Adam", "adam", "Adam")),
-    adam("Adam, weight decay", ("Adam", "adam", "Adam"), **decay(0.1, "torch", "keras"), optax={"coupled": 0.1}),
+    adam(
+        "Adam, weight decay", ("Adam", "adam", "Adam"),
+        **decay(0.1, "torch", "keras"), optax={"coupled": 0.1},
+    ),
     adam("AdamW", ("AdamW", "adamw", "AdamW"), **decay(0.1)),
     adam("AMSGrad", ("Adam", "amsgrad", "Adam"), torch={"amsgrad": True}, keras={"amsgrad": True}),
     adam("Adamax", ("Adamax", "adamax", "Adamax")),
@@ -149,9 +159,9 @@ TABLE = [
         "Adafactor", 0.1, ("Adafactor", {"eps": (1e-15, 1e-3)}), ("adafactor", {"min_dim_size_to_factor": 2}),
         ("Adafactor", {}),
     ),
-    Entry("Muon", 0.1, ("Muon", MUON), ("muon", {"weight_decay": 0.1, "eps": 1e-7}), ("Muon", MUON), matrix=True),
+    Entry("Muon", 0.1, ("Muon", MUON), ("muon", MUONS), ("Muon", MUON), matrix=True),
     Entry(
-        "Muon, torch's in float64", 0.1, ("Muon", {**MUON, "wide": True}), ("muon", {"weight_decay": 0.1, "eps": 1e-7}),
+        "Muon, torch's in float64", 0.1, ("Muon", {**MUON, "wide": True}), ("muon", MUONS),
         ("Muon", MUON), matrix=True,
     ),
 ]  # fmt: skip
@@ -197,6 +207,7 @@ def of_entry(runs: Runs, entry: Entry, same: bool) -> dict[str, Record]:
 
 # What makes an entry what it is, and stays where the defaults are compared.
 KEPT = {"momentum", "nesterov", "centered", "amsgrad", "wide", "min_dim_size_to_factor"}
+BFLOAT16 = "torch.optim orthogonalizes in bfloat16; with float64 in its place, see the next rows"
 SHORT = {"torch": "torch.optim", "optax": "optax", "keras torch": "Keras"}
 
 
@@ -216,11 +227,11 @@ def cell(causes: Sequence[dict[str, Any]], theirs: str, ours: str) -> str:
     """The causes in words, with the libraries' names."""
     texts: dict[str, None] = {}
     for cause in causes:
-        text = cause["explanation"] or "not found"
+        text = cause["explanation"] or BFLOAT16
         text = text.replace("in theirs", f"in {theirs}").replace("in ours", f"in {ours}")
         text = text.replace("theirs", theirs, 1) if text.startswith("theirs") else text
-        text = text.replace(", ours ", f", {ours} ").replace("ours follows", f"{ours} follows")
-        texts[text if cause["confirmed"] else f"{text} (not confirmed)"] = None
+        text = text.replace(", ours ", f", {ours} ").replace("ours computes", f"{ours} computes")
+        texts[text if cause["confirmed"] or text == BFLOAT16 else f"{text} (not confirmed)"] = None
     return "; ".join(texts)
 
 
@@ -239,7 +250,9 @@ def rows(runs: Runs, entry: Entry) -> list[str]:
             more = [c for c in compared(usual[first], usual[second])[1] if c["cause"] not in known]
             labels = SHORT[first], SHORT[second]
             verdict = "equal" if gap <= 1e-9 else cell(causes, *labels)
-            lines.append(row([entry.title, f"{labels[0]}, {labels[1]}", f"{gap:.1e}", verdict, cell(more, *labels)]))
+            lines.append(
+                row([entry.title, f"{labels[0]}, {labels[1]}", f"{gap:.1e}", verdict, cell(more, *labels)])
+            )
             print(lines[-1], flush=True)
     return lines
 
@@ -250,7 +263,9 @@ def main() -> None:
         runs = Runs(folder)
         with runs.pair:
             lines = [line for entry in TABLE for line in rows(runs, entry)]
-    head = [row(["optimizer", "libraries", "difference", "with the same settings", "defaults that differ too"])]
+    head = [
+        row(["optimizer", "libraries", "difference", "with the same settings", "defaults that differ too"])
+    ]
     head.append(row(["---"] * 5))
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     text = "\n".join([BEGIN, "", *head, *lines, "", END])

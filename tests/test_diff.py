@@ -323,7 +323,7 @@ def test_the_mapping_that_was_found_converts_a_checkpoint_there_and_back(
         np.testing.assert_array_equal(found[name], value)
 
 
-def test_a_checkpoint_of_another_model_is_not_converted(compare: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_not_converted(compare: Any) -> None:
     mapping = compare(Decoder, Text, TOKENS).mapping
     state = {name: x.numpy() for name, x in Decoder().state_dict().items()}
     with pytest.raises(zoo.WeightsMismatch, match=r"1 arrays missing: last\.bias\. Nothing was converted"):

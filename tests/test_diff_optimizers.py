@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import pytest
 from conftest import NAME
+from zoo.backends.stepping import stepper_of
 
 import zoo
-from zoo.backends.stepping import stepper_of
 from zoo.ports.optimizers import Link, Record, draw_gradients, report
 
 torch = pytest.importorskip("torch")
@@ -74,7 +74,12 @@ class Written(torch.optim.Optimizer):
                     continue
                 state, g = self.state[w], w.grad
                 if not state:
-                    state |= {"t": 0, "m": torch.zeros_like(w), "v": torch.zeros_like(w), "u": torch.zeros_like(w)}
+                    state |= {
+                        "t": 0,
+                        "m": torch.zeros_like(w),
+                        "v": torch.zeros_like(w),
+                        "u": torch.zeros_like(w),
+                    }
                 state["t"] += 1
                 g = g + decay * w if fault == "coupled" else g
                 d = 0.0 if fault in ("coupled", "no decay") else decay

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 from conftest import NAME
+from zoo.backends.stepping import stepper_of
 
 import zoo
-from zoo.backends.stepping import stepper_of
 from zoo.ports.optimizers import draw_gradients
 from zoo.weights import OptimizerState, WeightsMapping
 from zoo.weights.mappings import Entry
@@ -73,7 +73,9 @@ def continued(first: Any, second: Any) -> None:
         weights = whole.step(each)
         if number >= CUT:
             for name, x in other.step(each).items():
-                np.testing.assert_allclose(x, weights[name], rtol=1e-12, atol=1e-13, err_msg=f"{name}, {number}")
+                np.testing.assert_allclose(
+                    x, weights[name], rtol=1e-12, atol=1e-13, err_msg=f"{name}, {number}"
+                )
 
 
 @pytest.mark.parametrize("name", PAIRS)

@@ -15,7 +15,9 @@ from zoo.errors import WrongConfiguration
 Source = Annotated[
     str | None,
     typer.Argument(
-        metavar="FILE.py:FUNCTION", help="A function that builds a model; MODULE:FUNCTION too.", show_default=False
+        metavar="FILE.py:FUNCTION",
+        help="A function that builds a model; MODULE:FUNCTION too.",
+        show_default=False,
     ),
 ]
 
@@ -60,7 +62,9 @@ def diff(
     if theirs is None or ours is None:
         if theirs is not None or optimizers is None:
             raise WrongConfiguration("expected two models, or --optimizers THEIRS,OURS without models")
-        given = [name for name, value in (("inputs", inputs), ("shape", shape), ("mapping", mapping)) if value]
+        given = [
+            name for name, value in (("inputs", inputs), ("shape", shape), ("mapping", mapping)) if value
+        ]
         if given:
             raise WrongConfiguration(f"--{given[0]} is of models; without models expected --optimizers alone")
     names = backends.split(",") if backends else [None, None]

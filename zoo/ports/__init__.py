@@ -24,8 +24,9 @@ from zoo import storage
 from zoo._version import __version__
 from zoo.ports.locate import words
 from zoo.ports.run import Comparison, Findings, save_inputs
-from zoo.ports.steps import OptimizerDiff, checked_backends, diff_optimizers, name_of, save_optimizers
-from zoo.ports.steps import train_both
+from zoo.ports.steps import OptimizerDiff as OptimizerDiff
+from zoo.ports.steps import checked_backends, name_of, save_optimizers, train_both
+from zoo.ports.steps import diff_optimizers as diff_optimizers
 from zoo.ports.trace import arrays
 from zoo.ports.weights import mapping_of
 from zoo.processes import machine
@@ -74,8 +75,8 @@ def diff(
     channels are moved to the other end. `our_inputs` are ours' own. Theirs' weights are carried over, with
     random numbers in place of constant biases, scales and statistics. `mapping` names the weights of ours
     that come from one of theirs, {ours: theirs}, where the match that is found is wrong. `optimizers` are
-    theirs' and ours', as of `diff_optimizers`: one step and ten are compared too. `save_mapping` is a file for
-    the mapping that was found, with which `zoo.weights.convert` converts checkpoints.
+    theirs' and ours', as of `diff_optimizers`: one step and ten are compared too. `save_mapping` is a file
+    for the mapping that was found, with which `zoo.weights.convert` converts checkpoints.
 
     Writes diff.json into `out`. `show` is a callback that receives what is being computed. Raises subclasses
     of ZooError: for wrong arguments before any process starts, and for a side that fails with its error.

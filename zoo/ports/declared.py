@@ -22,8 +22,10 @@ def rule_of(kind: str, settings: Settings, rates: Sequence[float], rank: int) ->
     rates = tuple(float(rate) * multiplier for rate in rates)
     if "chain" in settings:
         fields = _optax(settings["chain"])
-        return fields and Rule(rates=rates, **fields)
-    name = kind.rpartition("(")[2].rstrip(")").rpartition(".")[2].lower()  # of a class of torch's that is derived
+        return Rule(rates=rates, **fields) if fields else None
+    name = (
+        kind.rpartition("(")[2].rstrip(")").rpartition(".")[2].lower()
+    )  # of a class of torch's that is derived
     if "keras" in kind or "zoo.optimizers" in kind:
         fields = _keras(name, settings, rank, torch_like="zoo" in kind)
     else:
@@ -32,7 +34,7 @@ def rule_of(kind: str, settings: Settings, rates: Sequence[float], rank: int) ->
             rates = tuple(a / (1 + t * settings["lr_decay"]) for t, a in enumerate(rates))
         if name == "rprop":  # whose rate is the first step
             fields, rates = {**(fields or {}), "initial": rates[0]}, (1.0,) * len(rates)
-    return fields and Rule(rates=rates, **fields)
+    return Rule(rates=rates, **fields) if fields else None
 
 
 def _guess(settings: Settings) -> str:
@@ -75,7 +77,8 @@ def _torch(name: str, s: Settings) -> Fields | None:
         },
         "muon": lambda: {
             "family": "muon", "momentum": s["momentum"], "nesterov": s["nesterov"], "epsilon": s["eps"],
-            "dampening": s["momentum"], "epsilon_place": FLOOR, "iterations": s["ns_steps"], "coefficients": tuple(s["ns_coefficients"]),
+            "dampening": s["momentum"], "epsilon_place": FLOOR, "iterations": s["ns_steps"],
+            "coefficients": tuple(s["ns_coefficients"]),
             "scale": "0.2 sqrt(max(rows, columns))" if s["adjust_lr_fn"] == "match_rms_adamw"
             else "sqrt(max(1, rows / columns))",
         },
@@ -132,7 +135,7 @@ def _keras(name: str, s: Settings, rank: int, torch_like: bool) -> Fields | None
         },
         "muon": _keras_muon(s, rank),
     }.get(name)  # fmt: skip
-    return fields and {**decay, **fields}
+    return {**decay, **fields} if fields else None
 
 
 def _keras_muon(s: Settings, rank: int) -> Fields:
@@ -160,7 +163,11 @@ def _optax(chain: Sequence[tuple[str, Settings]]) -> Fields | None:
             fields["decay"] = s["weight_decay"]
             fields["decay_form"] = UNSCALED if scaled else DECOUPLED if directed else COUPLED
         elif kind in ("trace", "ema"):
-            fields |= {"momentum": s["decay"], "nesterov": bool(s.get("nesterov")), "rate_in_velocity": scaled}
+            fields |= {
+                "momentum": s["decay"],
+                "nesterov": bool(s.get("nesterov")),
+                "rate_in_velocity": scaled,
+            }
             if kind == "ema":
                 fields |= {"dampening": s["decay"], "dampens_first": True}
             directed = True

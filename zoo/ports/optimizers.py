@@ -18,8 +18,21 @@ import numpy as np
 
 from zoo import random
 from zoo.ports.declared import rule_of
-from zoo.ports.rules import BEFORE, COUPLED, DECOUPLED, INSIDE, INSIDE_BEFORE, OUTSIDE, UNSCALED, WITHIN, Rule
-from zoo.ports.rules import elementwise, error, update, with_fields
+from zoo.ports.rules import (
+    BEFORE,
+    COUPLED,
+    DECOUPLED,
+    INSIDE,
+    INSIDE_BEFORE,
+    OUTSIDE,
+    UNSCALED,
+    WITHIN,
+    Rule,
+    elementwise,
+    error,
+    update,
+    with_fields,
+)
 
 Array = np.ndarray
 Arrays = Mapping[str, Array]
@@ -37,8 +50,8 @@ class Record:
     kind: str
     settings: dict[str, dict[str, Any]]
     rates: list[float | None]
-    weights: list[Arrays]
-    gradients: list[Arrays]
+    weights: Sequence[Arrays]
+    gradients: Sequence[Arrays]
 
     @cached_property
     def known_rates(self) -> tuple[float, ...]:
@@ -77,7 +90,7 @@ class Gap:
 
 
 def gaps(expected: Sequence[Arrays], ours: Record, links: Sequence[Link]) -> list[list[Gap]]:
-    """For each step the gap of each weight. `expected` are theirs' weights by ours' names, in ours' layout."""
+    """For each step the gap of each weight. `expected` are theirs' weights with ours' names and layout."""
     return [[_gap(expected, ours, link, step) for link in links] for step in range(1, len(expected))]
 
 
@@ -90,7 +103,9 @@ def _gap(theirs: Sequence[Arrays], ours: Record, link: Link, step: int) -> Gap:
     apart = np.where(np.isfinite(apart), apart, np.where(np.isfinite(expected) == np.isfinite(now), 0.0, inf))
     index = tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))
     rounding = 8 * step * np.finfo(np.float64).eps * float(np.abs(expected).max(initial=0.0))
-    change = max(float(np.abs(expected - first).max(initial=0.0)), float(np.abs(now - before).max(initial=0.0)))
+    change = max(
+        float(np.abs(expected - first).max(initial=0.0)), float(np.abs(now - before).max(initial=0.0))
+    )
     gap = max(0.0, float(apart[index]) - rounding)
     values = (float((expected - first)[index]), float((now - before)[index]))
     return Gap(step, link, gap / change if change else float(gap > 0), index, values)
@@ -115,16 +130,20 @@ def explain(theirs: Record, ours: Record, link: Link) -> list[Cause]:
         return []
     errors = error(their_rule, *other), error(our_rule, *mine)
     bound = max(BOUND, 2 * errors[1])
-    changed = [f.name for f in fields(Rule) if not _same(getattr(their_rule, f.name), getattr(our_rule, f.name))]
+    changed = [
+        f.name for f in fields(Rule) if not _same(getattr(their_rule, f.name), getattr(our_rule, f.name))
+    ]
     for name in list(changed):  # what makes no difference here is no cause
         fewer = [n for n in changed if n != name]
         if error(with_fields(their_rule, our_rule, fewer), *mine) <= bound:
             changed = fewer
     confirmed = error(with_fields(their_rule, our_rule, changed), *mine) <= bound
+    if max(errors) > BOUND and np.allclose(their_rule.rates, our_rule.rates, rtol=FLOAT32, atol=0):
+        changed = [name for name in changed if name != "rates"]  # the same rates, as float32 has them
     causes = [_cause(name, their_rule, our_rule, confirmed) for name in changed]
     for side, value in zip(("theirs", "ours"), errors, strict=True):
         if value > BOUND:
-            causes.append(Cause("precision", f"{side} follows its rule in float32's precision alone"))
+            causes.append(Cause("precision", f"{side} computes a part of its update in float32"))
     return causes
 
 
@@ -156,7 +175,8 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "correction": ("of both moments", "of the first moment", "of the second moment", "none"),
     "decay_form": (COUPLED, DECOUPLED, UNSCALED),
     "amsgrad": (
-        "no", "of the second moment before its bias correction", "of the second moment after its bias correction",
+        "no", "of the second moment before its bias correction",
+        "of the second moment after its bias correction",
     ),
     "nesterov": (False, True),
     "rate_in_velocity": (False, True),
@@ -173,7 +193,7 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 def fitted(
     declared: Rule | None, other: Rule | None, weights: Sequence[Array], gradients: Sequence[Array]
 ) -> Rule | None:
-    """The rule that the steps follow: as declared, or changed in one or two settings; None if none is found."""
+    """The rule that the steps follow: as declared, or changed in one or two settings; None if not found."""
     known = [rule for rule in (declared, other) if rule is not None]
     if declared is not None and error(declared, weights, gradients) <= BOUND:
         return declared
@@ -246,9 +266,12 @@ NAMES = {
     "beta2": "beta 2", "epsilon_place": "epsilon's place", "epsilon_root": "epsilon inside the root",
     "correction": "bias correction", "amsgrad": "AMSGrad's maximum", "initial": "initial accumulator",
     "momentum_decay": "decay of Nadam's momentum schedule", "trust": "trust ratio",
-    "clip": "clipping of the update", "minimum_scale": "scale by the weight", "relative_step": "relative step",
-    "beta2_decay": "decay of beta 2", "factored_from": "smallest factored size", "dampens_first": "first step",
-    "momentum_correction": "bias correction of the momentum", "nesterov": "Nesterov", "scale": "scale by the shape",
+    "clip": "clipping of the update", "minimum_scale": "scale by the weight",
+    "relative_step": "relative step",
+    "beta2_decay": "decay of beta 2", "factored_from": "smallest factored size",
+    "dampens_first": "first step",
+    "momentum_correction": "bias correction of the momentum", "nesterov": "Nesterov",
+    "scale": "scale by the shape",
     "late": "update one step late", "float32_product": "precision",
 }  # fmt: skip
 FLAGS = {
@@ -261,7 +284,7 @@ FLAGS = {
     "centered": ("", "subtracts the squared mean gradient", "subtracts no mean gradient"),
     "relative_step": ("", "limits the rate to 1 / sqrt(step)", "does not limit the rate"),
     "momentum_correction": ("", "corrects the momentum's bias", "does not correct the momentum's bias"),
-    "late": ("applies ", "the update of the step before", "that of the step itself"),
+    "late": ("applies ", "the update of the step before", "the update of the step itself"),
     "float32_product": ("", "multiplies the momenta in float32", "in float64"),
     "maximize": ("", "adds the update (it maximizes)", "subtracts it"),
 }  # fmt: skip
@@ -298,7 +321,8 @@ def report(
         worst = max(found[number - 1], key=lambda gap: gap.error)
         steps.append(
             {
-                "name": f"{number} optimizer step{'s' * (number > 1)}", "difference": worst.error, "bound": BOUND,
+                "name": f"{number} optimizer step{'s' * (number > 1)}", "difference": worst.error,
+                "bound": BOUND,
                 "holds": worst.error <= BOUND, "where": [worst.link.theirs, worst.link.ours], "note": "",
             }
         )  # fmt: skip
@@ -314,7 +338,8 @@ def report(
             for cause in explain(theirs, ours, gap.link) or [None]:
                 causes.setdefault(cause, []).append(gap.link.ours)
     return {
-        "theirs": {"kind": theirs.kind}, "ours": {"kind": ours.kind}, "steps": steps, "first": first and first.facts(),
+        "theirs": {"kind": theirs.kind}, "ours": {"kind": ours.kind}, "steps": steps,
+        "first": first and first.facts(),
         "weights": len(links), "apart": len(apart),
         "causes": [
             {
@@ -333,6 +358,8 @@ def draw_gradients(weights: Arrays, steps: int) -> list[dict[str, Array]]:
         drawn.append({})
         for name, w in weights.items():
             draw = random.generator(SEED, name, step)
-            scales = 10.0 ** random.generator(SEED, name).uniform(-8, 1, w.shape)  # of an element, in all steps
+            scales = 10.0 ** random.generator(SEED, name).uniform(
+                -8, 1, w.shape
+            )  # of an element, in all steps
             drawn[-1][name] = draw.standard_normal(w.shape) * scales
     return drawn

@@ -77,7 +77,9 @@ def update(rule: Rule, state: State, w: Array, g: Array, t: int) -> Array:
     g = -g if rule.maximize else g
     if rule.decay and rule.decay_form == COUPLED:
         g = g + rule.decay * w
-    decayed = {COUPLED: 0.0, DECOUPLED: rule.rates[t - 1] * rule.decay, UNSCALED: rule.decay}[rule.decay_form] * w
+    decayed = {COUPLED: 0.0, DECOUPLED: rule.rates[t - 1] * rule.decay, UNSCALED: rule.decay}[
+        rule.decay_form
+    ] * w
     if rule.decay_first:
         w, decayed = w - decayed, 0.0
     x = FAMILIES[rule.family](rule, state, w, g, t)
@@ -144,7 +146,8 @@ def _first_moment(rule: Rule, state: State, m: Array, g: Array, t: int) -> Array
     if not rule.nesterov:
         return m / (1 - b**t if rule.correction in ("of both moments", "of the first moment") else 1.0)
     now, after = (
-        b if rule.momentum_decay == inf else b * (1 - 0.5 * 0.96 ** (s * rule.momentum_decay)) for s in (t, t + 1)
+        b if rule.momentum_decay == inf else b * (1 - 0.5 * 0.96 ** (s * rule.momentum_decay))
+        for s in (t, t + 1)
     )
     real = np.float32 if rule.float32_product else np.float64
     product = state["product"] = real(state.get("product", 1.0)) * real(now)
@@ -204,7 +207,9 @@ def _adafactor(rule: Rule, state: State, w: Array, g: Array, t: int) -> Array:
         v = state["v"] = (1 - share) * state.get("v", 0.0) + share * squares
     else:
         rows = state["rows"] = (1 - share) * state.get("rows", 0.0) + share * squares.mean(-1, keepdims=True)
-        columns = state["columns"] = (1 - share) * state.get("columns", 0.0) + share * squares.mean(-2, keepdims=True)
+        columns = state["columns"] = (1 - share) * state.get("columns", 0.0) + share * squares.mean(
+            -2, keepdims=True
+        )
         mean = rows.mean(-2, keepdims=True)
         v = rows * columns / (mean if added else np.maximum(mean, rule.epsilon))
     x = g / np.sqrt(v if added else np.maximum(v, rule.epsilon**2))
@@ -265,7 +270,7 @@ def elementwise(rule: Rule) -> bool:
 
 
 def error(rule: Rule, weights: Sequence[Array], gradients: Sequence[Array]) -> float:
-    """The largest error of the rule in steps from weights[t] to weights[t + 1], each from the recorded weight.
+    """The largest error of the rule in steps from weights[t] to weights[t + 1], each from that recorded.
 
     Of the largest change in its step; rounding of the weight itself is left out.
     """

@@ -248,7 +248,7 @@ class Comparison(AbstractContextManager["Comparison"]):
             )
 
     def descend(self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str]) -> None:
-        """Steps of gradient descent, each side by its own gradients; what one side alone has is not trained."""
+        """Steps of gradient descent, each side by its own gradients, without what one side alone has."""
         self.show(f"{STEPS} steps")
         weights, losses = [dict(theirs.weights), dict(carried.weights)], []
         apart, alone = (carried.unused, list(carried.constants)), (set[str](), set[str]())
@@ -260,14 +260,18 @@ class Comparison(AbstractContextManager["Comparison"]):
                 answer = self.ask(s, "gradients", name="step", targets=targets[s], training=False)
                 losses[-1].append(answer["loss"])
                 found = arrays(self.path(s, "step-gradients.npz"))
-                alone[s] |= {name for name in apart[s] if np.any(found.pop(name, 0.0))}
+                alone[s].update(name for name in apart[s] if np.any(found.pop(name, 0.0)))
                 length = sum(float(np.vdot(g, g)) for g in found.values()) or 1.0
                 rate = rate or 0.01 * losses[0][0] / length  # the first step lowers the loss by about 1 %
                 weights[s] |= {n: weights[s][n] - rate * g for n, g in found.items()}
         for s, kept in enumerate((theirs.weights, carried.weights)):
             self.ask(s, "set", weights=self.save(f"step{s}", kept))
         gap = difference(*(np.array([pair[s] for pair in losses]) for s in (0, 1)))
-        note = untied(carried) or trained_alone(*map(sorted, alone)) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        note = (
+            untied(carried)
+            or trained_alone(*map(sorted, alone))
+            or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        )
         findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note))
 
     def gradients(

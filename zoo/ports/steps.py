@@ -1,4 +1,4 @@
-"""Two optimizers in processes of their own: on given gradients, and training the two models of a comparison."""
+"""Two optimizers in processes of their own: on given gradients, and in the two models of a comparison."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def diff_optimizers(
     """Compare two optimizers on the same gradients: the first step that differs, and why.
 
     `theirs` and `ours` are functions that return an optimizer, or "FILE.py:FUNCTION" or "MODULE:FUNCTION": of
-    torch's a function of a module's `named_parameters()` that returns a torch.optim.Optimizer, or one with its
-    scheduler, which steps after it; without arguments of an optax transformation or a Keras optimizer. An
+    torch's a function of a module's `named_parameters()` that returns a torch.optim.Optimizer, or one with
+    its scheduler, which steps after it; without arguments of an optax transformation or a Keras optimizer. An
     optax transformation can be given itself. Each runs in a process of its own, in float64; `backends` are
     those of Keras for each, by default KERAS_BACKEND's.
 
     `weights` are arrays by name, by default random ones of a dense layer; `gradients` one dict of arrays for
     each step, by default ten of random numbers of many orders of magnitude, as small ones show an epsilon.
-    A cause is confirmed if theirs' formula, recomputed in NumPy with this setting of ours', gives ours' steps.
+    A cause is confirmed if theirs' formula, recomputed in NumPy with these settings of ours', gives ours'.
 
     Writes optimizers.json into `out`. `show` is a callback that receives what is being computed. Raises
     subclasses of ZooError: for wrong arguments before any process starts, and for a side that fails.
@@ -81,8 +81,8 @@ def diff_optimizers(
         sources = save_optimizers(scratch, (theirs, ours))
         with Comparison(scratch, names, show or (lambda text: None)) as comparison:
             files = comparison.save("weights", start), comparison.save("gradients", _flat(steps))
-            records = [on_gradients(comparison, side, sources[side], *files) for side in (0, 1)]
-    found = report(*records, [Link(name, name) for name in start])
+            records = [on_gradients(comparison, s, sources[s], files[0], files[1]) for s in (0, 1)]
+    found = report(records[0], records[1], [Link(name, name) for name in start])
     for side, source in (("theirs", theirs), ("ours", ours)):
         found[side]["source"] = name_of(source)
     holds = all(step["holds"] for step in found["steps"])
@@ -158,7 +158,9 @@ def train_both(comparison: Comparison, findings: Findings, sources: Sequence[str
     """
     scratch, carried = comparison.scratch, findings.carried
     if not (scratch / "targets1.npz").exists():
-        findings.steps.append(Step("optimizer steps", None, TRAINED, None, "the outputs have no common layout"))
+        findings.steps.append(
+            Step("optimizer steps", None, TRAINED, None, "the outputs have no common layout")
+        )
         return None
     files = [scratch / "theirs.npz", scratch / "carried.npz"]
 
@@ -166,18 +168,21 @@ def train_both(comparison: Comparison, findings: Findings, sources: Sequence[str
         comparison.show(f"{STEPS} steps of {('theirs', 'ours')[side]}'s optimizer")
         return comparison.ask(
             side, "descend", name="optimizer", source=sources[side], weights=str(files[side]),
-            targets=str(scratch / f"targets{side}.npz"), steps=STEPS, constants=(carried.unused, list(carried.constants))[side],
+            targets=str(scratch / f"targets{side}.npz"), steps=STEPS,
+            constants=(carried.unused, list(carried.constants))[side],
         )  # fmt: skip
 
     answers = [descend(0), descend(1)]
     theirs = _record(comparison, 0, answers[0])
     trained = _record(comparison, 1, answers[1]).weights[0]
     moved = Moved(carried, list(arrays(files[0])), theirs.weights[0], trained)
-    start = comparison.save("trained", trained)
+    start = comparison.save("trained", dict(trained))
     gradients = comparison.save("gradients", _flat([moved(each) for each in theirs.gradients]))
     ours = on_gradients(comparison, 1, sources[1], start, gradients)
     found = report(theirs, ours, moved.links, [moved(each) for each in theirs.weights])
-    findings.steps += [Step(s["name"], s["difference"], s["bound"], tuple(s["where"])) for s in found["steps"]]
+    findings.steps += [
+        Step(s["name"], s["difference"], s["bound"], tuple(s["where"])) for s in found["steps"]
+    ]
     losses = [answer["losses"] for answer in answers]
     gap = difference(*(np.array(each) for each in losses))
     note = f"losses {losses[0][0]:.6g} to {losses[0][-1]:.6g} and {losses[1][-1]:.6g}"

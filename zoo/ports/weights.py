@@ -109,26 +109,27 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
 
 
 def _carry_rest(result: Carried, theirs: Weights, ours: Weights, numbers: dict[str, int]) -> None:
-    """What no recorded operation uses: by name, else by shape where one alone has it."""
+    """What no recorded operation uses: by name, else by shape; of one shape as many as theirs has, in order."""
     used = {n for names in result.mapping.values() for n in names}
     free = [n for n in theirs if n not in used]
     rest = [n for n in ours if n not in result.mapping and n not in result.constants]
-    for by_name in (True, False):
+    for how in ("name", "shape", "shape, in order"):
         for name in list(rest):
             fitting = [n for n in free if sorted(theirs[n].shape) == sorted(ours[name].shape)]
             rivals = [n for n in rest if sorted(ours[n].shape) == sorted(ours[name].shape)]
-            if by_name:
+            if how == "name":
                 fitting = [n for n in fitting if _plain(n) == _plain(name)]
-            elif len(rivals) > 1:
+            elif len(rivals) != len(fitting):
                 continue
-            order = _order(theirs[fitting[0]].shape, ours[name].shape) if len(fitting) == 1 else None
+            alone = len(fitting) == 1 or (how == "shape, in order" and bool(fitting))
+            order = _order(theirs[fitting[0]].shape, ours[name].shape) if alone else None
             if order is None:
                 continue
             there = fitting[0]
             target = np.arange(ours[name].size).reshape(ours[name].shape)
             indices = np.arange(target.size).reshape(theirs[there].shape).transpose(order)
             _assign(result, name, target, there, indices, theirs, numbers)
-            result.guessed[name] = "name" if by_name else "shape"
+            result.guessed[name] = how
             free.remove(there)
             rest.remove(name)
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,9 @@ class Entry:
     def positions(self, shapes: Mapping[str, Shape]) -> Array:
         """The index of each element in `sources`, flattened one behind the other."""
         if self.indices is not None:
-            return np.frombuffer(zlib.decompress(base64.b64decode(self.indices)), np.int32).reshape(self.shape)
+            return np.frombuffer(zlib.decompress(base64.b64decode(self.indices)), np.int32).reshape(
+                self.shape
+            )
         if not self.sources:
             return np.full(self.shape, ABSENT, np.int32)
         shape = shapes[self.sources[0]]
@@ -85,7 +88,7 @@ class WeightsMapping:
             if not isinstance(facts, dict) or facts.get("format") != FORMAT:
                 raise ValueError("not a mapping")
             entries = {
-                name: Entry(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
+                name: Entry(**{k: _tuple(v) for k, v in entry.items()})
                 for name, entry in facts["ours"].items()
             }
             theirs = {name: tuple(shape) for name, shape in facts["theirs"].items()}
@@ -100,17 +103,23 @@ class WeightsMapping:
         needed = {n: e.shape for n, e in self.ours.items()} if reverse else self.theirs
         optional = (*self.initial, *self.unused)
         missing = [n for n in needed if n not in arrays and n not in optional]
-        wrong = [f"{n} is {arrays[n].shape}, expected {needed[n]}" for n in needed if n in arrays and arrays[n].shape != needed[n]]
+        wrong = [
+            f"{n} is {arrays[n].shape}, expected {needed[n]}"
+            for n in needed
+            if n in arrays and arrays[n].shape != needed[n]
+        ]
         others = [n for n in arrays if n not in needed and n not in optional]
         for words, names in (("missing", missing), ("unexpected", others), ("of another shape", wrong)):
             if names:
-                raise WeightsMismatch(f"{len(names)} arrays {words}: {shortlist(names)}. Nothing was converted.")
+                raise WeightsMismatch(
+                    f"{len(names)} arrays {words}: {shortlist(names)}. Nothing was converted."
+                )
         return self.partial(arrays, reverse=reverse)
 
     def partial(
         self, arrays: Mapping[str, Array], *, reverse: bool = False, constants: bool = True
     ) -> dict[str, Array]:
-        """As `convert`, of the arrays that there are: as of an optimizer state, which has trained weights alone."""
+        """As `convert`, of the arrays there are: an optimizer state has those of trained weights alone."""
         return dict(self._backward(arrays) if reverse else self._forward(arrays, constants))
 
     def _forward(self, arrays: Mapping[str, Array], constants: bool) -> Iterator[tuple[str, Array]]:
@@ -146,8 +155,14 @@ class WeightsMapping:
                 yield name, array.reshape(self.theirs[name])
 
 
-def entry_of(shape: Shape, sources: Sequence[str], shapes: Mapping[str, Shape], which: Array, where: Array) -> Entry:
-    """The shortest entry of these positions: for each element of ours the number of its source, and its index."""
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def entry_of(
+    shape: Shape, sources: Sequence[str], shapes: Mapping[str, Shape], which: Array, where: Array
+) -> Entry:
+    """The shortest entry of these positions: of each element of ours its source's number, and its index."""
     sources = tuple(sources)
     if len(sources) == 1 and (which == 0).all():
         simple = _simple(shape, sources[0], shapes[sources[0]], where)
@@ -171,7 +186,9 @@ def _simple(shape: Shape, source: str, theirs: Shape, where: Array) -> Entry | N
             if rest or not 0 < count < length:
                 continue
             start = int(np.argwhere(moved == where[0])[0][axis])
-            if start + count <= length and np.array_equal(moved.take(range(start, start + count), axis).ravel(), where):
+            if start + count <= length and np.array_equal(
+                moved.take(range(start, start + count), axis).ravel(), where
+            ):
                 return Entry(shape, (source,), transpose=order, slice=(axis, start, start + count))
     return None
 
@@ -197,4 +214,3 @@ def convert(
     found = mapping.convert(arrays, reverse=reverse)
     files.write(out, found)
     return [n for n in (mapping.unused if reverse else mapping.initial) if n not in found]
-

@@ -97,7 +97,7 @@ class OptimizerState:
 
     @classmethod
     def from_optax(cls, state: Any) -> OptimizerState:
-        """Of optax's state of `sgd`, `adam` or `adamw`; a weight's name is its path in the parameters, "a/b"."""
+        """Of optax's state of `sgd`, `adam` or `adamw`; a weight's name is its path, "a/b"."""
         slots: dict[str, dict[str, Array]] = {}
         steps = 0
         for node in _nodes(state):
@@ -129,9 +129,10 @@ class OptimizerState:
 
     @classmethod
     def from_keras(cls, optimizer: Any) -> OptimizerState:
-        """Of a built optimizer of Keras or of `zoo.optimizers`: SGD, Adam, AdamW; names are the weights' paths."""
+        """Of a built SGD, Adam or AdamW of Keras or `zoo.optimizers`; names are the weights' paths."""
         slots = {
-            kind: {v.path: _numpy(x) * factor for v, x in pairs} for kind, pairs, factor in _keras_slots(optimizer)
+            kind: {v.path: _numpy(x) * factor for v, x in pairs}
+            for kind, pairs, factor in _keras_slots(optimizer)
         }
         return cls(int(_numpy(optimizer.iterations)), slots)
 
@@ -164,7 +165,9 @@ def _check(who: str, names: Any, slots: Mapping[str, Mapping[str, Array]]) -> No
     for kind, arrays in slots.items():
         for words, gap in (("lacks", needed - arrays.keys()), ("has besides", arrays.keys() - needed)):
             if gap:
-                raise WeightsMismatch(f"{kind} {words} {shortlist(sorted(gap))}, for {who}. Nothing was changed.")
+                raise WeightsMismatch(
+                    f"{kind} {words} {shortlist(sorted(gap))}, for {who}. Nothing was changed."
+                )
 
 
 def _is_node(value: Any) -> bool:
@@ -192,19 +195,21 @@ def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _filled(tree: Any, arrays: Mapping[str, Array], path: str = "") -> Any:
+    kind: Any = type(tree)
     if isinstance(tree, Mapping):
-        return type(tree)({k: _filled(x, arrays, f"{path}/{k}" if path else str(k)) for k, x in tree.items()})
+        return kind({k: _filled(x, arrays, f"{path}/{k}" if path else str(k)) for k, x in tree.items()})
     return np.asarray(arrays[path], tree.dtype) if hasattr(tree, "shape") else tree
 
 
 def _rebuilt(state: Any, fill: Callable[[Any], Mapping[str, Any]]) -> Any:
+    kind: Any = type(state)
     if _is_node(state):
         own = fill(state)
-        return type(state)(*(own.get(k, _rebuilt(getattr(state, k), fill)) for k in state._fields))
+        return kind(*(own.get(k, _rebuilt(getattr(state, k), fill)) for k in state._fields))
     if isinstance(state, tuple | list):
-        return type(state)(_rebuilt(each, fill) for each in state)
+        return kind(_rebuilt(each, fill) for each in state)
     if isinstance(state, Mapping):
-        return type(state)({k: _rebuilt(each, fill) for k, each in state.items()})
+        return kind({k: _rebuilt(each, fill) for k, each in state.items()})
     return state
 
 
@@ -215,7 +220,9 @@ def _keras_slots(optimizer: Any) -> list[tuple[str, list[tuple[Any, Any]], float
         raise WrongConfiguration(f"{optimizer.name} is not built; call its build with the model's weights")
     if hasattr(optimizer, "slots"):  # zoo.optimizers
         kinds = ZOO if "velocity" in optimizer.slots else {"momentum": "velocity"}
-        return [(kinds[kind], list(zip(variables, xs, strict=True)), 1.0) for kind, xs in optimizer.slots.items()]
+        return [
+            (kinds[kind], list(zip(variables, xs, strict=True)), 1.0) for kind, xs in optimizer.slots.items()
+        ]
     found = []
     for name, kind in KERAS.items():
         if xs := getattr(optimizer, name, None):
