@@ -16,10 +16,11 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from zoo.backends.recording import Array, Recorder, View, kind_of
+from zoo.backends.recording import Array, Recorder, View, kind_of, lstm_gates
 
 FENCE = "zoo_operation_"
 LEAVES = ("Linear", "LinearGeneral", "Dense", "DenseGeneral", "Conv", "Embed")
+CELLS = {"LSTMCell", "OptimizedLSTMCell"}
 NORMS = ("BatchNorm", "LayerNorm", "RMSNorm", "GroupNorm")
 FUNCTIONS = (
     "gelu",
@@ -59,7 +60,8 @@ def load(built: Any, inputs: Any) -> JaxModel:
         def call(given: Any, *args: Any, **kwargs: Any) -> Any:
             state = jax.tree.map(lambda x: x, weights)
             nnx.replace_by_pure_dict(state, given)
-            return nnx.merge(graph, state, rest)(*args, **kwargs)
+            own = jax.tree.map(lambda x: x, rest)  # variables of this trace
+            return nnx.merge(graph, state, own)(*args, **kwargs)
 
         return JaxModel("Flax NNX module", call, pure, trained)
     raise TypeError(f"{type(built).__name__}: a Linen module needs its variables: return (module, variables)")
@@ -139,7 +141,8 @@ class JaxModel:
             pairs = zip(self.call(leaves, inputs), targets, strict=False)
             return sum(jnp.sum(jnp.square(y - jnp.reshape(t, y.shape))) / 2 for y, t in pairs)
 
-        value, found = jax.value_and_grad(loss)([jnp.asarray(self.leaves[i]) for i in self.trained])
+        with fenced([]):
+            value, found = jax.value_and_grad(loss)([jnp.asarray(self.leaves[i]) for i in self.trained])
         return float(value), {self.names[i]: np.array(g) for i, g in zip(self.trained, found, strict=True)}
 
     def train(self, inputs: Any) -> dict[str, Array]:
@@ -167,6 +170,7 @@ def fenced(fences: list[dict[str, Any]]) -> Iterator[None]:
                     stack.enter_context(
                         mock.patch.object(layer, "__call__", _nnx_layer(fences, name, layer.__call__))
                     )
+            stack.enter_context(mock.patch.object(nnx.RNN, "__call__", _nnx_rnn(fences, nnx.RNN.__call__)))
             stack.enter_context(linen.intercept_methods(functools.partial(_linen_layer, fences)))
         yield
 
@@ -215,9 +219,43 @@ def _nnx_layer(fences: list[dict[str, Any]], name: str, function: Callable[..., 
     return call
 
 
+def _nnx_rnn(fences: list[dict[str, Any]], function: Callable[..., Any]) -> Callable[..., Any]:
+    from flax import nnx
+
+    @functools.wraps(function)
+    def call(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(self.cell).__name__ not in CELLS:
+            return function(self, x, *args, **kwargs)
+        facts = {"operation": "LSTM", "name": "", "attributes": {}}
+        kwargs = _with_carry(self, x, kwargs)
+        graph, state = nnx.split(self)  # merged within the fence, as NNX uses no module of an outer trace
+        leaves, tree = jax.tree.flatten(state)
+
+        def inner(x: Any, *leaves: Any) -> Any:
+            return function(nnx.merge(graph, jax.tree.unflatten(tree, leaves)), x, *args, **kwargs)
+
+        return _fence(fences, facts, inner, x, *leaves)
+
+    return call
+
+
+def _with_carry(layer: Any, x: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an RNN's call, with a first state of the inputs' type: Flax's has the weights'."""
+    time_major = kwargs.get("time_major")
+    time_major = layer.time_major if time_major is None else time_major
+    batch = x.shape[1:-1] if time_major else x.shape[:-2]
+    size = getattr(layer.cell, "hidden_features", None) or layer.cell.features
+    given = kwargs.get("initial_carry")
+    zeros = jnp.zeros((*batch, size), x.dtype)
+    return {**kwargs, "initial_carry": (zeros, zeros) if given is None else given}
+
+
 def _linen_layer(fences: list[dict[str, Any]], function: Any, args: Any, kwargs: Any, context: Any) -> Any:
     name = type(context.module).__name__
-    if context.method_name != "__call__" or name not in LEAVES + NORMS or not isinstance(args[0], jax.Array):
+    if name == "RNN" and type(context.module.cell).__name__ in CELLS:
+        name, kwargs = "LSTM", _with_carry(context.module, args[0], kwargs)
+    known = name in (*LEAVES, *NORMS, "LSTM")
+    if context.method_name != "__call__" or not known or not isinstance(args[0], jax.Array):
         return function(*args, **kwargs)
     path = "/".join(context.module.path)
     facts = {"operation": name, "name": path, "attributes": _attributes(name, context.module, args[0])}
@@ -311,7 +349,7 @@ class _Interpreter:
     def fence(self, facts: dict[str, Any], inputs: list[Any], outputs: list[Any]) -> list[Any]:
         kind = kind_of(facts["operation"])
         views = [self.views[id(x)] for x in inputs if id(x) in self.views]
-        weights = {_role(kind, view.name): view for view in views}
+        weights = _lstm(views) if kind == "lstm" else {_role(kind, view.name): view for view in views}
         name = facts["name"] or (views[0].name.rpartition("/")[0] if views else "")
         if "kernel" in weights and kind == "conv":
             weights["kernel"] = weights["kernel"].map(lambda i: np.moveaxis(i, (-1, -2), (0, 1)))
@@ -348,6 +386,19 @@ def _bound(equation: Any, inputs: list[Any]) -> Any:
     found = equation.primitive.get_bind_params(equation.params)
     functions, parameters = found if isinstance(found, tuple) else ([], found)
     return equation.primitive.bind(*functions, *inputs, **parameters)
+
+
+def _lstm(views: Sequence[View]) -> dict[str, View]:
+    """An LSTM's weights by gate: of one layer for the four, "dense_h", or of one each, "hi", "hf" ..."""
+    found: dict[str, View] = {}
+    for view in views:
+        *_, layer, last = view.name.split("/")
+        whole = layer.startswith("dense_")
+        side = layer.removeprefix("dense_")[0]
+        role = "bias" if last == "bias" else "kernel" if side == "i" else "recurrent"
+        turned = view.map(np.transpose)
+        found |= lstm_gates({role: turned}) if whole else {f"{role}.{layer[1]}": turned}
+    return found
 
 
 def _role(kind: str, name: str) -> str:

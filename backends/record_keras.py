@@ -11,7 +11,7 @@ from unittest import mock
 
 import keras
 import numpy as np
-from zoo.backends.recording import Array, Recorder, View, kind_of
+from zoo.backends.recording import Array, Recorder, View, kind_of, lstm_gates
 
 from zoo import backends
 
@@ -218,6 +218,8 @@ class _Hooks:
 
     def leaf_layer(self, layer: Any, name: str, own: list[Any], run: Any, given: Any) -> Any:
         kind = kind_of(type(layer).__name__)
+        if isinstance(getattr(layer, "cell", None), keras.layers.LSTMCell):
+            kind = "lstm"
         activation = getattr(layer, "activation", None)
         if kind == "activation":
             kind = kind_of(getattr(activation, "__name__", "activation"))
@@ -232,6 +234,7 @@ class _Hooks:
         elif kind == "lstm":  # the gates are in torch's order
             weights["recurrent"] = weights.pop("recurrent_kernel")
             weights |= {role: weights[role].map(np.transpose) for role in ("kernel", "recurrent")}
+            weights = lstm_gates(weights)
         if kind in ("conv", "dense") and activation not in (None, keras.activations.linear):
             with mock.patch.object(layer, "activation", None):
                 y = self.leaf(type(layer).__name__, name, run, given, kind, attributes, weights)

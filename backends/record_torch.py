@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
-from zoo.backends.recording import Array, Recorder, View, kind_of
+from zoo.backends.recording import Array, Recorder, View, kind_of, lstm_gates
 
 # The arguments of operations with weights, by position; from the second on they are attributes or weights.
 CONV = ("input", "kernel", "bias", "stride", "padding", "dilation", "groups")
@@ -244,9 +244,11 @@ class _Mode(TorchFunctionMode):
         else:
             views = [self.views[id(x)] for x in inputs if id(x) in self.views]
             names = [f"weight{i or ''}" for i in range(len(views))]
-            if name == "lstm" and len(views) in (2, 4):
-                names = ["kernel", "recurrent", "bias", "second_bias"][: len(views)]
             weights = dict(zip(names, views, strict=True))
+            if name == "lstm" and len(views) in (2, 4):
+                weights = lstm_gates(
+                    dict(zip(("kernel", "recurrent", "bias", "second_bias"), views, strict=False))
+                )
             kind = "move" if name in MOVES - {"flip", "roll"} else "cast" if name in CASTS else kind
         data = [x for x in inputs if id(x) not in self.views]
         where = self.path[-1] if self.path else ""

@@ -87,6 +87,15 @@ class View:
         return View(self.name, function(self.indices))
 
 
+def lstm_gates(weights: Mapping[str, View]) -> dict[str, View]:
+    """An LSTM's weights, (4 units, in) or (4 units,), by gate: input, forget, cell, output."""
+    return {
+        f"{role}.{gate}": view.map(lambda x, n=number: np.split(x, 4)[n])
+        for role, view in weights.items()
+        for number, gate in enumerate("ifgo")
+    }
+
+
 class Recorder:
     """The operations of one pass, with the outputs they computed, before any replacement."""
 

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import NAME
+from safetensors.torch import load_file
 
 import zoo
+from zoo.ladder.causes.trace import arrays
 from zoo.ports import _result
 from zoo.ports.run import Comparison, Findings, save_inputs
 from zoo.ports.side import Side
+from zoo.ports.weights import mapping_of
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
@@ -52,7 +55,9 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
         save_inputs(file := scratch / "inputs.npz", inputs)
         with Comparison(scratch, ("torch", "torch"), lambda _: None) as comparison:
             found: Findings = comparison.run(["", ""], [str(file)] * 2, mapping)
-        return _result(found, ["theirs", "ours"])
+        result = _result(found, ["theirs", "ours"])
+        result.mapping = mapping_of(found.carried, arrays(scratch / "theirs.npz"))  # type: ignore[attr-defined]
+        return result
 
     return run
 
@@ -294,6 +299,38 @@ def test_a_fused_projection_and_a_tied_head_are_matched(compare: Any) -> None:
     assert mapping["layers.0.k.weight"]["theirs"] == ["blocks.0.projection.weight"]
     assert mapping["table"]["theirs"] == ["words.weight"]
     assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
+
+
+@pytest.mark.parametrize(("theirs", "ours", "inputs"), [(Net, Images, IMAGES), (Decoder, Text, TOKENS)])
+def test_the_mapping_that_was_found_converts_a_checkpoint_there_and_back(
+    compare: Any, tmp_path: Path, theirs: Any, ours: Any, inputs: Any
+) -> None:
+    compare(theirs, ours, inputs).mapping.save(tmp_path / "mapping.json")
+    first, second = theirs().double().eval(), ours().double().eval()
+    for parameter in first.parameters():
+        nn.init.normal_(parameter, 1.0)
+    torch.save(first.state_dict(), tmp_path / "theirs.pt")
+    there, back = tmp_path / "ours.safetensors", tmp_path / "theirs.npz"
+    assert zoo.weights.convert(tmp_path / "theirs.pt", there, tmp_path / "mapping.json") == []
+    missing, unexpected = second.load_state_dict(load_file(there), strict=False)
+    assert (set(missing) <= {"head"}, unexpected) == (True, [])  # a head that is tied
+    x = torch.from_numpy(inputs)
+    torch.testing.assert_close(first(x), second(x), rtol=1e-12, atol=1e-12)
+    zoo.weights.convert(there, back, tmp_path / "mapping.json", reverse=True)
+    found = arrays(back)
+    known = {name: v.numpy() for name, v in first.state_dict().items() if v.is_floating_point()}
+    assert found.keys() == known.keys()
+    for name, value in known.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_checkpoint_of_another_model_is_not_converted(compare: Any) -> None:
+    mapping = compare(Decoder, Text, TOKENS).mapping
+    state = {name: x.numpy() for name, x in Decoder().state_dict().items()}
+    with pytest.raises(zoo.WeightsMismatch, match=r"1 arrays missing: last\.bias\. Nothing was converted"):
+        mapping.convert({name: x for name, x in state.items() if name != "last.bias"})
+    with pytest.raises(zoo.WeightsMismatch, match=r"1 arrays unexpected: other\."):
+        mapping.convert({**state, "other": np.zeros(2)})
 
 
 def test_a_head_that_is_not_tied_shows_in_the_steps_alone(compare: Any) -> None:

@@ -32,6 +32,7 @@ from .ladder import parity as parity
 from .layers.signature import example as example
 from .layers.signature import features as features
 from .ports import diff as diff
+from .ports import diff_optimizers as diff_optimizers
 from .prediction import predict as predict
 from .registry import Card as Card
 from .registry import build as build

@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
-from zoo.cli.diff import diff
+from zoo.cli.diff import convert, diff
 from zoo.cli.evaluation import evaluate, verify
 from zoo.cli.finder import find_learning_rate
 from zoo.cli.groups import GroupedCommand
@@ -97,6 +97,7 @@ COMMANDS = {
     "compare": compare,
     "parity": parity,
     "diff": diff,
+    "convert": convert,
     "augment": augment,
     "export": export,
     "bench": bench,

@@ -207,7 +207,7 @@ class Sequences:
 
 def _real(x: Array) -> Array:
     """(b, n[, c]) -> (b, n): where a sequence is not padding."""
-    return x.any(-1) if x.ndim == 3 else x != 0
+    return np.not_equal(x, 0) if x.ndim < 3 else np.any(x, axis=-1)
 
 
 def _ends(real: Array) -> Array:

@@ -9,6 +9,9 @@ rows        the operations of both sides next to each other
 causes      what explains a difference, recomputed in NumPy (formulas)
 side        one implementation in a process of its own
 run         the two processes and the steps of a comparison
+steps       two optimizers, in the models or alone
+optimizers  where two optimizers differ, and why
+rules       the update rules of optimizers in NumPy; declared, those that their settings stand for
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from zoo import backends as frameworks
 from zoo import storage
 from zoo._version import __version__
-from zoo.errors import WrongConfiguration
+from zoo.ladder.causes.trace import arrays
 from zoo.ports.locate import words
 from zoo.ports.run import Comparison, Findings, save_inputs
+from zoo.ports.steps import OptimizerDiff as OptimizerDiff
+from zoo.ports.steps import checked_backends, name_of, save_optimizers, train_both
+from zoo.ports.steps import diff_optimizers as diff_optimizers
+from zoo.ports.weights import mapping_of
 from zoo.processes import machine
 from zoo.processes.builders import save_builder
 from zoo.processes.scratch import scratch_folder
@@ -64,6 +70,8 @@ def diff(
     *,
     our_inputs: Any = None,
     mapping: Mapping[str, str] | None = None,
+    optimizers: tuple[Any, Any] | None = None,
+    save_mapping: str | Path | None = None,
     backends: Sequence[str | None] = (None, None),
     out: str | Path | None = None,
     show: Callable[[str], None] | None = None,
@@ -78,7 +86,9 @@ def diff(
     `inputs` is one array, a list, or a dict by name, in theirs' layout; where ours does not take them,
     channels are moved to the other end. `our_inputs` are ours' own. Theirs' weights are carried over, with
     random numbers in place of constant biases, scales and statistics. `mapping` names the weights of ours
-    that come from one of theirs, {ours: theirs}, where the match that is found is wrong.
+    that come from one of theirs, {ours: theirs}, where the match that is found is wrong. `optimizers` are
+    theirs' and ours', as of `diff_optimizers`: one step and ten are compared too. `save_mapping` is a file
+    for the mapping that was found, with which `zoo.weights.convert` converts checkpoints.
 
     Writes diff.json and diff.html, a page with both sides' operations next to each other, into `out`. `show`
     is a callback that receives what is being computed. Raises subclasses of ZooError: for wrong arguments
@@ -86,14 +96,15 @@ def diff(
     """
     if out is not None:
         storage.check_folder("out", out)
-    names = [frameworks.checked(name, "diff") if name else frameworks.prefer() for name in backends]
-    if len(names) != 2:
-        raise WrongConfiguration(f"backends: {len(names)} names; expected two, theirs' and ours'")
+    if save_mapping is not None:
+        storage.check_folder("save_mapping", Path(save_mapping).parent)
+    names = checked_backends(backends)
     with scratch_folder() as scratch:
         folders = [scratch / name for name in ("their-builder", "our-builder")]
         for folder in folders:
             folder.mkdir()
         sources = [save_builder(*pair) for pair in zip(folders, (theirs, ours), strict=True)]
+        steppers = optimizers and save_optimizers(scratch, optimizers)
         files = [scratch / "inputs0.npz", scratch / "inputs0.npz"]
         save_inputs(files[0], inputs)
         if our_inputs is not None:
@@ -101,18 +112,16 @@ def diff(
             save_inputs(files[1], our_inputs)
         with Comparison(scratch, names, show or (lambda text: None)) as comparison:
             findings = comparison.run(sources, [str(f) for f in files], mapping)
-    result = _result(findings, [_name(theirs), _name(ours)])
+            if save_mapping is not None:
+                mapping_of(findings.carried, arrays(scratch / "theirs.npz")).save(save_mapping)
+            trained = steppers and train_both(comparison, findings, steppers)
+    result = _result(findings, [name_of(theirs), name_of(ours)])
+    result["optimizers"] = trained or None
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         storage.write_text(Path(out) / "diff.json", storage.json_text(result, default=str))
         storage.write_text(Path(out) / "diff.html", result.page())
     return result
-
-
-def _name(source: Any) -> str:
-    return (
-        source if isinstance(source, str) else getattr(source, "__name__", type(source).__name__).strip("<>")
-    )
 
 
 def _rows(rows: Sequence[Mapping[str, Any]], *at: int | None) -> list[int]:

@@ -274,8 +274,9 @@ class Comparison(AbstractContextManager["Comparison"]):
             )
 
     def descend(self, findings: Findings, theirs: Side, carried: Carried, targets: Sequence[str]) -> None:
-        """Steps of gradient descent, each side by its own gradients."""
+        """Steps of gradient descent, each side by its own gradients, without what one side alone has."""
         weights, losses = [dict(theirs.weights), dict(carried.weights)], []
+        apart, alone = (carried.unused, list(carried.constants)), (set[str](), set[str]())
         rate = 0.0
         for number in range(STEPS):
             self.show(f"gradient descent: {number} of {STEPS} steps")
@@ -285,13 +286,18 @@ class Comparison(AbstractContextManager["Comparison"]):
                 answer = self.ask(s, "gradients", name="step", targets=targets[s], training=False)
                 losses[-1].append(answer["loss"])
                 found = arrays(self.path(s, "step-gradients.npz"))
+                alone[s].update(name for name in apart[s] if np.any(found.pop(name, 0.0)))
                 length = sum(float(np.vdot(g, g)) for g in found.values()) or 1.0
                 rate = rate or 0.01 * losses[0][0] / length  # the first step lowers the loss by about 1 %
                 weights[s] |= {n: weights[s][n] - rate * g for n, g in found.items()}
         for s, kept in enumerate((theirs.weights, carried.weights)):
             self.ask(s, "set", weights=self.save(f"step{s}", kept))
         gap = difference(*(np.array([pair[s] for pair in losses]) for s in (0, 1)))
-        note = untied(carried) or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        note = (
+            untied(carried)
+            or trained_alone(*map(sorted, alone))
+            or f"losses {losses[0][0]:.6g} to {losses[-1][0]:.6g}"
+        )
         findings.steps.append(Step(f"{STEPS} steps", _error(gap), 1e-9, None, note, losses=losses))
 
     def gradients(
@@ -381,6 +387,12 @@ def untied(carried: Carried) -> str:
                 users.setdefault(source, []).append(mine)
     several = [f"{source} is {' and '.join(mine)}" for source, mine in users.items() if len(mine) > 1]
     return f"tied in theirs alone: {'; '.join(several)}" if several else ""
+
+
+def trained_alone(theirs: Sequence[str], ours: Sequence[str]) -> str:
+    """The weights with a gradient that the other side lacks, in words."""
+    names = [*theirs, *ours]
+    return f"without training what one side alone has: {', '.join(names[:4])}" if names else ""
 
 
 def state_note(matching: Matching, states: Sequence[Weights], weights: Weights) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import numpy as np
 
 from zoo import backends
 from zoo.backends.recording import Model, Recorder, model_of, recorder_of
+from zoo.backends.stepping import Stepper, stepper_of
 from zoo.errors import WrongConfiguration
-from zoo.ladder.causes.trace import Array, arrays
+from zoo.ladder.causes.trace import Array, arrays, steps_of
 from zoo.processes.builders import load_builder
 from zoo.processes.workers import Answer, serve
 from zoo.storage import reason
@@ -119,6 +120,61 @@ class Side:
         loss, found = self.model.gradients(self.inputs, [given[str(i)] for i in range(len(given))], training)
         _save(f"{self.folder / name}-gradients", found)
         self.answer(last=True, loss=loss)
+
+    def optimize(self, *, name: str, source: str, weights: str, gradients: str) -> None:
+        """Steps of an optimizer on given gradients: see `save_steps`."""
+        given = steps_of(arrays(Path(gradients)))
+        stepper = self.stepper(source, arrays(Path(weights)))
+        rates, kept = [], [arrays(Path(weights))]
+        for each in given:
+            rates.append(stepper.rate())
+            kept.append(stepper.step(each))
+        self.save_steps(name, stepper, kept, given, rates)
+
+    def descend(
+        self, *, name: str, source: str, targets: str, weights: str, steps: int, constants: Sequence[str]
+    ) -> None:
+        """Steps of an optimizer on the model's own gradients; the model then has its weights again.
+
+        `constants` are weights that are not trained.
+        """
+        start, given = arrays(Path(weights)), arrays(Path(targets))
+        wanted = [given[str(i)] for i in range(len(given))]
+        losses, rates, gradients, kept, stepper = [], [], [], [], None
+        for _ in range(steps):
+            loss, found = self.model.gradients(self.inputs, wanted, False)
+            losses.append(loss)
+            gradients.append(found := {n: g for n, g in found.items() if n not in constants})
+            if stepper is None:
+                kept.append({n: start[n] for n in found})
+                stepper = self.stepper(source, kept[0])
+            rates.append(stepper.rate())
+            kept.append(stepper.step(found))
+            self.model.set_weights(kept[-1])
+        self.model.set_weights(start)
+        assert stepper is not None
+        self.save_steps(name, stepper, kept, gradients, rates, losses)
+
+    def stepper(self, source: str, weights: Mapping[str, Array]) -> Stepper:
+        """The optimizer of a file, a module or a pickle."""
+        backends.use(os.environ["KERAS_BACKEND"], threads=1)
+        return stepper_of(load_builder(source), weights)
+
+    def save_steps(
+        self,
+        name: str,
+        stepper: Stepper,
+        weights: Sequence[Mapping[str, Array]],
+        gradients: Sequence[Mapping[str, Array]],
+        rates: Sequence[float | None],
+        losses: Sequence[float] = (),
+    ) -> None:
+        """Write NAME-steps.npz and NAME-gradients.npz, whose names are STEP/WEIGHT, and answer."""
+        for suffix, steps in (("steps", weights), ("gradients", gradients)):
+            named = {f"{t}/{n}": x for t, each in enumerate(steps) for n, x in each.items()}
+            _save(f"{self.folder / name}-{suffix}", named)
+        settings = {n: stepper.settings(n) for n in weights[0]}
+        self.answer(last=True, kind=stepper.kind, rates=rates, losses=losses, settings=settings)
 
     def train(self, *, name: str) -> None:
         """Write the weights that a forward pass in training mode changes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,16 @@ import numpy as np
 from zoo import random
 from zoo.ladder.causes.trace import KNOWN, Array, Trace
 from zoo.ports.match import Matching, Pair
+from zoo.weights.mappings import Entry, WeightsMapping, entry_of
 
 Weights = dict[str, Array]
 SEED = 3
 ABSENT = {"bias": 0.0, "second_bias": 0.0, "shift": 0.0, "mean": 0.0, "scale": 1.0, "variance": 1.0}
+
+
+def absent(role: str) -> float | None:
+    """What a weight of this role does nothing with; "bias.i" is that of an LSTM's gate."""
+    return ABSENT.get(role.partition(".")[0])
 
 
 @dataclass
@@ -47,7 +53,7 @@ def varied(trace: Trace, weights: Weights) -> Weights:
     for anchor in trace.anchors.values():
         for role, (name, _) in anchor.weights.items():
             array = weights[name]
-            if role not in ABSENT or np.ptp(array) > 0 or changed[name] is not array:
+            if absent(role) is None or np.ptp(array) > 0 or changed[name] is not array:
                 continue
             draw = random.generator(SEED, name)
             if array.flat[0] == 0:
@@ -60,9 +66,10 @@ def varied(trace: Trace, weights: Weights) -> Weights:
 def with_one_bias(matching: Matching, weights: Weights) -> Weights:
     """Theirs' weights with zeros as the second bias of an LSTM that has one bias in ours."""
     names = (
-        p.theirs.weights["second_bias"][0]
+        name
         for p in matching.pairs
-        if "second_bias" in p.theirs.weights and "second_bias" not in p.ours.weights
+        for role, (name, _) in p.theirs.weights.items()
+        if role.startswith("second_bias") and role not in p.ours.weights
     )
     return {**weights, **{name: np.zeros_like(weights[name]) for name in names}}
 
@@ -77,9 +84,10 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
         for role, (name, target) in pair.ours.weights.items():
             source = _source(pair, role)
             if source is None:
-                if role in ABSENT and pair.ours.kind in (*KNOWN, "affine"):
-                    result.constants[name] = ABSENT[role]
-                    result.weights[name].flat[target.ravel()] = ABSENT[role]
+                value = absent(role)
+                if value is not None and pair.ours.kind in (*KNOWN, "affine"):
+                    result.constants[name] = value
+                    result.weights[name].flat[target.ravel()] = value
                 continue
             there, indices = source
             if pair.whole == "ours" and pair.part:
@@ -101,26 +109,27 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
 
 
 def _carry_rest(result: Carried, theirs: Weights, ours: Weights, numbers: dict[str, int]) -> None:
-    """What no recorded operation uses: by name, else by shape where one alone has it."""
+    """What no recorded operation uses: by name, else by shape, in order of those that theirs has."""
     used = {n for names in result.mapping.values() for n in names}
     free = [n for n in theirs if n not in used]
     rest = [n for n in ours if n not in result.mapping and n not in result.constants]
-    for by_name in (True, False):
+    for how in ("name", "shape", "shape, in order"):
         for name in list(rest):
             fitting = [n for n in free if sorted(theirs[n].shape) == sorted(ours[name].shape)]
             rivals = [n for n in rest if sorted(ours[n].shape) == sorted(ours[name].shape)]
-            if by_name:
+            if how == "name":
                 fitting = [n for n in fitting if _plain(n) == _plain(name)]
-            elif len(rivals) > 1:
+            elif len(rivals) != len(fitting):
                 continue
-            order = _order(theirs[fitting[0]].shape, ours[name].shape) if len(fitting) == 1 else None
+            alone = len(fitting) == 1 or (how == "shape, in order" and bool(fitting))
+            order = _order(theirs[fitting[0]].shape, ours[name].shape) if alone else None
             if order is None:
                 continue
             there = fitting[0]
             target = np.arange(ours[name].size).reshape(ours[name].shape)
             indices = np.arange(target.size).reshape(theirs[there].shape).transpose(order)
             _assign(result, name, target, there, indices, theirs, numbers)
-            result.guessed[name] = "name" if by_name else "shape"
+            result.guessed[name] = how
             free.remove(there)
             rest.remove(name)
 
@@ -187,3 +196,20 @@ def layout(
         if np.array_equal(moved.ravel(), positions.ravel()):
             return f"transposed {order}" + ("" if moved.shape == ours else f", reshaped {ours}")
     return "reordered"
+
+
+def mapping_of(carried: Carried, theirs: Weights) -> WeightsMapping:
+    """The mapping by which weights were carried over, for checkpoints."""
+    names, shapes = list(theirs), {name: x.shape for name, x in theirs.items()}
+    ours = {}
+    for name, array in carried.weights.items():
+        constant, sources = carried.constants.get(name), carried.mapping.get(name, [])
+        if not sources and constant is not None:
+            ours[name] = Entry(array.shape, (), constant=constant)
+        elif sources:
+            which, where = carried.positions[name]
+            numbers = np.full(len(names) + 1, -1)  # the last is that of elements that come from none
+            numbers[[names.index(source) for source in sources]] = range(len(sources))
+            found = entry_of(array.shape, sources, shapes, numbers[which], where)
+            ours[name] = found if constant is None else replace(found, constant=constant)
+    return WeightsMapping(shapes, ours, tuple(carried.initial), tuple(carried.unused))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from zoo.report.optimizers import lines as optimizer_lines
 from zoo.report.words import scientific
 
 Record = dict[str, Any]
@@ -35,6 +36,8 @@ def lines(result: Record) -> Iterator[str]:
         yield f"Where differences arise ({len(differences)}), each with theirs' values put in before it:"
     for group in groups(differences)[:SHOWN]:
         yield from _difference(group)
+    if result.get("optimizers"):
+        yield from optimizer_lines(result["optimizers"])
     outputs = next((s for s in result["steps"] if s["name"] == "outputs"), None)
     for step in result["steps"]:
         follows = (

@@ -27,11 +27,16 @@ from zoo.errors import BackendError, UnknownName, WeightsMismatch, WrongConfigur
 from zoo.weights import files, hub, mingpt, timm, torch_nn, torchvision, transformers
 from zoo.weights.files import Arrays, Stored
 from zoo.weights.layouts import OWN, Constants, Layout, Plan, Row, Scheme, Tensor, Transform, is_adapter
+from zoo.weights.mappings import WeightsMapping, convert
+from zoo.weights.optimizer_states import OptimizerState
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["Layout", "Loaded", "Row", "Transform", "from_torch", "load", "save", "to_torch"]
+__all__ = [
+    "Layout", "Loaded", "OptimizerState", "Row", "Transform", "WeightsMapping", "convert", "from_torch",
+    "load", "save", "to_torch",
+]  # fmt: skip
 
 SCHEMES: tuple[Scheme, ...] = (
     OWN, files.KERAS, *torchvision.LAYOUTS, *timm.LAYOUTS, *transformers.LAYOUTS, *mingpt.LAYOUTS,

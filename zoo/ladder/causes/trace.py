@@ -8,7 +8,7 @@ has one anchor as the separate operations of the other.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,3 +168,12 @@ def arrays(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file by name."""
     with np.load(path) as data:
         return {name: data[name] for name in data.files}
+
+
+def steps_of(named: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """The arrays of each step, from names as STEP/WEIGHT."""
+    steps: dict[int, dict[str, Array]] = {}
+    for name, x in named.items():
+        number, _, weight = name.partition("/")
+        steps.setdefault(int(number), {})[weight] = x
+    return [steps[t] for t in range(len(steps))]
