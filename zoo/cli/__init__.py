@@ -22,6 +22,7 @@ from zoo.cli.diff import diff
 from zoo.cli.evaluation import evaluate, verify
 from zoo.cli.finder import find_learning_rate
 from zoo.cli.groups import GroupedCommand
+from zoo.cli.hunt import hunt
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, TROUBLE
 from zoo.cli.training import train
@@ -97,6 +98,7 @@ COMMANDS = {
     "compare": compare,
     "parity": parity,
     "diff": diff,
+    "hunt": hunt,
     "augment": augment,
     "export": export,
     "bench": bench,

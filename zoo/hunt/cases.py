@@ -91,6 +91,17 @@ class Case:
         return replace(self, inputs=dict(inputs))
 
 
+@dataclass
+class Outcome:
+    """What a backend computed in a mode: an error, or outputs and gradients, which may have an error."""
+
+    error: str | None = None
+    outputs: list[Array] = field(default_factory=list)
+    gradients: dict[str, Array] | None = None
+    gradient_error: str | None = None
+    weights: bool = False
+
+
 def set_weights(layers: Mapping[str, Any]) -> None:
     """Give the trainable weights of layers that are built the values cos(0), cos(1), ..."""
     for layer in layers.values():
@@ -104,22 +115,18 @@ def _names() -> dict[str, Any]:
 
 
 def cases(only: str | None = None) -> Iterator[Case]:
-    """The cases of the catalogue, all rows with one kind of values before the next.
+    """The cases of the catalogue, row by row.
 
     `only`: those with this text in the name of the group or the operation.
     """
-    rows = [
-        (group, line)
-        for group, table in CATALOGUE.items()
-        for row in table.strip().splitlines()
-        if row.strip()
-        for line in _expanded(row.strip())
-    ]
-    for values in VALUES:
-        for group, line in rows:
-            found = _case(group, line, values)
-            if found is not None and (only is None or only in found.group or only in found.operation.lower()):
+    seen: set[str] = set()  # rows of two groups may meet
+    for group, table in CATALOGUE.items():
+        lines = [line for row in table.splitlines() if row.strip() for line in _expanded(row.strip())]
+        for line, values in itertools.product(dict.fromkeys(lines), VALUES):
+            found = None if line in seen else _case(group, line, values)
+            if found is not None and (only is None or only in f"{group} {found.operation}".lower()):
                 yield found
+        seen.update(lines)
 
 
 def _expanded(row: str) -> Iterator[str]:

@@ -357,7 +357,8 @@ layers.Conv2DTranspose(3, 3, strides={2|3}, padding='{same|valid}', output_paddi
 layers.Conv2DTranspose(3, 3, strides=2, padding='{same|valid}', data_format='channels_first') ; x=2,2,4,3
 layers.Conv3DTranspose(2, {2|3}, strides={1|2}, padding='{same|valid}') ; x=1,3,3,2,2
 layers.{Flatten|GlobalAveragePooling2D|GlobalMaxPooling2D}(data_format='channels_first') ; x=2,3,4,5
-layers.Flatten(data_format='channels_first') | layers.Flatten(data_format='channels_first')(layer(x)) ; x=2,3,4
+layers.Conv1D(4, 2) | layers.Flatten(data_format='channels_first')(layer(x)) ; x=2,3,4
+layers.Conv2D(3, 2) | layers.Flatten(data_format='channels_first')(layer(x)) ; x=2,3,4,2
 """
 
 POOLING = """
