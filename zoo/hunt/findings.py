@@ -39,8 +39,11 @@ class Finding:
         return self.case.operation, self.kind, self.odd
 
 
-def difference(x: Array, y: Array) -> tuple[str, float] | None:
-    """The kind and size of the difference of two arrays; None if they are equal up to rounding."""
+def difference(x: Array, y: Array, floor: float = 0.0) -> tuple[str, float] | None:
+    """The kind and size of the difference of two arrays; None if they are equal up to rounding.
+
+    It is relative to the largest value, or to `floor`, if that is larger.
+    """
     if x.shape != y.shape:
         return "shape", np.inf
     if _class(x) != _class(y):
@@ -56,7 +59,7 @@ def difference(x: Array, y: Array) -> tuple[str, float] | None:
     if not np.array_equal(np.isinf(x), np.isinf(y)):
         return "nonfinite", np.inf
     x, y = x[finite], y[finite]
-    scale = max(np.abs(x).max(initial=0), np.abs(y).max(initial=0))
+    scale = max(np.abs(x).max(initial=0), np.abs(y).max(initial=0), floor)
     with np.errstate(all="ignore"):
         error = float(np.max(np.abs(x / scale - y / scale), initial=0)) if scale > TINY else 0.0
     if error <= eps:
@@ -70,12 +73,12 @@ def _class(x: Array) -> str:
     return {"u": "i", "b": "b"}.get(x.dtype.kind, x.dtype.kind)
 
 
-Measure = Callable[[Outcome, Outcome], tuple[str, float, str] | None]
+Measure = Callable[[Outcome, Outcome, float], tuple[str, float, str] | None]
 SMALL = ("precision", "rounding")
 KINDS = ("error", "shape", "dtype", "nonfinite", "value", "precision", "rounding")
 
 
-def _forward(a: Outcome, b: Outcome) -> tuple[str, float, str] | None:
+def _forward(a: Outcome, b: Outcome, floor: float) -> tuple[str, float, str] | None:
     """The worst difference of two outcomes' outputs: kind, size, which output."""
     if (a.error is None) != (b.error is None):
         return "error", np.inf, ""
@@ -83,22 +86,22 @@ def _forward(a: Outcome, b: Outcome) -> tuple[str, float, str] | None:
         return None
     if len(a.outputs) != len(b.outputs):
         return "shape", np.inf, ""
-    return _worst({str(i): (x, y) for i, (x, y) in enumerate(zip(a.outputs, b.outputs, strict=True))})
+    return _worst({str(i): (x, y) for i, (x, y) in enumerate(zip(a.outputs, b.outputs, strict=True))}, floor)
 
 
-def _backward(a: Outcome, b: Outcome) -> tuple[str, float, str] | None:
+def _backward(a: Outcome, b: Outcome, floor: float) -> tuple[str, float, str] | None:
     """The worst difference of two outcomes' gradients: kind, size, of which input or weight."""
     if (a.gradient_error is None) != (b.gradient_error is None):
         return "error", np.inf, ""
     if a.gradients is None or b.gradients is None:
         return None
     return _worst(
-        {name: (a.gradients[name], b.gradients[name]) for name in a.gradients if name in b.gradients}
+        {name: (a.gradients[name], b.gradients[name]) for name in a.gradients if name in b.gradients}, floor
     )
 
 
-def _worst(pairs: Mapping[str, tuple[Array, Array]]) -> tuple[str, float, str] | None:
-    found = [(*d, name) for name, (x, y) in pairs.items() if (d := difference(x, y)) is not None]
+def _worst(pairs: Mapping[str, tuple[Array, Array]], floor: float) -> tuple[str, float, str] | None:
+    found = [(*d, name) for name, (x, y) in pairs.items() if (d := difference(x, y, floor)) is not None]
     return min(found, key=_seriousness, default=None)
 
 
@@ -107,8 +110,9 @@ def compare(
 ) -> Finding | None:
     """The finding of a case, of its outputs or, if they are equal, its gradients; None if all agree."""
     small: Finding | None = None
+    floor = 0.1 * _size(case)
     for what, measure in (("", _forward), ("gradient ", _backward)):
-        found = _partition(what, measure, outcomes)
+        found = _partition(what, measure, outcomes, floor)
         if found is None:
             continue
         (kind, error, where), odd = found
@@ -123,11 +127,11 @@ def compare(
 
 
 def _partition(
-    what: str, measure: Measure, outcomes: Mapping[str, Outcome]
+    what: str, measure: Measure, outcomes: Mapping[str, Outcome], floor: float
 ) -> tuple[tuple[str, float, str], tuple[str, ...]] | None:
     """The worst difference, and who differs from the majority: all, if no two agree."""
     names = list(outcomes)
-    gaps = {(a, b): measure(outcomes[a], outcomes[b]) for a in names for b in names if a != b}
+    gaps = {(a, b): measure(outcomes[a], outcomes[b], floor) for a in names for b in names if a != b}
     worst = min((g for g in gaps.values() if g), key=_seriousness, default=None)
     if worst is None:
         return None
@@ -140,6 +144,12 @@ def _partition(
     different = {b: gap for b in names if b != reference and (gap := gaps[reference, b])}
     odd = different if agreeing[reference] or len(names) == 2 else names
     return min(different.values(), key=_seriousness), tuple(sorted(odd))
+
+
+def _size(case: Case) -> float:
+    """The largest finite input, at most 1: what cancels to zero is as far off as rounding of the inputs."""
+    finite = [np.abs(x[np.isfinite(x)]).max(initial=0) for x in case.inputs.values() if x.dtype.kind == "f"]
+    return min(1.0, float(max(finite, default=0)))
 
 
 def _seriousness(gap: tuple[str, float, str]) -> tuple[int, float]:

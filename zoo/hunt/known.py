@@ -23,8 +23,8 @@ KNOWN = (
     Known(
         "refused with a message that says so",
         kind="error",
-        error=r"not supported|not implemented|only support|does not support|NotImplemented|Unimplemented"
-        r"|must be|expected to be|Expected|no entry for|is not allowed|Only .* supported|Invalid",
+        error=r"(?i)(not|un)[ -]?supported|not support|not implemented|unimplemented|only support"
+        r"|no entry for|when using the \w+ backend",
     ),
     Known(
         f"JAX compiles programs for shapes that do not depend on values: {SHARP_BITS}",

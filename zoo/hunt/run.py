@@ -21,17 +21,17 @@ from zoo.hunt.models import models
 from zoo.hunt.programs import program
 from zoo.hunt.shrink import shrink
 from zoo.hunt.worker import MODES
-from zoo.hunt.workers import TimeOver, Workers
+from zoo.hunt.workers import ENDED, TimeOver, Workers
 from zoo.processes import machine
 from zoo.processes.scratch import scratch_folder
 
 Record = dict[str, Any]
 BATCH = 24
 SHARES = {
-    "catalogue": 0.45,
-    "shrink": 0.65,
-    "compiled": 0.75,
-    "models": 0.92,
+    "catalogue": 0.55,
+    "shrink": 0.75,
+    "compiled": 0.82,
+    "models": 0.93,
     "rest": 1.0,
 }  # of the time, at the end of each part
 STEP = 1e-6  # of a difference quotient
@@ -127,7 +127,7 @@ class Hunt:
 
     def compiled(self, rows: Iterable[list[Case]]) -> None:
         """The first case of each row in each backend's other mode, against the one it was first run in."""
-        for batch in batches([row[0]] for row in rows):
+        for batch in batches(([row[0]] for row in rows), BATCH // 4):  # each is compiled
             if self.left("compiled") <= 0:
                 return
             self.report("compiled")
@@ -176,7 +176,7 @@ class Hunt:
             return
         self.findings[finding.key] = finding
         finding.sort, finding.reason = self.sort(finding)
-        if finding.sort == "defect" and "compiled" not in finding.kind:
+        if finding.sort == "defect" and "compiled" not in finding.kind and not crashed(finding):
             self.queue.append(finding)
 
     def shrink(self, part: str) -> None:
@@ -203,6 +203,8 @@ class Hunt:
         """rounding, documented or defect, and the reason."""
         if finding.kind.endswith("rounding"):
             return "rounding", ""
+        if crashed(finding):
+            return "defect", "the framework ends the process"
         errors = " ".join(finding.values.values())
         reason = known(finding.case.operation, finding.kind, ",".join(finding.odd), errors, finding.case.name)
         return ("documented", reason) if reason else ("defect", "")
@@ -259,7 +261,7 @@ class Hunt:
         """Whether the function of an input has a derivative, by difference quotients from both sides."""
         case, name = finding.case, finding.where
         x = case.inputs.get(name)
-        if x is None or x.size > 8 or "nan" in " ".join(finding.values.values()).lower():
+        if x is None or x.size > 12 or "nan" in " ".join(finding.values.values()).lower():
             return "defect", ""
         moved = [case]
         for i, step in itertools.product(range(x.size), (STEP, -STEP)):
@@ -288,6 +290,11 @@ class Hunt:
         }
 
 
+def crashed(finding: Finding) -> bool:
+    """Whether a process ended; shrinking would end it again and again."""
+    return any(value.startswith(ENDED) for value in finding.values.values())
+
+
 def same_error(a: Finding, b: Finding) -> bool:
     """Whether the errors of two findings are of one type and begin alike."""
     first = [
@@ -302,12 +309,12 @@ def weighted_sum(outcome: Outcome) -> float | None:
     return None if outcome.error else float(sum(y @ np.cos(np.arange(y.size)) for y in floats))
 
 
-def batches(rows: Iterable[list[Case]]) -> Iterator[list[Case]]:
-    """Whole rows, about BATCH cases at a time."""
+def batches(rows: Iterable[list[Case]], size: int = BATCH) -> Iterator[list[Case]]:
+    """Whole rows, about `size` cases at a time."""
     batch: list[Case] = []
     for row in rows:
         batch += row
-        if len(batch) >= BATCH:
+        if len(batch) >= size:
             yield batch
             batch = []
     if batch:

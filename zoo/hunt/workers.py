@@ -12,6 +12,7 @@ from zoo.hunt.cases import Case, Outcome
 from zoo.processes.workers import Worker, WorkerDied
 
 LIMIT_S = 60.0  # for one case; a process also has this long to start
+ENDED = "the process ended:"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "JAX_ENABLE_X64": "1",
@@ -77,7 +78,7 @@ class Workers:
             if error is not None:
                 self.workers.pop(backend).close()
                 self.restarts += 1
-                outcomes.append(Outcome(error=f"the process ended: {error}"))
+                outcomes.append(Outcome(error=f"{ENDED} {error}"))
         return outcomes
 
     def _check_time(self, backend: str) -> None:
