@@ -100,7 +100,7 @@ class Hunt:
     def __init__(self, workers: Workers, deadline: float, seconds: float, show: Callable[[str], None]):
         self.workers, self.deadline, self.seconds, self.show = workers, deadline, seconds, show
         self.findings: dict[Any, Finding] = {}
-        self.counts = {"cases": 0, "compiled": 0, "models": 0, "comparisons": 0}
+        self.counts = {"cases": 0, "compiled": 0, "models": 0}
         self.total = 0
         self.queue: list[Finding] = []
         self.modes = {b: MODES[b][0] for b in workers.backends}
