@@ -22,6 +22,7 @@ from zoo.cli.diff import convert, diff
 from zoo.cli.evaluation import evaluate, verify
 from zoo.cli.finder import find_learning_rate
 from zoo.cli.groups import GroupedCommand
+from zoo.cli.hunt import hunt
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, TROUBLE
 from zoo.cli.training import train
@@ -98,6 +99,7 @@ COMMANDS = {
     "parity": parity,
     "diff": diff,
     "convert": convert,
+    "hunt": hunt,
     "augment": augment,
     "export": export,
     "bench": bench,
