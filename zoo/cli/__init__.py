@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
+from zoo.cli.conformance import conform
 from zoo.cli.diff import diff
 from zoo.cli.evaluation import evaluate, verify
 from zoo.cli.finder import find_learning_rate
@@ -97,6 +98,7 @@ COMMANDS = {
     "compare": compare,
     "parity": parity,
     "diff": diff,
+    "conform": conform,
     "augment": augment,
     "export": export,
     "bench": bench,
