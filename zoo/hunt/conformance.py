@@ -33,8 +33,9 @@ Record = dict[str, Any]
 VERDICTS = ("passed", "different", "not implemented", "crashed")
 BOUNDS = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2}  # relative to the largest value
 CASE_S = 60.0  # a case that takes longer has crashed
-# Keras's NumPy backend calls JAX for these, and is no reference of its own.
-BY_JAX = ("convolutions", "ops.fft", "ops.fft2")
+# Keras's NumPy backend calls JAX for these groups and operations, and is no reference of its own there.
+BORROWERS = {"numpy": "jax"}
+BORROWED = ("convolutions", "ops.fft", "ops.fft2")
 COLOURS = {99.0: "brightgreen", 95.0: "green", 85.0: "yellowgreen", 70.0: "yellow", 50.0: "orange"}
 
 
@@ -100,7 +101,8 @@ def conform(
         storage.check_folder("zoo conform", out)
     chosen = _chosen(only, values, dtype)
     installed = backends.installed()
-    names = [name for name in (*installed, *["numpy"] * ("jax" in installed)) if name != backend]
+    borrowers = (name for name, lender in BORROWERS.items() if lender in installed)
+    names = [name for name in (*installed, *borrowers) if name != backend]
     if len(names) < 2:
         raise BackendError(f"conform needs two references or more, here: {', '.join(names) or 'none'}")
     with scratch_folder() as scratch:
@@ -247,12 +249,10 @@ def _computed(runs: Sequence[Run], dtype: str) -> dict[str, list[Computed]]:
 def _rows(backend: str, chosen: Sequence[Case], found: Mapping[str, list[Computed]]) -> Iterator[Record]:
     """A row for each case and kind that the references agree on."""
     for number, case in enumerate(chosen):
-        by_jax = case.group in BY_JAX or case.operation in BY_JAX
+        excluded = BORROWERS if {case.group, case.operation} & set(BORROWED) else ()
         ours = found[backend][number]
         others = [
-            outcomes[number]
-            for name, outcomes in found.items()
-            if name != backend and not (by_jax and name == "numpy")
+            outcomes[number] for name, outcomes in found.items() if name != backend and name not in excluded
         ]
         facts = {"case": case.name, "group": case.group, "operation": case.operation}
         if (agreed := majority([each.outputs for each in others])) is not None:
