@@ -35,7 +35,7 @@ BOUNDS = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2}  # relative to the 
 CASE_S = 60.0  # a case that takes longer has crashed
 # Keras's NumPy backend calls JAX for these groups and operations, and is no reference of its own there.
 BORROWERS = {"numpy": "jax"}
-BORROWED = ("convolutions", "ops.fft", "ops.fft2")
+BORROWED = ("convolutions", "pooling", "ops.fft", "ops.fft2")
 COLOURS = {99.0: "brightgreen", 95.0: "green", 85.0: "yellowgreen", 70.0: "yellow", 50.0: "orange"}
 
 

@@ -21,7 +21,7 @@ def text(result: Record) -> str:
 
 def lines(result: Record) -> Iterator[str]:
     """The lines of `text`."""
-    yield headline(result)
+    yield f"{subject(result)}: {score(result)}"
     yield compared(result)
     columns = ["", *result["total"]]
     table = [columns, *([name, *cells] for name, cells in rows(result))]
@@ -42,10 +42,14 @@ def title(backend: str) -> str:
     return NAMES.get(backend, backend)
 
 
-def headline(result: Record) -> str:
-    """The backend and its score."""
-    name = f"Keras {result['keras']} on {title(result['backend'])} {result['version']}"
-    return f"{name}: {result['score']:.1f} % of {integer(result['cases'])} comparisons passed"
+def subject(result: Record) -> str:
+    """The backend, with versions."""
+    return f"Keras {result['keras']} on {title(result['backend'])} {result['version']}"
+
+
+def score(result: Record) -> str:
+    """The score in words."""
+    return f"{result['score']:.1f} % of {integer(result['cases'])} comparisons passed"
 
 
 def compared(result: Record) -> str:
@@ -72,7 +76,8 @@ def render(result: Record) -> str:
         environment()
         .get_template("conformance.html")
         .render(
-            headline=headline(result),
+            subject=subject(result),
+            score=score(result),
             compared=compared(result),
             zoo=result["zoo"],
             created=datetime.fromisoformat(result["created"]).astimezone(UTC),
