@@ -28,6 +28,7 @@ from .errors import WrongConfiguration as WrongConfiguration
 from .errors import ZooError as ZooError
 from .generation import generate as generate
 from .generation import translate as translate
+from .hunt.conformance import conform as conform
 from .ladder import parity as parity
 from .layers.signature import example as example
 from .layers.signature import features as features

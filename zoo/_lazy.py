@@ -32,11 +32,20 @@ else:
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__"):
                 raise AttributeError(name)
-            backends.start()
+            if not _any_backend:
+                backends.start()
             return getattr(importlib.import_module(self.__name__), name)
 
     keras = _Lazy("keras")
     ops = _Lazy("keras.ops")
+
+_any_backend: list[bool] = []  # not empty after `use_any_backend`
+
+
+def use_any_backend() -> None:
+    """From here on Keras may run on a backend that the zoo does not support, as NumPy or OpenVINO."""
+    _any_backend.append(True)
+
 
 # Keras and TensorFlow take these along where they are installed, for what the zoo has no use for: wrappers of
 # scikit-learn's kind, galleries of images, Orbax's checkpoints, TFLite's conversion.
@@ -47,7 +56,8 @@ class _NoExtras(MetaPathFinder, Loader):
     """While Keras or TensorFlow is being imported, its extras cannot be."""
 
     def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
-        if name not in EXTRAS or name == os.environ.get("KERAS_BACKEND"):
+        backend = os.environ.get("KERAS_BACKEND", "")
+        if name not in EXTRAS or name == backend or backend == "numpy":  # Keras's NumPy convolves by JAX
             return None
         return ModuleSpec(name, self) if _being_imported("keras") or _being_imported("tensorflow") else None
 

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from zoo import _lazy, storage
 from zoo.cli.catalogue import augment, doctor, info, list_models
 from zoo.cli.comparison import bench, compare, parity
+from zoo.cli.conformance import conform
 from zoo.cli.diff import convert, diff
 from zoo.cli.evaluation import evaluate, verify
 from zoo.cli.finder import find_learning_rate
@@ -100,6 +101,7 @@ COMMANDS = {
     "diff": diff,
     "convert": convert,
     "hunt": hunt,
+    "conform": conform,
     "augment": augment,
     "export": export,
     "bench": bench,
