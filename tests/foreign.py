@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -179,6 +180,16 @@ def attention() -> Any:
 TOKENS = RNG.integers(1, 11, size=(8, 6)).astype(np.int32)
 TOKENS[:, 4:] = 0  # padding
 
+
+def packaged(package: str, name: str, **arguments: Any) -> Callable[[], Any]:
+    """A model of another package, random weights."""
+
+    def build() -> Any:
+        return getattr(importlib.import_module(package), name)(**arguments)
+
+    return build
+
+
 SMALL: dict[str, Case] = {
     **{name: (chain(shape, make), floats(8, *shape)) for name, (shape, make) in CHAINS.items()},
     "attention": (attention, TOKENS),
@@ -198,3 +209,27 @@ APPLICATIONS: dict[str, Case] = {
         ("InceptionV3", 75), ("InceptionResNetV2", 75),
     )
 }  # fmt: skip
+
+# Packages that are no dependency: `pip install kimm keras-hub`.
+KIMM: dict[str, Case] = {
+    name: (
+        packaged("kimm.models", name, weights=None, input_shape=(size, size, 3), classes=5),
+        floats(2, size, size, 3),
+    )
+    for name, size in (
+        ("MobileNetV3W050Small", 32), ("LCNet035", 32), ("GhostNetW050", 32), ("RegNetX002", 32),
+        ("ConvMixer736D32", 32), ("MobileViTXXS", 64), ("VisionTransformerTiny32", 64),
+    )
+}  # fmt: skip
+TEXT = {"token_ids": TOKENS, "padding_mask": (TOKENS > 0).astype(np.int32)}
+TINY = {"vocabulary_size": 11, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16}
+HUB: dict[str, Case] = {
+    "BertBackbone": (
+        packaged("keras_hub.models", "BertBackbone", **TINY, max_sequence_length=8),
+        {**TEXT, "segment_ids": np.zeros_like(TOKENS)},
+    ),
+    **{
+        name: (packaged("keras_hub.models", name, **TINY, max_sequence_length=8), TEXT)
+        for name in ("GPT2Backbone", "RobertaBackbone", "DistilBertBackbone", "OPTBackbone")
+    },
+}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from foreign import APPLICATIONS, SMALL, Case
+from foreign import APPLICATIONS, HUB, KIMM, SMALL, Case
 
 from zoo import backends, ladder
 from zoo.ladder.run import Settings
@@ -17,9 +17,14 @@ from zoo.ladder.run import Settings
 pytestmark = pytest.mark.parity
 
 
-def compare(cases: Mapping[str, Case], *rungs: int, names: tuple[str, ...] = backends.NAMES) -> ladder.Parity:
+def compare(
+    cases: Mapping[str, Case],
+    *rungs: int,
+    names: tuple[str, ...] = backends.NAMES,
+    dtype: str = "float32",
+) -> ladder.Parity:
     networks = {name: (build, inputs, None, None) for name, (build, inputs) in cases.items()}
-    return ladder.own_models(networks, Settings(names, ("float32",), rungs=rungs))
+    return ladder.own_models(networks, Settings(names, (dtype,), rungs=rungs))
 
 
 def check(result: ladder.Parity, names: Mapping[str, Case]) -> None:
@@ -40,6 +45,14 @@ def test_there_is_no_false_alarm_on_models_of_every_kind_of_layer() -> None:
 @pytest.mark.skipif("ZOO_APPLICATIONS" not in os.environ, reason="20 minutes; ZOO_APPLICATIONS=1 runs it")
 def test_there_is_no_false_alarm_on_keras_applications() -> None:
     check(compare(APPLICATIONS, 1, 2, 3), APPLICATIONS)
+
+
+@pytest.mark.long
+@pytest.mark.skipif("ZOO_APPLICATIONS" not in os.environ, reason="needs kimm and keras-hub, 20 minutes")
+@pytest.mark.parametrize(("package", "cases"), [("kimm", KIMM), ("keras_hub", HUB)])
+def test_there_is_no_false_alarm_on_models_of_other_packages(package: str, cases: dict[str, Case]) -> None:
+    pytest.importorskip(package)
+    check(compare(cases, 1, 2, 3), cases)
 
 
 def faulty(build: Callable[[], Any], inputs: Any, share: float) -> Callable[[], Any]:
@@ -80,19 +93,30 @@ def victim(model: Any, share: float) -> Any:
 
 
 @pytest.mark.long
-def test_a_fault_in_any_of_them_is_found_and_named() -> None:
+def test_a_fault_in_any_of_them_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {name: case for name, case in SMALL.items() if name != "untrained"}
+    check_faults(cases, monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.skipif("ZOO_APPLICATIONS" not in os.environ, reason="20 minutes; ZOO_APPLICATIONS=1 runs it")
+def test_a_fault_in_keras_applications_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_faults(APPLICATIONS, monkeypatch)
+
+
+def check_faults(cases: Mapping[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, where no rounding hides a fault; its cause is tested in tests/test_climb.py."""
     import keras
 
+    monkeypatch.setattr(ladder, "explain", lambda *_: None)
     rng, networks, expected = np.random.default_rng(0), {}, {}
-    for name, (build, inputs) in SMALL.items():
-        if name == "untrained":
-            continue
+    for name, (build, inputs) in cases.items():
         share = rng.random()
         networks[name] = faulty(build, inputs, share), inputs
         keras.utils.clear_session()
         layer = victim(built(build, inputs), share)
         expected[name] = layer.name, type(layer).__name__
-    result = compare(networks, 2, names=("torch", "jax"))
-    first = {row["model"]: row["where"] for row in result.failed if row["dtype"] == "float32"}
+    result = compare(networks, 2, names=("torch", "jax"), dtype="float64")
+    first = {row["model"]: row["where"] for row in result.failed}
     found = {name: (re.split("[ ,]", where["layer"])[0], where["suspect"]) for name, where in first.items()}
     assert found == expected

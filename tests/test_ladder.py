@@ -303,7 +303,7 @@ def test_wrong_arguments_are_named_before_a_process_starts(
 def test_a_builder_without_inputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ladder, "compared_backends", lambda names: list(backends.NAMES))
     for arguments in ((faults.network,), (faults.network, "mlp", np.zeros(3))):
-        with pytest.raises(zoo.WrongConfiguration, match="one function that builds a model, and its inputs"):
+        with pytest.raises(zoo.WrongConfiguration, match="one model of your own and inputs for it"):
             zoo.parity(*arguments)
 
 

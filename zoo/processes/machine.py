@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import asdict
 from importlib import metadata
+from itertools import takewhile
 from typing import Any
 
 from zoo import backends
@@ -50,7 +51,7 @@ def quiet() -> dict[str, str]:
 def last_error(text: str) -> str:
     """The error that a process's output ends with, or its last line.
 
-    Of an error that Keras reports with the name of the layer, the line after it, in bold, is the reason.
+    Of an error that Keras reports with the name of the layer, the reason is in the lines that follow.
     """
     lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", text).splitlines() if line.strip()]
     errors = [
@@ -58,9 +59,10 @@ def last_error(text: str) -> str:
     ]
     if not errors:
         return (lines or [""])[-1]
-    last = lines[errors[-1]]
-    keras_own = "Exception encountered when calling" in last
-    return " ".join([last, *lines[errors[-1] + 1 : errors[-1] + 2]]) if keras_own else last
+    first, *reasons = lines[errors[-1] :]
+    if "Exception encountered when calling" not in first:
+        return first
+    return " ".join([first, *takewhile(lambda line: not line.startswith("Arguments received"), reasons)])
 
 
 def _memory_gb() -> float | None:

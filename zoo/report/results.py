@@ -314,6 +314,10 @@ class FaultRow(TypedDict):
     """the first layer that differs"""
     suspect: str | None
     """the operation that is likely to cause it"""
+    cause: str | None
+    """the cause that was recomputed, in a word or two; null if none was"""
+    explanation: str | None
+    """the cause in words, with both values"""
     error: str | None
     """the error that ended the process, or null"""
 
