@@ -209,30 +209,24 @@ class Hunt:
         reason = known(finding.case.operation, finding.kind, ",".join(finding.odd), errors, finding.case.name)
         return ("documented", reason) if reason else ("defect", "")
 
-    def again(
-        self, finding: Finding, candidates: list[Case], *, float64: bool = True
-    ) -> list[Finding | None]:
-        """The same finding in other cases. JAX, which compiles, runs only if it differs."""
-        names = [b for b in self.workers.backends if b in finding.odd or b != "jax"]
-        partner = [b for b in names if b not in finding.odd][:1]
-        names = [b for b in names if b in finding.odd] + (
-            partner or [b for b in self.workers.backends if b not in finding.odd][:1]
-        )
-        if len(finding.odd) == len(self.workers.backends):
-            names = list(self.workers.backends)
+    def again(self, finding: Finding, candidates: list[Case]) -> list[Finding | None]:
+        """The same finding in other cases, run on the backends that differ and on one of the others."""
+        others = [b for b in self.workers.backends if b not in finding.odd]
+        others.sort(key=lambda b: self.modes[b] != "eager")  # a case that is compiled takes longer
+        names = [*finding.odd, *others[:1]]
         modes = {b: self.modes[b] for b in names}
-        outcomes = self.workers.run(candidates, modes, gradients="gradient" in finding.kind, float64=float64)
+        outcomes = self.workers.run(candidates, modes, gradients="gradient" in finding.kind)
         found: list[Finding | None] = []
         for i, case in enumerate(candidates):
             new = compare(case, {b: outcomes[b][i] for b in names}, self.modes)
             if (
                 new is None
                 or new.kind != finding.kind
-                or (new.kind.endswith("error") and not same_error(new, finding))
+                or (finding.kind.endswith("error") and not same_error(new, finding))
             ):
                 found.append(None)
-                continue
-            found.append(replace(new, odd=finding.odd))
+            else:
+                found.append(replace(new, odd=finding.odd))
         return found
 
     def in_float32(self, finding: Finding) -> Finding:
