@@ -94,13 +94,13 @@ BETAS = {
 EPSILON = {"torch": {"eps": 1e-6}, "optax": {"eps": 1e-6}, "keras": {"epsilon": 1e-6}}
 
 
-def adam(title: str, names: Sequence[str | None], rate: float = 0.1, **more: Settings) -> Entry:
+def adam(title: str, names: Sequence[str | None], **more: Settings) -> Entry:
     """An entry with the same betas and epsilon, and what else each library needs."""
     found = [
         name and (name, {**BETAS[side], **EPSILON[side], **more.get(side, {})})
         for side, name in zip(("torch", "optax", "keras"), names, strict=True)
     ]
-    return Entry(title, rate, *found)  # type: ignore[arg-type]
+    return Entry(title, 0.1, *found)  # type: ignore[arg-type]
 
 
 def decay(value: float, *sides: str) -> dict[str, Settings]:

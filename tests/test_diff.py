@@ -589,6 +589,61 @@ def function():
 """
 
 
+CELLS = """
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+
+class Net(nnx.Module):
+    def __init__(self, cell, rngs):
+        self.rnn, self.out = nnx.RNN(cell(3, 5, rngs=rngs)), nnx.Linear(5, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.rnn(x))
+
+class Linen(linen.Module):
+    cell: type
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(2)(linen.RNN(self.cell(5))(x))
+
+def optimized():
+    return Net(nnx.OptimizedLSTMCell, nnx.Rngs(0))
+
+def separate():
+    module = Linen(linen.LSTMCell)
+    return module, module.init(jax.random.key(0), jnp.zeros((1, 4, 3), jnp.float32))
+
+def keras_cell():
+    import keras
+    x = keras.Input((4, 3))
+    y = keras.layers.RNN(keras.layers.LSTMCell(5), return_sequences=True)(x)
+    return keras.Model(x, keras.layers.Dense(2)(y))
+"""
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.lstm(x)[0])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("cell", ["optimized", "separate", "keras_cell"])
+def test_an_lstm_of_torch_beside_the_cells_of_others(tmp_path: Path, cell: str) -> None:
+    pytest.importorskip("flax")
+    (file := tmp_path / "cells.py").write_text(CELLS)
+    result = zoo.diff(Recurrent, f"{file}:{cell}", np.random.default_rng(0).normal(size=(2, 4, 3)))
+    assert result.equal
+    assert result["weights"]["only_theirs"] == ["lstm.bias_hh_l0"]
+    steps = next(step for step in result["steps"] if step["name"] == "10 steps")
+    assert steps["note"] == "without training what one side alone has: lstm.bias_hh_l0"
+
+
 @pytest.mark.parity
 def test_flax_modules_and_functions_beside_torch(tmp_path: Path) -> None:
     pytest.importorskip("flax")
@@ -637,3 +692,15 @@ def test_weights_without_an_operation_are_found_by_name_then_by_shape() -> None:
     np.testing.assert_array_equal(found.weights["matrix"], theirs["kernel"].T)
     assert found.initial == ["other"]
     assert found.layouts["matrix"] == "transposed (1, 0)"
+
+
+def test_weights_of_one_shape_are_carried_over_in_order_where_both_have_as_many() -> None:
+    from zoo.ports.match import Matching
+    from zoo.ports.weights import carry
+
+    draw = np.random.default_rng(0).normal
+    theirs = {"a": draw(size=(2, 3)), "b": draw(size=(2, 3))}
+    found = carry(Matching(), theirs, {"c": np.zeros((2, 3)), "d": np.zeros((2, 3))}, {})
+    assert found.guessed == {"c": "shape, in order", "d": "shape, in order"}
+    np.testing.assert_array_equal(found.weights["d"], theirs["b"])
+    assert carry(Matching(), theirs, {"c": np.zeros((2, 3))}, {}).guessed == {}

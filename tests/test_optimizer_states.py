@@ -65,7 +65,7 @@ def set_state(stepper: Any, state: OptimizerState) -> None:
 def continued(first: Any, second: Any) -> None:
     """A run of `first` that is cut and goes on as `second` against the uncut run."""
     gradients = draw_gradients(WEIGHTS, END)
-    whole, weights = stepper_of(first, WEIGHTS), WEIGHTS
+    whole, other, weights = stepper_of(first, WEIGHTS), stepper_of(second, WEIGHTS), WEIGHTS
     for number, each in enumerate(gradients):
         if number == CUT:
             other = stepper_of(second, weights)

@@ -109,7 +109,7 @@ def carry(matching: Matching, theirs: Weights, ours: Weights, orders: dict[int, 
 
 
 def _carry_rest(result: Carried, theirs: Weights, ours: Weights, numbers: dict[str, int]) -> None:
-    """What no recorded operation uses: by name, else by shape, in order of those that theirs has."""
+    """What no recorded operation uses: by name, else by shape, in order if both have as many of it."""
     used = {n for names in result.mapping.values() for n in names}
     free = [n for n in theirs if n not in used]
     rest = [n for n in ours if n not in result.mapping and n not in result.constants]
