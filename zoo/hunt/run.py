@@ -34,6 +34,7 @@ SHARES = {
     "models": 0.93,
     "rest": 1.0,
 }  # of the time, at the end of each part
+COMPILING = {"jax"}  # eagerly, too: slow to try many cases on
 STEP = 1e-6  # of a difference quotient
 SHRINK_S = 8.0  # for one finding, at most
 KINK = "the derivative at a kink is a convention: the difference quotients of both sides differ"
