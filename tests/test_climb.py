@@ -251,12 +251,13 @@ def test_the_cause_is_said_where_recomputing_with_it_gives_both_outputs() -> Non
 
 
 def test_a_process_that_crashes_is_a_row_and_the_others_continue() -> None:
-    def break_(_: Any, x: Any) -> Any:
-        if getattr(x, "shape", (1,))[0] == len(INPUTS):  # not the one example that is tried first
+    def build() -> Any:
+        if backends.current().NAME == "jax" and "ZOO_TEST_TRIED" in os.environ:  # not when it is tried first
             raise RuntimeError("no such luck")
-        return x
+        os.environ["ZOO_TEST_TRIED"] = "1"
+        return stock()
 
-    result = ladder.parity(faulty(break_), inputs=INPUTS, rungs=(2,))
+    result = ladder.parity(build, inputs=INPUTS, rungs=(2,))
     (crashed,) = (row for row in result.rows if row["error"])
     assert (crashed["a"], crashed["verdict"]) == ("jax", "fails")
     assert "no such luck" in crashed["error"]
