@@ -207,10 +207,11 @@ class Backend(Protocol):
         """Enable float64 tensors; on JAX, for the rest of the process."""
         ...
 
-    def join(self, launch: Launch, timeout: float) -> World:
+    def join(self, launch: Launch, timeout: float, device: str | None) -> World:
         """The world of the workers that were launched together, which answer each other in `timeout` seconds.
 
-        Called before the first tensor is created.
+        Without a `device` each worker of a machine has an accelerator of its own, where there are any. Called
+        before the first tensor is created, instead of `use_device`.
         """
         ...
 
@@ -486,6 +487,8 @@ def use(
     name = checked(name, "zoo.use")
     _check_running(name)
     _check_workers(name, workers)
+    if exact and workers not in (None, 1):
+        raise BackendError(f"zoo.use: exact=True with workers={workers}; an exact run has one worker")
     if threads is not None and not is_integer(threads):
         raise BackendError(f"zoo.use: threads={threads!r}; expected an integer, 1 or more")
     before = os.environ.get("KERAS_BACKEND")
@@ -496,10 +499,10 @@ def use(
             backend.set_deterministic()
         if threads is not None:
             backend.set_threads(threads)
-        if device is not None:
-            backend.use_device(device)
         if workers not in (None, 1):
-            join(backend.join, workers, TIMEOUT_S if worker_timeout is None else worker_timeout)
+            join(backend.join, workers, TIMEOUT_S if worker_timeout is None else worker_timeout, device)
+        elif device is not None:
+            backend.use_device(device)
         if exact:
             backend.enable_float64()
         _settings["exact"] = exact

@@ -107,10 +107,10 @@ def enable_float64() -> None:
     jax.config.update("jax_enable_x64", True)
 
 
-def join(launch: Launch, timeout: float) -> World:
+def join(launch: Launch, timeout: float, device: str | None) -> World:
     from zoo.backends.jax_world import JaxWorld
 
-    return JaxWorld(launch, timeout)
+    return JaxWorld(launch, timeout, device)
 
 
 def check_workers(mode: str, model: keras.Model) -> None:

@@ -13,28 +13,31 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from zoo.backends.world import Launch, Part, World, rows
 
-from zoo.errors import WorkerLost
+from zoo.errors import BackendError, WorkerLost
 
 
 class JaxWorld(World):
     """A mesh with the axis "batch". A step sees whole batches: its means and draws are of them, too."""
 
-    def __init__(self, launch: Launch, timeout: float):
+    def __init__(self, launch: Launch, timeout: float, device: str | None):
         super().__init__()
         self.rank, self.size = launch.rank, launch.size
         with self.contact():
             jax.distributed.initialize(
-                f"{launch.address}:{launch.port}",
+                f"{launch.address}:{launch.port + launch.elastic}",
                 launch.size,
                 launch.rank,
+                local_device_ids=[launch.local_rank] if launch.local_size > 1 else None,
                 initialization_timeout=int(max(1, timeout)),
                 heartbeat_timeout_seconds=int(max(1, timeout)),
             )
-        mesh = Mesh(np.array(jax.devices()), ("batch",))
+        devices = _devices(device)
+        mesh = Mesh(np.array(devices), ("batch",))
         self.sharded, self.replicated = (
             NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["batch"], [])
         )
-        self.own, self.devices = jax.local_devices(), jax.device_count()
+        self.own = [each for each in devices if each.process_index == self.rank]
+        self.devices = len(devices)
         jax.config.update("jax_default_device", self.own[0])
         self.add = jax.jit(lambda x: x.sum(0), out_shardings=self.replicated)
         with _stdout_on_stderr():  # gloo reports the connection, which is no result
@@ -93,6 +96,14 @@ class JaxWorld(World):
 
     def close(self) -> None:
         jax.distributed.shutdown()
+
+
+def _devices(name: str | None) -> list[Any]:
+    """Those of all workers, of the kind that is named. Raises BackendError where there are none."""
+    try:
+        return jax.devices(name and name.partition(":")[0])
+    except RuntimeError as error:
+        raise BackendError(f"no device {name!r}: {error}") from None
 
 
 @contextmanager

@@ -98,8 +98,8 @@ def enable_float64() -> None:
     """Nothing to do: TensorFlow has them."""
 
 
-def join(launch: Launch, timeout: float) -> World:
-    del timeout
+def join(launch: Launch, timeout: float, device: str | None) -> World:
+    del timeout, device
     raise BackendError(f"workers={launch.size}: {NAME} trains on one; use torch or jax")
 
 

@@ -28,7 +28,7 @@ from zoo.backends import (
 from zoo.backends.torch_graph import overwrite, record, tree, use_onednn
 from zoo.backends.world import WHOLE, Launch, Part, World, get_world, part, sharding
 
-from zoo.errors import WrongConfiguration
+from zoo.errors import BackendError, WrongConfiguration
 
 if TYPE_CHECKING:
     import keras
@@ -92,9 +92,11 @@ def enable_float64() -> None:
     """Nothing to do: torch has them."""
 
 
-def join(launch: Launch, timeout: float) -> World:
-    if torch.cuda.is_available() and "KERAS_TORCH_DEVICE" not in os.environ:
-        use_device(f"cuda:{launch.local_rank % torch.cuda.device_count()}")
+def join(launch: Launch, timeout: float, device: str | None) -> World:
+    if device is not None or torch.cuda.is_available():
+        use_device(device or f"cuda:{launch.local_rank}")
+    if _in_use().type not in ("cpu", "cuda"):
+        raise BackendError(f"workers={launch.size}: gloo and NCCL do not sum on {_in_use()}; use the CPU")
     return _workers().TorchWorld(launch, _in_use(), timeout)
 
 

@@ -25,12 +25,15 @@ class TorchWorld(World):
         super().__init__()
         self.rank, self.size, self.device = launch.rank, launch.size, device
         with self.contact():
+            limit, first = timedelta(seconds=timeout), launch.rank == 0 and not launch.elastic
+            store = dist.TCPStore(launch.address, launch.port, launch.size, first, limit)
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-                init_method=f"tcp://{launch.address}:{launch.port}",
+                # torchrun's store has the addresses of the workers before a restart.
+                store=dist.PrefixStore(f"restart {launch.restarts}", store),
                 rank=launch.rank,
                 world_size=launch.size,
-                timeout=timedelta(seconds=timeout),
+                timeout=limit,
             )
         atexit.register(self.close)
 

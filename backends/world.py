@@ -101,7 +101,10 @@ def get_world() -> World:
 
 @dataclass(frozen=True)
 class Launch:
-    """What the program that started this worker says of it, and where worker 0 listens."""
+    """What the program that started this worker says of it, and where worker 0 listens.
+
+    A launcher that is `elastic`, torchrun, listens there itself, and has restarted the workers so many times.
+    """
 
     rank: int
     size: int
@@ -109,6 +112,8 @@ class Launch:
     local_size: int
     address: str
     port: int
+    elastic: bool = False
+    restarts: int = 0
 
 
 # Variables by launcher: rank, size, local rank, local size. SLURM's own are those of a step, of srun.
@@ -129,11 +134,12 @@ def launched() -> Launch | None:
             continue
         given = rank, size, local_rank or rank, re.split(r"\D", local_size or size)[0]
         try:
-            numbers = [int(each) for each in given]
+            first, second, third, fourth = map(int, given)
         except ValueError:
             raise BackendError(f"{', '.join(names)}: {', '.join(given)}; expected integers") from None
-        address, port = _address()
-        return Launch(*numbers, address=address, port=port)
+        elastic = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        return Launch(first, second, third, fourth, *_address(), elastic, restarts)
     return None
 
 
@@ -145,14 +151,16 @@ def _address() -> tuple[str, int]:
     return os.environ.get("MASTER_ADDR", host), int(os.environ.get("MASTER_PORT", port))
 
 
-def join(make: Callable[[Launch, float], World], workers: int, timeout: float) -> World:
+def join(
+    make: Callable[[Launch, float, str | None], World], workers: int, timeout: float, device: str | None
+) -> World:
     """Join so many workers. Raises BackendError unless this process was started as one of so many."""
     global _world
     if workers == _world.size:
         return _world
     if _world.size > 1:
         raise BackendError(f"workers={workers}: this process is one of {_world.size} already")
-    _world = make(check_launch(workers), timeout)
+    _world = make(check_launch(workers), timeout, device)
     return _world
 
 

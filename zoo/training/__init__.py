@@ -25,7 +25,7 @@ from zoo.training.plan import Options, plan_run
 from zoo.training.run import Run
 from zoo.training.startup import start
 from zoo.training.stopping import EarlyStopping
-from zoo.training.workers import check_options
+from zoo.training.workers import check_data, check_options
 
 __all__ = [
     "ENGINES",
@@ -145,6 +145,7 @@ def train(
     options = Options(**{name: arguments[name] for name in Options.names()})
     check_options(options, backends.workers())
     plan = plan_run(model, task, options)
+    check_data(plan, backends.workers())
     if backends.worker():  # worker 0 alone writes
         plan = replace(plan, folder=None, checkpoint=None)
     with storage.held("train", plan.checkpoint), backends.exactly(plan.options.exact):

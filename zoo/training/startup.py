@@ -100,7 +100,7 @@ def start(plan: Plan) -> Start:
     facts = identity.identity(run, objective, steps, options.rates, plan.saved) if known else {}
     begun = Start(plan, run, optimizer, steps, network, objective, facts, unfreezing)
     begun = begun if plan.saved is None else _resumed(begun, plan.saved)
-    check_start(run, task, network, objective, plan.mode)
+    check_start(run, network, objective, plan.mode)
     return begun
 
 

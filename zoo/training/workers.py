@@ -12,9 +12,10 @@ from zoo import backends
 from zoo._lazy import keras, ops
 from zoo.backends.world import World, get_world, split
 from zoo.errors import WrongConfiguration
-from zoo.tasks import Pair, Task
+from zoo.tasks import Pair, Stream
 from zoo.training.callbacks import Callback
 from zoo.training.objectives import Objective
+from zoo.training.plan import Plan
 from zoo.training.run import Run
 
 LARGEST = 1e-4  # relative difference of a custom loss from the mean over the parts of a batch
@@ -43,17 +44,21 @@ def check_options(options: Any, workers: int) -> None:
             raise WrongConfiguration(f"{name}{shown} with workers={workers}: {advice}")
 
 
-def check_start(run: Run, task: Task, network: keras.Model, objective: Objective, mode: str) -> None:
-    """Raise WrongConfiguration for data, layers or a loss whose parts are not those of one process."""
+def check_data(plan: Plan, workers: int) -> None:
+    """Raise WrongConfiguration for batches that are made elsewhere, which may differ between workers."""
+    streams = [each for each in (plan.task, plan.options.validation) if isinstance(each, Stream)]
+    if streams and workers > 1:
+        raise WrongConfiguration(
+            f"{streams[0].name} with workers={workers}: batches made elsewhere may differ between them; "
+            "give arrays, a task's name or the path of data"
+        )
+
+
+def check_start(run: Run, network: keras.Model, objective: Objective, mode: str) -> None:
+    """Raise WrongConfiguration for layers or a loss whose parts are not those of one process."""
     workers = get_world()
     if workers.size == 1:
         return
-    who = f"with workers={workers.size}"
-    if task.streams:
-        raise WrongConfiguration(
-            f"{task.name} {who}: every worker needs the same batches in the same order, which batches made "
-            "elsewhere do not promise; give arrays, a task's name or the path of data"
-        )
     backends.current().check_workers(mode, network)
     if not isinstance(objective.loss, str):
         _check_loss(run, objective, next(run.batches()), workers)
