@@ -708,8 +708,8 @@ def check_layers(model: keras.Model) -> None:
     """Raise WrongConfiguration for layers of Keras that see only a worker's part of a batch."""
     import keras
 
-    for layer in model._flatten_layers():
-        own = [v for v in layer.variables if v.dtype == "uint32"]
+    for layer in reversed(list(model._flatten_layers())):  # a layer before the one that contains it
+        own = [v for v in layer.variables if v.name == "seed_generator_state"]
         norm = isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
         if not (own or norm or layer.activity_regularizer is not None):
             continue

@@ -10,7 +10,9 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,11 @@ from zoo.backends import world
 
 import zoo
 from zoo import backends, random
-from zoo._lazy import ops
+from zoo._lazy import keras, ops
 from zoo.processes import launcher
 from zoo.processes.machine import PYTHON
 from zoo.training import workers as rules
-from zoo.training.plan import Options
+from zoo.training.plan import Options, plan_run
 
 PROGRAM = Path(__file__).with_name("workers_program.py")
 DISTRIBUTED = pytest.mark.skipif(NAME not in backends.WORKERS, reason=f"{NAME} trains on one worker")
@@ -64,7 +66,7 @@ def check(group: list[dict[str, Any]], alone: dict[str, Any], bound: float) -> N
     for name, theirs in alone.items():
         for each in group:
             assert difference(each[name], theirs) < bound, name
-            assert each[name]["metrics"] == pytest.approx(theirs["metrics"], rel=bound)
+            assert each[name]["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
             assert each[name]["digest"] == group[0][name]["digest"]
 
 
@@ -137,6 +139,39 @@ def test_options_that_workers_do_not_support_are_refused_by_name(
         rules.check_options(given, 2)
 
 
+@pytest.mark.parametrize("layer", ["BatchNormalization", "Dropout", "ActivityRegularization"])
+def test_layers_of_keras_that_see_a_part_of_a_batch_are_refused(layer: str) -> None:
+    kinds = {"Dropout": {"rate": 0.5}, "ActivityRegularization": {"l2": 0.1}}
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            getattr(keras.layers, layer)(**kinds.get(layer, {}), name="it"),
+            keras.layers.Dense(2),
+        ]
+    )
+    with pytest.raises(zoo.WrongConfiguration, match="it, a " + layer):
+        backends.check_layers(model)
+    backends.check_layers(zoo.build("resnet18", **zoo.card("resnet18").small))
+
+
+@pytest.mark.parametrize(("reduce", "is_mean"), [(np.mean, True), (np.sum, False), (np.max, False)])
+def test_a_custom_loss_is_a_mean_over_examples(reduce: Any, is_mean: bool) -> None:
+    y = np.arange(8.0)
+    trainer = SimpleNamespace(predict=lambda x: x, loss=lambda y, x: float(reduce((x - y) ** 2)))
+    run, objective = SimpleNamespace(trainer=trainer), SimpleNamespace(weight=len)
+    refused = pytest.raises(zoo.WrongConfiguration, match=r"loss= with workers=2.*mean over examples")
+    with nullcontext() if is_mean else refused:
+        rules._check_loss(run, objective, (np.zeros(8), y), SimpleNamespace(size=2))  # type: ignore[arg-type]
+
+
+def test_batches_made_elsewhere_are_refused() -> None:
+    batches = [(np.zeros((2, 8, 8, 1), np.float32), np.zeros(2, np.int32))]
+    plan = plan_run("mlp", lambda: iter(batches), Options(steps_per_epoch=1))
+    rules.check_data(plan, 1)
+    with pytest.raises(zoo.WrongConfiguration, match=r"with workers=2.*arrays"):
+        rules.check_data(plan, 2)
+
+
 @pytest.mark.parametrize(
     ("statuses", "said"),
     [
@@ -191,7 +226,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "LAMB": {"optimizer": "LAMB", "learning_rate": 0.01},
     "early stopping": {"early_stopping": 1, "steps": 80, "train_metrics": True},
     "a mode": {"mode": "eager" if NAME == "torch" else "jit"},
-    "a label for each class": {"label_smoothing": 0.1},
+    "smoothing": {"label_smoothing": 0.1},
     "adapters": {"lora": 2},
     "frozen layers that join": {"unfreeze": "1 epoch", "steps": 20},
 }
