@@ -23,8 +23,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from zoo.backends.world import TIMEOUT_S, WHOLE, Launch, Part, World, check_launch, get_world, join, launched
+
 from zoo.checks import is_integer
-from zoo.errors import BackendError, nearest
+from zoo.errors import BackendError, WrongConfiguration, nearest
 
 if TYPE_CHECKING:
     import keras
@@ -40,6 +42,7 @@ MODES = {
 # gradients.
 EXACT_MODES = {"torch": ("traced", "eager"), "tensorflow": ("graph", "xla"), "jax": ("jit",)}
 NAMES = tuple(MODES)
+WORKERS = ("torch", "jax")  # those that train on several processes
 ALIASES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow"}  # other names in use
 Tensor = Any  # a tensor of the framework in use
 
@@ -145,10 +148,11 @@ class Step(Protocol):
     updater: Updater
     mode: str  # one of `MODES`; a model that cannot be compiled runs in another mode, with a warning
 
-    def __call__(self, x: Tensor, y: Tensor, weight: int | None = None) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor, weight: int | None = None, part: Part = WHOLE) -> Tensor:
         """Train on a batch; returns its loss before the update, on the device so that steps can run ahead.
 
-        `weight` is that of the updater.
+        `weight` is that of the updater. Of several workers each is called with its part, as `World.batch`
+        gives it.
         """
         ...
 
@@ -205,6 +209,18 @@ class Backend(Protocol):
 
     def enable_float64(self) -> None:
         """Enable float64 tensors; on JAX, for the rest of the process."""
+        ...
+
+    def join(self, launch: Launch, timeout: float, device: str | None) -> World:
+        """The world of the workers that were launched together, which answer each other in `timeout` seconds.
+
+        Without a `device` each worker of a machine has an accelerator of its own, where there are any. Called
+        before the first tensor is created, instead of `use_device`.
+        """
+        ...
+
+    def check_workers(self, mode: str, model: keras.Model) -> None:
+        """Raise WrongConfiguration for a mode or a layer with which workers do not compute as one."""
         ...
 
     def synchronize(self, value: Tensor) -> None:
@@ -456,16 +472,27 @@ def use(
     threads: int | None = None,
     deterministic: bool = False,
     exact: bool = False,
+    workers: int | None = None,
+    worker_timeout: float | None = None,
 ) -> None:
     """Choose the framework of this process, before the first model is built.
 
     `device` is one of the names that `zoo doctor` lists ("cpu", "cuda:0", ...), `threads` the number of
     CPU threads per operation; `deterministic` allows only deterministic algorithms; `exact`
-    makes `zoo.train` compute the same bits on every framework (docs/exact.md). Raises BackendError if the
-    name is wrong, the framework is not installed, Keras already uses another, or the device does not exist.
+    makes `zoo.train` compute the same bits on every framework (docs/exact.md).
+
+    `workers`: train on so many processes, of which this is one, started by torchrun, srun or
+    `python -m zoo.processes.launcher` (docs/scale.md); one that does not answer for `worker_timeout` seconds,
+    by default 600, ends the run.
+
+    Raises BackendError if the name is wrong, the framework is not installed, Keras already uses another, the
+    device does not exist, or this process is not one of so many workers.
     """
     name = checked(name, "zoo.use")
     _check_running(name)
+    _check_workers(name, workers)
+    if exact and workers not in (None, 1):
+        raise BackendError(f"zoo.use: exact=True with workers={workers}; an exact run has one worker")
     if threads is not None and not is_integer(threads):
         raise BackendError(f"zoo.use: threads={threads!r}; expected an integer, 1 or more")
     before = os.environ.get("KERAS_BACKEND")
@@ -476,7 +503,9 @@ def use(
             backend.set_deterministic()
         if threads is not None:
             backend.set_threads(threads)
-        if device is not None:
+        if workers not in (None, 1):
+            join(backend.join, workers, TIMEOUT_S if worker_timeout is None else worker_timeout, device)
+        elif device is not None:
             backend.use_device(device)
         if exact:
             backend.enable_float64()
@@ -511,7 +540,43 @@ def is_exact() -> bool:
 _preferred: dict[str, Any] = {}  # arguments of `use`, until the framework is needed
 
 
-def prefer(name: str | None = None, *, device: str | None = None, threads: int | None = None) -> str:
+def check_workers_of(name: str | None, workers: int | None) -> None:
+    """Raise BackendError unless that framework, by default the one in use, trains on so many workers."""
+    if workers in (None, 1):
+        return
+    if not is_integer(workers) or workers < 1:
+        raise BackendError(f"workers={workers!r}; expected an integer, 1 or more")
+    name = settle() if name is None else checked(name, "zoo.use")
+    if name not in WORKERS:
+        raise BackendError(f"workers={workers}: {name} trains on one; {' and '.join(WORKERS)} on several")
+
+
+def _check_workers(name: str, workers: int | None) -> None:
+    """Raise BackendError unless this process is one of so many workers of that framework."""
+    check_workers_of(name, workers)
+    if workers not in (None, 1):
+        check_launch(workers)
+
+
+def workers() -> int:
+    """How many workers train together, this one included; none needs to have joined yet."""
+    return max(get_world().size, _preferred.get("workers") or 1)
+
+
+def worker() -> int:
+    """The number of this worker, 0 where there is one."""
+    found = launched() if workers() > 1 else None
+    return 0 if found is None else found.rank
+
+
+def prefer(
+    name: str | None = None,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    workers: int | None = None,
+    worker_timeout: float | None = None,
+) -> str:
     """Choose as `use` does, but import the framework only when it is first needed; returns its name.
 
     Errors that need no framework are then raised before its import, which takes seconds. Raises BackendError
@@ -519,9 +584,10 @@ def prefer(name: str | None = None, *, device: str | None = None, threads: int |
     """
     name = settle() if name is None else checked(name, "zoo.use")
     _check_running(name)
+    _check_workers(name, workers)
     os.environ["KERAS_BACKEND"] = name
     _preferred.clear()
-    _preferred.update(device=device, threads=threads)
+    _preferred.update(device=device, threads=threads, workers=workers, worker_timeout=worker_timeout)
     return name
 
 
@@ -640,6 +706,22 @@ def fall_back(model: keras.Model, mode: str, to: str, error: Exception) -> str:
         stacklevel=2,
     )
     return to
+
+
+def check_layers(model: keras.Model) -> None:
+    """Raise WrongConfiguration for layers of Keras that see only a worker's part of a batch."""
+    import keras
+
+    for layer in reversed(list(model._flatten_layers())):  # a layer before the one that contains it
+        own = [v for v in layer.variables if v.name == "seed_generator_state"]
+        norm = isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        if not (own or norm or layer.activity_regularizer is not None):
+            continue
+        what = "draws" if own else "takes statistics" if norm else "penalizes outputs"
+        raise WrongConfiguration(
+            f"{model.name}: {layer.name}, a {type(layer).__name__} of Keras, {what} for a worker's part of a "
+            "batch alone; use the layers of zoo.layers, train on JAX, or on one worker"
+        )
 
 
 def find_device(devices: list[Device], name: str) -> Device:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zoo.backends import Loss, LossScaling, Optimizer, allowed, exact
 from zoo.backends.exact_numbers import constant, divide, keras_ops, narrow, sqrt, total, wide
+from zoo.backends.world import WHOLE, Part
 
 from zoo.errors import WrongConfiguration
 
@@ -526,7 +527,8 @@ class ExactStep:
 
         return function
 
-    def __call__(self, x: Tensor, y: Tensor, weight: int | None = None) -> Tensor:
+    def __call__(self, x: Tensor, y: Tensor, weight: int | None = None, part: Part = WHOLE) -> Tensor:
+        del part  # an exact run has one worker
         if self.state is None:
             own = [list(map(exact.fence, _values(each))) for each in (self.trained, self.others)]
             self.state = own[0], own[1]

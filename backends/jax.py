@@ -28,6 +28,7 @@ from zoo.backends import (
     processor,
 )
 from zoo.backends.cells import gru_cell, lstm_cell
+from zoo.backends.world import WHOLE, Launch, Part, World, get_world
 
 from zoo.errors import WrongConfiguration
 
@@ -109,6 +110,20 @@ def use_tf32(enabled: bool) -> bool:
 
 def enable_float64() -> None:
     jax.config.update("jax_enable_x64", True)
+
+
+def join(launch: Launch, timeout: float, device: str | None) -> World:
+    from zoo.backends.jax_world import JaxWorld
+
+    return JaxWorld(launch, timeout, device)
+
+
+def check_workers(mode: str, model: keras.Model) -> None:
+    if mode == "eager":
+        raise WrongConfiguration(
+            f"mode={mode!r} with workers={get_world().size}: only compiled steps sum over workers; use 'jit'"
+        )
+    del model  # a step sees whole batches
 
 
 def synchronize(value: jax.Array) -> None:
@@ -705,7 +720,7 @@ class JaxStep:
         *,
         compiled: bool,
     ):
-        self.model, self.mode = model, "jit" if compiled else "eager"
+        self.model, self.mode, self.world = model, "jit" if compiled else "eager", cast(Any, get_world())
         self.updater = updater = Updater(spec, model.trainable_variables, scaling)
         objective = _objective(model, loss)
 
@@ -723,10 +738,18 @@ class JaxStep:
             weights, memory = updater.pure(gradients, memory, weights, weight)
             return (weights, other, memory), value
 
+        def shared(state: tuple, flags: jax.Array, *batch: Any) -> tuple:
+            return *step(state, *batch), flags.sum()
+
         self.eager, self.step = step, _jit(_once(step), donate_argnums=0) if compiled else step
+        if self.world.size > 1:
+            self.step = _jit(_once(shared), donate_argnums=0, out_shardings=self.world.replicated)
         self.state: tuple | None = None
 
-    def __call__(self, x: jax.Array, y: jax.Array, weight: int | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, y: jax.Array, weight: int | None = None, part: Part = WHOLE
+    ) -> jax.Array:
+        del part
         if self.state is None:
             # A donated buffer is invalid after the step, and others may use the model's.
             own = _values(self.model.trainable_variables), _values(self.model.non_trainable_variables)
@@ -735,8 +758,10 @@ class JaxStep:
             # The state is kept here until `sync`: until then, reading the model raises an error.
             self.assign(weights, other)
             self.updater.state = {}
+            if self.world.size > 1:
+                self.state = cast(tuple, self.world.put(self.state))
         try:
-            counted = None if weight is None else jnp.asarray(weight, jnp.int32)
+            counted = None if weight is None else np.int32(weight)
             self.state, loss = self.advance(self.state, (x, y, counted))
         except BaseException:
             if _is_deleted(self.state):
@@ -746,7 +771,11 @@ class JaxStep:
         return loss
 
     def advance(self, state: tuple, batch: tuple) -> tuple[tuple, jax.Array]:
-        """A step; eager from here on if it cannot be compiled."""
+        """A step; eager from here on if it cannot be compiled, which several workers need."""
+        if self.world.size > 1:
+            state, loss, flags = cast(tuple, self.step(state, self.world.flagged(), *batch))
+            self.world.flags.append(flags)
+            return state, loss
         try:
             return self.step(state, *batch)
         except Exception as error:
@@ -759,7 +788,7 @@ class JaxStep:
     def sync(self) -> None:
         if self.state is None:
             return
-        weights, other, memory = self.state
+        weights, other, memory = self.state if self.world.size == 1 else self.world.take(self.state)
         self.assign(weights, other)
         self.updater.state = memory
         self.state = None  # the model's variables may be assigned before the next step

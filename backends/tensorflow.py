@@ -28,6 +28,9 @@ from zoo.backends import (
     processor,
 )
 from zoo.backends.cells import gru_cell, lstm_cell
+from zoo.backends.world import WHOLE, Launch, Part, World
+
+from zoo.errors import BackendError
 
 if TYPE_CHECKING:
     import keras
@@ -99,6 +102,15 @@ def use_tf32(enabled: bool) -> bool:
 
 def enable_float64() -> None:
     """Nothing to do: TensorFlow has them."""
+
+
+def join(launch: Launch, timeout: float, device: str | None) -> World:
+    del timeout, device
+    raise BackendError(f"workers={launch.size}: {NAME} trains on one; use torch or jax")
+
+
+def check_workers(mode: str, model: keras.Model) -> None:
+    """Nothing to check: it trains on one worker."""
 
 
 def synchronize(value: tf.Tensor) -> None:
@@ -490,7 +502,10 @@ class TensorFlowStep:
 
         self.plain, self.step = step, _compiled(step, mode)
 
-    def __call__(self, x: tf.Tensor, y: tf.Tensor, weight: int | None = None) -> tf.Tensor:
+    def __call__(
+        self, x: tf.Tensor, y: tf.Tensor, weight: int | None = None, part: Part = WHOLE
+    ) -> tf.Tensor:
+        del part  # `zoo.backends.WORKERS` does not name TensorFlow
         # A Python number would be a constant of the program, compiled again for each.
         batch = (x, y) if weight is None else (x, y, tf.constant(weight, tf.int32))
         try:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -19,14 +19,16 @@ from zoo.backends import (
     LossScaling,
     Optimizer,
     allowed,
+    check_layers,
     fall_back,
     find_device,
     host_memory,
     processor,
 )
 from zoo.backends.torch_graph import overwrite, record, tree, use_onednn
+from zoo.backends.world import WHOLE, Launch, Part, World, get_world, part, sharding
 
-from zoo.errors import WrongConfiguration
+from zoo.errors import BackendError, WrongConfiguration
 
 if TYPE_CHECKING:
     import keras
@@ -93,6 +95,26 @@ def use_tf32(enabled: bool) -> bool:
 
 def enable_float64() -> None:
     """Nothing to do: torch has them."""
+
+
+def join(launch: Launch, timeout: float, device: str | None) -> World:
+    if device is not None or torch.cuda.is_available():
+        use_device(device or f"cuda:{launch.local_rank}")
+    if _in_use().type not in ("cpu", "cuda"):
+        raise BackendError(f"workers={launch.size}: gloo and NCCL do not sum on {_in_use()}; use the CPU")
+    return _workers().TorchWorld(launch, _in_use(), timeout)
+
+
+def check_workers(mode: str, model: keras.Model) -> None:
+    del mode
+    check_layers(model)
+
+
+def _workers() -> Any:
+    """Imported by workers only: it loads torch.distributed."""
+    import zoo.backends.torch_world as workers
+
+    return workers
 
 
 def synchronize(value: torch.Tensor) -> None:
@@ -184,6 +206,10 @@ def batch_norm(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     count = x.numel() // x.shape[-1]
     training = training and count > 0
+    if training and part().of > 1:
+        return _workers().batch_norm(
+            x, gamma, beta, mean, variance, momentum=momentum, epsilon=epsilon, of=part().of
+        )
     if training and count == 1:  # an error in F.batch_norm
         batch_mean = x.mean(list(range(x.ndim - 1)))
         y = (x - batch_mean) * (gamma * epsilon**-0.5) + beta
@@ -594,7 +620,7 @@ def gradients(
 
     def call(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, list, list]:
         weights, state = _values(model.trainable_variables), _values(model.non_trainable_variables)
-        value, gradients, state = pure(weights, state, x, y)
+        value, gradients, state = pure(weights, state, x, y, {})
         return value.detach(), gradients, state
 
     return call
@@ -619,21 +645,34 @@ class EagerStep:
     mode = "eager"
 
     def __init__(self, model: keras.Model, loss: Loss, spec: Optimizer, scaling: LossScaling | None):
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.world = model, loss, get_world()
         self.updater = Updater(spec, model.trainable_variables, scaling)
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, weight: int | None = None) -> torch.Tensor:
-        loss = self.loss(y, self.model(x, training=True)) + sum(self.model.losses)
-        self.updater.scale(loss).backward()
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, weight: int | None = None, part: Part = WHOLE
+    ) -> torch.Tensor:
+        with sharding(part):
+            loss = self.loss(y, self.model(x, training=True)) + sum(self.model.losses)
+            loss = loss if self.world.size == 1 else loss * part.weight
+            self.updater.scale(loss).backward()
         found = ((x, x.grad) for x in self.updater.weights)
         gradients = [torch.zeros_like(x) if grad is None else grad for x, grad in found]
         for trained in self.updater.weights:
             trained.grad = None  # the next backward pass does not accumulate
+        return self.updated(loss.detach(), gradients, weight)
+
+    def updated(self, loss: torch.Tensor, gradients: list[torch.Tensor], weight: int | None) -> torch.Tensor:
+        """Update by the gradients of all workers; the loss of the whole batch."""
+        if self.world.size > 1:
+            loss, gradients = cast(Any, self.world).sums(loss, gradients, self.updater.weights)
         self.updater(gradients, weight)
-        return loss.detach()
+        return loss
 
     def sync(self) -> None:
         pass  # torch trains the model's own variables
+
+
+FACTORS = {"scale": torch.float32, "share": torch.float64}  # of `_pure`
 
 
 class TracedStep(EagerStep):
@@ -653,32 +692,37 @@ class TracedStep(EagerStep):
         self.state = _values(model.non_trainable_variables)
         self.graphs: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, weight: int | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, weight: int | None = None, part: Part = WHOLE
+    ) -> torch.Tensor:
         if self.mode == "eager":
-            return super().__call__(x, y, weight)
-        # The loss scale is an input of the graph, since dynamic scaling changes it.
-        scale = (
-            () if (factor := self.updater.loss_scale) is None else (torch.tensor(factor, device=y.device),)
-        )
-        key = _shapes(x, y)
+            return super().__call__(x, y, weight, part)
+        # Inputs of the graph: dynamic scaling changes the loss scale, and the weight is the batch's.
+        numbers = {"scale": self.updater.loss_scale, "share": part.weight if self.world.size > 1 else None}
+        factors = {
+            name: torch.tensor(number, dtype=FACTORS[name], device=y.device)
+            for name, number in numbers.items()
+            if number is not None
+        }
+        key = (*_shapes(x, y), part.index, part.of)
         # Not under no_grad, where torch's LSTM keeps nothing for its backward pass, which the graph holds.
         if key not in self.graphs:
             try:
-                graph = self.recorded(self.updater.weights, self.state, x, y, *scale)
-                results = graph(x, y, *scale)  # within keras.RematScope it has views that torch refuses
+                with sharding(part):
+                    graph = self.recorded(self.updater.weights, self.state, x, y, factors)
+                results = graph(x, y, factors)  # within keras.RematScope it has views that torch refuses
             except Exception as error:
-                loss = super().__call__(x, y, weight)  # raises for a batch that does not fit
+                loss = super().__call__(x, y, weight, part)  # raises for a batch that does not fit
                 self.mode = fall_back(self.model, self.mode, "eager", error)
                 return loss
             self.graphs[key] = graph
         else:
-            results = self.graphs[key](x, y, *scale)
+            results = self.graphs[key](x, y, factors)
         loss, gradients, state = results
         for old, new in zip(self.state, state, strict=True):
             if new is not old:
                 old.copy_(new)
-        self.updater(gradients, weight)
-        return loss
+        return self.updated(loss, gradients, weight)
 
     def recorded(self, *arguments: Any) -> Callable[..., Any]:
         return overwrite(record(self.pure, *arguments)).bound(self.weights, self.state)
@@ -806,15 +850,20 @@ def _flat(x: torch.Tensor) -> torch.Tensor:
 
 
 def _pure(model: keras.Model, loss: Loss) -> Callable[..., Any]:
-    """(weights, state, x, y[, scale]) -> (loss, gradients of the scaled loss, new state)."""
+    """(weights, state, x, y, factors) -> (loss times "share", its gradients times "scale", new state)."""
     forward: Any = model.stateless_call
 
     def call(
-        weights: list[torch.Tensor], state: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor, *scale: Any
+        weights: list[torch.Tensor],
+        state: list[torch.Tensor],
+        x: torch.Tensor,
+        y: torch.Tensor,
+        factors: Mapping[str, torch.Tensor],
     ) -> Any:
         logits, state, penalties = forward(weights, state, x, training=True, return_losses=True)
         value = loss(y, logits) + sum(penalties)
-        scaled = value * scale[0] if scale else value
+        value = value * factors["share"].to(value.dtype) if "share" in factors else value
+        scaled = value * factors["scale"] if "scale" in factors else value
         return value, list(torch.autograd.grad(scaled, weights, materialize_grads=True)), list(state)
 
     return call

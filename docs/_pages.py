@@ -40,7 +40,7 @@ REFERENCE = {
     "errors": (
         "Errors",
         "ZooError UnknownModel UnknownName WrongConfiguration WeightsMismatch DataUnavailable BackendError "
-        "NotSaved NonFinite",
+        "NotSaved NonFinite WorkerLost",
     ),
 }
 # The public modules, and what on them is for users; nothing named stands for all that is documented.

@@ -24,6 +24,7 @@ from .errors import NotSaved as NotSaved
 from .errors import UnknownModel as UnknownModel
 from .errors import UnknownName as UnknownName
 from .errors import WeightsMismatch as WeightsMismatch
+from .errors import WorkerLost as WorkerLost
 from .errors import WrongConfiguration as WrongConfiguration
 from .errors import ZooError as ZooError
 from .generation import generate as generate

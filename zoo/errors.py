@@ -43,6 +43,16 @@ class NotSaved(ZooError):
         self.run = run
 
 
+class WorkerLost(ZooError):
+    """Another worker of a run has ended, or did not answer in time."""
+
+    @classmethod
+    def of(cls, error: Exception) -> WorkerLost:
+        """The error for a framework's own."""
+        first = str(error).strip().partition("\n")[0][:200]
+        return cls(f"a worker has ended, or did not answer in time; resume the run. {first}")
+
+
 class NonFinite(ZooError, ArithmeticError):
     """A training run whose loss or weights became NaN or infinite.
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from zoo._lazy import ops
+from zoo.backends.world import part as part_of_batch
 
 Tensor = Any
 
@@ -210,9 +211,15 @@ def key32(*key: int | str) -> int:
 
 
 def bits(shape: Sequence[int | Tensor], key: int, step: Tensor) -> Tensor:
-    """Portable random 32-bit words: int32 of this shape, different for each `step` (an int32 scalar)."""
+    """Portable random 32-bit words: int32 of this shape, different for each `step` (an int32 scalar).
+
+    A worker that computes a part of a batch draws the part's words of the whole batch's.
+    """
     count = prod(shape) if all(isinstance(n, int) for n in shape) else ops.prod(ops.stack(list(shape)))
-    index = ops.bitwise_xor(ops.arange(count, dtype="int32"), key)
+    index = ops.arange(count, dtype="int32")
+    if first := part_of_batch().index:
+        index = index + first * count
+    index = ops.bitwise_xor(index, key)
     return ops.reshape(_mix(_mix(index) + ops.cast(step, "int32")), shape)
 
 

@@ -25,9 +25,9 @@ from zoo.cli.finder import find_learning_rate
 from zoo.cli.groups import GroupedCommand
 from zoo.cli.hunt import hunt
 from zoo.cli.inference import export, generate, predict, show
-from zoo.cli.options import BROKEN_PIPE, TROUBLE
+from zoo.cli.options import BROKEN_PIPE, FINDING, TROUBLE
 from zoo.cli.training import train
-from zoo.errors import WrongConfiguration, ZooError
+from zoo.errors import WorkerLost, WrongConfiguration, ZooError
 
 STDOUT, STDERR = 1, 2
 STATUS = """\b
@@ -119,6 +119,8 @@ def main() -> None:
     try:
         _check_words(sys.argv[1:])
         app(prog_name="zoo")
+    except WorkerLost as error:
+        _fail(f"{type(error).__name__}: {error}", FINDING)
     except ZooError as error:
         _fail(f"{type(error).__name__}: {error}")
     except UnicodeEncodeError as error:
@@ -138,11 +140,11 @@ def main() -> None:
             _discard(STDERR)
 
 
-def _fail(text: str) -> None:
+def _fail(text: str, status: int = TROUBLE) -> None:
     """Exit; standard error says why, unless it cannot be written to either."""
     with suppress(OSError):
         print(f"zoo: {text}", file=sys.stderr)
-    sys.exit(TROUBLE)
+    sys.exit(status)
 
 
 def _check_words(words: list[str]) -> None:

@@ -75,6 +75,13 @@ BackendsOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, option("cpu, cuda:0, mps ...; `zoo doctor` lists them.", "NAME")]
 ThreadsOption = Annotated[int | None, count("CPU threads of each framework.")]
+WorkersOption = Annotated[
+    int | None, count("Processes that train together, by default those of torchrun or srun, else one.")
+]
+WorkerTimeoutOption = Annotated[
+    float | None,
+    number("Seconds in which workers answer each other; 600 by default.", "--worker-timeout", min=1.0),
+]
 StepsOption = Annotated[int | None, count("Training steps; overrides --epochs.")]
 EpochsOption = Annotated[int | None, count("Passes over the data.")]
 BatchOption = Annotated[int | None, count("Examples in a step.", "--batch-size")]

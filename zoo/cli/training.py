@@ -12,6 +12,7 @@ import zoo.cli.completion as completion
 import zoo.cli.runfile as runfile
 import zoo.cli.terminal as terminal
 from zoo import storage
+from zoo.backends.world import launched
 from zoo.cli.options import (
     SIGNALLED,
     BackendOption,
@@ -29,6 +30,8 @@ from zoo.cli.options import (
     ThreadsOption,
     TokenizerOption,
     WeightsOption,
+    WorkersOption,
+    WorkerTimeoutOption,
     count,
     number,
     option,
@@ -170,6 +173,8 @@ def train(
     on_nan: NanOption = "stop",
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    workers: WorkersOption = None,
+    worker_timeout: WorkerTimeoutOption = None,
     out: Annotated[
         Path | None, option("Folder to save the run in.", "PATH", show_default="runs/MODEL-DATE")
     ] = None,
@@ -204,19 +209,26 @@ def _train(given: dict[str, Any]) -> None:
         out = out or _new_folder(card.name)
     if save_config is not None:
         storage.check_file("--save-config", save_config)
+    workers = _workers(given["workers"])
+    if workers > 1 and launched() is None:
+        _launch(workers, card.name, out, given)
     reader = tokenizers.resolve(given["tokenizer"])
-    backends.prefer(given["backend"], device=given["device"], threads=given["threads"])
+    settings = {name: given[name] for name in ("device", "threads", "worker_timeout")}
+    backends.prefer(given["backend"], workers=workers, **settings)
+    quiet = quiet or backends.worker() > 0
     from zoo.training import train
     from zoo.training.loggers import logger
     from zoo.training.plan import Options, task_summary
 
     terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
     options = {name: given[name] for name in Options.names() if name in given}
-    options["callbacks"] = list(map(logger, given["log"] or ()))
+    options["callbacks"] = [] if backends.worker() else list(map(logger, given["log"] or ()))
     options |= {"out": out, "tokenizer": reader}
     options["progress"] = False if quiet else sys.stderr.isatty() or "lines"
     with terminal.aside(quiet=quiet):
         run = train(card.name, task, **options)
+    if backends.worker():
+        raise typer.Exit(0 if run.signal is None else SIGNALLED + run.signal)
     if save_config is not None:
         _save_config(save_config, given, run)
     if given["as_json"]:
@@ -226,6 +238,25 @@ def _train(given: dict[str, Any]) -> None:
         print(terminal.next_line(run))
     if run.signal is not None:
         raise typer.Exit(SIGNALLED + run.signal)
+
+
+def _workers(given: int | None) -> int:
+    """How many workers train together: those given, else those that were launched, else one."""
+    found = launched()
+    return given or (1 if found is None else found.size)
+
+
+def _launch(workers: int, model: str, out: Path | None, given: dict[str, Any]) -> None:
+    """Run this command in so many processes of this machine, and exit as worker 0 does."""
+    from zoo import backends
+    from zoo.processes.launcher import launch
+
+    backends.check_workers_of(given["backend"], workers)
+    path = given["checkpoint"] or out
+    own = [] if given["out"] or out is None else ["--out", str(out)]
+    name = "--checkpoint" if given["checkpoint"] else "--out"
+    advice = f"; go on with zoo train {model} ... {name} {path} --resume auto" if path else ""
+    raise typer.Exit(launch(workers, ["-m", "zoo", *sys.argv[1:], *own], advice))
 
 
 def _given(ctx: typer.Context) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,16 @@ class Task:
 
         return folders.ahead(make, chosen, self._readers(bool(self.augment) and self.corrupt is None))
 
-    def held_out(self, batch_size: int, split: str | None = None) -> Iterator[Pair]:
-        """The held-out examples in batches, or those of `split`; sequences of similar lengths together."""
+    def held_out(
+        self, batch_size: int, split: str | None = None, first: int = 0, every: int = 1
+    ) -> Iterator[Pair]:
+        """The held-out examples in batches, or those of `split`; sequences of similar lengths together.
+
+        Only each `every`-th batch is read, from batch `first` on.
+        """
         split = split or ("train" if self.test is None else "test")
         if (stream := self.streams.get(split)) is not None:
-            yield from stream.whole()
+            yield from islice(stream.whole(), first, None, every)
             return
         x, y = getattr(self, split)
         order = np.arange(count(x))
@@ -93,7 +99,8 @@ class Task:
             plain = self.corrupt is None
             return (take(x, indices), y[indices]) if plain else self.corrupted(x, indices, CORRUPTION)
 
-        chosen = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+        starts = range(0, len(order), batch_size)[first::every]
+        chosen = (order[start : start + batch_size] for start in starts)
         yield from folders.ahead(make, chosen, self._readers(False))
 
     def read_by(self, readers: int) -> Task:

@@ -8,6 +8,7 @@ the same losses.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from zoo.training.plan import Options, plan_run
 from zoo.training.run import Run
 from zoo.training.startup import start
 from zoo.training.stopping import EarlyStopping
+from zoo.training.workers import check_data, check_options
 
 __all__ = [
     "ENGINES",
@@ -132,11 +134,19 @@ def train(
     - `progress`: a bar, by default on a terminal; "lines" for a line an epoch, on standard error.
     - `watch(step, loss)`: called after every step; `callbacks`: `zoo.Callback` or `keras.callbacks` objects.
 
+    On several workers (`zoo.use(..., workers=)`, docs/scale.md), each of which computes its part of every
+    batch, the losses are those of one. Worker 0 alone writes files and calls `watch` and `callbacks`.
+
     Ctrl-C, SIGTERM and SIGUSR1 stop after the current step; the run so far is returned. Raises ZooError's
     kinds, before any work, for a wrong name or argument, or data that do not fit the model; then NotSaved and
     NonFinite.
     """
     arguments = locals()
-    plan = plan_run(model, task, Options(**{name: arguments[name] for name in Options.names()}))
+    options = Options(**{name: arguments[name] for name in Options.names()})
+    check_options(options, backends.workers())
+    plan = plan_run(model, task, options)
+    check_data(plan, backends.workers())
+    if backends.worker():  # worker 0 alone writes
+        plan = replace(plan, folder=None, checkpoint=None)
     with storage.held("train", plan.checkpoint), backends.exactly(plan.options.exact):
         return Loop(start(plan)).finish()

@@ -14,6 +14,7 @@ import numpy as np
 
 from zoo import backends, tasks
 from zoo._lazy import keras, ops
+from zoo.backends.world import get_world
 from zoo.errors import WrongConfiguration, shortlist
 from zoo.tasks import Pair
 from zoo.training.objectives import Objective, weighing
@@ -193,18 +194,19 @@ class NativeEngine(Predictor):
         self.model = model
         self.averages = optimizer.use_ema
         self.weight, self.accumulates = objective.weight, bool(optimizer.gradient_accumulation_steps)
+        self.world = get_world()
         self.step = self.backend.step(model, self.objective, optimizer, mode, scaling)
 
     def at_work(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def fit(self, batches: Iterator[Pair], steps: Steps) -> None:
-        tensors = backends.tensors
         while not steps.stopped:
             try:
                 for x, y in islice(batches, steps.remaining):
                     weight = self.weight(y) if self.accumulates else None
-                    steps.on_step(self.step(tensors(x), tensors(y), weight))
+                    own, labels, part = self.world.batch(x, y, self.weight)
+                    steps.on_step(self.step(own, labels, weight, part))
                     if steps.stopped:
                         break
             finally:

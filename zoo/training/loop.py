@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.backends.world import get_world
 from zoo.training.callbacks import Callback
 from zoo.training.chain import recorder
 from zoo.training.checkpoints import State
@@ -20,13 +21,14 @@ from zoo.training.identity import FACTS as IDENTITY
 from zoo.training.keras_callbacks import KerasCallbacks
 from zoo.training.metrics import evaluate, evaluate_training
 from zoo.training.nonfinite import Guard, Interrupted
-from zoo.training.progress import announce, bar, epoch_line, interruptible
+from zoo.training.progress import SIGNALS, announce, bar, epoch_line, interruptible
 from zoo.training.run import Run
 from zoo.training.saving import KEPT, Saver
 from zoo.training.settings import rate_of
 from zoo.training.startup import Start
 from zoo.training.stopping import EarlyStopper, EarlyStopping, averages
 from zoo.training.unfreezing import Unfreezing
+from zoo.training.workers import signals
 
 Tensor = Any
 
@@ -39,9 +41,12 @@ class Loop:
         self.per_epoch = self.run.per_epoch
         self.resumed = len(self.run.losses)  # steps of the run that is resumed
         self.pending: list[Tensor] = []  # losses on the device; those before are the run's
-        self.signals: list[int] = []  # received: the first one stops the run
+        self.world = get_world()
+        self.received: list[int] = []  # signals of this process
+        self.signals = self.received if self.world.size == 1 else []  # the first one stops the run
         options = self.plan.options
         self.progress = sys.stderr.isatty() if options.progress is None else options.progress
+        self.progress = self.progress if self.world.rank == 0 else False
         rule = options.early_stopping
         self.stopper = EarlyStopper(rule, self.run) if isinstance(rule, EarlyStopping) else None
         if self.stopper is not None and self.plan.saved is not None:
@@ -49,7 +54,9 @@ class Loop:
         self.saver = Saver(self.plan, self.run, start.optimizer, self.state_dict)
         self.recorder = recorder(self.plan, self.run)
         self.unfreezing = start.unfreezing
-        self.callbacks = [each for each in options.callbacks if isinstance(each, Callback)]
+        first = self.world.rank == 0  # of the workers, which alone reports
+        self.callbacks = [each for each in options.callbacks if isinstance(each, Callback) and first]
+        self.watch = options.watch if first else None
         theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
         self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
         self.guard = Guard(options.on_nan, self.run, start.network, start.objective)
@@ -94,7 +101,8 @@ class Loop:
             stack.enter_context(run.trainer.at_work())
             self.keras.on_begin()
             self.show = stack.enter_context(bar(run, self.steps, self.progress is True))
-            stack.enter_context(interruptible(self.signals))
+            stack.enter_context(self.world.contact())
+            stack.enter_context(interruptible(self.received))
             self.begin = self.epoch_begin = time.perf_counter()
             if self._is_unmeasured():
                 self.on_epoch()
@@ -113,6 +121,7 @@ class Loop:
         if any(changed):
             run.metrics = evaluate(run.trainer, run.task, run.batch_size)
         self.saver.finish(changed=any(changed))
+        self.world.total(np.zeros(1))  # no worker ends, and has its launcher end the others, before the save
         for callback in self.callbacks:
             callback.on_end(run)
         return run
@@ -153,17 +162,23 @@ class Loop:
         if steps == self.resumed + 1:
             number(loss)
             self.run.first_step_s = time.perf_counter() - self.begin
-        if self.plan.options.watch:
-            self.plan.options.watch(steps - 1, loss)
+        if self.watch:
+            self.watch(steps - 1, loss)
         for callback in self.callbacks:
             callback.on_step(steps, loss)
         self.show(steps, loss)
         if self.guard.due(steps):
             self.check()
         self.keras.on_step(steps, loss)
-        self.over = bool(self.signals) or steps >= self.steps or self.keras.stop
+        self.over = self._is_signalled() or steps >= self.steps or self.keras.stop
         if not self.over and steps % self.per_epoch and self.saver.due(steps):
             self.check(save=True)
+
+    def _is_signalled(self) -> bool:
+        """Whether a signal stops the run; of several workers all know after the same step."""
+        if self.world.stops(self.received) and not self.signals:
+            self.signals += signals(self.received, SIGNALS)
+        return bool(self.signals)
 
     def on_epoch(self) -> None:
         """At the end of an epoch, or of the run within one: measure, save, decide whether to stop."""

@@ -7,6 +7,7 @@ from math import exp, log
 
 import numpy as np
 
+from zoo.backends.world import get_world
 from zoo.tasks import Pair, Task
 from zoo.tasks.ctc import character_error_rate
 from zoo.training.engines import Predicts
@@ -42,27 +43,46 @@ LOWER = {"loss", "character_error_rate", "bits_per_character", "perplexity"}  # 
 
 def evaluate(engine: Predicts, task: Task, batch_size: int) -> dict[str, float]:
     """The task's metric and the loss on its held-out examples; empty where it has none."""
-    return {} if task.test is None else measure(engine, task, task.held_out(batch_size))
+    return {} if task.test is None else _dealt(engine, task, batch_size, "test")
 
 
 def evaluate_training(engine: Predicts, task: Task, batch_size: int) -> dict[str, float]:
     """The task's metric on its training examples, without augmentation; its name has the prefix "train_"."""
-    measured = measure(engine, task, task.held_out(batch_size, "train"))
+    measured = _dealt(engine, task, batch_size, "train")
     return {f"train_{name}": value for name, value in measured.items() if name != "loss"}
 
 
 def measure(engine: Predicts, task: Task, batches: Iterable[Pair]) -> dict[str, float]:
     """The task's metric and the loss on these batches."""
-    hits, of, losses, weights = 0, 0, [], []
+    return _metrics(task, _counts(engine, task, batches))
+
+
+def _dealt(engine: Predicts, task: Task, batch_size: int, split: str) -> dict[str, float]:
+    """The same on the examples of a split, whose batches are dealt to the workers in turn."""
+    workers = get_world()
+    own = _counts(engine, task, task.held_out(batch_size, split, workers.rank, workers.size))
+    if workers.size == 1:
+        return _metrics(task, own)
+    counts = np.zeros((int(workers.total(np.array([len(own)]))[0]), own.shape[1]))
+    counts[workers.rank :: workers.size] = own
+    return _metrics(task, workers.total(counts))
+
+
+def _counts(engine: Predicts, task: Task, batches: Iterable[Pair]) -> np.ndarray:
+    """A row for each batch: hits and their number, of the metric; the loss, and its weight."""
+    found = []
     y: np.ndarray
     for x, y in batches:
         logits = engine.predict(x)
-        if task.metric is not None:
-            correct, counted = METRICS[task.metric](y, logits)
-            hits, of = hits + correct, of + counted
-        losses.append(engine.loss(y, logits))
-        weights.append(Objective(task.loss).weight(y))
-    metric = {} if task.metric is None else {task.metric: hits / max(1, of)}
+        hits, of = (0, 0) if task.metric is None else METRICS[task.metric](y, logits)
+        found.append((hits, of, engine.loss(y, logits), Objective(task.loss).weight(y)))
+    return np.array(found, np.float64).reshape(-1, 4)
+
+
+def _metrics(task: Task, counts: np.ndarray) -> dict[str, float]:
+    """The task's metric and the loss, from the counts of all batches."""
+    hits, of, losses, weights = counts.T
+    metric = {} if task.metric is None else {task.metric: float(hits.sum() / max(1, of.sum()))}
     loss = float(np.average(losses, weights=weights))
     if task.tokens_per_character is not None:
         bits = loss / log(2) * task.tokens_per_character

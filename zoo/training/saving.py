@@ -34,7 +34,7 @@ class Saver:
 
     def __init__(self, plan: Plan, run: Run, optimizer: Any, state: Callable[[], State]):
         self.plan, self.run, self.optimizer, self.state = plan, run, optimizer, state
-        self.every = None if plan.checkpoint is None else plan.options.interval
+        self.every = plan.options.interval
         self.last = time.perf_counter()
         self.failure: Exception | None = None  # of the last save
         self.pool = ThreadPoolExecutor(1, "save")

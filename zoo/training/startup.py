@@ -28,6 +28,7 @@ from zoo.training.settings import freeze
 from zoo.training.stopping import EarlyStopping
 from zoo.training.unfreezing import Unfreezing, parse_epochs
 from zoo.training.weighting import class_weights
+from zoo.training.workers import check_start
 from zoo.weights import load
 
 
@@ -98,7 +99,9 @@ def start(plan: Plan) -> Start:
     known = plan.checkpoint is not None or plan.saved is not None
     facts = identity.identity(run, objective, steps, options.rates, plan.saved) if known else {}
     begun = Start(plan, run, optimizer, steps, network, objective, facts, unfreezing)
-    return begun if plan.saved is None else _resumed(begun, plan.saved)
+    begun = begun if plan.saved is None else _resumed(begun, plan.saved)
+    check_start(run, network, objective, plan.mode)
+    return begun
 
 
 def _resumed(start: Start, saved: Checkpoint) -> Start:

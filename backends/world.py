@@ -1,0 +1,193 @@
+"""Several processes that train one model: the world of workers, and a worker's part of a batch.
+
+Every worker computes the order of the examples, and of a batch of n rows [i n/N, (i+1) n/N) are worker i's of
+N. A loss is the mean over the examples or labels of a part; times the part's weight, the counted share, the
+losses and gradients of all workers add up to those of the whole batch. A batch that N does not divide, or a
+part of which has no counted label, is computed whole by every worker, each with the weight 1/N.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import BackendError
+
+Tensor = Any
+DELAY = 2  # steps after which the flags of a step are read: it has been computed by then
+TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part `index` of the `of` equal ones of a batch, and its weight in the mean over the batch."""
+
+    index: int = 0
+    of: int = 1
+    weight: float = 1.0
+
+
+WHOLE = Part()
+_part: ContextVar[Part] = ContextVar("part", default=WHOLE)
+
+
+@contextmanager
+def sharding(part: Part) -> Iterator[None]:
+    """Within, this part is computed: random draws are its own, batch statistics those of all parts."""
+    token = _part.set(part)
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
+def part() -> Part:
+    """The part that is being computed."""
+    return _part.get()
+
+
+class World:
+    """The workers of a run; this process is number `rank` of `size`, alone until it joins others."""
+
+    rank, size = 0, 1
+
+    def __init__(self) -> None:
+        self.flag = False  # what this worker sends with its next step
+        self.flags: deque[Tensor] = deque()  # of the last steps: the number of workers that sent one
+
+    def batch(self, x: Any, y: np.ndarray, count: Callable[[np.ndarray], int]) -> tuple[Any, Tensor, Part]:
+        """This worker's part of a batch, on its device; `count(y)` is how many labels the loss counts."""
+        from zoo.backends import tensors
+
+        del count
+        return tensors(x), tensors(y), WHOLE
+
+    def total(self, array: np.ndarray) -> np.ndarray:
+        """The sum over the workers, in float64, of arrays of the same shape; waits for all of them."""
+        return array
+
+    def stops(self, received: Sequence[int]) -> bool:
+        """Whether a worker had received a signal, as all workers know it after the same step."""
+        if self.size == 1:
+            return bool(received)
+        self.flag, found = bool(received), False
+        while len(self.flags) > DELAY:
+            found |= float(self.flags.popleft()) > 0
+        return found
+
+    def contact(self) -> AbstractContextManager[None]:
+        """Within, WorkerLost is raised where another worker has ended, or did not answer in time."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Leave the world."""
+
+
+_world = World()
+
+
+def get_world() -> World:
+    """The world of this process."""
+    return _world
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the program that started this worker says of it, and where worker 0 listens.
+
+    A launcher that is `elastic`, torchrun, listens there itself, and has restarted the workers so many times.
+    """
+
+    rank: int
+    size: int
+    local_rank: int  # on its machine
+    local_size: int
+    address: str
+    port: int
+    elastic: bool = False
+    restarts: int = 0
+
+
+# Variables by launcher: rank, size, local rank, local size. SLURM's own are those of a step, of srun.
+VARIABLES = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+)
+
+
+def launched() -> Launch | None:
+    """How this process was started: by torchrun, srun or `zoo.processes.launcher`; None if alone.
+
+    Raises BackendError for variables that are not numbers.
+    """
+    for names in VARIABLES:
+        rank, size, local_rank, local_size = map(os.environ.get, names)
+        if rank is None or size is None:
+            continue
+        given = rank, size, local_rank or rank, re.split(r"\D", local_size or size)[0]
+        try:
+            first, second, third, fourth = map(int, given)
+        except ValueError:
+            raise BackendError(f"{', '.join(names)}: {', '.join(given)}; expected integers") from None
+        elastic = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+        return Launch(first, second, third, fourth, *_address(), elastic, restarts)
+    return None
+
+
+def _address() -> tuple[str, int]:
+    """Where worker 0 listens: MASTER_ADDR and MASTER_PORT, else a job's first host and a port of its own."""
+    first = re.match(r"([^\[,]+)(?:\[(\d+))?", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+    host = "".join(filter(None, first.groups())) if first else "127.0.0.1"
+    port = 20_000 + int(os.environ.get("SLURM_JOB_ID", 0)) % 20_000
+    return os.environ.get("MASTER_ADDR", host), int(os.environ.get("MASTER_PORT", port))
+
+
+def join(
+    make: Callable[[Launch, float, str | None], World], workers: int, timeout: float, device: str | None
+) -> World:
+    """Join so many workers. Raises BackendError unless this process was started as one of so many."""
+    global _world
+    if workers == _world.size:
+        return _world
+    if _world.size > 1:
+        raise BackendError(f"workers={workers}: this process is one of {_world.size} already")
+    _world = make(check_launch(workers), timeout, device)
+    return _world
+
+
+def check_launch(workers: int) -> Launch:
+    """How this process was started. Raises BackendError unless it is one of so many workers."""
+    found = launched()
+    if found is None:
+        raise BackendError(
+            f"workers={workers}, but this process was started alone; start the program by torchrun, srun or "
+            f"python -m zoo.processes.launcher {workers} PROGRAM.py, or use zoo train --workers {workers}"
+        )
+    if found.size != workers:
+        raise BackendError(
+            f"workers={workers}, but {found.size} were started; give workers={found.size}, or start {workers}"
+        )
+    return found
+
+
+def rows(x: Any, start: int, stop: int) -> Any:
+    """Rows of an array, or of each in a dict."""
+    return {name: a[start:stop] for name, a in x.items()} if isinstance(x, Mapping) else x[start:stop]
+
+
+def split(y: np.ndarray, rank: int, size: int, count: Callable[[np.ndarray], int]) -> tuple[slice, Part]:
+    """The rows of a batch with these labels that a worker computes, and its part."""
+    length, uneven = divmod(len(y), size)
+    counts = [0] if uneven else [count(y[i * length : (i + 1) * length]) for i in range(size)]
+    if min(counts) == 0:
+        return slice(0, len(y)), Part(weight=1 / size)
+    return slice(rank * length, (rank + 1) * length), Part(rank, size, counts[rank] / sum(counts))
