@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -381,10 +381,10 @@ def _small_scale() -> Patches:
     return [wrap(backends, "LossScaling", lambda original: original(initial_scale=2.0**-14))]
 
 
-def _unscaled(original: Any, self: Any, loss: Any, *state: Any) -> Any:
+def _unscaled(original: Any, self: Any, gradients: Any) -> Any:
     """The gradients are those of another multiple of the loss than they are divided by."""
-    scaled = original(loss, *state)
-    return scaled if scaled is loss else 1.25 * scaled
+    scaling = getattr(self, "scaling", None) or getattr(self, "scaler", None)
+    return original([1.25 * g for g in gradients] if scaling else gradients)
 
 
 def _four_bits(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) -> Any:
@@ -497,7 +497,7 @@ FAULTS = (
     Fault(
         "gradients divided by another factor than the loss scale",
         11,
-        lambda: [_method(cast(Any, backends.current()).Updater, "scale", _unscaled)],
+        _native(_unscaled),
     ),
     Fault("matrix products of numbers with four bits", 11, operation("dense", _four_bits)),
 )
