@@ -377,10 +377,10 @@ def _unscaled(original: Any, self: Any, gradients: Any) -> Any:
     return original([1.25 * g for g in gradients] if scaling else gradients)
 
 
-def _three_bits(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) -> Any:
-    """In 16 bits, of factors with three bits (Dekker 1971, "A floating-point technique", section 5)."""
+def _two_bits(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) -> Any:
+    """In 16 bits, of factors with two bits (Dekker 1971, "A floating-point technique", section 5)."""
     if keras.backend.standardize_dtype(x.dtype) == "bfloat16":
-        x, kernel = (33 * v - (33 * v - v) for v in (x, kernel))
+        x, kernel = (65 * v - (65 * v - v) for v in (x, kernel))
     return original(x, kernel, bias, **kwargs)
 
 
@@ -483,5 +483,5 @@ FAULTS = (
         11,
         _native(_unscaled),
     ),
-    Fault("matrix products of numbers with three bits", 11, operation("dense", _three_bits)),
+    Fault("matrix products of numbers with two bits", 11, operation("dense", _two_bits)),
 )
