@@ -42,8 +42,8 @@ MASKED = -1e30  # the score of a later key
 # Of the framework in use, as they round nothing
 DELEGATED = (
     "NAME", "version", "devices", "use_device", "on_device", "set_threads", "threads", "peak_memory",
-    "set_deterministic", "enable_float64", "synchronize", "clear_cache", "tensor", "empty", "from_numpy",
-    "concrete_value", "stream", "program", "custom_gradient", "value_and_gradients",
+    "set_deterministic", "use_tf32", "enable_float64", "synchronize", "clear_cache", "tensor", "empty",
+    "from_numpy", "concrete_value", "stream", "program", "custom_gradient", "value_and_gradients",
 )  # fmt: skip
 
 _active: ContextVar[bool] = ContextVar("exact", default=False)

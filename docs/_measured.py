@@ -116,7 +116,7 @@ def _parity(found: Record) -> list[str]:
                 lines.append(
                     row([pair, *(ladder_report.cell(rows[c]) if c in rows else "" for c in columns)])
                 )
-        limits = {c: rows[c]["bound"] for rows in pairs.values() for c in rows}
+        limits = {c: rows[c]["bound"] or 0.0 for rows in pairs.values() for c in rows}
         lines.append(row(["*bound*", *(ladder_report.limit(limits[c]) for c in columns)]))
     return lines
 

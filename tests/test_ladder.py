@@ -418,6 +418,17 @@ def test_the_words_name_where_two_frameworks_differ_and_what_rounding_would_be()
     assert "In float64 they agree" in str(ladder.Parity(rows=[row, agreed], notes={}))
 
 
+def test_the_words_name_a_framework_that_differs_from_itself() -> None:
+    where = {"layer": "output 0 of an example alone, and in a batch", "difference": 0.5}
+    row = rungs.row(
+        "m", "float32", bounds.RUNGS[8], ("jax", "jax"), rungs.Measurement(0.5, where), 0.0
+    )  # rung 9
+    assert str(ladder.Parity(rows=[row], notes={})) == (
+        "m, jax float32: DIFFERENT: rung 9, batch, first differs at output 0 of an example alone, and in a "
+        "batch, by 5.0e-1."
+    )
+
+
 def test_every_rung_says_its_claim_and_bounds() -> None:
     assert [rung.number for rung in bounds.RUNGS] == list(range(1, 12))
     for rung in bounds.RUNGS:

@@ -152,7 +152,7 @@ class Probe:
         number, compute = {"threads": (9, variants.front), "reference": (11, variants.reference)}[name]
         with injected(fault), same_noise():
             network = load_network(Path(folder)) if folder else registered_network(model)
-            facts = {"left_out": []}  # it is that of `compute`
+            facts: dict[str, Any] = {"left_out": []}  # it is that of `compute`
             arrays = dict(variants.of_any_model(number, lambda n, _: compute(n), network, facts))
         np.savez(self.folder / f"{model}-{name}.npz", allow_pickle=False, **arrays)
         self.answer(last=True, facts=facts)

@@ -212,7 +212,7 @@ def _real(x: Array) -> Array:
 
 def _ends(real: Array) -> Array:
     """(b, n) -> (b,): how many steps there are up to the last real one."""
-    return np.max(real * np.arange(1, real.shape[1] + 1), axis=1)
+    return np.asarray(np.max(real * np.arange(1, real.shape[1] + 1), axis=1))
 
 
 def _side(name: str) -> str:

@@ -54,7 +54,8 @@ def tables(result: Record) -> Iterator[tuple[str, str, list[str], dict[str, dict
         title = "rung 11" if set(rows) == {11} else dtype
         line = {dtype: rows[11]} if set(rows) == {11} else {str(n): row for n, row in rows.items()}
         found.setdefault((model, title), {}).setdefault(pair, {}).update(line)
-    for (model, title), lines in found.items():
+    last = sorted(found, key=lambda key: (result["models"].index(key[0]), key[1] == "rung 11"))
+    for (model, title), lines in ((key, found[key]) for key in last):
         columns = list(dict.fromkeys(column for line in lines.values() for column in line if column != "0"))
         columns = columns if title == "rung 11" else sorted(columns, key=int)
         for start in range(0, max(1, len(columns)), 8):
@@ -77,7 +78,10 @@ def claims(result: Record) -> list[str]:
 
 
 def verdicts(result: Record) -> Iterator[str]:
-    """A line for each pair of frameworks: equal, rounding, or DIFFERENT and where first; then the notes."""
+    """A line for each pair of frameworks: equal, rounding, or DIFFERENT and where first; then the notes.
+
+    A framework that differs from itself has a line too.
+    """
     for row in result["rows"]:
         if row["error"]:
             yield f"{row['model']}, {row['a']} {row['dtype']}: not compared: {row['error']}"
@@ -87,6 +91,10 @@ def verdicts(result: Record) -> Iterator[str]:
             pairs.setdefault((row["model"], row["a"], row["b"]), []).append(row)
     for (model, a, b), rows in pairs.items():
         yield f"{model}, {a} and {b}: {_verdict(rows)}"
+    for row in result["rows"]:
+        if row["a"] == row["b"] and row["verdict"] == "fails" and not row["error"]:
+            head = f"{row['model']}, {row['a']} {row['dtype']}: DIFFERENT: rung {row['rung']}, {row['name']}"
+            yield f"{head}, {location(row['where'])}"
     for model, notes in result.get("notes", {}).items():
         yield from (f"{model}: {note}" for note in notes)
 
