@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import BackendError
+
+if TYPE_CHECKING:  # the command's help loads this module
+    import numpy as np
 
 Tensor = Any
 DELAY = 2  # steps after which the flags of a step are read: it has been computed by then

@@ -325,7 +325,7 @@ def test_progress_counts_rungs_and_finished_models(tmp_path: Path, monkeypatch: 
 
         def ask(self, command: str, **_: Any) -> Iterator[dict[str, Any]]:
             assert command == "compute"
-            yield from ({"rungs_done": 1}, {"rungs_done": 2}, {"facts": {}})
+            yield from ({"rungs_done": 1}, {"rungs_done": 2}, {"facts": {"left_out": []}})
 
         def close(self) -> None:
             pass
