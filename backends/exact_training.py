@@ -40,9 +40,8 @@ STRUCTURAL = {
 }  # fmt: skip
 
 
-# Refused: three steps of BERT's small configuration differed on TensorFlow, T5's on JAX. The operations
-# are accurate; which of them differs has not been found.
-UNPROVEN = {"Segments", "RelativePositions"}
+# Refused: after three steps of t5-tiny one table, the decoder's, had other bits on JAX.
+UNPROVEN = {"RelativePositions"}
 
 
 def _mean(op: Any, x: Tensor) -> Tensor:

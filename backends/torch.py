@@ -586,7 +586,7 @@ class Updater:
         for kind, tensors in kept.items():
             pairs = zip(self.paths, tensors, strict=True)
             # By Keras's function, which copies: torch's own takes no bfloat16.
-            found |= {f"{kind}/{path}": convert_to_numpy(x.detach()) for path, x in pairs}
+            found |= {f"{kind}/{path}": np.asarray(convert_to_numpy(x.detach())) for path, x in pairs}
         if self.scaling:
             found |= {"scale": np.array(self.loss_scale, np.float32), "scale_steps": np.array(self.good)}
         return found
