@@ -132,3 +132,10 @@ def test_an_upper_bound_is_stated_for_keras_alone() -> None:
     every = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
     bounded = [line for line in every if re.search("<|==|~=", line.partition(";")[0])]
     assert list(map(package, bounded)) == ["keras"]
+
+
+def test_every_package_of_ours_is_in_the_distribution() -> None:
+    folders = {
+        path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("zoo/**/__init__.py")
+    }
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders | {"zoo.backends"}
