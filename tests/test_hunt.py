@@ -122,7 +122,7 @@ def test_the_seed_decides_the_order_and_the_models() -> None:
     assert first == again != other
 
 
-@once
+@pytest.mark.parity
 def test_a_hunt_without_cases_time_or_a_second_backend_is_refused() -> None:
     with pytest.raises(WrongConfiguration, match="--only nothing: in no name"):
         hunt(1, only="nothing", backends=["torch", "torch", "jax"])

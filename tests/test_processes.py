@@ -95,7 +95,7 @@ def test_workers_and_their_folder_go_with_the_main_process(ending: str, tmp_path
 
 def test_processes_are_started_in_one_place() -> None:
     starting = {name_of(path) for path in ZOO if "subprocess" in packages(path)}
-    assert starting == {"zoo/processes/scratch.py", "zoo/processes/workers.py"}
+    assert starting == {f"zoo/processes/{name}.py" for name in ("scratch", "workers", "launcher")}
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,8 @@ with scratch_folder() as folder:
 class Busy(ParityRun):
     """Its workers never answer; Ctrl-C arrives when all of them compute."""
 
-    def start(self, backend: str, dtype: str) -> Worker:
+    def start(self, backend: str, dtype: str, threads: int) -> Worker:
+        del threads
         worker = Worker("runner", self.folder(backend, dtype), backend, TESTS)
         self.started = [*getattr(self, "started", []), worker]
         if len(self.started) == 2:

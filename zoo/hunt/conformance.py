@@ -327,7 +327,7 @@ def _result(
         zoo=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         backend=backend,
-        version=version({"tensorflow": _tensorflow()}.get(backend, backend)),
+        version=_version(backend),
         keras=version("keras"),
         dtype=dtype,
         references=list(references),
@@ -341,6 +341,9 @@ def _result(
     )
 
 
-def _tensorflow() -> str:
-    names = ("tensorflow", "tensorflow-cpu")
-    return next(name for name in names if name in machine.environment()["versions"])
+def _version(backend: str) -> str:
+    """Of the backend's package, which for TensorFlow may have another name."""
+    versions = machine.environment()["versions"]
+    return next(
+        (versions[name] for name in (backend, f"{backend}-cpu") if name in versions), None
+    ) or version(backend)
