@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import NAME
-from safetensors.torch import load_file
 
 import zoo
 from zoo.ladder.causes.trace import arrays
@@ -18,6 +17,7 @@ from zoo.ports.side import Side
 from zoo.ports.weights import mapping_of
 
 torch = pytest.importorskip("torch")
+load_file = pytest.importorskip("safetensors.torch").load_file
 nn, F = torch.nn, torch.nn.functional
 pytestmark = [pytest.mark.once, pytest.mark.skipif(NAME != "torch", reason="theirs is torch's here")]
 
