@@ -76,7 +76,11 @@ def forms(kind: str, inputs: Sequence[Array], weights: Mapping[str, Array]) -> I
     x = inputs[0]
     if x.ndim != 3 or x.size > LARGEST:
         return
-    recurrent = weights["recurrent" if kind == "lstm" else "recurrent_kernel"]
+    if kind == "lstm":
+        weights = _with_gates_together(weights)
+    recurrent = weights.get("recurrent" if kind == "lstm" else "recurrent_kernel")
+    if recurrent is None:  # recorded as something else
+        return
     u = recurrent.shape[1 if kind == "lstm" else 0]
     given = [s for s in inputs[1:] if s.shape == (len(x), u)]
     zeros = np.zeros((len(x), u))
@@ -88,10 +92,23 @@ def forms(kind: str, inputs: Sequence[Array], weights: Mapping[str, Array]) -> I
             yield Form(gates, words, rest), y
 
 
+def _with_gates_together(weights: Mapping[str, Array]) -> dict[str, Array]:
+    """An LSTM's weights by role, (4 units, in) or (4 units,), from those by role and gate."""
+    gates: dict[str, dict[str, Array]] = {}
+    for name, x in weights.items():
+        role, _, gate = name.partition(".")
+        gates.setdefault(role, {})[gate] = x
+    return {
+        role: np.concatenate([of[gate] for gate in "ifgo"])
+        for role, of in gates.items()
+        if set(of) == set("ifgo")
+    }
+
+
 def _lstms(
     x: Array, states: Sequence[Array], weights: Mapping[str, Array], gates: str
 ) -> Iterator[tuple[str, Array]]:
-    bias = weights.get("bias", np.zeros(1)) + weights.get("recurrent_bias", np.zeros(1))
+    bias = weights.get("bias", np.zeros(1)) + weights.get("second_bias", np.zeros(1))
     order = LSTM_GATES[gates]
 
     def ordered(w: Array) -> Array:
