@@ -118,13 +118,13 @@ def test_a_gradient_that_is_missing_is_found_beside_one_a_million_times_larger()
     assert measurement.where["layer"] == "weights/head/kernel"
 
 
-def test_a_difference_within_ten_spreads_of_the_rounding_holds() -> None:
+def test_a_difference_within_twenty_spreads_of_the_rounding_holds() -> None:
     """A gradient that is zero in exact arithmetic, as of a bias before batch norm, is all rounding."""
     name, spread = "gradients/weights/conv/kernel", {"spread/gradients/weights/conv/kernel": 1e-9}
     ours, theirs = {name: [2e-9, -1e-9]}, {name: [-3e-9, 4e-9]}
     assert compare(3, ours, theirs).value > 1
-    assert compare(3, {**ours, **spread}, theirs).value == pytest.approx(1e-5 * 5e-9 / 1e-8)
-    assert compare(3, {**ours, **spread}, {name: [2e-9, 2e-8]}).value > 1e-5
+    assert compare(3, {**ours, **spread}, theirs).value == pytest.approx(1e-5 * 5e-9 / 2e-8)
+    assert compare(3, {**ours, **spread}, {name: [2e-9, 4e-8]}).value > 1e-5
 
 
 def test_without_targets_no_outputs_make_the_loss_cancel() -> None:

@@ -92,7 +92,7 @@ def parity(
     layers draw the same numbers on every framework. `print(zoo.parity(...))` states the result in words.
 
     A difference is relative to an array's largest value or, where 1-ulp perturbations of weights and inputs
-    move it further than the bound, to ten times that spread. A model that differs in float32 in outputs or
+    move it further than the bound, to twenty times that spread. A model that differs in float32 in outputs or
     gradients is compared in float64 too, and the likely cause is named, an epsilon for example, if
     recomputing with it gives the outputs of both frameworks. With `float64`, the ladder is run in float64 as
     well. `modes` are modes of the native engine, compared with its default in float32: by default all but
