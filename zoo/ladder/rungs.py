@@ -24,8 +24,8 @@ from zoo.ladder.bounds import (
     relative_difference,
 )
 
-# How many spreads of an array under 1-ulp perturbations still count as rounding. A sum of n terms moves by up to
-# sqrt(n) times as much in another order as by perturbed terms, since the partial sums are rounded, too.
+# How many spreads of an array under 1-ulp perturbations still count as rounding. A sum of n terms moves up
+# to sqrt(n) times further in another order than by perturbed terms: the partial sums are rounded, too.
 SPREADS = 20
 
 
