@@ -137,7 +137,7 @@ zoo.show.filters(again, "block1_space")
 #
 # `zoo.parity` builds your model on every installed framework, each in its own process, copies the initial weights of
 # the first to the others, and compares. Rung 1: the weights, bit for bit. Rung 2: the output of every operation. Rung
-# 3: every gradient. (With `targets=` it also trains and climbs all eight rungs; chapter 12 explains them.) It takes
+# 3: every gradient. (With `targets=` it also trains and climbs the other rungs; chapter 12 explains them.) It takes
 # about a dozen seconds, most of it for starting two frameworks. With only one framework installed there is nothing to
 # compare, and the next cells print that.
 
