@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zoo.report.templates import POLICY, environment, style
-from zoo.report.words import FRAMEWORKS, conjunction, count, integer
+from zoo.report.words import FRAMEWORKS, conjunction, count, integer, machine_facts
 
 Record = Mapping[str, Any]
 NAMES = {**FRAMEWORKS, "numpy": "NumPy", "openvino": "OpenVINO", "mlx": "MLX"}
@@ -85,10 +85,7 @@ def render(result: Record) -> str:
             rows=list(rows(result)),
             failures=result["failures"],
             number=count(len(result["failures"]), "comparison"),
-            environment={
-                **{name: result["environment"][name] for name in ("platform", "processor", "cores")},
-                **result["environment"]["versions"],
-            },
+            environment=machine_facts(result["environment"]),
             style=style(),
             policy=POLICY,
         )

@@ -17,7 +17,7 @@ from zoo.report.curves import Curve, line_chart
 from zoo.report.diff import Record, amount, gap, groups, unmatched
 from zoo.report.rails import rails
 from zoo.report.templates import POLICY, environment, style
-from zoo.report.words import number
+from zoo.report.words import machine_facts, number
 
 LOWEST = -16  # the power of ten at which the scale of differences begins; it ends at 1
 SIDES = ("theirs", "ours")
@@ -50,7 +50,7 @@ def page(result: Record) -> str:
         figures=list(figures(result)),
         unmatched=[line.strip() for line in unmatched(result)],
         weights=list(weights(result)),
-        environment={**result["environment"], **result["environment"]["versions"]} | {"versions": None},
+        environment=machine_facts(result["environment"]),
         style=style(),
         policy=POLICY,
     )  # fmt: skip

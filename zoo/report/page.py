@@ -23,7 +23,7 @@ from pygments.lexers import PythonLexer
 from zoo import storage
 from zoo.report import ladder as ladder_report
 from zoo.report.charts import COMPILE_TIME, QUARTILES, bar_chart, difference_chart, loss_chart
-from zoo.report.results import ComparisonResult, Environment, ModelResult, Number, PairResult
+from zoo.report.results import ComparisonResult, ModelResult, Number, PairResult
 from zoo.report.templates import HERE, POLICY, environment, style
 from zoo.report.templates import iframe as element
 from zoo.report.words import (
@@ -37,6 +37,7 @@ from zoo.report.words import (
     findings,
     framework,
     integer,
+    machine_facts,
     megabytes,
     milliseconds,
     number,
@@ -230,21 +231,6 @@ def loops(runs: list[Run]) -> list[tuple[str, str]]:
         )
         for code, own in users.items()
     ]
-
-
-def machine_facts(machine: Environment) -> Record:
-    """The machine and the software."""
-    memory = machine.get("memory_gb")
-    return {
-        "Platform": machine.get("platform"),
-        "Processor": machine.get("processor"),
-        "Cores": machine.get("cores"),
-        "Threads": machine.get("threads"),
-        "Memory": memory and f"{memory:.1f} GB",
-        "Python": machine.get("python"),
-        **(machine.get("versions") or {}),
-        **{f"{framework(name)} device": device for name, device in (machine.get("devices") or {}).items()},
-    }
 
 
 # HTML that is not escaped

@@ -7,7 +7,16 @@ from decimal import ROUND_CEILING, Context, Decimal
 from typing import Any
 
 from zoo.ladder.bounds import BOUNDS, FLOORS
-from zoo.report.results import Baseline, ComparisonResult, Drift, ModelResult, Number, PairResult, RunResult
+from zoo.report.results import (
+    Baseline,
+    ComparisonResult,
+    Drift,
+    Environment,
+    ModelResult,
+    Number,
+    PairResult,
+    RunResult,
+)
 
 Record = dict[str, Any]  # a JSON object
 
@@ -90,6 +99,21 @@ class Evidence:
 def framework(backend: str) -> str:
     """The name of a framework as its authors write it."""
     return FRAMEWORKS.get(backend, backend)
+
+
+def machine_facts(machine: Environment) -> Record:
+    """The machine and the software, as a page lists them."""
+    memory = machine.get("memory_gb")
+    return {
+        "Platform": machine.get("platform"),
+        "Processor": machine.get("processor"),
+        "Cores": machine.get("cores"),
+        "Threads": machine.get("threads"),
+        "Memory": memory and f"{memory:.1f} GB",
+        "Python": machine.get("python"),
+        **(machine.get("versions") or {}),
+        **{f"{framework(name)} device": device for name, device in (machine.get("devices") or {}).items()},
+    }
 
 
 def read_runs(rows: Iterable[RunResult]) -> list[Run]:
