@@ -34,7 +34,7 @@ def hunt(
     with terminal.status(quiet=quiet) as show:
         result = hunt(minutes, seed=seed, only=only, backends=split_names(backends), show=show)
     if output is not None:
-        output.write_text(storage.json_text(result), encoding="utf-8")
+        storage.write_text(output, storage.json_text(result))
     if as_json:
         terminal.print_json(result)
     else:

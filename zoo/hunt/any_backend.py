@@ -17,7 +17,7 @@ import numpy as np
 
 from zoo import _lazy, backends
 from zoo._lazy import keras, ops
-from zoo.hunt.cases import Case, cases, set_weights
+from zoo.hunt.cases import Case, cases, cosines, set_weights
 from zoo.ladder.probe import use_float64
 from zoo.processes.workers import Answer, serve
 from zoo.storage import reason
@@ -114,10 +114,8 @@ def total(outputs: Any) -> Any:
     """The sum of outputs of floats, each number times a cosine: the plain sum of a softmax is constant."""
     found = []
     for y in keras.tree.flatten(outputs):
-        if keras.backend.is_float_dtype(dtype := keras.backend.standardize_dtype(y.dtype)):
-            shape = tuple(y.shape)
-            cosines = np.cos(np.arange(int(np.prod(shape)))).reshape(shape)
-            found.append(ops.sum(y * ops.convert_to_tensor(cosines, dtype)))
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype)):
+            found.append(ops.sum(y * cosines(y)))
     return sum(found)
 
 

@@ -176,3 +176,10 @@ def _inputs(named: Mapping[str, str], values: str, draw: np.random.Generator) ->
         else:
             inputs[name] = KINDS[kind](draw, shape) if 0 not in shape else np.zeros(shape)
     return inputs if varied or values == "normal" else None
+
+
+def cosines(tensor: Any) -> Any:
+    """cos(0), cos(1), ... in the shape and type of a tensor."""
+    shape = tuple(tensor.shape)
+    array = np.cos(np.arange(int(np.prod(shape)))).reshape(shape)
+    return ops.cast(ops.convert_to_tensor(array), tensor.dtype)

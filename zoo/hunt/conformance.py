@@ -23,6 +23,7 @@ from zoo._version import __version__
 from zoo.errors import BackendError, WrongConfiguration, nearest
 from zoo.hunt.cases import VALUES, Case, cases
 from zoo.ladder.bounds import relative_difference
+from zoo.ladder.causes.trace import arrays
 from zoo.processes import machine
 from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import Worker, WorkerDied
@@ -224,11 +225,10 @@ class Run:
     def read(self, number: int, errors: Mapping[str, str | None]) -> Computed:
         """What the process has written of a case."""
         path = self.folder / f"{number}.npz"
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        written = arrays(path)
         path.unlink()
         outputs, gradients = (
-            [x for name, x in arrays.items() if name.startswith(part)] for part in ("outputs", "gradients")
+            [x for name, x in written.items() if name.startswith(part)] for part in ("outputs", "gradients")
         )
         known = "gradients" in errors
         return Computed(outputs, errors["outputs"], gradients if known else None, errors.get("gradients"))
@@ -265,11 +265,11 @@ def _rows(backend: str, chosen: Sequence[Case], found: Mapping[str, list[Compute
 
 def majority(found: Sequence[list[Array]]) -> list[Array] | None:
     """What more than half of those that computed something agree on, two or more; None if they do not."""
-    computed = [arrays for arrays in found if arrays]
-    for arrays in computed:
-        agreeing = sum(distance(arrays, other) <= 1 for other in computed)
+    computed = [each for each in found if each]
+    for each in computed:
+        agreeing = sum(distance(each, other) <= 1 for other in computed)
         if agreeing >= 2 and 2 * agreeing > len(computed):
-            return arrays
+            return each
     return None
 
 
@@ -323,11 +323,14 @@ def _result(
         kind = counts.setdefault(row["kind"], dict.fromkeys(VERDICTS, 0))
         kind[row["verdict"]] += 1
     total = {name: sum(row["verdict"] == name for row in rows) for name in VERDICTS}
+    environment = machine.environment()
+    # TensorFlow's package may have another name.
+    names = (name for name in (backend, f"{backend}-cpu") if name in environment["versions"])
     return Conformance(
         zoo=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         backend=backend,
-        version=_version(backend),
+        version=version(next(names, backend)),
         keras=version("keras"),
         dtype=dtype,
         references=list(references),
@@ -337,13 +340,5 @@ def _result(
         total=total,
         groups=groups,
         failures=[row for row in rows if row["verdict"] != "passed"],
-        environment=machine.environment(),
+        environment=environment,
     )
-
-
-def _version(backend: str) -> str:
-    """Of the backend's package, which for TensorFlow may have another name."""
-    versions = machine.environment()["versions"]
-    return next(
-        (versions[name] for name in (backend, f"{backend}-cpu") if name in versions), None
-    ) or version(backend)

@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo import backends
 from zoo._lazy import keras, ops
-from zoo.hunt.cases import Array, Case, Outcome, set_weights
+from zoo.hunt.cases import Array, Case, Outcome, cosines, set_weights
 from zoo.ladder.probe import use_float64
 from zoo.processes.workers import Answer, serve
 
@@ -172,13 +172,6 @@ def message(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Exception encountered")] or lines
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
-
-
-def cosines(tensor: Any) -> Any:
-    """cos(0), cos(1), ... in the shape and type of a tensor."""
-    shape = tuple(tensor.shape)
-    array = np.cos(np.arange(int(np.prod(shape)))).reshape(shape)
-    return ops.cast(ops.convert_to_tensor(array), tensor.dtype)
 
 
 if __name__ == "__main__":
