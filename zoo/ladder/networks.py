@@ -19,6 +19,7 @@ from zoo.errors import WrongConfiguration
 from zoo.ladder.builders import architecture, arguments, call_builder, check_inputs
 from zoo.layers import signature
 from zoo.processes.builders import load_builder, save_builder
+from zoo.tasks.sequences import take
 from zoo.training.recipes import Recipe, recipe
 
 Array = np.ndarray
@@ -76,8 +77,7 @@ class Network:
 
     def first(self, count: int) -> tuple[Any, Array | None]:
         """The first inputs and targets."""
-        x = self.inputs
-        x = {name: a[:count] for name, a in x.items()} if isinstance(x, Mapping) else x[:count]
+        x = take(self.inputs, slice(count))
         return x, None if self.targets is None else self.targets[:count]
 
 

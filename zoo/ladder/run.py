@@ -18,6 +18,7 @@ from zoo.backends import MODES
 from zoo.errors import BackendError
 from zoo.ladder.bounds import FORMATS, NUMBERS, RUNGS, Arrays, Process, Record, Rung
 from zoo.ladder.builders import check_networks
+from zoo.ladder.causes.trace import arrays as stored_arrays
 from zoo.ladder.rungs import COMPARISONS, WITHIN, Pair, chaos_of, precision, row
 from zoo.processes import machine
 from zoo.processes.workers import Worker, WorkerDied
@@ -120,7 +121,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         settings = self.settings
         total = len(self.models) * len(settings.dtypes) * len(settings.backends)
         settings.progress(
-            f"{model} · {process[0]} {process[1]}: {done} of {len(settings.rungs)} rungs "
+            f"{model} · {process.backend} {process.dtype}: {done} of {len(settings.rungs)} rungs "
             f"({self.finished} of {total} finished)"
         )
 
@@ -281,8 +282,7 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         file = self.folder(self.settings.backends[0], "float64") / f"{model}-reference.npz"
         if dtype != "float32" or not file.exists():
             return
-        with np.load(file) as stored:
-            exact = dict(stored)
+        exact = stored_arrays(file)
         for form, (name, own) in itertools.product(FORMATS, arrays.items()):
             if (measurement := precision(own, exact, form)) is not None:
                 yield row(model, form.name, rung, (name, name), measurement, 0.0)
@@ -299,6 +299,5 @@ def load(folder: Path, model: str) -> dict[str, np.ndarray]:
     }
     for file, prefix in files.items():
         if file.exists():
-            with np.load(file) as stored:
-                arrays |= {prefix + name: stored[name] for name in stored.files}
+            arrays |= {prefix + name: x for name, x in stored_arrays(file).items()}
     return arrays

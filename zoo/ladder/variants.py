@@ -19,6 +19,7 @@ from zoo.ladder.bounds import FORMATS, Format
 from zoo.ladder.networks import SEED, Network
 from zoo.ladder.rounding import numpy, spreads_of
 from zoo.layers import signature
+from zoo.tasks.sequences import take
 
 Array = np.ndarray
 Named = Iterator[tuple[str, Array]]
@@ -100,7 +101,7 @@ def batch(network: Network, facts: dict[str, Any]) -> Named:
     x, _ = network.first(8)
     predict = predictor(model)
     together = predict(x)
-    alone = [predict(_row(x, i)) for i in range(len(keras.tree.flatten(x)[0]))]
+    alone = [predict(take(x, slice(i, i + 1))) for i in range(len(keras.tree.flatten(x)[0]))]
     for i, y in enumerate(together):
         yield f"batch/together/{i}", y
         yield f"batch/alone/{i}", np.concatenate([own[i] for own in alone])
@@ -125,10 +126,6 @@ def front(network: Network, *, spread: bool = False) -> Named:
         yield from gradient(x)
 
     return spreads_of(model, x, compute) if spread else compute(x)
-
-
-def _row(x: Any, i: int) -> Any:
-    return {name: a[i : i + 1] for name, a in x.items()} if isinstance(x, Mapping) else x[i : i + 1]
 
 
 class Sequences:

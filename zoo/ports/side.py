@@ -19,7 +19,7 @@ from zoo import backends
 from zoo.backends.recording import Model, Recorder, model_of, recorder_of
 from zoo.backends.stepping import Stepper, stepper_of
 from zoo.errors import WrongConfiguration
-from zoo.ladder.causes.trace import Array, arrays, steps_of
+from zoo.ladder.causes.trace import Array, arrays, named_by_step, steps_of
 from zoo.processes.builders import load_builder
 from zoo.processes.workers import Answer, serve
 from zoo.storage import reason
@@ -171,8 +171,7 @@ class Side:
     ) -> None:
         """Write NAME-steps.npz and NAME-gradients.npz, whose names are STEP/WEIGHT, and answer."""
         for suffix, steps in (("steps", weights), ("gradients", gradients)):
-            named = {f"{t}/{n}": x for t, each in enumerate(steps) for n, x in each.items()}
-            _save(f"{self.folder / name}-{suffix}", named)
+            _save(f"{self.folder / name}-{suffix}", named_by_step(steps))
         settings = {n: stepper.settings(n) for n in weights[0]}
         self.answer(last=True, kind=stepper.kind, rates=rates, losses=losses, settings=settings)
 

@@ -14,7 +14,7 @@ from zoo import random, storage
 from zoo._version import __version__
 from zoo.errors import WrongConfiguration
 from zoo.ladder.causes.compare import difference
-from zoo.ladder.causes.trace import Array, arrays, steps_of
+from zoo.ladder.causes.trace import Array, arrays, named_by_step, steps_of
 from zoo.ports.optimizers import Link, Record, draw_gradients, report
 from zoo.ports.run import STEPS, Comparison, Findings, Step
 from zoo.ports.weights import Carried
@@ -80,7 +80,7 @@ def diff_optimizers(
     with scratch_folder() as scratch:
         sources = save_optimizers(scratch, (theirs, ours))
         with Comparison(scratch, names, show or (lambda text: None)) as comparison:
-            files = comparison.save("weights", start), comparison.save("gradients", _flat(steps))
+            files = comparison.save("weights", start), comparison.save("gradients", named_by_step(steps))
             records = [on_gradients(comparison, s, sources[s], files[0], files[1]) for s in (0, 1)]
     found = report(records[0], records[1], [Link(name, name) for name in start])
     for side, source in (("theirs", theirs), ("ours", ours)):
@@ -133,10 +133,6 @@ def _checked_gradients(
     return steps
 
 
-def _flat(steps: Sequence[Arrays]) -> dict[str, Array]:
-    return {f"{t}/{name}": x for t, each in enumerate(steps) for name, x in each.items()}
-
-
 def on_gradients(comparison: Comparison, side: int, source: str, weights: str, gradients: str) -> Record:
     """The steps of a side's optimizer on these gradients."""
     comparison.show(f"steps of {('theirs', 'ours')[side]}")
@@ -177,7 +173,7 @@ def train_both(comparison: Comparison, findings: Findings, sources: Sequence[str
     trained = _record(comparison, 1, answers[1]).weights[0]
     moved = Moved(carried, list(arrays(files[0])), theirs.weights[0], trained)
     start = comparison.save("trained", dict(trained))
-    gradients = comparison.save("gradients", _flat([moved(each) for each in theirs.gradients]))
+    gradients = comparison.save("gradients", named_by_step(map(moved, theirs.gradients)))
     ours = on_gradients(comparison, 1, sources[1], start, gradients)
     found = report(theirs, ours, moved.links, [moved(each) for each in theirs.weights])
     findings.steps += [

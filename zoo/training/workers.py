@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from zoo.backends.world import World, get_world, split
 from zoo.errors import WrongConfiguration
 from zoo.tasks import Pair, Stream
 from zoo.training.callbacks import Callback
+from zoo.training.chain import fingerprint
 from zoo.training.objectives import Objective
 from zoo.training.plan import Plan
 from zoo.training.run import Run
@@ -81,11 +81,10 @@ def _check_loss(run: Run, objective: Objective, batch: Pair, workers: World) -> 
 
 def _agree(run: Run, workers: World) -> None:
     """Raise WrongConfiguration unless all workers begin with the same weights, settings and steps."""
-    digest = hashlib.sha256(repr((run.recipe, run.seed, run.settings, len(run.losses))).encode())
-    for variable in run.model.variables:
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable)).tobytes())
+    settings = repr((run.recipe, run.seed, run.settings, len(run.losses))).encode()
+    weights = map(ops.convert_to_numpy, run.model.variables)
     own = np.zeros(workers.size)
-    own[workers.rank] = int.from_bytes(digest.digest()[:6], "big")
+    own[workers.rank] = int(fingerprint([np.frombuffer(settings, np.uint8), *weights])[:12], 16)
     found = workers.total(own)
     if other := next((i for i, value in enumerate(found) if value != found[0]), None):
         raise WrongConfiguration(

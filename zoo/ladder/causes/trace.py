@@ -8,7 +8,7 @@ has one anchor as the separate operations of the other.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,3 +177,8 @@ def steps_of(named: Mapping[str, Array]) -> list[dict[str, Array]]:
         number, _, weight = name.partition("/")
         steps.setdefault(int(number), {})[weight] = x
     return [steps[t] for t in range(len(steps))]
+
+
+def named_by_step(steps: Iterable[Mapping[str, Array]]) -> dict[str, Array]:
+    """The arrays of all steps by names as STEP/WEIGHT, of which `steps_of` makes the steps again."""
+    return {f"{t}/{name}": x for t, each in enumerate(steps) for name, x in each.items()}
