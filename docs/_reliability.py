@@ -105,7 +105,7 @@ def kills(each: int = 34, frameworks: tuple[str, ...] = backends.NAMES) -> Itera
 
 def kill(workers: Workers, case: Record) -> Record:
     """What became of the run."""
-    arguments = {name: case[name] for name in ("engine", "step", "call", "delay")}
+    arguments = {name: case[name] for name in ("engine", "step", "call", "delay", "event") if name in case}
     try:
         return workers.ask(case["framework"], "kill", number=Signals[case["signal"]], **arguments)
     except WorkerDied as error:

@@ -186,14 +186,17 @@ class Trials:
             raise ZooError(f"a run that was to end by itself ended with status {status}")
         return json.loads(found.read_text())
 
-    def kill(self, *, engine: str, number: int, step: int, call: int, delay: float) -> None:
+    def kill(
+        self, *, engine: str, number: int, step: int, call: int, delay: float, event: str | None = None
+    ) -> None:
         """Send a signal to a run that saves after every step, and resume it.
 
-        It is sent before the `call`-th call after this step that names a file of the run or, where that is 0,
-        so many seconds after the step.
+        It is sent before the `call`-th call after this step that names a file of the run, counting those in
+        CALLS or `event` alone, or, where that is 0, so many seconds after the step.
         """
         uncut, folder = self.uncut("AdamW", engine), Path(self.folder, f"run-{time.time_ns()}")
-        row = self._killed(engine, folder, number, step, call, delay)
+        events = CALLS if event is None else (event,)
+        row = self._killed(engine, folder, number, step, delay, (call, events))
         row["partial"] = any(folder.glob(".*.part"))
         row |= self._state(folder)
         if row["partial"]:
@@ -205,11 +208,15 @@ class Trials:
         left = sorted({file.name for file in folder.iterdir()} ^ expected)
         self.answer(last=True, **row, equal=run == uncut, left=left)
 
-    def _killed(self, engine: str, folder: Path, number: int, step: int, call: int, delay: float) -> Record:
+    def _killed(
+        self, engine: str, folder: Path, number: int, step: int, delay: float, at: tuple[int, tuple[str, ...]]
+    ) -> Record:
+        call, events = at
+
         def work(output: int) -> int:
             reporter = Reporter(folder, output)
             if call:
-                _stall(reporter, step, call)
+                _stall(reporter, step, call, events)
             reporter.send("step 0 0")
             run = train("AdamW", engine, out=folder, checkpoint_every=1, keep=KEPT, resume="auto",
                         callbacks=[reporter])  # fmt: skip
@@ -275,13 +282,13 @@ class Trials:
         self.answer(last=True, uncaught=list(uncaught.values()), refused=refused)
 
 
-def _stall(reporter: Reporter, step: int, call: int) -> None:
-    """Announce the `call`-th call after this step that names a file of the run, and wait before it."""
+def _stall(reporter: Reporter, step: int, call: int, events: tuple[str, ...]) -> None:
+    """Announce the `call`-th of these calls that names a file of the run after a step, and wait before it."""
     folder, count = str(reporter.folder), 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
-        if event not in CALLS or reporter.made < step or count == call:
+        if event not in events or reporter.made < step or count == call:
             return
         if any(isinstance(x, str | os.PathLike) and folder in os.fspath(x) for x in arguments):
             count += 1

@@ -42,8 +42,11 @@ def assert_survived(row: dict[str, Any]) -> None:
 def test_a_run_that_is_killed_is_resumed_as_if_it_had_not_been(reliability: Any, workers: Any) -> None:
     """SIGTERM and SIGKILL within a save, SIGINT at a random time, by either engine."""
     cases = list(reliability.kills(4, (NAME,)))[2:]
+    # Before a written file takes its name: the writer's other calls are not in one order with the run's.
+    killed = {"framework": NAME, "signal": "SIGKILL", "step": 3, "call": 1, "event": "os.rename", "delay": 0}
+    cases += [{**killed, "engine": engine} for engine in ("keras", "native")]
     rows = [{**case, **reliability.kill(workers, case)} for case in cases]
-    assert any(row["partial"] for row in rows)
+    assert all(row["partial"] for row in rows if "event" in row)
     assert {(row["engine"], row["signal"]) for row in rows} == {
         (engine, signal) for engine in ("keras", "native") for signal in ("SIGKILL", "SIGTERM", "SIGINT")
     }
