@@ -448,6 +448,8 @@ FAULTS = (
     # 4 update
     Fault("Adam's epsilon 1e-7", 4, _constructed("optimizers", "Adam", "epsilon", 1e-7)),
     Fault("Adam's beta_2 0.99", 4, _constructed("optimizers", "Adam", "beta_2", 0.99)),
+    # As reported of Keras 3.0.2 on torch and TensorFlow alone (keras-team/keras#19051).
+    Fault("AdamW's decay added to the gradient", 4, _constructed("optimizers", "AdamW", "DECOUPLED", False)),
     Fault(
         "weight decay on biases and norms", 4, method("optimizers", "Optimizer", "group", _decays_everything)
     ),
