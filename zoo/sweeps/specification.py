@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,11 @@ LEFT_OUT = {
     "callbacks", "validation", "steps_per_epoch",
 }  # fmt: skip
 OPTIONS = tuple(sorted({*plan.Options.names(), "task", "device"} - LEFT_OUT))
+# The options that are floats, and the most that each may be.
+NUMBERS = {
+    **dict.fromkeys(("learning_rate", "weight_decay", "clip_norm", "head_lr"), math.inf),
+    **dict.fromkeys(("ema", "layer_decay", "label_smoothing"), 1.0),
+}
 OTHER_METRICS = {"loss", "train_loss", "train_s", "bits_per_character", "perplexity"}
 WHO = "sweep"
 
@@ -166,7 +172,9 @@ def specify(
     return replace(found, metric=own, direction=_direction(direction, own))
 
 
-def _check_names(who: str, given: Iterable[str], known: Iterable[str]) -> None:
+def _check_names(who: str, given: Any, known: Iterable[str]) -> None:
+    if not isinstance(given, Mapping):
+        raise WrongConfiguration(f"{who}={given!r}; expected a table with the keys {', '.join(known)}")
     for key in given:
         if key not in known:
             raise UnknownName(f"{who}: no key {key!r}; {nearest(str(key), known)}")
@@ -240,6 +248,8 @@ def _check_option(name: str) -> None:
 
 def _value(name: str, value: Any) -> Any:
     """A value; of a model's arguments also a list, which is a tuple for its builder."""
+    if name in NUMBERS:
+        _check_number(name, value)
     if isinstance(value, str | int | float | bool):
         return value
     if name.startswith(MODEL) and isinstance(value, list | tuple):
@@ -247,14 +257,22 @@ def _value(name: str, value: Any) -> Any:
     raise WrongConfiguration(f"{WHO}: settings: {name}={value!r}; expected a string, a number, true or false")
 
 
+def _check_number(name: str, value: Any) -> None:
+    most = NUMBERS[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        bounds = "0 or more" if most == math.inf else f"from 0 to {most:g}"
+        raise WrongConfiguration(f"{WHO}: settings: {name}={value!r}; expected a number {bounds}")
+
+
 def _search(given: Mapping[str, Any], settings: Mapping[str, Any]) -> Search:
     _check_names(f"{WHO}: search", given, SEARCH)
-    ranges = {name: _range(name, value) for name, value in flat(given.get("ranges", {})).items()}
-    if not ranges:
+    ranges = given.get("ranges")
+    if not ranges or not isinstance(ranges, Mapping):
         raise WrongConfiguration(
             f"{WHO}: search: no ranges; expected, for example, learning-rate = {{ low = 1e-4, high = 0.1, "
             "log = true } in [search.ranges]"
         )
+    ranges = {name: _range(name, value) for name, value in flat(ranges).items()}
     if both := [name for name in ranges if name in settings]:
         raise WrongConfiguration(
             f"{WHO}: {both[0]} is in [settings] and in [search.ranges]; give one of them"
@@ -292,6 +310,8 @@ def _range(name: str, given: Any) -> Range:
             f"{WHO}: search: {name}: step = {step!r}; expected one above 0, as low and high"
         )
     ends = (low, high) if whole else (float(low), float(high))
+    for end in ends:
+        _value(name, end)
     return Range((), *ends, step, bool(log))
 
 
