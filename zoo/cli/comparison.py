@@ -77,11 +77,15 @@ def compare(
     if seeds is not None:
         from zoo.sweeps import folder_of
 
-        given = {"task": task, "epochs": epochs, "steps": steps, "batch_size": batch_size, "device": device,
-                 "tokenizer": tokenizer, "errors": errors, "exact": exact or None}  # fmt: skip
+        given = {
+            "task": task, "epochs": epochs, "steps": steps, "batch_size": batch_size, "device": device,
+            "tokenizer": tokenizer, "errors": None if errors == "stop" else errors, "exact": exact or None,
+        }  # fmt: skip
         chosen = {"models": models, "backends": split_names(backends), "modes": split_names(modes)}
-        sweep = _sweep(**chosen, engines=split_names(engines) or [], seeds=range(seed, seed + seeds),
-                       cpus=threads or 1, given=given)  # fmt: skip
+        every = range(seed, seed + seeds)
+        sweep = _sweep(
+            **chosen, engines=split_names(engines) or [], seeds=every, cpus=threads or 1, given=given
+        )
         run_sweep(sweep, folder_of(None, out), address=address, jobs=None, quiet=quiet, as_json=as_json)
         return
     if address is not None:

@@ -24,7 +24,7 @@ from zoo.errors import WrongConfiguration
 from zoo.processes import machine
 from zoo.sweeps import cost
 from zoo.sweeps.cost import duration
-from zoo.sweeps.pool import Execute, pool
+from zoo.sweeps.pool import Execute, processes
 from zoo.sweeps.specification import Specification, read, specify
 from zoo.sweeps.summary import command, row_of, summarize
 from zoo.sweeps.tasks import Record, Results, Task
@@ -151,13 +151,19 @@ def run(
 @contextmanager
 def _executor(sweep: Specification, address: str | None, jobs: int) -> Iterator[Execute]:
     if address is None:
-        with pool(jobs, sweep.cpus, sweep.gpus) as execute:
+        with processes(jobs, sweep.cpus, sweep.gpus) as execute:
             yield execute
         return
-    from zoo.sweeps.cluster import cluster
+    from zoo.sweeps.cluster import ray_tasks
 
-    with cluster(address, jobs, sweep.cpus, sweep.gpus) as execute:
+    with ray_tasks(address, jobs, sweep.cpus, sweep.gpus) as execute:
         yield execute
+
+
+def _search(sweep: Specification) -> Any:
+    from zoo.sweeps.search import Search
+
+    return Search(sweep)
 
 
 class Progress:
@@ -172,19 +178,16 @@ class Progress:
         self.order: dict[str, Task] = {}  # by key
         self.rows: dict[str, Record] = {}
         self.found: dict[str, Record] = {}
-        self.search: Any = None
+        self.search: Any = None if sweep.search is None else _search(sweep)
         self.saved, self.started, self.new = 0.0, time.perf_counter(), 0
 
     def run(self) -> None:
         """All runs; of a search, round by round."""
         self._estimate()
         self.started = time.perf_counter()
-        if self.sweep.search is None:
+        if self.search is None:
             self._run(self.sweep.tasks())
             return
-        from zoo.sweeps.search import Search
-
-        self.search = Search(self.sweep)
         while tasks := self.search.ask():
             self._run(tasks)
             self.search.tell(self.found)

@@ -42,7 +42,7 @@ def import_ray() -> Any:
 
 
 @contextmanager
-def cluster(address: str, jobs: int, cpus: int, gpus: float) -> Iterator[Execute]:
+def ray_tasks(address: str, jobs: int, cpus: int, gpus: float) -> Iterator[Execute]:
     """Run tasks on the cluster at this address: "auto", "ray://host:10001", "host:6379", or "local".
 
     "local" starts a cluster of one node on loopback, for `jobs` runs at a time. Raises BackendError if there

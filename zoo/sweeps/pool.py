@@ -29,17 +29,17 @@ class Execute(Protocol):
 
 
 @contextmanager
-def pool(jobs: int, cpus: int, gpus: float) -> Iterator[Execute]:
+def processes(jobs: int, cpus: int, gpus: float) -> Iterator[Execute]:
     """Run tasks in processes of this machine, `jobs` at a time with `cpus` threads each.
 
     The processes end with this one, however it ends; on an exception within, Ctrl-C included, at once.
     """
     with scratch_folder() as scratch:
-        processes = Pool(jobs, cpus, gpus, scratch)
+        pool = Pool(jobs, cpus, gpus, scratch)
         try:
-            yield processes
+            yield pool
         finally:
-            processes.close()
+            pool.close()
 
 
 class Pool:
