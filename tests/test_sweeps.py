@@ -9,15 +9,18 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import NAME, numpy
+from test_cli import paths
 from test_report import Reader
 from typer.testing import CliRunner
 
@@ -568,13 +571,36 @@ def test_the_page_has_every_number_and_escapes_what_it_shows(
     reader = Reader(page)
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
-    labels = [dict(attributes).get("aria-label") or "" for tag, attributes in reader.elements if tag == "svg"]
+    labels = [
+        attributes["aria-label"] or ""
+        for tag, attributes in reader.elements
+        if "aria-label" in attributes and tag == "svg"
+    ]
     assert labels[0].startswith("Dots: accuracy of 18 runs in six")
-    assert labels[1] == "Line chart: accuracy by trial, mlp on PyTorch. The best: 0.7."
+    assert labels[1] == "Line chart: accuracy by trial, model mlp, backend PyTorch. The best: 0.7."
     dots = [attributes for tag, attributes in reader.elements if tag == "circle"]
     assert len(dots) == 18 + 3
     assert "0.9013" in reader.texts["td"]  # the mean of seeds 0, 1 and 3
     assert page.count("&lt;script&gt;lost") == 6
+
+
+@pytest.mark.once
+def test_the_result_has_the_documented_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    documented = (
+        (Path(__file__).parents[1] / "docs" / "sweep.md").read_text("utf-8").split("## The result\n")[1]
+    )
+    firsts = re.findall(r"^\| (`.*?) \|", documented, re.MULTILINE)
+    known = {key for first in firsts for key in re.findall(r"`(\S+)`", first)} | {"runs"}
+    search = {"trials": 2, "ranges": {"lr": RATE}}
+    grid = swept(monkeypatch, Fake(), tmp_path / "a", seeds=2, settings={"lr": [0.1, 0.01]})
+    searched = swept(monkeypatch, Fake(), tmp_path / "b", seeds=2, settings={"steps": 60}, search=search)
+    found = {*paths(json.loads(json.dumps(grid))), *paths(json.loads(json.dumps(searched)))} - {
+        "tests",
+        "studies",
+    }
+    assert [path for path in found if not any(fnmatch(path, key) for key in known)] == []
+    assert [key for key in known - {"runs"} if not any(fnmatch(path, key) for path in found)] == []
 
 
 @pytest.mark.browser

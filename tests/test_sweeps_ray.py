@@ -96,5 +96,5 @@ def test_a_node_that_is_lost_with_a_task_costs_no_result(
 
 @pytest.mark.usefixtures("ray")
 def test_no_cluster_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(zoo.BackendError, match="no Ray cluster at .*--address local"):
+    with pytest.raises(zoo.BackendError, match=r"no Ray cluster at .*--address local"):
         zoo.sweep(models="mlp", out=tmp_path / "out", address="auto")

@@ -70,7 +70,7 @@ def headline(result: Record) -> str:
 
 def mean(cell: Record) -> str:
     """Mean and standard deviation."""
-    spread = "" if cell["deviation"] is None else f" ± {figure(cell['deviation'])}"
+    spread = "" if cell["deviation"] is None else f" ± {cell['deviation']:.2g}"
     return f"{figure(cell['mean'])}{spread}"
 
 
@@ -113,14 +113,14 @@ def cell_rows(result: Record) -> Iterator[tuple[Record, list[str]]]:
         test = cell.get("against_best") or {}
         yield cell, [
             *(shown(cell["choices"][name]) for name in result["dimensions"]),
-            *(figure(cell[name]) for name in ("mean", "deviation", "least", "largest")),
-            str(cell["runs"]), str(cell["failed"]), p_value(test.get("p")),
+            figure(cell["mean"]), short(cell["deviation"]), figure(cell["least"]), figure(cell["largest"]),
+            str(cell["runs"]), str(cell["failed"]), short(test.get("p_adjusted")),
         ]  # fmt: skip
 
 
-def p_value(p: Number) -> str:
+def short(value: Number) -> str:
     """Two digits; a dash for None."""
-    return "–" if p is None else f"{p:.2g}"
+    return "–" if value is None else f"{value:.2g}"
 
 
 def sentence(test: Record) -> str:
@@ -128,7 +128,7 @@ def sentence(test: Record) -> str:
     a, b = shown(test["a"]), shown(test["b"])
     what = f"{test['dimension'].replace('_', ' ')}: {b} - {a}: {test['difference']:+.3g}"
     pairs = f"{test['test']} test, {count(test['pairs'], 'pair')}"
-    return f"{what}, p = {p_value(test['p'])} ({pairs}; {p_value(test['p_adjusted'])} adjusted by Holm)"
+    return f"{what}, p = {short(test['p'])} ({pairs}; {short(test['p_adjusted'])} adjusted by Holm)"
 
 
 def power(result: Record) -> str:
@@ -140,7 +140,7 @@ def power(result: Record) -> str:
         return ""
     pairs = min(test["pairs"] for test in tests)
     return (
-        f"With {count(pairs, 'pair')} no p value can be below {p_value(least)}, however large the "
+        f"With {count(pairs, 'pair')} no p value can be below {short(least)}, however large the "
         "difference; six seeds or more allow one below 0.05."
     )
 
@@ -158,17 +158,19 @@ def name_of(run: Record) -> str:
 # The page
 
 
-def figures(result: Record) -> list[tuple[str, Markup]]:
-    """(title, chart): the runs of each cell, and of a search its trials."""
+def figures(result: Record) -> list[tuple[str, list[Curve], Markup]]:
+    """(title, curves, chart): the runs of each cell, and of a search its trials."""
     found = []
     if drawn := [cell for cell in result["cells"] if cell["values"]]:
-        found.append(
-            (f"{metric(result).capitalize()} of each run, by rank of its combination", dots(result, drawn))
-        )
+        title = f"{metric(result).capitalize()} of each run, by rank of its combination"
+        found.append((title, [], dots(result, drawn)))
     for study in result["studies"]:
         if values := [(trial["number"] + 1.0, trial["value"]) for trial in study["trials"]]:
-            name = f"{study['model']} on {shown(study['backend'])}"
-            found.append((f"Trials: {name}", trials(result, name, values)))
+            chosen = choices({"model": study["model"], "backend": study["backend"], **study["settings"]})
+            curves = trials(result, values)
+            words = f"Line chart: {metric(result)} by trial, {chosen}. "
+            words += f"The best: {figure(curves[0].points[-1][1])}."
+            found.append((f"Trials: {chosen}", curves, line_chart(words, "trial", curves)))
     return found
 
 
@@ -195,19 +197,17 @@ def dots(result: Record, cells: Sequence[Record]) -> Markup:
     return axes.chart(words, "rank", marks)
 
 
-def trials(result: Record, name: str, values: Sequence[tuple[float, Number]]) -> Markup:
-    """The value of each trial, and the best so far."""
+def trials(result: Record, values: Sequence[tuple[float, Number]]) -> list[Curve]:
+    """The best so far, and the value of each trial."""
     pick = min if result["direction"] == "minimize" else max
     best: list[tuple[float, Number]] = []
     for x, y in values:
         known = [value for value in (y, best[-1][1] if best else None) if value is not None]
         best.append((x, pick(known) if known else None))
-    curves = [
+    return [
         Curve("best so far", "torch", best, dots=False),
         Curve("trial", "tensorflow", values, dash=(1, 5)),
     ]
-    words = f"Line chart: {metric(result)} by trial, {name}. The best: {figure(best[-1][1])}."
-    return line_chart(words, "trial", curves)
 
 
 def test_rows(result: Record) -> list[list[str]]:
@@ -215,8 +215,8 @@ def test_rows(result: Record) -> list[list[str]]:
     return [
         [
             f"{test['dimension'].replace('_', ' ')}: {shown(test['b'])} - {shown(test['a'])}",
-            f"{test['difference']:+.3g}", str(test["pairs"]), str(test["contexts"]), p_value(test["p"]),
-            p_value(test["p_adjusted"]), p_value(test["p_least"]), test["test"],
+            f"{test['difference']:+.3g}", str(test["pairs"]), str(test["contexts"]), short(test["p"]),
+            short(test["p_adjusted"]), short(test["p_least"]), test["test"],
         ]
         for test in result["tests"]
     ]  # fmt: skip
