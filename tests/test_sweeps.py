@@ -22,6 +22,7 @@ import pytest
 from conftest import NAME, numpy
 from test_cli import paths
 from test_report import Reader
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import zoo
@@ -30,7 +31,7 @@ from zoo.cli import app
 from zoo.processes.workers import WorkerDied
 from zoo.report.sweep import power, render, text
 from zoo.sweeps import cluster, cost, pool
-from zoo.sweeps.specification import specify
+from zoo.sweeps.specification import OPTIONS, specify
 from zoo.sweeps.statistics import differences_by_seed, holm, paired_test, spread
 from zoo.sweeps.summary import summarize
 from zoo.sweeps.tasks import Results, Task, failure
@@ -138,6 +139,12 @@ def test_a_key_is_of_what_a_run_is_and_not_of_the_order_of_its_settings() -> Non
         Task("mlp", "torch", 0),
     ]
     assert len({task.key, *(other.key for other in others)}) == 6
+
+
+@pytest.mark.once
+def test_every_setting_is_an_option_of_zoo_train() -> None:
+    known = {name for parameter in get_command(app).commands["train"].params for name in parameter.opts}
+    assert [name for name in OPTIONS if f"--{name.replace('_', '-')}" not in known] == []
 
 
 RATE = {"low": 1e-4, "high": 0.1, "log": True}
@@ -336,6 +343,14 @@ def test_the_statistics_of_a_sweep_are_over_common_seeds(
     assert power(result).startswith("With five pairs no p value can be below 0.062")
     for line in ("0.01 - 0.1: +0.1, p = 0.062", "failed: mlp on", "Best: zoo train mlp"):
         assert line in text(result)
+
+
+@pytest.mark.once
+def test_a_run_without_the_metric_is_an_error_that_names_those_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = swept(monkeypatch, Fake(), tmp_path, metric="perplexity")
+    assert result.runs[0]["error"] == "no metric 'perplexity'; there are: accuracy, train_s"
 
 
 @pytest.mark.once

@@ -30,7 +30,7 @@ from zoo.sweeps.summary import command, row_of, summarize
 from zoo.sweeps.tasks import Record, Results, Task
 
 FILE, PAGE = "sweep.json", "sweep.html"
-PAGE_S = 2.0  # between two versions of the page while runs end
+PAGE_S, PAGE_SHARE = 2.0, 20  # between two versions of the page: seconds, and times what one takes
 
 
 class Sweep(dict[str, Any]):
@@ -94,9 +94,10 @@ def sweep(
     `search`: settings are chosen by Optuna instead: {"ranges": {"learning_rate": {"low": 1e-4, "high": 0.1,
     "log": True}, "optimizer": ["Adam", "AdamW"]}, "trials": 20, "batch": 1, "seed": 0}.
 
-    A run has `cpus` threads and a share `gpus` of a GPU. Without `address` the runs are processes of this
-    machine, `jobs` at a time, by default as many as its processors allow; with it, tasks of the Ray cluster
-    there: "auto", "ray://host:10001", or "local" for one of this machine.
+    A run has `cpus` threads and a share `gpus` of a GPU, by default none. Without `address` the runs are
+    processes of this machine, `jobs` at a time, by default as many as its processors, or the shares of a GPU,
+    allow; with it, tasks of the Ray cluster there: "auto", "ray://host:10001", or "local" for one of this
+    machine.
 
     Each result is a file in the folder `out`, by default sweeps/NAME of the file; called again, a sweep runs
     what is missing there or failed. sweep.json and the page sweep.html are written while runs end. `show` is
@@ -138,7 +139,8 @@ def run(
 ) -> Sweep:
     """Run what is missing of a sweep. On an exception, Ctrl-C included, the page shows what is done."""
     cpus = specification.cpus
-    jobs = max(1, backends.cores() // cpus) if jobs is None else integer("sweep", "jobs", jobs)
+    most = backends.cores() // cpus if not specification.gpus else int(1 / specification.gpus)
+    jobs = max(1, most) if jobs is None else integer("sweep", "jobs", jobs)
     with storage.held("sweep", folder / FILE), _executor(specification, address, jobs) as execute:
         progress = Progress(specification, folder, execute, show)
         try:
@@ -179,7 +181,7 @@ class Progress:
         self.rows: dict[str, Record] = {}
         self.found: dict[str, Record] = {}
         self.search: Any = None if sweep.search is None else _search(sweep)
-        self.saved, self.started, self.new = 0.0, time.perf_counter(), 0
+        self.due, self.started, self.new = 0.0, time.perf_counter(), 0
 
     def run(self) -> None:
         """All runs; of a search, round by round."""
@@ -219,6 +221,9 @@ class Progress:
         self.execute(list(waiting.values()), self._done)
 
     def _add(self, task: Task, result: Record) -> None:
+        if not result["error"] and self.sweep.metric not in result["metrics"]:
+            there = ", ".join(result["metrics"])
+            result = {**result, "error": f"no metric {self.sweep.metric!r}; there are: {there}"}
         self.found[task.key], self.rows[task.key] = result, row_of(task, result)
 
     def _done(self, task: Task, result: Record) -> None:
@@ -226,14 +231,15 @@ class Progress:
         self.results.write(task, result)
         self._add(task, storage.finite(result))
         self.new += 1
-        self.show(f"[{len(self.rows)}/{self.sweep.runs}] {task}: {self._said(result)}{self._left()}")
-        if time.perf_counter() - self.saved > PAGE_S:
+        said = self._said(self.found[task.key])
+        self.show(f"[{len(self.rows)}/{self.sweep.runs}] {task}: {said}{self._left()}")
+        if time.perf_counter() > self.due:
             self.save()
 
     def _said(self, result: Record) -> str:
         if result["error"]:
             return f"failed: {result['error']}"
-        return f"{self.sweep.metric} {result['metrics'].get(self.sweep.metric, float('nan')):.4g}"
+        return f"{self.sweep.metric} {result['metrics'][self.sweep.metric]:.4g}"
 
     def _left(self) -> str:
         """The time that is left, at the rate so far."""
@@ -245,6 +251,7 @@ class Progress:
         """Write sweep.json and the page, and return the result."""
         from zoo.report.sweep import render
 
+        start = time.perf_counter()
         rows = [self.rows[key] for key in self.order if key in self.rows]
         found = summarize(self.sweep, rows)
         best = next((cell for cell in found["cells"] if cell["mean"] is not None), None)
@@ -265,7 +272,8 @@ class Progress:
         self.folder.mkdir(parents=True, exist_ok=True)
         storage.write_text(self.folder / FILE, storage.json_text(result))
         storage.write_text(self.folder / PAGE, render(storage.finite(result)))
-        self.saved = time.perf_counter()
+        end = time.perf_counter()
+        self.due = end + max(PAGE_S, PAGE_SHARE * (end - start))
         return result
 
 

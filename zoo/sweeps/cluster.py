@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from zoo import storage
 from zoo.errors import BackendError
 from zoo.sweeps.pool import ATTEMPTS, Done, Execute
 from zoo.sweeps.tasks import Record, Task, failure
-from zoo.sweeps.worker import execute
+from zoo.sweeps.worker import execute_alone
 
+PATHS = ("task", "weights", "tokenizer")  # settings that may be files and folders
 # Before Ray is imported: no report of its use, workers at the niceness of this process, and a minute for a
 # node to start on a busy machine.
 VARIABLES = {
@@ -69,6 +71,15 @@ def ray_tasks(address: str, jobs: int, cpus: int, gpus: float) -> Iterator[Execu
             ray.shutdown()
 
 
+def _located(facts: Record) -> Record:
+    """The task with whole paths: a task of Ray's starts in another folder."""
+    settings = {
+        name: str(Path(value).absolute()) if name in PATHS and Path(value).exists() else value
+        for name, value in facts["settings"].items()
+    }
+    return {**facts, "settings": settings}
+
+
 class Tasks:
     """Tasks of Ray with their share of CPUs and GPUs."""
 
@@ -76,11 +87,11 @@ class Tasks:
         self.ray, self.cpus, self.gpus = ray, cpus, gpus
         self.jobs = max(1, int(ray.cluster_resources().get("CPU", 1) // cpus))
         options = {"num_cpus": cpus, "num_gpus": gpus, "max_calls": 1, "max_retries": ATTEMPTS - 1}
-        self.remote = ray.remote(**options)(execute)
+        self.remote = ray.remote(**options)(execute_alone)
 
     def __call__(self, tasks: Sequence[Task], done: Done) -> None:
         """Run all; `done` is called in this thread, in the order in which they end."""
-        waiting = {self.remote.remote(task.facts, self.cpus, self.gpus): task for task in tasks}
+        waiting = {self.remote.remote(_located(task.facts), self.cpus, self.gpus): task for task in tasks}
         try:
             while waiting:
                 for ready in self.ray.wait(list(waiting), num_returns=1)[0]:

@@ -28,7 +28,7 @@ SHORT = {"lr": "learning_rate"}
 OWN = {"model": "models", "backend": "backends", "seed": "seeds", "threads": "cpus"}
 LEFT_OUT = {
     "seed", "checkpoint", "out", "checkpoint_every", "keep", "keep_best", "resume", "progress", "watch",
-    "callbacks", "validation", "steps_per_epoch",
+    "callbacks", "validation", "steps_per_epoch", "loss",
 }  # fmt: skip
 OPTIONS = tuple(sorted({*plan.Options.names(), "task", "device"} - LEFT_OUT))
 # The options that are floats, and the most that each may be.

@@ -69,9 +69,9 @@ class Results:
         """The result of a task; None if there is none yet, it failed, or its file is damaged."""
         try:
             result = json.loads((self.folder / f"{task.key}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return result if not result["error"] or result["diverged"] else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return result if not result["error"] or result["diverged"] else None
 
     def write(self, task: Task, result: Record) -> None:
         """Keep the result of a task."""

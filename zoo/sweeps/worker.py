@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo import backends, registry, storage, tokenizers, training
+from zoo import _lazy, backends, registry, storage, tokenizers, training
 from zoo._lazy import keras, ops
 from zoo.errors import NonFinite
 from zoo.processes.workers import Answer, serve
@@ -47,7 +47,7 @@ def execute(
     os.environ.update(environment(cpus, gpus))
     start = time.perf_counter()
     try:
-        run = _train(Task(**task), cpus, watch)
+        run = _train(Task(**task), cpus, gpus, watch)
     except NonFinite as error:
         result = failure(f"{type(error).__name__}: {storage.reason(error)}", diverged=True)
     except Exception as error:
@@ -59,9 +59,16 @@ def execute(
     return {**result, "seconds": time.perf_counter() - start, "host": platform.node()}
 
 
-def _train(task: Task, cpus: int, watch: Callable[[int, Any], None] | None) -> training.Run:
+def execute_alone(task: Record, cpus: int, gpus: float) -> Record:
+    """The same, in a process that is for this task alone."""
+    _lazy.leave_out_extras()
+    return execute(task, cpus, gpus)
+
+
+def _train(task: Task, cpus: int, gpus: float, watch: Callable[[int, Any], None] | None) -> training.Run:
     options = task.options
-    backends.use(task.backend, threads=cpus, device=options.pop("device", None))
+    device = options.pop("device", None) or (None if gpus else "cpu")
+    backends.use(task.backend, threads=cpus, device=device)
     where = options.pop("task", None)
     model: Any = task.model
     if task.arguments:
