@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,11 +27,17 @@ from zoo.cli.options import (
     TaskOption,
     ThreadsOption,
     TokenizerOption,
+    count,
     option,
     read_arrays,
     split_names,
 )
+from zoo.cli.sweep import AddressOption
+from zoo.cli.sweep import run as run_sweep
 from zoo.errors import WrongConfiguration
+
+if TYPE_CHECKING:
+    from zoo.sweeps.specification import Specification
 
 
 def compare(
@@ -52,6 +59,11 @@ def compare(
     exact: Annotated[
         bool, typer.Option("--exact", help="The same bits: two modes of each framework, one hash.")
     ] = False,
+    seeds: Annotated[
+        int | None,
+        count("Repeat with so many seeds, from --seed on: mean, spread and paired tests, as zoo sweep."),
+    ] = None,
+    address: AddressOption = None,
     out: Annotated[Path, option("Folder of result.json and report.html.", "PATH")] = Path("zoo-report"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -62,6 +74,22 @@ def compare(
     from zoo.report.terminal import live, summary
     from zoo.training.plan import task_summary
 
+    if seeds is not None:
+        from zoo.sweeps import folder_of
+
+        given = {
+            "task": task, "epochs": epochs, "steps": steps, "batch_size": batch_size, "device": device,
+            "tokenizer": tokenizer, "errors": None if errors == "stop" else errors, "exact": exact or None,
+        }  # fmt: skip
+        chosen = {"models": models, "backends": split_names(backends), "modes": split_names(modes)}
+        every = range(seed, seed + seeds)
+        sweep = _sweep(
+            **chosen, engines=split_names(engines) or [], seeds=every, cpus=threads or 1, given=given
+        )
+        run_sweep(sweep, folder_of(None, out), address=address, jobs=None, quiet=quiet, as_json=as_json)
+        return
+    if address is not None:
+        raise WrongConfiguration(f"--address {address} goes with --seeds; leave one out or give both")
     reader = tokenizers.resolve(tokenizer)
     for card in map(registry.card, models):
         terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
@@ -91,6 +119,26 @@ def compare(
         console.print(f"Report: {out / 'report.html'}", highlight=False)
     if any(run["error"] for run in result.runs):
         raise typer.Exit(FINDING)
+
+
+def _sweep(
+    models: list[str],
+    backends: list[str] | None,
+    engines: list[str],
+    modes: list[str] | None,
+    seeds: Sequence[int],
+    cpus: int,
+    given: Mapping[str, Any],
+) -> Specification:
+    """The runs of a comparison for each seed. Raises ZooError's kinds for wrong names."""
+    from zoo.comparison import choices
+    from zoo.sweeps.specification import specify
+
+    if modes:
+        raise WrongConfiguration(f"--modes {','.join(modes)} with --seeds; list modes in a file of zoo sweep")
+    choices(backends, engines, modes)  # raises for wrong engines
+    settings = {name: value for name, value in given.items() if value is not None}
+    return specify(models, backends, seeds, {"engine": engines, **settings}, cpus=cpus)
 
 
 OwnModels = Annotated[
