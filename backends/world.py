@@ -143,6 +143,10 @@ def launched() -> Launch | None:
             first, second, third, fourth = map(int, given)
         except ValueError:
             raise BackendError(f"{', '.join(names)}: {', '.join(given)}; expected integers") from None
+        if not 0 <= first < second:
+            raise BackendError(
+                f"{names[0]}={first}, {names[1]}={second}; expected a rank from 0 to the size - 1"
+            )
         if config is not None and (config.rank, config.size) != (first, second):
             raise BackendError(
                 f"TF_CONFIG is that of worker {config.rank} of {config.size}, {names[0]} and {names[1]} are "
@@ -153,6 +157,31 @@ def launched() -> Launch | None:
         known = () if config is None else config.addresses
         return Launch(first, second, third, fourth, *_address(), elastic, restarts, known)
     return config
+
+
+def describe() -> dict[str, Any] | None:
+    """For `zoo doctor`: the variables that name this worker, and the world it would join, or what is wrong.
+
+    None if this process was started alone.
+    """
+    try:
+        found = launched()
+    except BackendError as error:
+        return {"error": str(error)}
+    given = [[name for name in names[:2] if name in os.environ] for names in VARIABLES]
+    if found is None:
+        first, second = VARIABLES[0][:2]
+        half = f"{given[0][0]} is set, but not both of {first} and {second}" if given[0] else None
+        return half and {"error": f"{half}; unset it, or set both"}
+    return {
+        "variables": next((names for names in given if len(names) == 2), ["TF_CONFIG"]),
+        "rank": found.rank,
+        "size": found.size,
+        "local_rank": found.local_rank,
+        "local_size": found.local_size,
+        "address": f"{found.address}:{found.port}",
+        "addresses": list(found.addresses),
+    }
 
 
 def _tensorflow_config() -> Launch | None:

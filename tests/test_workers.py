@@ -36,18 +36,18 @@ FAMILIES = [
 BATCH_NORM = {"resnet18", "vgg11-bn", "efficientnet-b0", "speech"}
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "KERAS_BACKEND": NAME, "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
+def environment(backend: str = NAME) -> dict[str, str]:
+    return {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
 
 
-def train(folder: Path, workers: int, **asked: Any) -> list[dict[str, Any]]:
+def train(folder: Path, workers: int, backend: str = NAME, **asked: Any) -> list[dict[str, Any]]:
     """What each of so many workers found, see tests/workers_program.py."""
     folder = folder / f"{workers}-{len(list(folder.iterdir()))}"
     folder.mkdir()
     start = [] if workers == 1 else ["-m", "zoo.processes.launcher", str(workers)]
     command = [*PYTHON, *start, str(PROGRAM), str(folder), json.dumps(asked)]
     done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=900, check=False
+        command, env=environment(backend), capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(workers)]
@@ -299,6 +299,21 @@ def test_a_run_of_two_workers_is_resumed_on_four_and_on_one(tmp_path: Path) -> N
     train(tmp_path, 2, options={"steps": 12, "checkpoint": saved}, **asked)
     for workers in (4, 1):
         check(train(tmp_path, workers, options={"steps": 30, "resume": saved}, **asked), whole, 1e-12)
+
+
+@pytest.mark.workers
+@pytest.mark.skipif(
+    NAME != "torch" or len(backends.installed()) < len(backends.NAMES), reason="of torch, on all frameworks"
+)
+def test_a_run_of_four_torch_workers_is_resumed_on_every_framework(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"models": ["vit-ti16"], "float64": True}
+    (whole,) = train(tmp_path, 1, options={"steps": 30}, **asked)
+    saved = str(tmp_path / "saved.safetensors")
+    train(tmp_path, 4, options={"steps": 12, "checkpoint": saved}, **asked)
+    for backend, workers in [("torch", 2), ("torch", 1), ("jax", 1), ("jax", 2), ("tensorflow", 2)]:
+        options = {"steps": 30, "resume": saved}
+        for each in train(tmp_path, workers, backend, options=options, **asked):
+            assert difference(each["vit-ti16"], whole["vit-ti16"]) < 1e-6, (backend, workers)
 
 
 # --- the command ---
