@@ -169,7 +169,9 @@ TargetsOption = Annotated[Path | None, option("Labels or numbers to train it on,
 def parity(
     models: OwnModels = None,
     backends: BackendsOption = None,
-    rungs: Annotated[str | None, option("Comma-separated, 1 to 11; all by default.", "NUMBERS")] = None,
+    rungs: Annotated[
+        str | None, option("Comma-separated; by default 1 to 11. 0: of exact runs, the same bits.", "NUMBERS")
+    ] = None,
     float64: Annotated[bool, typer.Option("--float64", help="In float64 as well.")] = False,
     modes: ParityModes = None,
     faults: Annotated[
@@ -188,7 +190,7 @@ def parity(
     try:
         numbers = [int(n) for n in split_names(rungs) or []]
     except ValueError:
-        raise WrongConfiguration(f"--rungs {rungs}: expected numbers from 1 to 11, e.g. 1,2,3") from None
+        raise WrongConfiguration(f"--rungs {rungs}: expected numbers from 0 to 11, e.g. 1,2,3") from None
     if faults:
         raise typer.Exit(_seed_faults(names, quiet=quiet, as_json=as_json))
     from zoo.ladder import QUICK_MODES, parity
