@@ -1,4 +1,4 @@
-"""Data in shards: one order for any number of workers, from any batch on, and no more reading than it takes."""
+"""Data in shards: one order for any number of workers, from any batch on, and no reading beyond it."""
 
 from __future__ import annotations
 

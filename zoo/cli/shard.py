@@ -45,7 +45,7 @@ def shard(
             skip_bad=skip_bad, progress=progress,
         )  # fmt: skip
     for line in written["skipped"]:
-        terminal.note(f"skipped: {line}")
+        terminal.note(f"skipped: {line}", quiet=quiet)
     if as_json:
         terminal.print_json(written)
         return

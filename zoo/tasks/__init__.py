@@ -312,7 +312,7 @@ def _source(name: str) -> tuple[str, Source]:
         return found.name, Source(found.read, 3, len(found.classes), photographs=True)
     raise UnknownName(
         f"no task {name!r}; {nearest(key, TASKS)}. Or give a pair of arrays (x, y), or the path of a folder "
-        "of images or shards or of a .csv, .jsonl, .tsv or .txt file that exists."
+        "of images or of a .csv, .jsonl, .tsv or .txt file that exists, or the path or URL of shards."
     )
 
 
