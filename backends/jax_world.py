@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from zoo.backends.world import Launch, Part, World, rows
+from zoo.backends.world import Launch, OwnRows, Part, World, even_rows, rows
 
 from zoo.errors import BackendError, WorkerLost
 
@@ -49,13 +49,17 @@ class JaxWorld(World):
         sharding, length = (self.sharded, len(y) // self.size) if even else (self.replicated, len(y))
         start = self.rank * length if even else 0
 
-        def put(array: np.ndarray) -> jax.Array:
-            array = np.asarray(array)
+        def put(array: Any) -> jax.Array:
+            array = array if isinstance(array, OwnRows) else np.asarray(array)
             own = rows(array, start, start + length)
             return jax.make_array_from_process_local_data(sharding, own, array.shape)
 
         inputs = {name: put(each) for name, each in x.items()} if isinstance(x, dict) else put(x)
         return inputs, put(y), Part()
+
+    def own(self, length: int) -> slice:
+        even = length % self.devices == 0
+        return even_rows(length, self.rank, self.size) if even else slice(0, length)
 
     def put(self, arrays: Any) -> Any:
         """Arrays that all workers have, as replicated ones of the mesh."""

@@ -74,6 +74,10 @@ class World:
         own, part = split(y, self.rank, self.size, count)
         return tensors(rows(x, own.start, own.stop)), tensors(y[own]), part
 
+    def own(self, length: int) -> slice:
+        """The rows of a batch of so many that this worker needs, where every row counts as many labels."""
+        return even_rows(length, self.rank, self.size)
+
     def total(self, array: np.ndarray) -> np.ndarray:
         """The sum over the workers, in float64, of arrays of the same shape; waits for all of them."""
         return array
@@ -259,13 +263,47 @@ def check_launch(workers: int) -> Launch:
     return found
 
 
+class OwnRows:
+    """A worker's rows, from `start` on, of an array of `length`; it has no others.
+
+    Every row of the batch counts as many labels as any other.
+    """
+
+    def __init__(self, array: np.ndarray, start: int, length: int):
+        self.array, self.start, self.length = array, start, length
+        self.dtype, self.ndim, self.shape = array.dtype, array.ndim, (length, *array.shape[1:])
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, chosen: slice) -> np.ndarray:
+        start, stop = chosen.start - self.start, chosen.stop - self.start
+        if not 0 <= start <= stop <= len(self.array):
+            raise IndexError(f"rows {chosen.start} to {chosen.stop} are another worker's")
+        return self.array[start:stop]
+
+
+def counted(y: Any, count: Callable[[np.ndarray], int]) -> int:
+    """How many labels of a batch the loss counts, where a worker may have its own rows alone."""
+    return count(y.array) * len(y) // len(y.array) if isinstance(y, OwnRows) else count(y)
+
+
+def even_rows(length: int, rank: int, size: int) -> slice:
+    """A worker's rows of a batch of so many; all of them, where they do not divide."""
+    return slice(0, length) if length % size else slice(rank * length // size, (rank + 1) * length // size)
+
+
 def rows(x: Any, start: int, stop: int) -> Any:
     """Rows of an array, or of each in a dict."""
     return {name: a[start:stop] for name, a in x.items()} if isinstance(x, Mapping) else x[start:stop]
 
 
-def split(y: np.ndarray, rank: int, size: int, count: Callable[[np.ndarray], int]) -> tuple[slice, Part]:
+def split(
+    y: np.ndarray | OwnRows, rank: int, size: int, count: Callable[[np.ndarray], int]
+) -> tuple[slice, Part]:
     """The rows of a batch with these labels that a worker computes, and its part."""
+    if isinstance(y, OwnRows):
+        return even_rows(len(y), rank, size), Part(rank, size, 1 / size)
     length, uneven = divmod(len(y), size)
     counts = [0] if uneven else [count(y[i * length : (i + 1) * length]) for i in range(size)]
     if min(counts) == 0:

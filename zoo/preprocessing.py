@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -170,14 +171,26 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     looked for in PostScript, which Pillow has another program run.
     """
     storage.check_readable(path)
+    with _opened(path, path) as image:
+        yield image
+
+
+def decoded(data: bytes, name: object, channels: int) -> Image.Image:
+    """`load` of the bytes of a file, which errors call `name`."""
+    with _opened(BytesIO(data), name) as source:
+        return _convert(ImageOps.exif_transpose(source), channels, source)
+
+
+@contextmanager
+def _opened(source: str | Path | BytesIO, name: object) -> Iterator[Image.Image]:
     try:
         Image.init()
-        with Image.open(path, formats=[name for name in Image.ID if name != "EPS"]) as image:
+        with Image.open(source, formats=[name for name in Image.ID if name != "EPS"]) as image:
             _check_pixels(*image.size, "an image")
             yield image
     except Exception as error:
         what = "not an image that Pillow can read" if isinstance(error, UnidentifiedImageError) else error
-        raise DataUnavailable(f"{path}: {what}") from error
+        raise DataUnavailable(f"{name}: {what}") from error
 
 
 def _check_pixels(width: int, height: int, what: str) -> None:

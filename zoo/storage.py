@@ -158,6 +158,33 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write to, which becomes `path` once it is complete and on the disk.
+
+    Until then it is in a hidden one beside `path`; those of killed processes are removed. Raises
+    WrongConfiguration where there is something at `path` by then.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    part = _part(path)
+    part.mkdir(parents=True)
+    descriptor = os.open(part.parent, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield part
+        for each in (*part.rglob("*"), part):
+            _sync(each)
+        if os.path.lexists(path):
+            raise WrongConfiguration(f"{path} exists already; give a new folder, or remove it")
+        part.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(part.parent, ignore_errors=True)
+        os.close(descriptor)
+
+
 def _sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -26,6 +26,7 @@ from zoo.cli.groups import GroupedCommand
 from zoo.cli.hunt import hunt
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, FINDING, TROUBLE
+from zoo.cli.shard import shard
 from zoo.cli.sweep import sweep
 from zoo.cli.training import train
 from zoo.errors import WorkerLost, WrongConfiguration, ZooError
@@ -105,6 +106,7 @@ COMMANDS = {
     "hunt": hunt,
     "conform": conform,
     "augment": augment,
+    "shard": shard,
     "export": export,
     "bench": bench,
     "doctor": doctor,

@@ -46,7 +46,7 @@ TaskArgument = Annotated[
     typer.Argument(
         metavar="TASK",
         help="What to learn: digits, mnist ..., a folder of photographs, a .csv, .jsonl, .tsv or .txt, a "
-        "folder of recordings; the model's own task by default.",
+        "folder of recordings, shards by their folder or URL; the model's own task by default.",
         show_default=False,
         autocompletion=completion.tasks,
     ),

@@ -6,9 +6,11 @@ framework, see `Task.batches`.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,24 @@ from typing import Any
 import numpy as np
 
 from zoo import random
-from zoo.augment import AugmentSpec, Transform, parse
+from zoo.augment import AugmentSpec, Mix, Transform, parse
 from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
 from zoo.preprocessing import Preprocessing
 from zoo.storage import is_file
-from zoo.tasks import folders, images, pretraining, sequences, speech, streams, tables, text, translation
+from zoo.tasks import (
+    folders,
+    images,
+    pretraining,
+    sequences,
+    shards,
+    speech,
+    streams,
+    tables,
+    text,
+    translation,
+)
 from zoo.tasks.augmentation import augmented
+from zoo.tasks.reading import Own, Reading
 from zoo.tasks.sequences import (
     BYTE_TOKENIZER,
     Sequences,
@@ -57,27 +71,46 @@ class Task:
     readers: int | None = None  # threads that make batches ahead, see `read_by`
     streams: Mapping[str, Stream] = field(default_factory=dict)  # "train" or "test": the first batch of it
 
-    def batches(self, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Pair]:
+    def batches(
+        self, batch_size: int, seed: int, epoch: int, first: int = 0, own: Own | None = None
+    ) -> Iterator[Pair]:
         """The training examples in the order of this seed and epoch, augmented, from batch `first` on.
 
-        The last batch may be smaller. Reading and augmentation run ahead, see `read_by`.
+        The last batch may be smaller. Reading and augmentation run ahead, see `read_by`. With `own`, a
+        worker's rows of a batch by its length, examples in files are read for those rows alone
+        (`zoo.backends.world.OwnRows`).
         """
         if (stream := self.streams.get("train")) is not None:
             return stream.batches(epoch, first)
-        x, y = self.train
+        x, _ = self.train
+
+        def make(reading: Reading, groups: shards.Groups | None = None) -> Pair:
+            indices = reading.chosen
+            if self.corrupt is not None:
+                return self.corrupted(x, indices, seed, CORRUPTION, epoch)
+            train = self.train if groups is None else shards.within(self.train, groups, reading.indices)
+            if self.augment:
+                made = self.augmented(indices, seed, epoch, train)
+            else:
+                made = take(train[0], indices), train[1][indices]
+            return reading.share(made[0]), reading.share(made[1])
+
+        mixes = sum(isinstance(each, Mix) for each in self.augment)
+        readers = self._readers(bool(self.augment) and self.corrupt is None)
+        if (split := shards.split_of(x)) is not None:
+            changed = self.augment and of_sequences(x) is not None  # texts, whose padding all rows decide
+            lanes = split.order(seed, epoch).batches(batch_size, first)
+            laid = ((lane, Reading.of(rows, None if changed else own, mixes)) for lane, rows in lanes)
+            supplied = split.supply((each, lane[each.rows], each.chosen) for lane, each in laid)
+            return folders.ahead(lambda each: make(*each), supplied, readers)
+        own = own if isinstance(x, folders.Images) else None
         rng = random.generator(seed, "order", epoch)
         order = rng.permutation(count(x))
         if (buckets := of_sequences(x)) is not None:
             order = buckets.arrange(order, batch_size, rng)
         starts = range(first * batch_size, len(order), batch_size)
-        chosen = (order[start : start + batch_size] for start in starts)
-
-        def make(indices: np.ndarray) -> Pair:
-            if self.corrupt is not None:
-                return self.corrupted(x, indices, seed, CORRUPTION, epoch)
-            return self.augmented(indices, seed, epoch) if self.augment else (take(x, indices), y[indices])
-
-        return folders.ahead(make, chosen, self._readers(bool(self.augment) and self.corrupt is None))
+        chosen = (Reading.of(order[start : start + batch_size], own, mixes) for start in starts)
+        return folders.ahead(make, chosen, readers)
 
     def held_out(
         self, batch_size: int, split: str | None = None, first: int = 0, every: int = 1
@@ -91,6 +124,17 @@ class Task:
             yield from islice(stream.whole(), first, None, every)
             return
         x, y = getattr(self, split)
+        starts = range(0, count(x), batch_size)[first::every]
+        if (stored := shards.split_of(x)) is not None:
+            rows = (np.arange(start, min(start + batch_size, len(stored))) for start in starts)
+            supplied = stored.supply((each, np.zeros(len(each), int), each) for each in rows)
+
+            def read(indices: np.ndarray, groups: shards.Groups) -> Pair:
+                own, labels = shards.within((x, y), groups, indices)
+                return take(own, indices), labels[indices]
+
+            yield from folders.ahead(lambda each: read(*each), supplied, self._readers(False))
+            return
         order = np.arange(count(x))
         if (buckets := of_sequences(x)) is not None:
             order = buckets.arrange(order, batch_size, None)
@@ -99,7 +143,6 @@ class Task:
             plain = self.corrupt is None
             return (take(x, indices), y[indices]) if plain else self.corrupted(x, indices, CORRUPTION)
 
-        starts = range(0, len(order), batch_size)[first::every]
         chosen = (order[start : start + batch_size] for start in starts)
         yield from folders.ahead(make, chosen, self._readers(False))
 
@@ -124,7 +167,8 @@ class Task:
         """The threads that make batches, of which examples are `slow` to make."""
         if self.readers is not None:
             return self.readers
-        return int(slow or isinstance(self.train[0], folders.Images))
+        stored = isinstance(self.train[0], folders.Images) or shards.split_of(self.train[0]) is not None
+        return int(slow or stored)
 
     @property
     def spoil(self) -> Callable[..., Any] | None:
@@ -141,13 +185,16 @@ class Task:
         stacked = {name: np.stack([each[name] for each in inputs]) for name in inputs[0]} if several else None
         return stacked or np.stack(inputs), np.stack(labels)
 
-    def augmented(self, indices: Sequence[int] | np.ndarray, seed: int, epoch: int) -> Pair:
-        """The augmented training examples with these indices, in this epoch.
+    def augmented(
+        self, indices: Sequence[int] | np.ndarray, seed: int, epoch: int, train: Pair | None = None
+    ) -> Pair:
+        """The augmented training examples with these indices, in this epoch; `train` in place of the task's.
 
         Mixing makes labels soft: (b, classes), float32. Raises WrongConfiguration for transforms that do not
         apply to the examples, and for labels that cannot be mixed.
         """
-        return augmented(self.train, self.augment, indices, seed, epoch, classes=self.classes, name=self.name)
+        given = train or self.train
+        return augmented(given, self.augment, indices, seed, epoch, classes=self.classes, name=self.name)
 
     def first(self, number: int) -> Any:
         """The first training examples as a model is given them, without augmentation."""
@@ -255,6 +302,9 @@ def _source(name: str) -> tuple[str, Source]:
     key = str(name).lower().replace("_", "-")
     if key in TASKS:
         return key, TASKS[key]
+    if shards.is_one(name):
+        stored = shards.find(name)
+        return stored.name, of_shards(stored)
     if (file := of_file(Path(name))) is not None:
         return Path(name).name, file
     if folders.is_one(name):
@@ -262,8 +312,21 @@ def _source(name: str) -> tuple[str, Source]:
         return found.name, Source(found.read, 3, len(found.classes), photographs=True)
     raise UnknownName(
         f"no task {name!r}; {nearest(key, TASKS)}. Or give a pair of arrays (x, y), or the path of a folder "
-        "of images or of a .csv, .jsonl, .tsv or .txt file that exists."
+        "of images or of a .csv, .jsonl, .tsv or .txt file that exists, or the path or URL of shards."
     )
+
+
+def of_shards(stored: shards.Shards) -> Source:
+    """The source in a data set of shards."""
+    if stored.kind == "images":
+        return Source(
+            partial(stored.images, workers=os.cpu_count() or 1), 3, len(stored.classes), names=stored.classes
+        )
+    if stored.kind == "texts":
+        return Source(
+            stored.texts, classes=len(stored.classes), changes=LABELS, names=stored.classes, rows=stored.rows
+        )
+    return Source(stored.tokens, changes=NEXT, rows=stored.rows)
 
 
 def of_file(path: Path) -> Source | None:
@@ -280,7 +343,7 @@ def of_file(path: Path) -> Source | None:
         return Source(read, classes=len(letters) + 1, loss="ctc", metric=metric, names=letters)
     if not is_file(path):
         return None
-    if ending in text.READERS and (ending in (".jsonl", ".ndjson") or _labelled(path, ending)):
+    if ending in text.READERS and labelled(path, ending):
         table = text.table(path)
         splits = {"train": table.train, "test": table.test}
         return Source(
@@ -298,11 +361,14 @@ def of_file(path: Path) -> Source | None:
     return None
 
 
-def _labelled(path: Path, ending: str) -> bool:
+def labelled(path: Path, ending: str) -> bool:
     """Whether the first line of a table names a column of texts and, except in a .csv, one of labels.
 
-    Raises DataUnavailable for a .csv that names neither texts nor images, and for one of recordings.
+    JSON is taken to have both. Raises DataUnavailable for a .csv that names neither texts nor images, and for
+    one of recordings.
     """
+    if ending in (".jsonl", ".ndjson"):
+        return True
     found = tables.first_line(path, ("text", "label", "path"))
     if {"path", "text"} <= found.columns.keys() and "label" not in found.columns:
         raise DataUnavailable(
@@ -324,7 +390,7 @@ def check_errors(task: Any, errors: str) -> None:
     if errors != "stop" and not (isinstance(task, str) and source(task)[1].photographs):
         raise WrongConfiguration(
             f"errors={errors!r} skips images that cannot be read, but the task is not a folder or table of "
-            "images; leave errors= out"
+            "images; leave errors= out (zoo shard --skip-bad leaves them out of shards)"
         )
 
 
@@ -346,6 +412,10 @@ def load(
     """
     key, found = source(name, tokenizer)
     check_errors(name, errors)
+    if shards.is_one(name):
+        read = partial(found.read, preprocessing=preprocessing) if found.rows is None else found.read
+        task = replace(found, read=read).task(key, shape, tokenizer)
+        return replace(task, source=shards.find(name).source)
     if found.photographs:
         return folder(name, shape, preprocessing=preprocessing, errors=errors)
     return replace(

@@ -3,7 +3,8 @@
 They depend on the values alone, not on paths, the machine or the framework. Of a data set by name they are
 its name, shapes and labels; of images in files, their names below their common folder, sizes, labels, and the
 bytes of 256 of them; of arrays and sequences, shapes, types and bytes: all of them up to 64 MiB, else 16,384
-pieces of 4 KiB at equal distances. Batches of somebody else's (iterators) have none.
+pieces of 4 KiB at equal distances; of shards, the digests of their files. Batches of somebody else's
+(iterators) have none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.tasks import TASKS, Task
+from zoo.tasks import TASKS, Task, shards
 from zoo.tasks.folders import Images
 from zoo.tasks.sequences import Sequences, Waves
 
@@ -34,6 +35,8 @@ def _digest(task: Task, pair: Any) -> str | None:
     if not isinstance(pair, tuple) or len(pair) != 2:
         return None
     found, (x, y) = hashlib.sha256(), pair
+    if (split := shards.split_of(x)) is not None:
+        return split.digest
     inputs = dict(sorted(x.items())) if isinstance(x, dict) else {"": x}
     if not all(isinstance(part, np.ndarray | Sequences | Images) for part in (*inputs.values(), y)):
         return None

@@ -15,7 +15,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
 import zoo.tasks.tables as tables
 from zoo.checks import integer
@@ -91,12 +92,20 @@ class Images:
         Raises DataUnavailable for a file that cannot be read.
         """
 
-        def one(position: int, i: int) -> np.ndarray:
-            image = load(self.paths[i], self.preprocessing.channels)
+        def one(position: int, source: Any) -> np.ndarray:
+            image = self.open(source)
             image = pixels(image) if whole else self.preprocessing.crop(image)
             return self.preprocessing.normalize(change(image, position))
 
-        return list(parallel(one, self.workers, range(len(chosen)), chosen))
+        return list(parallel(one, self.workers, range(len(chosen)), self.images(chosen)))
+
+    def images(self, chosen: Sequence[int] | np.ndarray) -> Sequence[Any]:
+        """What `open` takes of the images at these indices."""
+        return [self.paths[i] for i in chosen]
+
+    def open(self, source: Any) -> Image.Image:
+        """An image, RGB or grey. Raises DataUnavailable if it cannot be read."""
+        return load(source, self.preprocessing.channels)
 
 
 @dataclass(frozen=True)
@@ -121,11 +130,7 @@ class Listing:
         preprocessing: Preprocessing | None = None,
     ) -> dict[str, Any]:
         """The splits as a task takes them, see `zoo.tasks.folder`."""
-        if len(shape) != 3 or shape[0] != shape[1] or shape[2] not in (1, 3):
-            raise WrongConfiguration(
-                f"{self.name} consists of images; the model takes examples of shape {shape}, "
-                "expected (size, size, 1) or (size, size, 3)"
-            )
+        check_shape(self.name, shape)
         check_errors(errors)
         workers = (os.cpu_count() or 1) if workers is None else integer("folder", "workers", workers)
         if preprocessing is None or preprocessing.channels != shape[2]:
@@ -152,6 +157,15 @@ class Listing:
         return splits
 
 
+def check_shape(name: str, shape: Any) -> None:
+    """Raise WrongConfiguration unless a model's input is images, square and grey or in colour."""
+    if len(shape) != 3 or shape[0] != shape[1] or shape[2] not in (1, 3):
+        raise WrongConfiguration(
+            f"{name} consists of images; the model takes examples of shape {shape}, "
+            "expected (size, size, 1) or (size, size, 3)"
+        )
+
+
 def check_errors(errors: str) -> None:
     """Raise UnknownName unless it is one of `ERRORS`."""
     if errors not in ERRORS:
@@ -172,17 +186,18 @@ def has_splits(path: Path) -> bool:
     return is_dir(path) and any(p.is_dir() and p.name.lower() in TRAINING for p in path.iterdir())
 
 
-def find(path: str | Path) -> Listing:
+def find(path: str | Path, skipped: dict[int, str] | None = None) -> Listing:
     """The images of a folder or a table, sorted by name.
 
-    Raises DataUnavailable if it does not exist or is not laid out as this module says.
+    Raises DataUnavailable if it does not exist or is not laid out as this module says; invalid lines of a
+    table are added to `skipped` instead, if it is given.
     """
     path = Path(path)
     if is_dir(path):
         return _of_folder(path)
     if not is_file(path):
         raise DataUnavailable(f"{path}: no such folder or table")
-    return _of_table(path)
+    return _of_table(path, skipped)
 
 
 def _of_folder(path: Path) -> Listing:
@@ -317,7 +332,7 @@ def _by_class(path: Path, folders: Sequence[Path], left: LeftOut) -> dict[str, l
     return found
 
 
-def _of_table(path: Path) -> Listing:
+def _of_table(path: Path, skipped: dict[int, str] | None) -> Listing:
     decoded, bad = tables.lines(path)
     header = tables.header(decoded, ("path", "label"))
     if len(header.columns) < 2:
@@ -332,7 +347,7 @@ def _of_table(path: Path) -> Listing:
             bad.setdefault(number, "path or label missing")
         else:
             found.setdefault(label, []).append(path.parent / named)
-    tables.refuse(path, bad)
+    tables.refuse(path, bad, skipped)
     if not found:
         raise DataUnavailable(
             f"{path}: no images; expected one line per image below the first, {str(header)!r}"
@@ -385,6 +400,11 @@ def _pool(workers: int) -> ThreadPoolExecutor:
 def parallel(function: Callable[..., T], workers: int, *items: Iterable[Any]) -> Iterable[T]:
     """`map` by that many threads; results in the order of the items."""
     return map(function, *items) if workers == 1 else _pool(workers).map(function, *items)
+
+
+def submit(workers: int, function: Callable[..., R], *arguments: Any) -> Future[R]:
+    """Begin a call in one of that many threads."""
+    return _pool(workers).submit(function, *arguments)
 
 
 def ahead(make: Callable[[T], R], items: Iterable[T], readers: int = 1) -> Generator[R]:

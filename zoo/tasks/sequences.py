@@ -112,8 +112,7 @@ class Sequences:
         first, *_ = self.arrays = [self.array(item) for item in items]
         self.lengths = np.array([len(array) for array in self.arrays])
         self.dtype, self.features = first.dtype, first.shape[1:]
-        quantiles = np.quantile(self.lengths, np.arange(1, BUCKETS + 1) / BUCKETS, method="higher")
-        self.bounds = sorted({max(1, -(-int(n) // MULTIPLE)) * MULTIPLE for n in quantiles})
+        self.bounds = bounds(self.lengths)
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -173,6 +172,12 @@ class Sequences:
         if rng is not None:
             batches = [batches[i] for i in rng.permutation(len(batches))]
         return np.concatenate([*batches, *rest])
+
+
+def bounds(lengths: np.ndarray) -> list[int]:
+    """The lengths that batches are padded to: a quarter of the sequences have each at most."""
+    quantiles = np.quantile(lengths, np.arange(1, BUCKETS + 1) / BUCKETS, method="higher")
+    return sorted({max(1, -(-int(n) // MULTIPLE)) * MULTIPLE for n in quantiles})
 
 
 class Waves(Sequences):
@@ -252,7 +257,7 @@ def of_texts(read: Callable[[], Mapping[str, tuple[Sequence[str], np.ndarray]]])
     """Texts and labels, for a model of tokens (None,)."""
 
     def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
-        _expect_tokens(shape, "texts")
+        expect_tokens(shape, "texts")
         return {split: (inputs(Sequences(texts, tokenizer.encode), shape), labels) if len(texts) else None
                 for split, (texts, labels) in read().items()}  # fmt: skip
 
@@ -265,7 +270,7 @@ def of_tokens(
     """Texts that are already token ids, and labels."""
 
     def load(shape: Any) -> Splits:
-        _expect_tokens(shape, "texts")
+        expect_tokens(shape, "texts")
         return {
             split: (inputs(Sequences(tokens), shape), labels) for split, (tokens, labels) in read().items()
         }
@@ -291,7 +296,7 @@ def of_corpus(read: Callable[[], Mapping[str, str]]) -> Callable[..., Splits]:
     """One long text in windows of `WINDOW` tokens, for next-token prediction."""
 
     def load(shape: Any, tokenizer: Tokenizer = BYTE_TOKENIZER) -> Splits:
-        _expect_tokens(shape, "a text")
+        expect_tokens(shape, "a text")
         texts = read()
         tokens = {split: tokenizer.encode(text) for split, text in texts.items()}
         found = {split: pack([tokens[split]], WINDOW) for split in tokens}
@@ -380,7 +385,8 @@ def _masked(x: dict[str, Sequences], shape: Mapping[str, Any]) -> dict[str, Sequ
     return {**x, **{name: mask for name, mask in masks.items() if name in shape}}
 
 
-def _expect_tokens(shape: Any, content: str) -> None:
+def expect_tokens(shape: Any, content: str) -> None:
+    """Raise WrongConfiguration unless a model takes tokens."""
     named = isinstance(shape, dict) and "token_ids" in shape and "decoder_token_ids" not in shape
     if not named:
         _expect(shape, (None,), content)

@@ -65,9 +65,14 @@ def _unmarked(first: bytes) -> str | None:
     return "utf-16-le" if not any(first[1::2]) else "utf-16-be" if not any(first[::2]) else None
 
 
-def refuse(path: Path, bad: Mapping[int, str]) -> None:
-    """Raise DataUnavailable if there are invalid lines, naming the first few and the number of others."""
-    if not bad:
+def refuse(path: Path, bad: Mapping[int, str], skipped: dict[int, str] | None = None) -> None:
+    """Raise DataUnavailable if there are invalid lines, naming the first few and the number of others.
+
+    With `skipped` they are added to it instead.
+    """
+    if skipped is not None:
+        skipped.update(bad)
+    if not bad or skipped is not None:
         return
     lines = shortlist((f"line {number}: {bad[number]}" for number in sorted(bad)), separator="; ")
     raise DataUnavailable(f"{path}: {lines}. Nothing was read; correct these lines first")

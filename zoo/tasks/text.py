@@ -187,14 +187,16 @@ class Table:
     test: Labelled
 
 
-def table(path: str | Path, *, text: str = "text", label: str = "label") -> Table:
+def table(
+    path: str | Path, *, text: str = "text", label: str = "label", skipped: dict[int, str] | None = None
+) -> Table:
     """Read a .csv, .tsv or .txt whose first line names its columns, or a .jsonl or .ndjson of objects.
 
     `text` and `label` name the two columns or keys, matched without case; other columns and blank lines are
     ignored. Columns are separated by commas, semicolons or tabs. A label is a string or, in JSON, an integer,
     and surrounding spaces are removed; classes are sorted, numerically if all are numbers. A fifth of each is
-    held out, always the same examples. Raises DataUnavailable that names the invalid lines by number,
-    WrongConfiguration for another ending.
+    held out, always the same examples. Raises DataUnavailable that names the invalid lines by number, unless
+    they are to be added to `skipped`; WrongConfiguration for another ending.
     """
     path = Path(path)
     if path.suffix.lower() not in READERS:
@@ -208,7 +210,7 @@ def table(path: str | Path, *, text: str = "text", label: str = "label") -> Tabl
             bad.setdefault(number, fault)
         else:
             rows.append((record[text], str(record[label]).strip()))
-    refuse(path, bad)
+    refuse(path, bad, skipped)
     classes = ordered(called for _, called in rows)
     if len(classes) < 2:
         raise DataUnavailable(

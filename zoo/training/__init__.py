@@ -93,12 +93,12 @@ def train(
 ) -> Run:
     """Train a model, by its name or one you built, and return the run.
 
-    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), a
-    pair of arrays (x, y), or batches (x, y): a tf.data.Dataset, torch DataLoader, Keras PyDataset, generator,
-    or a function that returns one (`zoo.tasks.streams`); None is the model's own task. `validation` is
-    held-out data for arrays and batches, of the same two kinds. Unspecified options come from the model's
-    recipe, or with `weights` (`zoo.weights.load`) from its recipe for fine-tuning; a head with other classes
-    is then initialized anew.
+    `task` is a name (`zoo.tasks.TASKS`), the path of a folder or a CSV of images (`zoo.tasks.folder`), the
+    path or URL of shards, "s3://bucket/photos" (docs/shards.md), a pair of arrays (x, y), or batches (x, y):
+    a tf.data.Dataset, torch DataLoader, Keras PyDataset, generator, or a function that returns one
+    (`zoo.tasks.streams`); None is the model's own task. `validation` is held-out data for arrays and batches,
+    of the same two kinds. Unspecified options come from the model's recipe, or with `weights`
+    (`zoo.weights.load`) from its recipe for fine-tuning; a head with other classes is then initialized anew.
 
     - `engine` "native" or "keras"; `mode` of the native engine, see `zoo.backends.MODES`.
     - `epochs` or `steps`, which overrides it; `batch_size`; `seed` of initial weights and of the order of

@@ -72,7 +72,9 @@ def check_fit(model: keras.Model, task: Task) -> None:
     if task.augment:
         if isinstance(x, dict):
             raise WrongConfiguration(f"augment= changes one input; {model.name} has {', '.join(x)}")
-        if not _fits(expected, made := next(task.batches(1, 0, 0))[0].shape[1:]):
+        if task.corrupt is None and not _fits(
+            expected, made := task.augmented(np.arange(1), 0, 0)[0].shape[1:]
+        ):
             raise WrongConfiguration(
                 f"augment= makes examples of shape {made}, {model.name} takes {expected}"
             )

@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo import backends, tasks
 from zoo._lazy import keras, ops
-from zoo.backends.world import get_world
+from zoo.backends.world import counted, get_world
 from zoo.errors import WrongConfiguration, shortlist
 from zoo.tasks import Pair
 from zoo.training.objectives import Objective, weighing
@@ -204,7 +204,7 @@ class NativeEngine(Predictor):
         while not steps.stopped:
             try:
                 for x, y in islice(batches, steps.remaining):
-                    weight = self.weight(y) if self.accumulates else None
+                    weight = counted(y, self.weight) if self.accumulates else None
                     own, labels, part = self.world.batch(x, y, self.weight)
                     steps.on_step(self.step(own, labels, weight, part))
                     if steps.stopped:

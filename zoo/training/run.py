@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo._lazy import keras
-from zoo.tasks import Task
+from zoo.tasks import Own, Task
 from zoo.training.engines import Batches, Engine
 
 
@@ -60,14 +60,14 @@ class Run:
         """The steps of an epoch."""
         return self.task.steps(self.batch_size)
 
-    def batches(self, step: int = 0) -> Batches:
-        """All batches after so many steps, epoch after epoch."""
+    def batches(self, step: int = 0, own: Own | None = None) -> Batches:
+        """All batches after so many steps, epoch after epoch; `own` is that of `Task.batches`."""
         epoch, position = divmod(step, self.per_epoch)
         firsts = chain([position], repeat(0))
         return Batches(
             batch
             for number, first in zip(count(epoch), firsts)
-            for batch in self.task.batches(self.batch_size, self.seed, number, first)
+            for batch in self.task.batches(self.batch_size, self.seed, number, first, own)
         )
 
     @property

@@ -18,6 +18,7 @@ import numpy as np
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.tasks import Task
 from zoo.tasks.sequences import Sequences
+from zoo.tasks.shards import split_of
 
 BALANCED = "balanced"
 
@@ -68,7 +69,7 @@ def class_weights(text: str, task: Task, classes: int) -> tuple[float, ...]:
 
 def _counts(task: Task, classes: int) -> np.ndarray:
     """How many labels each class has; of soft labels, the sum of its shares."""
-    if task.corrupt is not None or "train" in task.streams:
+    if task.corrupt is not None or "train" in task.streams or split_of(task.train[1]) is not None:
         raise WrongConfiguration(
             f"class_weights='balanced' counts labels, and those of {task.name} are not known before "
             "training; give the weight of each class"
