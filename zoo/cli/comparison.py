@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -35,9 +35,6 @@ from zoo.cli.options import (
 from zoo.cli.sweep import AddressOption
 from zoo.cli.sweep import run as run_sweep
 from zoo.errors import WrongConfiguration
-
-if TYPE_CHECKING:
-    from zoo.sweeps.specification import Specification
 
 
 def compare(
@@ -69,25 +66,14 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Train on every framework by both engines, side by side."""
+    if seeds is not None:
+        _sweep(locals())
+        return
     from zoo import registry, tokenizers
     from zoo.comparison import compare
     from zoo.report.terminal import live, summary
     from zoo.training.plan import task_summary
 
-    if seeds is not None:
-        from zoo.sweeps import folder_of
-
-        given = {
-            "task": task, "epochs": epochs, "steps": steps, "batch_size": batch_size, "device": device,
-            "tokenizer": tokenizer, "errors": None if errors == "stop" else errors, "exact": exact or None,
-        }  # fmt: skip
-        chosen = {"models": models, "backends": split_names(backends), "modes": split_names(modes)}
-        every = range(seed, seed + seeds)
-        sweep = _sweep(
-            **chosen, engines=split_names(engines) or [], seeds=every, cpus=threads or 1, given=given
-        )
-        run_sweep(sweep, folder_of(None, out), address=address, jobs=None, quiet=quiet, as_json=as_json)
-        return
     if address is not None:
         raise WrongConfiguration(f"--address {address} goes with --seeds; leave one out or give both")
     reader = tokenizers.resolve(tokenizer)
@@ -121,24 +107,27 @@ def compare(
         raise typer.Exit(FINDING)
 
 
-def _sweep(
-    models: list[str],
-    backends: list[str] | None,
-    engines: list[str],
-    modes: list[str] | None,
-    seeds: Sequence[int],
-    cpus: int,
-    given: Mapping[str, Any],
-) -> Specification:
-    """The runs of a comparison for each seed. Raises ZooError's kinds for wrong names."""
+SETTINGS = ("task", "epochs", "steps", "batch_size", "tokenizer", "device")
+
+
+def _sweep(given: Mapping[str, Any]) -> None:
+    """The comparison that these options describe, for each seed. Raises ZooError's kinds for wrong names."""
     from zoo.comparison import choices
+    from zoo.sweeps import folder_of
     from zoo.sweeps.specification import specify
 
-    if modes:
-        raise WrongConfiguration(f"--modes {','.join(modes)} with --seeds; list modes in a file of zoo sweep")
-    choices(backends, engines, modes)  # raises for wrong engines
-    settings = {name: value for name, value in given.items() if value is not None}
-    return specify(models, backends, seeds, {"engine": engines, **settings}, cpus=cpus)
+    if given["modes"]:
+        raise WrongConfiguration(f"--modes {given['modes']} with --seeds; list modes in a file of zoo sweep")
+    backends, engines = split_names(given["backends"]), split_names(given["engines"]) or []
+    choices(backends, engines, None)  # raises for wrong names
+    settings = {"engine": ["native"] if given["exact"] else engines}
+    settings |= {name: given[name] for name in SETTINGS if given[name] is not None}
+    settings |= {"exact": True} if given["exact"] else {}
+    settings |= {"errors": given["errors"]} if given["errors"] != "stop" else {}
+    seeds = range(given["seed"], given["seed"] + given["seeds"])
+    sweep = specify(given["models"], backends, seeds, settings, cpus=given["threads"] or 1)
+    options = {name: given[name] for name in ("address", "quiet", "as_json")}
+    run_sweep(sweep, folder_of(None, given["out"]), jobs=None, **options)
 
 
 OwnModels = Annotated[
