@@ -133,12 +133,14 @@ def test_a_product_of_any_exponents_is_within_its_grid(k: int, seed: int, span: 
     assert abs(Fraction(found) - true) <= bound
 
 
-@given(st.sampled_from([1, 7, 300]), st.integers(0, 2**32 - 1), st.sampled_from([1, 5]))
+@given(st.sampled_from([1, 7, 301]), st.integers(0, 2**32 - 1), st.sampled_from([1, 5]))
 @FEW
 def test_gradients_of_an_embedding_are_added_in_any_order(n: int, seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, rows, n).astype(np.int32)
     weights = np.float32(np.ldexp(rng.uniform(-1, 1, (n, 2)), rng.integers(-30, 30, (n, 1))))
+    half = n // 2  # cancels but for the last
+    ids[half : 2 * half], weights[half : 2 * half] = ids[:half], -weights[:half]
 
     def gradient(order: np.ndarray) -> np.ndarray:
         def scalar(tables: list[Any]) -> tuple[Any, Any]:
