@@ -103,7 +103,13 @@ def test_a_product_of_any_length_is_as_accurate_as_one_rounding(count: int) -> N
     assert (np.abs(found - true) / size).max() < 1.05 * ULP
 
 
-@given(st.integers(1, 4096), st.integers(0, 2**32 - 1), st.integers(0, 120), st.booleans())
+# A few lengths: JAX compiles its operations for each.
+@given(
+    st.sampled_from([1, 2, 3, 17, 256, 1025, 4096]),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 120),
+    st.booleans(),
+)
 @settings(max_examples=40, deadline=None)
 def test_a_product_of_any_exponents_is_within_its_grid(k: int, seed: int, span: int, cancel: bool) -> None:
     """Numbers from subnormal to 2^127, sums that cancel; a row's largest is what its error is relative to."""
@@ -127,12 +133,14 @@ def test_a_product_of_any_exponents_is_within_its_grid(k: int, seed: int, span: 
     assert abs(Fraction(found) - true) <= bound
 
 
-@given(st.integers(1, 300), st.integers(0, 2**32 - 1), st.integers(1, 5))
+@given(st.sampled_from([1, 7, 301]), st.integers(0, 2**32 - 1), st.sampled_from([1, 5]))
 @FEW
 def test_gradients_of_an_embedding_are_added_in_any_order(n: int, seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, rows, n).astype(np.int32)
     weights = np.float32(np.ldexp(rng.uniform(-1, 1, (n, 2)), rng.integers(-30, 30, (n, 1))))
+    half = n // 2  # cancels but for the last
+    ids[half : 2 * half], weights[half : 2 * half] = ids[:half], -weights[:half]
 
     def gradient(order: np.ndarray) -> np.ndarray:
         def scalar(tables: list[Any]) -> tuple[Any, Any]:
@@ -353,7 +361,7 @@ def test_gradients_of_a_bias_that_examples_share_are_added_exactly() -> None:
 
     found = gradient(np.arange(40))
     assert all(
-        found.tobytes() == gradient(np.random.default_rng(i).permutation(40)).tobytes() for i in range(5)
+        found.tobytes() == gradient(np.random.default_rng(i).permutation(40)).tobytes() for i in range(3)
     )
 
 
@@ -576,6 +584,35 @@ def test_training_has_one_hash(model: str) -> None:
             code = RUN.format(model=model, steps=STEPS[model], arguments=f"{name} {mode} {threads}")
             hashes.add(python(code, KERAS_BACKEND=name, OMP_NUM_THREADS=str(threads)).splitlines()[-1])
     assert len(hashes) == 1
+
+
+RESUMED = """
+import zoo
+from zoo.training.chain import fingerprint
+name, threads, steps, resume, save = "{arguments}".split()
+zoo.use(name, threads=int(threads), exact=True)
+more = dict(resume=resume) if resume != "-" else dict(batch_size=32, ema=0.9, accumulate=2, clip_norm=0.5)
+run = zoo.train("mlp", steps=int(steps), checkpoint=save, schedule="WarmupDecay(0.001, 5, 20)",
+                mode="eager" if name == "torch" else None, progress=False, **more)
+print(fingerprint([run.losses, *map(zoo._lazy.ops.convert_to_numpy, run.model.variables)]))
+"""
+
+
+@pytest.mark.parity
+def test_a_run_resumed_on_other_frameworks_has_the_bits_of_one_that_was_not_interrupted(
+    tmp_path: Path,
+) -> None:
+    """Among the batches of an update, with other threads, an average of the weights and clipping."""
+
+    def trained(*arguments: object) -> str:
+        code = RESUMED.format(arguments=" ".join(map(str, arguments)))
+        return python(code, KERAS_BACKEND=str(arguments[0])).splitlines()[-1]
+
+    files = [tmp_path / f"{i}.safetensors" for i in range(4)]
+    whole = trained("torch", 4, 20, "-", files[3])
+    trained("torch", 1, 9, "-", files[0])
+    trained("jax", 4, 15, files[0], files[1])
+    assert trained("tensorflow", 2, 20, files[1], files[2]) == whole
 
 
 @pytest.mark.parity
