@@ -26,6 +26,7 @@ from zoo.cli.options import (
     TaskOption,
     ThreadsOption,
     TokenizerOption,
+    count,
     option,
     read_arrays,
     split_names,
@@ -52,6 +53,9 @@ def compare(
     exact: Annotated[
         bool, typer.Option("--exact", help="The same bits: two modes of each framework, one hash.")
     ] = False,
+    workers: Annotated[
+        int | None, count("Train on so many processes too, beside the one; native engine.", least=2)
+    ] = None,
     out: Annotated[Path, option("Folder of result.json and report.html.", "PATH")] = Path("zoo-report"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -81,6 +85,7 @@ def compare(
             device=device,
             threads=threads,
             exact=exact,
+            workers=workers,
             out=out,
             show=show,
         )
