@@ -537,7 +537,7 @@ class TensorFlowStep:
     def __call__(
         self, x: tf.Tensor, y: tf.Tensor, weight: int | None = None, part: Part = WHOLE
     ) -> tf.Tensor:
-        del part
+        del part  # the whole batch
         # A Python number would be a constant of the program, compiled again for each.
         return self.run(*((x, y) if weight is None else (x, y, tf.constant(weight, tf.int32))))
 
@@ -648,7 +648,7 @@ def _instead(
     another worker is lost.
     """
     simpler = {"xla": ("graph", "eager"), "graph": ("eager",)}.get(mode, ())
-    if isinstance(error, (tf.errors.ResourceExhaustedError, *LOST)):
+    if isinstance(error, (tf.errors.ResourceExhaustedError, *(LOST if get_world().size > 1 else ()))):
         simpler = ()
     for mode in simpler:
         run = compiled(mode)

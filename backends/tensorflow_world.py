@@ -83,7 +83,10 @@ class TensorFlowWorld(World):
         try:
             yield
         except LOST as error:
-            raise WorkerLost.of(error) from None
+            _, _, reason = str(error).rpartition(
+                "aborted by: "
+            )  # which names the task, after a page of nodes
+            raise WorkerLost.of(ValueError(reason)) from None
 
 
 @tf.custom_gradient

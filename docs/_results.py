@@ -23,6 +23,7 @@ HEADINGS: dict[Any, str] = {
     results.Definition: "### definition",
     results.Drift: "### drift",
     results.RunResult: "### runs",
+    results.WorkersResult: "### workers",
     results.PairResult: "### differences",
     results.LayerDifference: "### first_layer",
     results.Environment: "### environment",
@@ -33,7 +34,7 @@ HEADINGS: dict[Any, str] = {
     results.FaultRow: "### Faults",
     results.BenchmarkRow: "## Benchmarks",
 }
-NAMES = {str: "string", int: "integer", float: "number", NoneType: "null"}
+NAMES = {str: "string", bool: "boolean", int: "integer", float: "number", NoneType: "null"}
 
 
 def updated(text: str) -> str:

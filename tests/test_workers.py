@@ -316,6 +316,18 @@ def test_a_run_of_four_torch_workers_is_resumed_on_every_framework(tmp_path: Pat
             assert difference(each["vit-ti16"], whole["vit-ti16"]) < 1e-6, (backend, workers)
 
 
+@pytest.mark.workers
+def test_compare_shows_several_workers_beside_one_process(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 6, "backends": [NAME], "engines": ["native"], "threads": 1}
+    (run,) = zoo.compare("mlp", workers=2, out=tmp_path, **settings).runs
+    assert run["error"] is None
+    assert run["workers"] == {"count": 2, "losses": run["workers"]["losses"], "equal_weights": True}
+    assert run["workers"]["losses"] < 1e-6
+    assert '<th scope="col">2 workers</th>' in (tmp_path / "report.html").read_text()
+    with pytest.raises(zoo.WrongConfiguration, match="exact=True with workers=2"):
+        zoo.compare("mlp", workers=2, exact=True, out=None)
+
+
 # --- the command ---
 
 

@@ -61,6 +61,9 @@ def compare(
         count("Repeat with so many seeds, from --seed on: mean, spread and paired tests, as zoo sweep."),
     ] = None,
     address: AddressOption = None,
+    workers: Annotated[
+        int | None, count("Train on so many processes too, beside the one; native engine.", least=2)
+    ] = None,
     out: Annotated[Path, option("Folder of result.json and report.html.", "PATH")] = Path("zoo-report"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -95,6 +98,7 @@ def compare(
             device=device,
             threads=threads,
             exact=exact,
+            workers=workers,
             out=out,
             show=show,
         )
@@ -116,8 +120,9 @@ def _sweep(given: Mapping[str, Any]) -> None:
     from zoo.sweeps import folder_of
     from zoo.sweeps.specification import specify
 
-    if given["modes"]:
-        raise WrongConfiguration(f"--modes {given['modes']} with --seeds; list modes in a file of zoo sweep")
+    for name, instead in (("modes", "list modes in a file of zoo sweep"), ("workers", "leave one out")):
+        if given[name]:
+            raise WrongConfiguration(f"--{name} {given[name]} with --seeds; {instead}")
     backends, engines = split_names(given["backends"]), split_names(given["engines"]) or []
     choices(backends, engines, None)  # raises for wrong names
     settings = {"engine": ["native"] if given["exact"] else engines}

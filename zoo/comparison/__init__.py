@@ -69,6 +69,7 @@ def compare(
     threads: int | None = None,
     device: str | None = None,
     exact: bool = False,
+    workers: int | None = None,
     out: str | Path | None = "zoo-report",
     show: Callable[[list[Record]], None] | None = None,
 ) -> Comparison:
@@ -81,7 +82,9 @@ def compare(
     than the bound, up to four more runs measure how much one run differs from itself under 1-ulp
     perturbations of its initial weights, because differences caused by rounding alone are not differences
     between frameworks. Writes result.json and report.html into `out` (None: nowhere) and returns the result.
-    `exact` trains with the same bits on every framework, in two modes of each, and compares the hashes.
+    `workers` trains the native engine's runs on so many processes of this machine too, and compares their
+    losses with those of the one (docs/scale.md). `exact` trains with the same bits on every framework, in two
+    modes of each, and compares the hashes.
     `show` is a callback that receives the rows whenever one changes.
 
     Raises subclasses of ZooError for a wrong name before any process is started. An error in a run becomes
@@ -90,6 +93,8 @@ def compare(
     cards = [registry.card(name) for name in models]
     if not cards:
         raise WrongConfiguration("compare: no model given; `zoo list` shows them")
+    if exact and workers not in (None, 1):
+        raise WrongConfiguration(f"compare: exact=True with workers={workers}; an exact run has one worker")
     if out is not None:
         storage.check_folder("out", out)
     _check_tasks([task or card.task for card in cards], tokenizer, errors)
@@ -98,7 +103,13 @@ def compare(
         for card in cards
         for choice in (exact_choices(backends, modes) if exact else choices(backends, engines, modes))
     ]
-    counts = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "threads": threads}
+    counts = {
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "threads": threads,
+        "workers": workers,
+    }
     counts = {name: x if x is None else integer("compare", name, x) for name, x in counts.items()}
     settings = {
         "task": task, **counts, "seed": integer("compare", "seed", seed, 0),

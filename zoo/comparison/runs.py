@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from zoo.ladder.bounds import BOUNDS, PERTURBED_RUNS, absolute_difference, floor
-from zoo.processes.workers import Worker, WorkerDied
+from zoo.processes.workers import Worker, WorkerDied, finish
 
 Record = dict[str, Any]
 Progress = Callable[[], None]  # called when a row has changed
@@ -33,9 +34,15 @@ def measure(rows: list[Record], folders: list[Path], settings: Record, progress:
                 _train(row, worker, settings, progress)
             progress()
         _time(rows, workers, progress)
-        for row in rows:
-            row.pop("watched", None)
-        progress()
+    for row, folder in zip(rows, folders, strict=True) if (settings["workers"] or 1) > 1 else ():
+        if row["engine"] == "native" and not row["error"]:
+            row["status"] = f"on {settings['workers']} workers"
+            progress()
+            with _errors_in(row):
+                row |= {"workers": _share(row, folder / "workers", settings), "status": "done"}
+    for row in rows:
+        row.pop("watched", None)
+    progress()
 
 
 def _train(row: Record, worker: Worker, settings: Record, progress: Progress) -> None:
@@ -47,6 +54,24 @@ def _train(row: Record, worker: Worker, settings: Record, progress: Progress) ->
         else:
             row |= {**answer, "status": "trained"}
         progress()
+
+
+def _share(row: Record, folder: Path, settings: Record) -> Record:
+    """Train a row once more, on several workers, and compare them with its one process."""
+    folder.mkdir()
+    count, asked = settings["workers"], _arguments(row, settings)
+    asked["setup"]["threads"] = max(1, settings["threads"] // count)
+    (folder / "run.json").write_text(json.dumps(asked))
+    program = ["-m", "zoo.processes.launcher", str(count), "-m", "zoo.comparison.shared", str(folder)]
+    finish(program, folder, row["backend"])
+    found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(count)]
+    alone = np.array(row["losses"])
+    differences = [np.max(np.abs(np.array(each["losses"]) - alone) / np.abs(alone)) for each in found]
+    return {
+        "count": count,
+        "losses": float(max(differences)),
+        "equal_weights": len({each["weights"] for each in found}) == 1,
+    }
 
 
 def _time(rows: list[Record], workers: list[Worker], progress: Progress) -> None:

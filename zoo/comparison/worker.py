@@ -94,9 +94,10 @@ def prepare(
     tokenizer: str | None,
     errors: str,
     seed: int,
+    workers: int | None = None,
 ) -> tuple[keras.Model, tasks.Task]:
     """The model with its initial weights, and the data."""
-    backends.use(backend, threads=threads, device=device)
+    backends.use(backend, threads=threads, device=device, workers=workers)
     card, reader = registry.card(model), tokenizers.resolve(tokenizer)
     name = task or card.task
     built = plan.plan_model(model, name, tokenizer=reader).build(seed)

@@ -134,7 +134,12 @@ class Worker(Process):
 
 def run(code: str, arguments: Sequence[str], folder: Path, backend: str) -> None:
     """Run a program to its end. Raises WorkerDied with its error, and after the time limit."""
-    with closing(Process(["-c", code, *arguments], folder, backend)) as process:
+    finish(["-c", code, *arguments], folder, backend)
+
+
+def finish(arguments: Sequence[str], folder: Path, backend: str) -> None:
+    """Run Python with these arguments to its end; raises as `run` does."""
+    with closing(Process(arguments, folder, backend)) as process:
         while process.line():
             pass
         if process.process.wait():

@@ -180,11 +180,21 @@ def run_columns(runs: list[Run]) -> dict[str, Callable[[Run], str]]:
         "Training": lambda run: seconds(run.train_s),
         "Peak memory": lambda run: megabytes(run.peak_mb),
     }
+    for count in {run.workers["count"] for run in runs if run.workers}:
+        columns[f"{count} workers"] = lambda run: workers_text(run.workers)
     for metric in dict.fromkeys(name for run in runs for name in run.metrics):
         columns[f"Test {metric.replace('_', ' ')}"] = lambda run, name=metric: (
             "NaN" if name in run.metrics and run.metrics[name] is None else number(run.metrics.get(name))
         )
     return {**columns, "Version": lambda run: run.version}
+
+
+def workers_text(found: Record) -> str:
+    """How far a run on several workers is from that on one."""
+    if not found:
+        return "–"
+    apart = "" if found["equal_weights"] else "\nweights differ"
+    return f"losses {scientific(found['losses']) if found['losses'] else 'equal'}{apart}"
 
 
 def pairs(evidence: Evidence) -> Iterator[Record]:

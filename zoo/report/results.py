@@ -110,6 +110,17 @@ class ModelResult(TypedDict):
     """bounds that replace those of `zoo.ladder.bounds.BOUNDS`, by name; beside a `drift`, five times it"""
 
 
+class WorkersResult(TypedDict):
+    """A run on several processes (scale.md), beside the same one of one process."""
+
+    count: int
+    """how many there were"""
+    losses: Number
+    """the largest difference of a step's loss from that of one process, relative to it"""
+    equal_weights: bool
+    """whether the trained weights of all were the same to the bit"""
+
+
 class RunResult(TypedDict):
     """A training run of a model, framework, engine and mode. If it failed, optional fields may be missing."""
 
@@ -153,6 +164,8 @@ class RunResult(TypedDict):
     """`cpu`, or the accelerator's name"""
     code: NotRequired[str]
     """Python source of the training loop"""
+    workers: NotRequired[WorkersResult]
+    """of `workers=`: the same run on so many processes"""
 
 
 class LayerDifference(TypedDict):

@@ -46,6 +46,13 @@ def summary(result: Record, console: Console) -> None:
     for row in result["runs"]:
         if row["error"]:
             _print(console, f"{_name(row)} failed: {row['error']}")
+        if found := row.get("workers"):
+            same = "equal" if found["equal_weights"] else "not equal"
+            _print(
+                console,
+                f"{_name(row)} on {found['count']} workers: losses within {scientific(found['losses'])}, "
+                f"relative, of one process's; weights of the workers {same}",
+            )
     for model in result["models"]:
         pairs, runs = (
             [each for each in result[key] if each["model"] == model["name"]]

@@ -52,6 +52,7 @@ class Run:
     version: str = ""
     code: str = ""
     error: str = ""
+    workers: Record = field(default_factory=dict)  # the same run on several
     hash: str = ""  # of an exact run's weights, losses and logits
     # Not in the row: a name that is safe in a Vega expression, and the pattern of the run's line.
     id: str = ""
