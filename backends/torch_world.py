@@ -41,7 +41,7 @@ class TorchWorld(World):
         own, part = split(y, self.rank, self.size, count)
         return tensors(rows(x, own.start, own.stop)), tensors(y[own]), part
 
-    def own(self, length: int) -> slice:
+    def own_rows(self, length: int) -> slice:
         return even_rows(length, self.rank, self.size)
 
     def total(self, array: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ class World:
         del count
         return tensors(x), tensors(y), WHOLE
 
-    def own(self, length: int) -> slice:
+    def own_rows(self, length: int) -> slice:
         """The rows of a batch of so many that this worker needs, where every row counts as many labels."""
         return slice(0, length)
 
