@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as collectives
 from zoo.backends import tensors
-from zoo.backends.world import Launch, Part, World, even_rows, rows, split
+from zoo.backends.world import Launch, Part, World, rows, split
 
 from zoo.errors import WorkerLost
 
@@ -40,9 +40,6 @@ class TorchWorld(World):
     def batch(self, x: Any, y: np.ndarray, count: Callable[[np.ndarray], int]) -> tuple[Any, Any, Part]:
         own, part = split(y, self.rank, self.size, count)
         return tensors(rows(x, own.start, own.stop)), tensors(y[own]), part
-
-    def own_rows(self, length: int) -> slice:
-        return even_rows(length, self.rank, self.size)
 
     def total(self, array: np.ndarray) -> np.ndarray:
         tensor = torch.tensor(np.asarray(array, np.float64), device="cpu")
