@@ -42,7 +42,6 @@ MODES = {
 # gradients.
 EXACT_MODES = {"torch": ("traced", "eager"), "tensorflow": ("graph", "xla"), "jax": ("jit",)}
 NAMES = tuple(MODES)
-WORKERS = ("torch", "jax")  # those that train on several processes
 ALIASES = {"pytorch": "torch", "pt": "torch", "tf": "tensorflow"}  # other names in use
 Tensor = Any  # a tensor of the framework in use
 
@@ -490,7 +489,7 @@ def use(
     """
     name = checked(name, "zoo.use")
     _check_running(name)
-    _check_workers(name, workers)
+    _check_workers(workers)
     if exact and workers not in (None, 1):
         raise BackendError(f"zoo.use: exact=True with workers={workers}; an exact run has one worker")
     if threads is not None and not is_integer(threads):
@@ -540,22 +539,13 @@ def is_exact() -> bool:
 _preferred: dict[str, Any] = {}  # arguments of `use`, until the framework is needed
 
 
-def check_workers_of(name: str | None, workers: int | None) -> None:
-    """Raise BackendError unless that framework, by default the one in use, trains on so many workers."""
+def _check_workers(workers: int | None) -> None:
+    """Raise BackendError unless this process is one of so many workers."""
     if workers in (None, 1):
         return
     if not is_integer(workers) or workers < 1:
         raise BackendError(f"workers={workers!r}; expected an integer, 1 or more")
-    name = settle() if name is None else checked(name, "zoo.use")
-    if name not in WORKERS:
-        raise BackendError(f"workers={workers}: {name} trains on one; {' and '.join(WORKERS)} on several")
-
-
-def _check_workers(name: str, workers: int | None) -> None:
-    """Raise BackendError unless this process is one of so many workers of that framework."""
-    check_workers_of(name, workers)
-    if workers not in (None, 1):
-        check_launch(workers)
+    check_launch(workers)
 
 
 def workers() -> int:
@@ -584,7 +574,7 @@ def prefer(
     """
     name = settle() if name is None else checked(name, "zoo.use")
     _check_running(name)
-    _check_workers(name, workers)
+    _check_workers(workers)
     os.environ["KERAS_BACKEND"] = name
     _preferred.clear()
     _preferred.update(device=device, threads=threads, workers=workers, worker_timeout=worker_timeout)

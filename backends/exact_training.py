@@ -31,17 +31,13 @@ Tensor = Any
 # Of the zoo: what rounds numbers does so by the contract
 LAYERS = {
     "Dense", "Conv", "BatchNorm", "LayerNorm", "RMSNorm", "MaxPool", "AveragePool", "Gelu", "Add",
-    "Attention", "Parameter", "Lengths", "ZeroPadding", "LSTM", "GRU",
+    "Parameter", "Lengths", "ZeroPadding", "LSTM", "GRU",
 }  # fmt: skip
 # Of Keras: they round nothing
 STRUCTURAL = {
     "Flatten", "Reshape", "Identity", "InputLayer", "Concatenate", "Transpose", "GetItem", "ExpandDims",
     "Squeeze", "Swapaxes", "Pad", "NotEqual", "Equal",
 }  # fmt: skip
-
-
-# Refused: after three steps of t5-tiny one table, the decoder's, had other bits on JAX.
-UNPROVEN = {"RelativePositions"}
 
 
 def _mean(op: Any, x: Tensor) -> Tensor:
@@ -71,6 +67,20 @@ def _positions(layer: Any, x: Tensor) -> Tensor:
 def _segments(layer: Any, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
     table = keras_ops().convert_to_tensor(layer.table)
     return exact.add(x, table[0] if segment_ids is None else exact.embed(table, segment_ids))
+
+
+def _attention(
+    layer: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    padding_mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+) -> Tensor:
+    if bias is not None:  # of each example: the layer adds the mask, whose gradient no framework may sum
+        bias = exact.add(bias, keras_ops().zeros((query.shape[0], 1, 1, 1), "float32"))
+    return layer(query, key, value, padding_mask=padding_mask, bias=bias, training=training)
 
 
 def _relative_positions(layer: Any, x: Tensor) -> Tensor:
@@ -114,6 +124,7 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "Segments": _segments,
     "Token": _token,
     "RelativePositions": _relative_positions,
+    "Attention": _attention,
     "AdaptiveAveragePool": _adaptive_average_pool,
     # keras.ops
     "Mean": _mean,
@@ -151,8 +162,6 @@ ARITHMETIC: dict[str, Callable[..., Tensor]] = {
 def rule(operation: Any) -> Callable[..., Tensor] | None:
     """How a node of the graph is computed; None if there is no exact way."""
     name, module = type(operation).__name__, type(operation).__module__
-    if name in UNPROVEN:
-        return None
     if module.startswith("keras.src.ops") and name in ARITHMETIC:
         return lambda *args, **kwargs: ARITHMETIC[name](operation, *args, **kwargs)
     if name in RULES and module.startswith(("keras.src.ops", "zoo.layers")):
@@ -163,10 +172,10 @@ def rule(operation: Any) -> Callable[..., Tensor] | None:
 
 
 def _without_training(name: str, operation: Any) -> Callable[..., Tensor]:
-    """The rule of that name; only dropout has to know whether the model is trained."""
+    """The rule of that name; only dropout and attention have to know whether the model is trained."""
 
     def call(*args: Any, training: bool = False, **kwargs: Any) -> Tensor:
-        more = {"training": training} if RULES[name] is _dropout else {}
+        more = {"training": training} if RULES[name] in (_dropout, _attention) else {}
         return RULES[name](operation, *args, **kwargs, **more)
 
     return call

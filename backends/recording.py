@@ -1,8 +1,8 @@
 """The operations of a forward pass, recorded one by one, whatever framework a model is written in.
 
-A recorder of a framework (`record_torch`, `record_keras`, `record_jax`) runs a model eagerly and calls
-`Recorder.add` after each operation. The model continues with what it returns: with replacements given, the
-same pass is run again with other values in chosen operations.
+A recorder of a framework (`record_torch`, `record_tensorflow`, `record_jax`, `record_keras`) runs a model
+eagerly and calls `Recorder.add` after each operation. The model continues with what it returns: with
+replacements given, the same pass is run again with other values in chosen operations.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ Array = np.ndarray
 
 # The kinds by which the operations of two frameworks are matched, and their names in the frameworks.
 NAMES = {
-    "conv": "conv1d conv2d conv3d convolution depthwiseconv1d depthwiseconv2d conv_general_dilated",
+    "conv": "conv1d conv2d conv3d convolution depthwiseconv1d depthwiseconv2d conv_general_dilated "
+    "depthwiseconv2dnative",
     "dense": "linear einsumdense lineargeneral densegeneral",
-    "product": "einsum matmul bmm dot_general dot",
-    "batch_norm": "batchnorm batchnormalization",
+    "product": "einsum matmul bmm dot_general dot batchmatmulv2",
+    "batch_norm": "batchnorm batchnormalization batch_normalization",
     "layer_norm": "layernorm layernormalization",
     "rms_norm": "rmsnorm rmsnormalization",
     "group_norm": "groupnorm groupnormalization",
@@ -36,12 +37,12 @@ NAMES = {
     "silu": "swish",
     "sigmoid": "logistic",
     "exp": "exponential",
-    "add": "iadd radd",
+    "add": "iadd radd addv2 biasadd",
     "mul": "imul rmul multiply",
-    "average_pool": "adaptive_avg_pool2d globalaveragepooling2d avg_pool2d averagepooling2d",
-    "max_pool": "max_pool2d maxpooling2d",
-    "pad": "zeropadding2d constant_pad_nd",
-    "cat": "concat concatenate",
+    "average_pool": "avgpool adaptive_avg_pool2d globalaveragepooling2d avg_pool2d averagepooling2d",
+    "max_pool": "maxpool max_pool2d maxpooling2d",
+    "pad": "zeropadding2d constant_pad_nd padv2",
+    "cat": "concat concatenate concatv2",
     "dropout": "dropout1d dropout2d spatialdropout2d feature_dropout",
 }
 KINDS = {name: kind for kind, names in NAMES.items() for name in names.split()}
@@ -208,6 +209,7 @@ RECORDERS = {
     r"keras\.": "record_keras",
     r"flax\.nnx\.": "record_jax",
     r"flax\.linen\.": "record_jax",
+    r"tensorflow\.python\.module\.module": "record_tensorflow",
 }
 
 
@@ -229,6 +231,6 @@ def model_of(built: Any, inputs: Any) -> Model:
     if module is None:
         raise WrongConfiguration(
             f"the builder returned a {type(built).__name__}; expected a torch.nn.Module, a Keras model, a "
-            "Flax NNX module, (Linen module, its variables), or (function, a dict of its weights)"
+            "tf.Module, a Flax NNX module, (Linen module, its variables), or (function, dict of its weights)"
         )
     return importlib.import_module(f"zoo.backends.{module}").load(built, inputs)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import chain
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +20,7 @@ from zoo.backends import (
     LossScaling,
     Optimizer,
     allowed,
+    check_layers,
     cores,
     drawing_nothing,
     fall_back,
@@ -28,14 +29,20 @@ from zoo.backends import (
     processor,
 )
 from zoo.backends.cells import gru_cell, lstm_cell
-from zoo.backends.world import WHOLE, Launch, Part, World
-
-from zoo.errors import BackendError
+from zoo.backends.world import WHOLE, Launch, Part, World, get_world, part, sharding
 
 if TYPE_CHECKING:
     import keras
 
 NAME = "tensorflow"
+# Errors of a sum over workers of which one has ended, or does not answer.
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.FailedPreconditionError,
+)
 
 # A data set freed at Python's exit may wait forever for a thread that needs Python: free it before.
 atexit.register(gc.collect)
@@ -105,12 +112,21 @@ def enable_float64() -> None:
 
 
 def join(launch: Launch, timeout: float, device: str | None) -> World:
-    del timeout, device
-    raise BackendError(f"workers={launch.size}: {NAME} trains on one; use torch or jax")
+    if device is not None or tf.config.list_physical_devices("GPU"):
+        use_device(device or f"cuda:{launch.local_rank}")
+    return _workers().TensorFlowWorld(launch, timeout)
 
 
 def check_workers(mode: str, model: keras.Model) -> None:
-    """Nothing to check: it trains on one worker."""
+    del mode
+    check_layers(model)
+
+
+def _workers() -> Any:
+    """Imported by workers only: it uses functions that TensorFlow does not document."""
+    import zoo.backends.tensorflow_world as workers
+
+    return workers
 
 
 def synchronize(value: tf.Tensor) -> None:
@@ -195,6 +211,10 @@ def batch_norm(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     if not training:
         return (x - mean) * (tf.math.rsqrt(variance + epsilon) * gamma) + beta, mean, variance
+    if part().of > 1:
+        return _workers().batch_norm(
+            x, gamma, beta, mean, variance, momentum=momentum, epsilon=epsilon, of=part().of
+        )
     axes, count = list(range(x.shape.rank - 1)), tf.cast(tf.size(x) / tf.size(mean), x.dtype)
     batch_mean = tf.reduce_mean(x, axes)
     batch_variance = tf.reduce_mean(tf.square(x - batch_mean), axes)
@@ -479,7 +499,8 @@ def input_gradient(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> 
 def step(
     model: keras.Model, loss: Loss, optimizer: Optimizer, mode: str, scaling: LossScaling | None = None
 ) -> TensorFlowStep:
-    return TensorFlowStep(model, loss, optimizer, allowed(NAME, mode), scaling)
+    kind = TensorFlowStep if get_world().size == 1 else SharedStep
+    return kind(model, loss, optimizer, allowed(NAME, mode), scaling)
 
 
 class TensorFlowStep:
@@ -488,35 +509,97 @@ class TensorFlowStep:
     def __init__(
         self, model: keras.Model, loss: Loss, spec: Optimizer, mode: str, scaling: LossScaling | None
     ):
-        weights = model.trainable_variables
-        self.model, self.mode = model, mode
-        self.updater = updater = Updater(spec, weights, scaling)
+        self.model, self.loss, self.mode = model, loss, mode
+        self.updater = Updater(spec, model.trainable_variables, scaling)
+        self.step = self.compiled(mode)
 
-        def step(x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
-            with tf.GradientTape() as tape:
-                value = loss(y, model(x, training=True)) + sum(model.losses)
-                scaled = updater.scale(value)
-            zero = tf.UnconnectedGradients.ZERO
-            updater(tape.gradient(scaled, _values(weights), unconnected_gradients=zero), weight)
-            return value
+    def compiled(self, mode: str) -> Callable[..., Any]:
+        """The step in this mode."""
+        return _compiled(self.plain, mode)
 
-        self.plain, self.step = step, _compiled(step, mode)
+    def plain(self, x: tf.Tensor, y: tf.Tensor, weight: tf.Tensor | None = None) -> tf.Tensor:
+        """A step on a batch; its loss."""
+        value, gradients = self.differentiate(x, y)
+        self.updater(gradients, weight)
+        return value
+
+    def differentiate(
+        self, x: tf.Tensor, y: tf.Tensor, share: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, list[Any]]:
+        """The loss times a share, and the gradients of it as it is scaled."""
+        with tf.GradientTape() as tape:
+            value = self.loss(y, self.model(x, training=True)) + sum(self.model.losses)
+            value = value if share is None else value * tf.cast(share, value.dtype)
+            scaled = self.updater.scale(value)
+        zero = tf.UnconnectedGradients.ZERO
+        return value, tape.gradient(scaled, _values(self.updater.variables), unconnected_gradients=zero)
 
     def __call__(
         self, x: tf.Tensor, y: tf.Tensor, weight: int | None = None, part: Part = WHOLE
     ) -> tf.Tensor:
-        del part  # `zoo.backends.WORKERS` does not name TensorFlow
+        del part
         # A Python number would be a constant of the program, compiled again for each.
-        batch = (x, y) if weight is None else (x, y, tf.constant(weight, tf.int32))
+        return self.run(*((x, y) if weight is None else (x, y, tf.constant(weight, tf.int32))))
+
+    def run(self, *batch: Any) -> Any:
+        """The step, from here on in a simpler mode if it cannot be compiled."""
         try:
             return self.step(*batch)
         except Exception as error:
-            loss, self.step, mode = _instead(self.plain, self.mode, error, *batch)
+            found, self.step, mode = _instead(self.compiled, self.mode, error, *batch)
             self.mode = fall_back(self.model, self.mode, mode, error)
-            return loss
+            return found
 
     def sync(self) -> None:
         pass  # TensorFlow trains the model's own variables
+
+
+class SharedStep(TensorFlowStep):
+    """That of one of several workers: XLA compiles the gradients and the update, not the sum between."""
+
+    def __init__(self, *arguments: Any):
+        self.world = cast(Any, get_world())
+        super().__init__(*arguments)
+
+    def compiled(self, mode: str) -> Callable[..., Any]:
+        def differentiate(x: tf.Tensor, y: tf.Tensor, share: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            value, gradients = self.differentiate(x, y, share)
+            return value, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+        steps: dict[tuple[int, int], Callable[..., Any]] = {}
+        update = _compiled(self.updater, mode)
+
+        def step(part: Part, *batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
+            key = part.index, part.of
+            if key not in steps:
+                steps[key] = self.shared(_compiled(differentiate, mode), update, mode)
+            with sharding(part):  # read while a function is traced
+                return steps[key](*batch)
+
+        return step
+
+    def shared(
+        self, differentiate: Callable[..., Any], update: Callable[..., Any], mode: str
+    ) -> Callable[..., Any]:
+        """A step on a part of a batch: the loss of all, and how many workers sent a flag."""
+
+        def step(
+            x: tf.Tensor, y: tf.Tensor, share: tf.Tensor, flag: tf.Tensor, weight: tf.Tensor | None
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            value, gradients, flags = self.world.sums(*differentiate(x, y, share), flag)
+            update(gradients, weight)
+            return value, flags
+
+        return _compiled(step, "eager" if mode == "eager" else "graph")
+
+    def __call__(
+        self, x: tf.Tensor, y: tf.Tensor, weight: int | None = None, part: Part = WHOLE
+    ) -> tf.Tensor:
+        share, flag = tf.constant(part.weight, tf.float64), tf.constant(self.world.flag)
+        counted = None if weight is None else tf.constant(weight, tf.int32)
+        loss, flags = self.run(part, x, y, share, flag, counted)
+        self.world.flags.append(flags)
+        return loss
 
 
 def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:
@@ -541,7 +624,7 @@ def predictor(model: keras.Model, mode: str) -> Callable[[tf.Tensor], tf.Tensor]
         try:
             return run(x)
         except Exception as error:
-            logits, run, simpler = _instead(forward, mode, error, x)
+            logits, run, simpler = _instead(partial(_compiled, forward), mode, error, x)
             mode = fall_back(model, mode, simpler, error)
             return logits
 
@@ -557,17 +640,18 @@ def _compiled(function: Callable[..., Any], mode: str, *, autograph: bool = True
 
 
 def _instead(
-    function: Callable[..., Any], mode: str, error: Exception, *arguments: Any
-) -> tuple[tf.Tensor, Callable[..., Any], str]:
+    compiled: Callable[[str], Callable[..., Any]], mode: str, error: Exception, *arguments: Any
+) -> tuple[Any, Callable[..., Any], str]:
     """The result and the function in the first simpler mode that can run it, and that mode.
 
-    Raises the error of eager mode, as for a batch that does not fit, or `error` if memory is exhausted.
+    Raises the error of eager mode, as for a batch that does not fit, or `error` if memory is exhausted or
+    another worker is lost.
     """
     simpler = {"xla": ("graph", "eager"), "graph": ("eager",)}.get(mode, ())
-    if isinstance(error, tf.errors.ResourceExhaustedError):
+    if isinstance(error, (tf.errors.ResourceExhaustedError, *LOST)):
         simpler = ()
     for mode in simpler:
-        run = _compiled(function, mode)
+        run = compiled(mode)
         try:
             return run(*arguments), run, mode
         except Exception:

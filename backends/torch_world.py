@@ -12,8 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.distributed._functional_collectives as collectives
-from zoo.backends import tensors
-from zoo.backends.world import Launch, Part, World, rows, split
+from zoo.backends.world import Launch, World
 
 from zoo.errors import WorkerLost
 
@@ -36,10 +35,6 @@ class TorchWorld(World):
                 timeout=limit,
             )
         atexit.register(self.close)
-
-    def batch(self, x: Any, y: np.ndarray, count: Callable[[np.ndarray], int]) -> tuple[Any, Any, Part]:
-        own, part = split(y, self.rank, self.size, count)
-        return tensors(rows(x, own.start, own.stop)), tensors(y[own]), part
 
     def total(self, array: np.ndarray) -> np.ndarray:
         tensor = torch.tensor(np.asarray(array, np.float64), device="cpu")

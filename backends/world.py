@@ -8,6 +8,7 @@ part of which has no counted label, is computed whole by every worker, each with
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import deque
@@ -68,8 +69,10 @@ class World:
         """This worker's part of a batch, on its device; `count(y)` is how many labels the loss counts."""
         from zoo.backends import tensors
 
-        del count
-        return tensors(x), tensors(y), WHOLE
+        if self.size == 1:
+            return tensors(x), tensors(y), WHOLE
+        own, part = split(y, self.rank, self.size, count)
+        return tensors(rows(x, own.start, own.stop)), tensors(y[own]), part
 
     def own_rows(self, length: int) -> slice:
         """The rows of a batch of so many that this worker needs, where every row counts as many labels."""
@@ -119,6 +122,7 @@ class Launch:
     port: int
     elastic: bool = False
     restarts: int = 0
+    addresses: tuple[str, ...] = ()  # of all workers, where they are known
 
 
 # Variables by launcher: rank, size, local rank, local size. SLURM's own are those of a step, of srun.
@@ -129,10 +133,11 @@ VARIABLES = (
 
 
 def launched() -> Launch | None:
-    """How this process was started: by torchrun, srun or `zoo.processes.launcher`; None if alone.
+    """How this process was started: by torchrun, srun or `zoo.processes.launcher`, or as TF_CONFIG says.
 
-    Raises BackendError for variables that are not numbers.
+    None if alone. Raises BackendError for variables that are not numbers, or contradict each other.
     """
+    config = _tensorflow_config()
     for names in VARIABLES:
         rank, size, local_rank, local_size = map(os.environ.get, names)
         if rank is None or size is None:
@@ -142,10 +147,84 @@ def launched() -> Launch | None:
             first, second, third, fourth = map(int, given)
         except ValueError:
             raise BackendError(f"{', '.join(names)}: {', '.join(given)}; expected integers") from None
+        if not 0 <= first < second:
+            raise BackendError(
+                f"{names[0]}={first}, {names[1]}={second}; expected a rank from 0 to the size - 1"
+            )
+        if config is not None and (config.rank, config.size) != (first, second):
+            raise BackendError(
+                f"TF_CONFIG is that of worker {config.rank} of {config.size}, {names[0]} and {names[1]} are "
+                f"{first} and {second}; unset TF_CONFIG, or make them agree"
+            )
         elastic = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-        return Launch(first, second, third, fourth, *_address(), elastic, restarts)
-    return None
+        known = () if config is None else config.addresses
+        return Launch(first, second, third, fourth, *_address(), elastic, restarts, known)
+    return config
+
+
+def describe() -> dict[str, Any] | None:
+    """For `zoo doctor`: the variables that name this worker, and the world it would join, or what is wrong.
+
+    None if this process was started alone.
+    """
+    try:
+        found = launched()
+    except BackendError as error:
+        return {"error": str(error)}
+    given = [[name for name in names[:2] if name in os.environ] for names in VARIABLES]
+    if found is None:
+        first, second = VARIABLES[0][:2]
+        half = f"{given[0][0]} is set, but not both of {first} and {second}" if given[0] else None
+        return half and {"error": f"{half}; unset it, or set both"}
+    return {
+        "variables": next((names for names in given if len(names) == 2), ["TF_CONFIG"]),
+        "rank": found.rank,
+        "size": found.size,
+        "local_rank": found.local_rank,
+        "local_size": found.local_size,
+        "address": f"{found.address}:{found.port}",
+        "addresses": list(found.addresses),
+    }
+
+
+def _tensorflow_config() -> Launch | None:
+    """What TF_CONFIG says: the addresses of a cluster's workers, and which of them this one is."""
+    if not (text := os.environ.get("TF_CONFIG")):
+        return None
+    try:
+        config = json.loads(text)
+        cluster, task = config.get("cluster", {}), config.get("task", {})
+        chiefs, others = (list(cluster.get(kind, [])) for kind in ("chief", "worker"))
+        found = [*chiefs, *others]
+        if not found:
+            return None
+        rank = {"chief": 0, "worker": len(chiefs)}[task["type"]] + int(task["index"])
+        hosts = [address.rpartition(":")[0] for address in found]
+        host, port = hosts[0], int(found[0].rpartition(":")[2])
+        local_rank, local_size = hosts[:rank].count(hosts[rank]), hosts.count(hosts[rank])
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        raise BackendError(
+            f"TF_CONFIG={text}: {type(error).__name__}: {error}; expected the workers' addresses and which "
+            'this is: {"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        ) from None
+    return Launch(rank, len(found), local_rank, local_size, host, port, addresses=tuple(found))
+
+
+def addresses(launch: Launch) -> list[str]:
+    """The address at which each worker listens, for a framework that needs them all.
+
+    Raises BackendError for workers on several machines without TF_CONFIG.
+    """
+    if launch.addresses:
+        return list(launch.addresses)
+    if launch.local_size != launch.size:
+        raise BackendError(
+            f"workers={launch.size} on several machines: TensorFlow needs the address of each; set TF_CONFIG "
+            "(docs/scale.md)"
+        )
+    # That of worker 0 may be torchrun's own.
+    return [f"{launch.address}:{launch.port + 1 + rank}" for rank in range(launch.size)]
 
 
 def _address() -> tuple[str, int]:

@@ -36,7 +36,7 @@ REFERENCE = {
         "load_run SavedRun evaluate find_learning_rate LearningRates",
     ),
     "writing": ("Predicting, generating and exporting", "predict generate translate export"),
-    "comparing": ("Comparing", "compare parity diff diff_optimizers conform bench"),
+    "comparing": ("Comparing", "compare sweep parity diff diff_optimizers conform bench"),
     "errors": (
         "Errors",
         "ZooError UnknownModel UnknownName WrongConfiguration WeightsMismatch DataUnavailable BackendError "

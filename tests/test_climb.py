@@ -104,7 +104,7 @@ EVERYTHING = "ZOO_LADDER" in os.environ
 
 @pytest.mark.long
 def test_every_fault_is_caught_by_its_rung_and_its_cause_named() -> None:
-    few = [fault.name for fault in faults.FAULTS if fault.rung <= 8 or EVERYTHING]
+    few = [fault.name for fault in faults.FAULTS if 1 <= fault.rung <= 8 or EVERYTHING]
     control, *rows = injection.inject_faults(few)
     assert control["caught"] is None, control
     assert len(rows) == len(few)

@@ -664,6 +664,66 @@ def test_flax_modules_and_functions_beside_torch(tmp_path: Path) -> None:
     assert causes(zoo.diff(Small, f"{file}:function", IMAGES[0, :, 0, :3])) == [("epsilon", True)]
 
 
+MODULE = """
+import tensorflow as tf
+
+class Linear(tf.Module):
+    def __init__(self, size, features):
+        super().__init__()
+        self.w, self.b = tf.Variable(tf.random.normal((size, features))), tf.Variable(tf.zeros(features))
+
+    def __call__(self, x):
+        return tf.einsum("bni,io->bno", x, self.w) + self.b
+
+class Net(tf.Module):
+    def __init__(self):
+        super().__init__()
+        kernels = {"stem": (3, 3, 3, 8), "depth": (3, 3, 8, 1)}
+        self.kernels = {name: tf.Variable(tf.ones(shape)) for name, shape in kernels.items()}
+        self.bias, self.norm = tf.Variable(tf.zeros(8)), [tf.Variable(tf.ones(8)) for _ in range(2)]
+        self.statistics = [tf.Variable(tf.ones(8), trainable=False) for _ in range(2)]
+        self.projections = [Linear(8, 8) for _ in range(4)]
+
+    @tf.function
+    def __call__(self, x):
+        x = tf.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        x = tf.nn.bias_add(tf.nn.conv2d(x, self.kernels["stem"], 2, "VALID"), self.bias)
+        x = tf.nn.depthwise_conv2d(x, self.kernels["depth"], (1, 1, 1, 1), "SAME")
+        x = tf.nn.batch_normalization(x, *self.statistics, *self.norm, 1e-3)
+        x = tf.nn.max_pool2d(tf.nn.relu(x), 2, 2, "VALID")
+        x = tf.reshape(x, (x.shape[0], -1, 8))
+        heads = lambda f: tf.transpose(tf.reshape(f(x), (x.shape[0], -1, 2, 4)), (0, 2, 1, 3))
+        q, k, v = map(heads, self.projections[:3])
+        x = tf.matmul(tf.nn.softmax(tf.matmul(q, k, transpose_b=True) / 2), v)
+        return self.projections[3](tf.reshape(tf.transpose(x, (0, 2, 1, 3)), (x.shape[0], -1, 8)))
+"""
+
+
+class WithAttention(nn.Module):
+    """A convolution, a depthwise one, batch norm, attention of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8)
+        self.depth = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.projections = nn.ModuleList([nn.Linear(8, 8) for _ in range(4)])
+
+    def forward(self, x: Any) -> Any:
+        x = F.max_pool2d(F.relu(self.norm(self.depth(self.stem(x)))), 2).flatten(2).transpose(1, 2)
+        q, k, v = (f(x).unflatten(-1, (2, 4)).transpose(1, 2) for f in list(self.projections)[:3])
+        x = torch.softmax(q @ k.transpose(-1, -2) / 2, -1) @ v
+        return self.projections[3](x.transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parity
+def test_a_module_of_tensorflow_beside_torch(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    (file := tmp_path / "port.py").write_text(MODULE)
+    result = zoo.diff(WithAttention, f"{file}:Net", IMAGES)
+    assert [(d["cause"], d["confirmed"]) for d in result["differences"]] == [("epsilon", True)]
+    assert result["weights"]["only_theirs"] == result["weights"]["only_ours"] == []
+
+
 # The parts
 
 

@@ -73,6 +73,9 @@ def test_the_backend_that_differs_from_the_others_is_named() -> None:
     found = compare(SINE, outcomes(torch="ValueError: no", tensorflow=X, jax=X), {})
     assert found is not None
     assert (found.kind, found.odd) == ("error", ("torch",))
+    found = compare(SINE, outcomes(torch=X * (1 + 0.7e-5), tensorflow=X, jax=X * (1 + 1.4e-5)), {})
+    assert found is not None  # torch is near both, which are apart
+    assert (found.kind, found.odd) == ("value", ("jax", "tensorflow"))
     assert compare(SINE, outcomes(torch="ValueError: no", tensorflow="TypeError: no", jax="x"), {}) is None
     gradients = {
         b: Outcome(outputs=[X], gradients={"x": X * (b != "jax")}) for b in ("torch", "tensorflow", "jax")

@@ -18,7 +18,7 @@ from zoo._lazy import ops
 from zoo.ladder.networks import registered_network
 from zoo.ladder.probe import use_float64
 
-BATCH, STEPS = 12, 8
+BATCH, STEPS, NORM = 12, 8, 0.01  # examples, steps, and that to which a fault clips
 
 
 def train(name: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -36,27 +36,27 @@ def train(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def mutate(name: str) -> None:
     """Break one rule of the workers, as a fault that the losses must show."""
-    import zoo.backends.torch as torch_backend
-    import zoo.backends.torch_world as torch_world
     from zoo.backends import world
 
     import zoo.random as random
 
+    backend: Any = backends.current()
     if name == "dropout":
         random.part_of_batch = lambda: world.WHOLE
     elif name == "norm":
-        torch_backend.part = lambda: world.WHOLE
+        backend.part = lambda: world.WHOLE
     elif name == "weight":
         own = world.split
-        torch_world.split = lambda y, rank, size, count: own(y, rank, size, len)
+        world.split = lambda y, rank, size, count: own(y, rank, size, len)
     elif name == "clip":
-        clip, update = torch_backend.Updater.clip, torch_backend.EagerStep.updated
+        sums = world.get_world().sums
 
-        def updated(self: Any, loss: Any, gradients: Any, weight: Any) -> Any:
-            self.updater.clip = lambda gradients: gradients
-            return update(self, loss, clip(self.updater, gradients), weight)
+        def clipped(loss: Any, gradients: Any, rest: Any) -> Any:
+            norm = ops.sqrt(sum(ops.sum(ops.square(gradient)) for gradient in gradients))
+            factor = NORM / ops.maximum(norm, NORM)
+            return sums(loss, [gradient * factor for gradient in gradients], rest)
 
-        torch_backend.EagerStep.updated = updated
+        world.get_world().sums = clipped
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ from .registry import build as build
 from .registry import card as card
 from .registry import list_models as list_models
 from .registry import register as register
+from .sweeps import sweep as sweep
 from .training import Callback as Callback
 from .training import CSVLogger as CSVLogger
 from .training import EarlyStopping as EarlyStopping

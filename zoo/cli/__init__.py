@@ -27,6 +27,7 @@ from zoo.cli.hunt import hunt
 from zoo.cli.inference import export, generate, predict, show
 from zoo.cli.options import BROKEN_PIPE, FINDING, TROUBLE
 from zoo.cli.shard import shard
+from zoo.cli.sweep import sweep
 from zoo.cli.training import train
 from zoo.errors import WorkerLost, WrongConfiguration, ZooError
 
@@ -98,6 +99,7 @@ COMMANDS = {
     "generate": generate,
     "show": show,
     "compare": compare,
+    "sweep": sweep,
     "parity": parity,
     "diff": diff,
     "convert": convert,

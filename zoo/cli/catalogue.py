@@ -87,15 +87,16 @@ def augment(
 
 
 def doctor(as_json: JsonOption = False) -> None:
-    """Show what each framework finds here, or what to install."""
+    """Show what each framework finds here, what to install, and the workers that it would join."""
     from zoo import backends
+    from zoo.backends.world import describe
     from zoo.processes.frameworks import frameworks
     from zoo.processes.machine import environment
 
-    here, found = environment(), frameworks()
+    here, found, world = environment(), frameworks(), describe()
     if as_json:
-        terminal.print_json({"environment": here, "frameworks": found})
+        terminal.print_json({"environment": here, "frameworks": found, "workers": world})
     else:
-        terminal.machine(here, found)
-    if any("error" in found[name] for name in backends.installed()):
+        terminal.machine(here, found, world)
+    if "error" in (world or ()) or any("error" in found[name] for name in backends.installed()):
         raise typer.Exit(FINDING)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,10 +27,13 @@ from zoo.cli.options import (
     TaskOption,
     ThreadsOption,
     TokenizerOption,
+    count,
     option,
     read_arrays,
     split_names,
 )
+from zoo.cli.sweep import AddressOption
+from zoo.cli.sweep import run as run_sweep
 from zoo.errors import WrongConfiguration
 
 
@@ -52,16 +56,26 @@ def compare(
     exact: Annotated[
         bool, typer.Option("--exact", help="The same bits: two modes of each framework, one hash.")
     ] = False,
+    seeds: Annotated[
+        int | None,
+        count("Repeat with so many seeds, from --seed on: mean, spread and paired tests, as zoo sweep."),
+    ] = None,
+    address: AddressOption = None,
     out: Annotated[Path, option("Folder of result.json and report.html.", "PATH")] = Path("zoo-report"),
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train on every framework by both engines, side by side."""
+    if seeds is not None:
+        _sweep(locals())
+        return
     from zoo import registry, tokenizers
     from zoo.comparison import compare
     from zoo.report.terminal import live, summary
     from zoo.training.plan import task_summary
 
+    if address is not None:
+        raise WrongConfiguration(f"--address {address} goes with --seeds; leave one out or give both")
     reader = tokenizers.resolve(tokenizer)
     for card in map(registry.card, models):
         terminal.note(task_summary(card, task or card.task, reader), quiet=quiet)
@@ -93,6 +107,29 @@ def compare(
         raise typer.Exit(FINDING)
 
 
+SETTINGS = ("task", "epochs", "steps", "batch_size", "tokenizer", "device")
+
+
+def _sweep(given: Mapping[str, Any]) -> None:
+    """The comparison that these options describe, for each seed. Raises ZooError's kinds for wrong names."""
+    from zoo.comparison import choices
+    from zoo.sweeps import folder_of
+    from zoo.sweeps.specification import specify
+
+    if given["modes"]:
+        raise WrongConfiguration(f"--modes {given['modes']} with --seeds; list modes in a file of zoo sweep")
+    backends, engines = split_names(given["backends"]), split_names(given["engines"]) or []
+    choices(backends, engines, None)  # raises for wrong names
+    settings = {"engine": ["native"] if given["exact"] else engines}
+    settings |= {name: given[name] for name in SETTINGS if given[name] is not None}
+    settings |= {"exact": True} if given["exact"] else {}
+    settings |= {"errors": given["errors"]} if given["errors"] != "stop" else {}
+    seeds = range(given["seed"], given["seed"] + given["seeds"])
+    sweep = specify(given["models"], backends, seeds, settings, cpus=given["threads"] or 1)
+    options = {name: given[name] for name in ("address", "quiet", "as_json")}
+    run_sweep(sweep, folder_of(None, given["out"]), jobs=None, **options)
+
+
 OwnModels = Annotated[
     list[str] | None,
     typer.Argument(
@@ -121,7 +158,9 @@ TargetsOption = Annotated[Path | None, option("Labels or numbers to train it on,
 def parity(
     models: OwnModels = None,
     backends: BackendsOption = None,
-    rungs: Annotated[str | None, option("Comma-separated, 1 to 11; all by default.", "NUMBERS")] = None,
+    rungs: Annotated[
+        str | None, option("Comma-separated; by default 1 to 11. 0: of exact runs, the same bits.", "NUMBERS")
+    ] = None,
     float64: Annotated[bool, typer.Option("--float64", help="In float64 as well.")] = False,
     modes: ParityModes = None,
     faults: Annotated[
@@ -140,7 +179,7 @@ def parity(
     try:
         numbers = [int(n) for n in split_names(rungs) or []]
     except ValueError:
-        raise WrongConfiguration(f"--rungs {rungs}: expected numbers from 1 to 11, e.g. 1,2,3") from None
+        raise WrongConfiguration(f"--rungs {rungs}: expected numbers from 0 to 11, e.g. 1,2,3") from None
     if faults:
         raise typer.Exit(_seed_faults(names, quiet=quiet, as_json=as_json))
     from zoo.ladder import QUICK_MODES, parity

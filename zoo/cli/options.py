@@ -76,7 +76,8 @@ BackendsOption = Annotated[
 DeviceOption = Annotated[str | None, option("cpu, cuda:0, mps ...; `zoo doctor` lists them.", "NAME")]
 ThreadsOption = Annotated[int | None, count("CPU threads of each framework.")]
 WorkersOption = Annotated[
-    int | None, count("Processes that train together, by default those of torchrun or srun, else one.")
+    int | None,
+    count("Processes that train together, by default those of torchrun, srun or TF_CONFIG, else one."),
 ]
 WorkerTimeoutOption = Annotated[
     float | None,

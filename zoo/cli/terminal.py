@@ -318,8 +318,8 @@ def _bench_figures(row: Record) -> list[str]:
 # zoo doctor
 
 
-def machine(environment: Record, frameworks: Record) -> None:
-    """Print the machine, and the devices, threads and modes of each framework."""
+def machine(environment: Record, frameworks: Record, world: Record | None) -> None:
+    """Print the machine, the devices, threads and modes of each framework, and the workers to join."""
     from rich.markup import escape
 
     out = console()
@@ -343,3 +343,11 @@ def machine(environment: Record, frameworks: Record) -> None:
                 ", ".join(facts["modes"]) if i == 0 else "",
             )
     out.print(rows)
+    if world is None:
+        line = "no launcher's variables: this process trains alone, or starts zoo train --workers N"
+    elif "error" in world:
+        line = f"workers: {world['error']}"
+    else:
+        line = "worker {rank} of {size}, {local_rank} of {local_size} on this machine; worker 0 at {address}"
+        line = f"{line.format_map(world)} ({', '.join(world['variables'])})"
+    out.print(escape(line), highlight=False, soft_wrap=True)

@@ -248,10 +248,8 @@ def _workers(given: int | None) -> int:
 
 def _launch(workers: int, model: str, out: Path | None, given: dict[str, Any]) -> None:
     """Run this command in so many processes of this machine, and exit as worker 0 does."""
-    from zoo import backends
     from zoo.processes.launcher import launch
 
-    backends.check_workers_of(given["backend"], workers)
     path = given["checkpoint"] or out
     own = [] if given["out"] or out is None else ["--out", str(out)]
     name = "--checkpoint" if given["checkpoint"] else "--out"

@@ -142,6 +142,8 @@ def _partition(
     failed = {a: outcomes[a].gradient_error if what else outcomes[a].error for a in names}
     reference = max(names, key=lambda a: (agreeing[a], failed[a] is None))
     different = {b: gap for b in names if b != reference and (gap := gaps[reference, b])}
+    if not different:  # two that are apart, and both near the reference
+        return worst, tuple(sorted({name for pair, gap in gaps.items() if gap for name in pair}))
     odd = different if agreeing[reference] or len(names) == 2 else names
     return min(different.values(), key=_seriousness), tuple(sorted(odd))
 

@@ -25,7 +25,7 @@ from zoo import registry, storage
 from zoo._version import __version__
 from zoo.backends import MODES
 from zoo.errors import UnknownName, WrongConfiguration, nearest
-from zoo.ladder.bounds import DTYPES, NUMBERS, RUNGS, Record
+from zoo.ladder.bounds import BITS, DTYPES, NUMBERS, RUNGS, Record
 from zoo.ladder.builders import images, sized
 from zoo.ladder.explain import explain
 from zoo.ladder.networks import save_network
@@ -97,7 +97,8 @@ def parity(
     recomputing with it gives the outputs of both frameworks. With `float64`, the ladder is run in float64 as
     well. `modes` are modes of the native engine, compared with its default in float32: by default all but
     "compiled", which takes a minute per model on torch. Padding is compared of the zoo's models, TF32 where
-    the device has it; `notes` state what is left out. `device` is that of every framework, as `zoo doctor`
+    the device has it; `notes` state what is left out. Rung 0, of exact runs (`zoo.train(exact=True)`), is
+    compared only if it is among `rungs`. `device` is that of every framework, as `zoo doctor`
     names it; the bounds assume a CPU, which computes float32 at full precision. Writes parity.json and
     report.html into `out`. `show` is a callback that receives what is being computed. Raises subclasses of
     ZooError for wrong names before any process starts, and for a builder that fails or returns different
@@ -171,7 +172,7 @@ def _result(scratch: Path, models: Sequence[Model], settings: Settings) -> Parit
         zoo=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         backends=list(settings.backends),
-        rungs=[asdict(rung) for rung in RUNGS if rung.number in settings.rungs],
+        rungs=[asdict(rung) for rung in (BITS, *RUNGS) if rung.number in settings.rungs],
         models=[name for name, _ in models],
         rows=rows,
         notes={name: notes for name, _ in models if (notes := run.notes(name))},
@@ -192,8 +193,8 @@ def _beyond_float32(rows: Sequence[Record], settings: Settings) -> set[str]:
 
 def _checked_rungs(rungs: Sequence[int]) -> list[int]:
     for rung in rungs:
-        if rung not in NUMBERS:
-            raise UnknownName(f"no rung {rung!r}; there are {NUMBERS[0]} to {NUMBERS[-1]}")
+        if rung not in (BITS.number, *NUMBERS):
+            raise UnknownName(f"no rung {rung!r}; there are {BITS.number} to {NUMBERS[-1]}")
     return sorted(rungs)
 
 

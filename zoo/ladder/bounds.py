@@ -21,7 +21,7 @@ DTYPES = ("float32", "float64")
 
 
 class Process(NamedTuple):
-    """A process: its framework, float type and number of threads."""
+    """A process: its framework, float type, "exact" for that of rung 0, and number of threads."""
 
     backend: str
     dtype: str
@@ -80,6 +80,8 @@ RUNGS = (
     ),
 )
 NUMBERS = tuple(rung.number for rung in RUNGS)
+# Only where asked for: exact arithmetic takes a multiple of the time.
+BITS = Rung(0, "bits", "gradients, losses, weights and optimizer state of exact runs, bit for bit", 0.0, 0.0)
 FLOORS = 5  # times the chaos floor
 PERTURBED_RUNS = 4  # that measure it
 LOSS_ULP = 2.0**-22  # one ulp of a loss between 2 and 4 in float32: the least chaos floor

@@ -400,7 +400,40 @@ def _two_bits(original: Any, x: Any, kernel: Any, bias: Any, **kwargs: Any) -> A
     return original(x, kernel, bias, **kwargs)
 
 
+def _nudged(original: Any, self: Any, gradients: list) -> Any:
+    """The largest number of the first gradient is one ulp larger."""
+    del self
+    first, *others = gradients
+    largest = ops.cast(ops.abs(first) == ops.max(ops.abs(first)), "int32")
+    first = ops.view(ops.view(first, "int32") + largest, "float32")
+    return original([first, *others])
+
+
+def _ordinary_sum(original: Any, x: Any, axes: Any) -> Any:
+    del original
+    return ops.cast(ops.sum(x, axis=tuple(axes), keepdims=True), "float64")
+
+
+def _exact(module: str, name: str, around: Callable[..., Any]) -> Callable[[], Patches]:
+    """A function of the exact backend."""
+    return lambda: [wrap(import_module(f"zoo.backends.{module}"), name, around)]
+
+
 FAULTS = (
+    # 0 bits: below the rounding of float32
+    Fault(
+        "one ulp in one weight's gradient",
+        0,
+        method("backends.exact_training", "Updater", "clipped", _nudged),
+        "mlp",
+    ),
+    Fault("sums of float32, in a framework's order", 0, _exact("exact", "total", _ordinary_sum), "mlp"),
+    Fault(
+        "a framework's exponential function",
+        0,
+        _exact("exact_numbers", "exp", lambda _, x: ops.exp(x)),
+        "mlp",
+    ),
     # 1 initial
     Fault("one layer's weights from another seed", 1, method("random", "Initializer", "draw", _other_seed)),
     Fault("dense kernels drawn transposed", 1, method("random", "Initializer", "draw", _transposed_draw)),
@@ -448,6 +481,8 @@ FAULTS = (
     # 4 update
     Fault("Adam's epsilon 1e-7", 4, _constructed("optimizers", "Adam", "epsilon", 1e-7)),
     Fault("Adam's beta_2 0.99", 4, _constructed("optimizers", "Adam", "beta_2", 0.99)),
+    # As reported of Keras 3.0.2 on torch and TensorFlow alone (keras-team/keras#19051).
+    Fault("AdamW's decay added to the gradient", 4, _constructed("optimizers", "AdamW", "DECOUPLED", False)),
     Fault(
         "weight decay on biases and norms", 4, method("optimizers", "Optimizer", "group", _decays_everything)
     ),

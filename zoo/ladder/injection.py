@@ -44,6 +44,8 @@ def inject_faults(
             for run.models, rungs in ((models[:1], every), (models[1:], every - {5, 6, 7, 8})):
                 run.settings = replace(run.settings, rungs=sorted(rungs))
                 run.compute(Process(sound, DTYPE))
+            run.models = [(name, None) for name in _models([f for f in chosen if f.rung == 0])]
+            run.bits(Process(sound, "float32"))
             run.models = models[:1]
             run.reference()
             for error in run.errors.values():
@@ -69,8 +71,8 @@ def _rungs(fault: Fault | None) -> dict[str, list[int]]:
     """
     if fault is None:
         return {DTYPE: [n for n in NUMBERS if n != 11], "float32": [11]}
-    if fault.rung == 11:
-        return {"float32": [11]}
+    if fault.rung in (0, 11):
+        return {"float32": [fault.rung]}
     return {DTYPE: [n for n in NUMBERS if n <= fault.rung and (fault.rung <= 8 or not 5 <= n <= 8)]}
 
 
@@ -85,13 +87,15 @@ def _row(run: ParityRun, faulty: str, fault: Fault | None) -> Record:
         for file in run.folder(*process).glob("*[!e].npz"):  # not the reference
             file.unlink()
         run.compute(process, name)
+        if 0 in rungs:
+            run.bits(process, name)
         if 8 in rungs:
             run.resume(process, name)
         if 9 in rungs:
             run.threads(process, name)
         tables = (run.table(model, dtype) for model, _ in run.models)
         row = row or next((row for rows in tables for row in rows if row["verdict"] == "fails"), {})
-    if row and fault is not None and fault.rung <= 8:
+    if row and fault is not None and 1 <= fault.rung <= 8:
         explain(run, [row], {faulty: fault.name})
     where = row.get("where") or {}
     return {

@@ -30,6 +30,7 @@ Array = np.ndarray
 Named = Iterator[tuple[str, Array]]
 
 STEPS = 100  # of the training rung
+EXACT_STEPS = 5  # of rung 0
 OTHER_STEPS = 10  # of the modes that are not the default
 SAVED_AFTER = 60  # the step after which the last epoch's checkpoint is taken
 BATCH = 12  # does not divide the number of examples: the last batch is short
@@ -146,10 +147,12 @@ class Probe:
         self.answer(last=True)
 
     def part(self, *, model: str, folder: str | None, name: str, fault: str | None = None) -> None:
-        """Write `MODEL-NAME.npz`: the "threads" of rung 9, or the "reference" of rung 11."""
+        """Write `MODEL-NAME.npz`: the "bits" of rung 0, "threads" of rung 9, or "reference" of rung 11."""
         from zoo.ladder.faults import injected
 
-        number, compute = {"threads": (9, variants.front), "reference": (11, variants.reference)}[name]
+        number, compute = {
+            "bits": (0, bits), "threads": (9, variants.front), "reference": (11, variants.reference)
+        }[name]  # fmt: skip
         with injected(fault), same_noise():
             network = load_network(Path(folder)) if folder else registered_network(model)
             facts: dict[str, Any] = {"left_out": []}  # it is that of `compute`
@@ -164,6 +167,26 @@ class Probe:
     def check(self, *, folder: str) -> None:
         """Build a user's model, and answer with its architecture."""
         self.answer(last=True, architecture=check(Path(folder)))
+
+
+# Rung 0
+
+
+def bits(network: Network) -> Named:
+    """The gradients of the first step of an exact run, then losses, weights and optimizer state of others.
+
+    A first step of Momentum makes its state the gradient.
+    """
+    if network.targets is None:
+        return
+    from zoo import optimizers
+
+    runs = (("gradients", 1, {"optimizer": optimizers.Momentum(0.01)}), ("training", EXACT_STEPS, {}))
+    for name, steps, options in runs:
+        run = train(network, "native", steps=steps, exact=True, **options)
+        state = {"losses": np.array(run.losses), **run.trainer.state_dict()}
+        state |= {f"weights/{v.path}": numpy(v) for v in run.model.variables}
+        yield from ((f"bits/{name}/{key}", value) for key, value in state.items())
 
 
 # Rung 1

@@ -16,7 +16,7 @@ import numpy as np
 from zoo import backends
 from zoo.backends import MODES
 from zoo.errors import BackendError
-from zoo.ladder.bounds import FORMATS, NUMBERS, RUNGS, Arrays, Process, Record, Rung
+from zoo.ladder.bounds import BITS, FORMATS, NUMBERS, RUNGS, Arrays, Process, Record, Rung
 from zoo.ladder.builders import check_networks
 from zoo.ladder.causes.trace import arrays as stored_arrays
 from zoo.ladder.rungs import COMPARISONS, WITHIN, Pair, chaos_of, precision, row
@@ -79,6 +79,8 @@ class ParityRun(AbstractContextManager["ParityRun"]):
         with ThreadPoolExecutor(max(1, machine.cores())) as pool:
             try:
                 list(pool.map(self.compute, processes))
+                if 0 in settings.rungs:
+                    list(pool.map(self.bits, (p for p in processes if p.dtype == "float32")))
                 if 8 in settings.rungs:
                     list(pool.map(self.resume, processes))
                 if 9 in settings.rungs:
@@ -194,6 +196,10 @@ class ParityRun(AbstractContextManager["ParityRun"]):
             except WorkerDied as error:
                 self.errors[model, backend, dtype] = str(error)
 
+    def bits(self, process: Process, fault: str | None = None) -> None:
+        """Have a process of its own, as float64 is then enabled, compute rung 0."""
+        self.part(process, process._replace(dtype="exact"), "bits", fault)
+
     def threads(self, process: Process, fault: str | None = None) -> None:
         """Have a process with more threads compute a batch, which rung 9 compares with that of one thread."""
         self.part(process, process._replace(threads=THREADS), "threads", fault)
@@ -251,8 +257,10 @@ class ParityRun(AbstractContextManager["ParityRun"]):
                 }  # fmt: skip
             else:
                 arrays[name] = load(self.folder(name, dtype), model)
+                file = self.folder(name, "exact") / f"{model}-bits.npz"
+                arrays[name] |= stored_arrays(file) if dtype == "float32" and file.exists() else {}
         facts, chaos = self.facts.get(model, {}), chaos_of(arrays.get(self.settings.backends[0], {}))
-        for rung in RUNGS:
+        for rung in (BITS, *RUNGS):
             if rung.number not in self.settings.rungs:
                 continue
             for a, b in itertools.combinations(arrays, 2):

@@ -79,9 +79,10 @@ def diff(
     """Compare two implementations of a model: where they first differ, and why.
 
     `theirs` and `ours` are functions that build a model, or "FILE.py:FUNCTION" or "MODULE:FUNCTION". A model
-    is a torch.nn.Module, a Keras model on any backend, a Flax NNX module, a Linen module with its variables,
-    or a function of (weights, *inputs) with a dict of its weights. Each runs in a process of its own, in
-    float64 and inference mode; `backends` are those of Keras for each, by default KERAS_BACKEND's.
+    is a torch.nn.Module, a Keras model on any backend, a tf.Module, a Flax NNX module, a Linen module with
+    its variables, or a function of (weights, *inputs) with a dict of its weights. Each runs in a process of
+    its own, in float64 and inference mode; `backends` are those of Keras for each, by default
+    KERAS_BACKEND's.
 
     `inputs` is one array, a list, or a dict by name, in theirs' layout; where ours does not take them,
     channels are moved to the other end. `our_inputs` are ours' own. Theirs' weights are carried over, with

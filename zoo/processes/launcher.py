@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,8 @@ def launch(workers: int, arguments: Sequence[str], advice: str = "") -> int:
 
     Raises WorkerLost for a worker that was killed, failed alone, or did not answer; `advice` says what to do.
     """
-    with scratch_folder() as folder, socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        server.close()
+    with scratch_folder() as folder:
+        port = _free_ports(1 + workers)
         group = [_start(rank, workers, port, arguments, folder) for rank in range(workers)]
         try:
             with _forwarding(group):
@@ -54,6 +53,19 @@ def launch(workers: int, arguments: Sequence[str], advice: str = "") -> int:
     return statuses[0] or 0
 
 
+def _free_ports(count: int) -> int:
+    """The first of so many successive ports: worker 0's, and for TensorFlow one of each worker."""
+    while True:
+        with ExitStack() as stack:
+            try:
+                first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+                for port in range(first + 1, first + count):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError):  # one of them is in use, or there is none
+                continue
+            return first
+
+
 def _start(
     rank: int, workers: int, port: int, arguments: Sequence[str], folder: Path
 ) -> subprocess.Popen[bytes]:
@@ -64,7 +76,7 @@ def _start(
     environment = {
         "OMP_NUM_THREADS": threads,
         "NPROC": threads,  # XLA's
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "TF_CONFIG"},
         **{name: str(value) for name, value in variables.items()},
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),

@@ -56,7 +56,8 @@ def tables(result: Record) -> Iterator[tuple[str, str, list[str], dict[str, dict
         found.setdefault((model, title), {}).setdefault(pair, {}).update(line)
     last = sorted(found, key=lambda key: (result["models"].index(key[0]), key[1] == "rung 11"))
     for (model, title), lines in ((key, found[key]) for key in last):
-        columns = list(dict.fromkeys(column for line in lines.values() for column in line if column != "0"))
+        named = ((column, row) for line in lines.values() for column, row in line.items())
+        columns = list(dict.fromkeys(column for column, row in named if not row["error"]))
         columns = columns if title == "rung 11" else sorted(columns, key=int)
         for start in range(0, max(1, len(columns)), 8):
             yield model, title, columns[start : start + 8], lines
@@ -192,7 +193,7 @@ def summary(result: Record, console: Console) -> None:
             table.add_column(f"\n{column}", justify="right", width=max(7, len(column)), no_wrap=True)
         for pair, rows in lines.items():
             short = pair.replace("tensorflow", "tf")  # eighty columns hold eight rungs
-            if "0" in rows:
+            if any(row["error"] for row in rows.values()):
                 table.add_row(short, Text("crashed", style="bold red"))
             elif any(map(rows.get, columns)):
                 table.add_row(short, *map(_text, map(rows.get, columns)))

@@ -253,7 +253,7 @@ class ParityRow(TypedDict):
     dtype: Literal["float32", "float64", "bfloat16", "mixed_bfloat16", "mixed_float16", "tf32"]
     """the float type; on rung 11 the number format"""
     rung: int
-    """the number of the rung; 0 if a process crashed"""
+    """the number of the rung; 0, too, if a process crashed"""
     name: str
     """the name of the rung; `process` if a process crashed"""
     a: str

@@ -2,9 +2,9 @@
 
     runs/lenet5-2026-11-30/chain.json
 
-has the options of the run, for every step its loss, and every `EVERY` steps a hash of each variable and of
-the optimizer state. The hash of a step is the SHA-256 of the one before and of its own content: a change
-anywhere is found at its step.
+has the options of the run, for every step its loss and a hash of its state (all variables and the optimizer's
+arrays), and every `EVERY` steps a hash of each of them. The hash of a step is the SHA-256 of the one before
+and of its own content: a change anywhere is found at its step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zoo.training.run import Run
 
 FILE = "chain.json"
-EVERY = 25  # steps between two hashes of the weights
+EVERY = 25  # steps between two hashes of each variable
 
 
 def fingerprint(arrays: Iterable[Any]) -> str:
@@ -58,10 +58,15 @@ class Chain:
     def __init__(self, options: Mapping[str, Any], links: Sequence[Mapping[str, Any]] = ()):
         self.options, self.links = dict(options), [dict(link) for link in links]
 
-    def add(self, loss: float, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def add(self, loss: float, variables: Mapping[str, str]) -> dict[str, Any]:
         """The next step: its loss, and hashes of variables and optimizer state after it."""
-        link: dict[str, Any] = {"step": len(self.links) + 1, "loss": float(loss).hex()}
-        if variables is not None:
+        number, state = len(self.links) + 1, json.dumps(variables, sort_keys=True)
+        link: dict[str, Any] = {
+            "step": number,
+            "loss": float(loss).hex(),
+            "state": hashlib.sha256(state.encode()).hexdigest(),
+        }
+        if number % EVERY == 0:
             link["variables"] = dict(variables)
         link["hash"] = self._hash(link)
         self.links.append(link)
@@ -104,10 +109,9 @@ class Recorder:
     def __init__(self, run: Run, chain: Chain):
         self.run, self.chain = run, chain
 
-    def on_step(self, step: int, loss: float) -> dict[str, Any]:
-        """After a step, counted from 1."""
-        variables = of_run(self.run) if step % EVERY == 0 else None
-        return self.chain.add(loss, variables)
+    def on_step(self, loss: float) -> dict[str, Any]:
+        """After a step."""
+        return self.chain.add(loss, of_run(self.run))
 
 
 def recorder(plan: Plan, run: Run) -> Recorder | None:

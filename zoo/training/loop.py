@@ -159,7 +159,7 @@ class Loop:
         self.pending.append(loss)
         steps = self.done
         if self.recorder is not None:
-            self.recorder.on_step(steps, number(loss))
+            self.recorder.on_step(number(loss))
         if steps == self.resumed + 1:
             number(loss)
             self.run.first_step_s = time.perf_counter() - self.begin

@@ -40,8 +40,10 @@ class _Comparer(Recorder):
         super().__init__(run, Chain(chain.options))
         self.saved = chain.links
 
-    def on_step(self, step: int, loss: float) -> dict[str, Any]:
-        ours, saved = super().on_step(step, loss), self.saved[step - 1]
+    def on_step(self, loss: float) -> dict[str, Any]:
+        ours = super().on_step(loss)
+        step = ours["step"]
+        saved = self.saved[step - 1]
         if difference := _difference(ours, saved):
             raise _Parted(Verdict(step - 1, f"step {step}: {difference}"))
         if step == len(self.saved):
@@ -54,7 +56,10 @@ def _difference(ours: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
     if ours["loss"] != saved.get("loss"):
         return "the loss"
     a, b = ours.get("variables", {}), saved.get("variables", {})
-    return ", ".join(path for path in sorted({*a, *b}) if a.get(path) != b.get(path))
+    named = ", ".join(path for path in sorted({*a, *b}) if a.get(path) != b.get(path))
+    if named or ours["state"] == saved.get("state"):
+        return named
+    return "the weights or the optimizer state"
 
 
 def verify(folder: str | Path) -> Verdict:
