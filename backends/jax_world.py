@@ -57,7 +57,7 @@ class JaxWorld(World):
         inputs = {name: put(each) for name, each in x.items()} if isinstance(x, dict) else put(x)
         return inputs, put(y), Part()
 
-    def own(self, length: int) -> slice:
+    def own_rows(self, length: int) -> slice:
         even = length % self.devices == 0
         return even_rows(length, self.rank, self.size) if even else slice(0, length)
 

@@ -74,7 +74,7 @@ class World:
         own, part = split(y, self.rank, self.size, count)
         return tensors(rows(x, own.start, own.stop)), tensors(y[own]), part
 
-    def own(self, length: int) -> slice:
+    def own_rows(self, length: int) -> slice:
         """The rows of a batch of so many that this worker needs, where every row counts as many labels."""
         return even_rows(length, self.rank, self.size)
 

@@ -18,7 +18,7 @@ from zoo.backends.world import OwnRows, even_rows
 import zoo
 from zoo import augment, optimizers, tasks, training
 from zoo.tasks import shards_parquet, shards_writing
-from zoo.tasks.shards import FILE, Order, find
+from zoo.tasks.shards import FILE, Order, find, split_of
 
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
@@ -142,7 +142,7 @@ AUGMENT = {"images": "HorizontalFlip, MixUp(0.2), CutMix", "texts": "RandomSwap(
 @once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("changed", [False, True])
-@pytest.mark.parametrize("batch", [16, 12, 7])
+@pytest.mark.parametrize("batch", [16, 12])
 def test_the_batches_are_the_same_for_any_number_of_workers(
     kind: str, changed: bool, batch: int, sets: dict[str, Path]
 ) -> None:
@@ -213,22 +213,23 @@ def text_of(tokens: np.ndarray) -> str:
 
 
 @once
-@pytest.mark.parametrize("readers", [0, 1, 3])
+@pytest.mark.parametrize("readers", [0, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_epoch_goes_on_at_any_batch_and_reads_what_remains(
     kind: str, readers: int, sets: dict[str, Path], reads: Counter[tuple[str, int]]
 ) -> None:
     task = load(sets[kind], kind).read_by(readers)
-    split = find(str(sets[kind])).splits["train"]
+    split: Any = split_of(task.train[0])
     whole, lanes = list(task.batches(16, 0, 2)), split.lanes
     for first in range(len(whole)):
         rows = np.concatenate([rows for _, rows in split.order(0, 2).batches(16, first)])
         remain = len(set(split.groups_of(rows)))
         reads.clear()
+        split.last = None
+        task.first(1)  # as a run that begins
         for ours, theirs in zip(task.batches(16, 0, 2, first), whole[first:], strict=True):
             same(ours, theirs)
         assert sum(reads.values()) <= remain + lanes
-        assert len(reads) == remain
 
 
 @once
@@ -286,6 +287,7 @@ def test_a_run_is_resumed_within_an_epoch_to_the_bit(
         assert ours.metrics == whole.metrics
 
 
+@once
 @pytest.mark.parametrize(("name", "kind"), [("lstm", "texts"), ("gpt-nano", "tokens")])
 def test_models_of_texts_and_tokens_are_trained(name: str, kind: str, sets: dict[str, Path]) -> None:
     run = zoo.train(name, str(sets[kind]), steps=2, batch_size=16, progress=False)
@@ -392,6 +394,18 @@ def test_damage_is_named_before_any_work(damage: str, own: Path) -> None:
     change(own)
     with pytest.raises(zoo.DataUnavailable, match=message):
         train(own, steps=1, watch=lambda *_: pytest.fail("a step was made"))
+
+
+@once
+def test_a_file_that_is_read_last_is_checked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards_writing, "BYTES", 1)  # a row group a file
+    shards_writing.write(photos(tmp_path / "photos"), tmp_path / "own", rows=5, lanes=8)
+    files = sorted((tmp_path / "own" / "train").glob("*.parquet"))
+    assert len(files) == 20
+    train(tmp_path / "own", steps=1)
+    shortened(files[-1])
+    with pytest.raises(zoo.DataUnavailable, match=r"00019.parquet: [\d,]+ bytes, expected"):
+        train(tmp_path / "own", steps=1, watch=lambda *_: pytest.fail("a step was made"))
 
 
 @once

@@ -21,7 +21,7 @@ from PIL import Image
 from test_shards import SIDE, facts, photos, story, texts, train
 
 import zoo
-from zoo import backends, tasks, tokenizers
+from zoo import tasks, tokenizers
 from zoo.processes.machine import PYTHON
 from zoo.tasks import shards_writing, text
 
@@ -235,7 +235,6 @@ def test_training_from_an_object_store_is_that_from_a_disk(bucket: str, tmp_path
 
 
 @pytest.mark.workers
-@pytest.mark.skipif(NAME not in backends.WORKERS, reason=f"{NAME} trains on one worker")
 @pytest.mark.parametrize("kind", ["shards", "folder"])
 def test_two_workers_have_the_losses_of_one(kind: str, tmp_path: Path) -> None:
     data = photos(tmp_path / "photos")

@@ -74,38 +74,19 @@ def write(
     arrow()
     data = _data(Path(source), None if test is None else Path(test), tokenizer, skip_bad)
     with _new(str(out)) as folder:
-        facts = {"version": VERSION, "kind": data.kind, "lanes": lanes, **data.facts, "splits": {}}
-        done, total = 0, sum(data.rows.values())
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            if progress is not None:
-                progress(done, total)
-
-        written = _Written(folder, data, rows or ROWS[data.kind], skip_bad, count)
-        for split in ("train", "test"):
-            if (found := written.split(split))["files"]:
-                facts["splits"][split] = found
-        if written.bad and not skip_bad:
-            raise DataUnavailable(
-                f"{data.name}: {len(written.bad)} bad rows: {shortlist(written.bad, 20, '; ')}. Correct or "
-                "remove them, or leave them out by --skip-bad (skip_bad=True). Nothing was written"
-            )
-        if "train" not in facts["splits"]:
-            raise DataUnavailable(f"{data.name}: no row to train on. Nothing was written")
+        written = _Written(folder, data, rows or ROWS[data.kind], skip_bad, progress)
+        splits = written.splits()
+        facts = {"version": VERSION, "kind": data.kind, "lanes": lanes, **data.facts, "splits": splits}
         if tokenizer is not None and (content := getattr(tokenizer, "content", None)):
             (folder / "tokenizer.json").write_text(content, encoding="utf-8")
         (folder / FILE).write_text(storage.json_text(facts), encoding="utf-8")
-    sizes = {
-        name: [n for each in split["files"] for n in each["rows"]] for name, split in facts["splits"].items()
-    }
+    sizes = {name: [n for each in split["files"] for n in each["rows"]] for name, split in splits.items()}
     return {
         "kind": data.kind,
         "lanes": lanes,
         "rows": {name: sum(each) for name, each in sizes.items()},
         "groups": {name: len(each) for name, each in sizes.items()},
-        "bytes": sum(each["bytes"] for split in facts["splits"].values() for each in split["files"]),
+        "bytes": sum(each["bytes"] for split in splits.values() for each in split["files"]),
         "skipped": [*data.bad, *written.bad],
     }
 
@@ -133,11 +114,24 @@ def _new(out: str) -> Iterator[Path]:
 class _Written:
     """The splits that are written to a folder, and the bad rows."""
 
-    def __init__(self, folder: Path, data: Data, rows: int, skip_bad: bool, count: Callable[[], None]):
-        self.folder, self.data, self.rows, self.skip_bad, self.count = folder, data, rows, skip_bad, count
+    def __init__(self, folder: Path, data: Data, rows: int, skip_bad: bool, progress: Progress | None):
+        self.folder, self.data, self.rows, self.skip_bad = folder, data, rows, skip_bad
+        self.progress, self.done = progress, 0
         self.bad: list[str] = []
 
-    def split(self, split: str) -> dict[str, Any]:
+    def splits(self) -> dict[str, Any]:
+        """Write all splits; what shards.json says of those with rows. Raises DataUnavailable for bad rows."""
+        written = {split: self._split(split) for split in ("train", "test")}
+        if self.bad and not self.skip_bad:
+            raise DataUnavailable(
+                f"{self.data.name}: {len(self.bad)} bad rows: {shortlist(self.bad, 20, '; ')}. Correct or "
+                "remove them, or leave them out by --skip-bad (skip_bad=True). Nothing was written"
+            )
+        if not written["train"]["files"]:
+            raise DataUnavailable(f"{self.data.name}: no row to train on. Nothing was written")
+        return {split: found for split, found in written.items() if found["files"]}
+
+    def _split(self, split: str) -> dict[str, Any]:
         """Write a split; what shards.json says of it."""
         if self.data.rows[split]:
             (self.folder / split).mkdir()
@@ -163,7 +157,9 @@ class _Written:
         """The columns of each row group; none after a bad row, unless those are left out."""
         group: dict[str, list[Any]] = {}
         for row in folders.ahead(lambda i: self._row(split, int(i)), order, os.cpu_count() or 1):
-            self.count()
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done, sum(self.data.rows.values()))
             if isinstance(row, str):
                 self.bad.append(row)
                 continue
