@@ -171,7 +171,15 @@ def conv(
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
             feature_group_count=groups,
         )
-    return y if bias is None else y + bias
+    return y if bias is None else _in_float32(jnp.add, y, bias)
+
+
+def _in_float32(function: Callable[..., Any], x: jax.Array, *rest: jax.Array) -> Any:
+    """What a function computes, 16-bit numbers in float32: JAX adds up gradients of biases in their type."""
+    if x.dtype.itemsize >= 4:
+        return function(x, *rest)
+    result = function(*(each.astype(jnp.float32) for each in (x, *rest)))
+    return jax.tree.map(lambda y: y.astype(x.dtype), result)
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -210,7 +218,7 @@ def _windows(size: int, stride: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def dense(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, transposed: bool = False) -> jax.Array:
     y = x @ (kernel.T if transposed else kernel)
-    return y if bias is None else y + bias
+    return y if bias is None else _in_float32(jnp.add, y, bias)
 
 
 def batch_norm(
@@ -225,24 +233,34 @@ def batch_norm(
     training: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+
+    def normalized(x: Any, gamma: Any, beta: Any, mean: Any, variance: Any) -> jax.Array:
+        return (x - mean) * (lax.rsqrt(variance + epsilon) * gamma) + beta
+
     if not training or not count:
-        return (x - mean) * (lax.rsqrt(variance + epsilon) * gamma) + beta, mean, variance
+        return _in_float32(normalized, x, gamma, beta, mean, variance), mean, variance
     batch_mean = x.mean(axes)
     batch_variance = jnp.square(x - batch_mean).mean(axes)
-    y = (x - batch_mean) * (lax.rsqrt(batch_variance + epsilon) * gamma) + beta
+    y = _in_float32(normalized, x, gamma, beta, batch_mean, batch_variance)
     mean = (1 - momentum) * mean + momentum * batch_mean
     variance = (1 - momentum) * variance + momentum * count / max(count - 1, 1) * batch_variance
     return y, mean, variance
 
 
 def layer_norm(x: jax.Array, gamma: jax.Array, beta: jax.Array, *, epsilon: float) -> jax.Array:
-    centred = x - x.mean(-1, keepdims=True)
-    variance = jnp.square(centred).mean(-1, keepdims=True)
-    return centred * lax.rsqrt(variance + epsilon) * gamma + beta
+    def normalized(x: jax.Array, gamma: jax.Array, beta: jax.Array) -> jax.Array:
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return centred * lax.rsqrt(variance + epsilon) * gamma + beta
+
+    return _in_float32(normalized, x, gamma, beta)
 
 
 def rms_norm(x: jax.Array, gamma: jax.Array, *, epsilon: float) -> jax.Array:
-    return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * gamma
+    def normalized(x: jax.Array, gamma: jax.Array) -> jax.Array:
+        return x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * gamma
+
+    return _in_float32(normalized, x, gamma)
 
 
 def attention(

@@ -172,7 +172,7 @@ def conv(
     else:  # on a CPU TensorFlow supports groups only under XLA
         pairs = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
         y = tf.concat([tf.nn.conv2d(part, own, stride, sides) for part, own in pairs], -1)
-    return y if bias is None else tf.nn.bias_add(y, bias)
+    return y if bias is None else _bias_add(y, bias)
 
 
 def max_pool(x: tf.Tensor, size: int, stride: int, padding: int) -> tf.Tensor:
@@ -189,13 +189,20 @@ def average_pool(x: tf.Tensor, size: int, stride: int) -> tf.Tensor:
     return tf.nn.avg_pool2d(x, size, stride, "VALID")
 
 
+def _bias_add(y: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """y + bias, 16-bit numbers in float32: on a CPU the bias's gradient would be added up in 16 bits."""
+    if y.dtype.size >= 4:
+        return tf.nn.bias_add(y, bias)
+    return tf.cast(tf.nn.bias_add(tf.cast(y, tf.float32), tf.cast(bias, tf.float32)), y.dtype)
+
+
 def dense(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None, *, transposed: bool = False) -> tf.Tensor:
     if transposed:
         axes = "abcd"[: x.shape.rank - 1]  # with "..." the gradient takes 20 times as long
         y = tf.einsum(f"{axes}i,oi->{axes}o", x, kernel)  # tf.transpose would copy the kernel
     else:
         y = tf.tensordot(x, kernel, 1) if x.shape.rank > 2 else x @ kernel
-    return y if bias is None else tf.nn.bias_add(y, bias)
+    return y if bias is None else _bias_add(y, bias)
 
 
 def batch_norm(

@@ -226,6 +226,10 @@ def batch_norm(
 def layer_norm(x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, *, epsilon: float) -> torch.Tensor:
     if x.shape[-1] == 1:  # torch's x * scale - mean * scale leaves a rounding error, times epsilon^-1/2
         return (x - x.mean(-1, keepdim=True)) * epsilon**-0.5 * gamma + beta
+    if (
+        x.itemsize < 4 and x.device.type == "cpu"
+    ):  # its kernel adds up the gradients of gamma and beta in 16 bits
+        return F.layer_norm(x.float(), gamma.shape, gamma.float(), beta.float(), epsilon).to(x.dtype)
     return F.layer_norm(x, gamma.shape, gamma, beta, epsilon)
 
 

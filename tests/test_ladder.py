@@ -248,6 +248,26 @@ def test_the_rounding_of_a_format_is_that_of_its_bits() -> None:
     assert measured > 0.99 * noise / 1.01
 
 
+@pytest.mark.parametrize(("bits", "like"), [(11, "float16"), (24, "float32")])
+def test_numbers_are_rounded_to_a_format_as_numpy_rounds_them(bits: int, like: str) -> None:
+    halves = 1 + np.arange(16) * 2.0**-bits  # half of these are in the middle of two numbers
+    x = np.concatenate([np.random.default_rng(0).normal(size=10_000), halves, -halves, [0.0]])
+    assert np.array_equal(
+        variants.round_to(x, bits), np.where(np.abs(x) < 1e-4, variants.round_to(x, bits), x.astype(like))
+    )
+
+
+def test_a_gradient_whose_terms_cancel_has_the_error_of_its_kernels_rows() -> None:
+    """The keys' bias of an attention: its gradient is 0 up to rounding, as softmax ignores what is added."""
+    exact = {"gradients/key/kernel": np.ones((4, 3)), "gradients/key/bias": np.full(3, 1e-18)}
+    errors = {"gradients/key/kernel": 1e-2, "gradients/key/bias": 1e-5}
+    found = variants.error_of_cancelling("gradients/key/bias", errors, exact, 8)
+    assert found == pytest.approx(5e-3)  # one of four rows
+    assert variants.error_of_cancelling("gradients/key/kernel", errors, exact, 8) == 0.0
+    exact["gradients/key/bias"] = np.ones(3)
+    assert variants.error_of_cancelling("gradients/key/bias", errors, exact, 8) == 0.0
+
+
 def test_losses_are_held_to_a_few_times_the_chaos_floor_or_the_last_place() -> None:
     assert bounds.floor(1e-3) == 5e-3
     assert bounds.floor(0.0) == 5 * np.spacing(np.float32(2.3))

@@ -125,3 +125,23 @@ def test_a_layer_norm_over_one_channel_gives_beta_and_gradients_that_are_finite(
     assert np.array_equal(shift, [0])
     assert np.array_equal(gamma, [0])
     assert np.abs(beta - upstream.sum()).max() <= BOUND * np.abs(upstream).sum()
+
+
+@pytest.mark.parametrize("name", ["conv", "dense", "batch_norm", "layer_norm"])
+def test_a_gradient_in_16_bits_is_the_sum_rounded_once(name: str) -> None:
+    """Of a bias over 2,048 places, against the sum in float64: within a unit of bfloat16's last place."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        inputs = Input((16, 16, 3))
+        sizes = {"conv": (3, 1), "dense": (3,)}.get(name, ())
+        model = Model(inputs, getattr(layers, name)(inputs, *sizes, name="part"))
+    finally:
+        keras.config.set_dtype_policy(before)
+    upstream = ops.cast(noise(8, 16, 16, 3), "bfloat16")
+    exact = numpy(ops.cast(upstream, "float32")).astype(np.float64).sum((0, 1, 2))
+    x = ops.cast(noise(8, 16, 16, 3), "bfloat16")
+    _, gradients, _ = HERE.gradients(model, inner_product)(x, upstream)
+    found = {v.name: g for v, g in zip(model.trainable_variables, gradients, strict=True)}
+    bias = numpy(ops.cast(found["beta" if name.endswith("norm") else "bias"], "float32"))
+    assert np.abs(bias - exact).max() <= 2.0**-8 * np.abs(exact).max()

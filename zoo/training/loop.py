@@ -130,7 +130,8 @@ class Loop:
         """Make the steps up to the end, or until some of them have to be repeated."""
         end = min(self.steps, self.steps if self.unfreezing is None else self.unfreezing.end)
         try:
-            batches = self.run.batches(self.done, self.world.own_rows)
+            own = self.world.own_rows if self.world.size > 1 else None
+            batches = self.run.batches(self.done, own)
             with closing(batches):  # the threads that read them end
                 # No more than are used: Keras reads ahead, and a generator gives its batches once.
                 self.run.trainer.fit(islice(batches, end - self.done), self)

@@ -63,11 +63,11 @@ class Run:
     def batches(self, step: int = 0, own: Own | None = None) -> Batches:
         """All batches after so many steps, epoch after epoch; `own` is that of `Task.batches`."""
         epoch, position = divmod(step, self.per_epoch)
-        firsts = chain([position], repeat(0))
+        firsts, part = chain([position], repeat(0)), {} if own is None else {"own": own}
         return Batches(
             batch
             for number, first in zip(count(epoch), firsts)
-            for batch in self.task.batches(self.batch_size, self.seed, number, first, own)
+            for batch in self.task.batches(self.batch_size, self.seed, number, first, **part)
         )
 
     @property
