@@ -41,7 +41,7 @@ class TensorFlowModel:
 
     kind, trains = "tf.Module", False  # an argument of the module's own says it
 
-    def __init__(self, module: tf.Module):
+    def __init__(self, module: Any):
         tf.config.run_functions_eagerly(True)
         self.module = module
         self.widen()
@@ -136,7 +136,7 @@ class _Hooks:
         self.inside = False  # a function that is recorded as one
         self.views: dict[int, View] = {}
         for name, v in stored.items():
-            self.views[id(v)] = self.views[id(v.handle)] = View.whole(name, v.shape)
+            self.views[id(v)] = self.views[id(v.handle)] = View.whole(name, v.numpy().shape)
             recorder.alive.append(v.handle)
 
     @contextmanager
@@ -155,7 +155,8 @@ class _Hooks:
         """Of (context, operation, name, inputs ..., attributes ...)."""
 
         def call(context: Any, operation: str, name: Any, *rest: Any) -> Any:
-            count = len(op_def_registry.get(operation).input_arg)
+            definition: Any = op_def_registry.get(operation)
+            count = len(definition.input_arg)
             given, tail = list(rest[:count]), rest[count:]
             attributes = dict(zip(tail[::2], tail[1::2], strict=True))
             run = lambda inputs: execute(context, operation, name, *inputs, *tail)  # noqa: E731

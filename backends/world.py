@@ -175,8 +175,10 @@ def describe() -> dict[str, Any] | None:
     given = [[name for name in names[:2] if name in os.environ] for names in VARIABLES]
     if found is None:
         first, second = VARIABLES[0][:2]
-        half = f"{given[0][0]} is set, but not both of {first} and {second}" if given[0] else None
-        return half and {"error": f"{half}; unset it, or set both"}
+        if not given[0]:
+            return None
+        half = f"{given[0][0]} is set, but not both of {first} and {second}"
+        return {"error": f"{half}; unset it, or set both"}
     return {
         "variables": next((names for names in given if len(names) == 2), ["TF_CONFIG"]),
         "rank": found.rank,

@@ -34,7 +34,7 @@ def import_ray() -> Any:
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise BackendError(
             'sweep: --address needs Ray, which is not installed. To install it: pip install "keras-zoo-parity'

@@ -20,7 +20,7 @@ from zoo.sweeps.tasks import Record, Task
 def import_optuna() -> Any:
     """The package. Raises BackendError if it is not installed."""
     try:
-        import optuna
+        import optuna  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise BackendError(
             "sweep: [search] needs Optuna, which is not installed. To install it: pip install "
