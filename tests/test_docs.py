@@ -105,6 +105,16 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Any:
     return import_module("_measured")
 
 
+def test_the_page_of_scale_shows_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    scale = import_module("_scale")
+    assert scale.PAGE.read_text(encoding="utf-8") == scale.page(), "python docs/_scale.py writes it"
+    small = scale.Work("small", parameters=98, batch=1, step=6.0, spread=0.0, norms=0, channels=0)
+    # Two devices each send their 400 bytes once, half of them in each of two rounds of a second.
+    assert small.communication(2, latency=1.0, bandwidth=100.0) == 2 + 4
+    assert small.efficiency(2, latency=1.0, bandwidth=100.0) == 0.5
+
+
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: path.stem)
 def test_what_a_page_says_was_measured_is_of_the_versions_known_to_work(path: Path, measured: Any):
     pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
