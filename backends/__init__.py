@@ -210,6 +210,10 @@ class Backend(Protocol):
         """Enable float64 tensors; on JAX, for the rest of the process."""
         ...
 
+    def float64(self) -> AbstractContextManager[Any]:
+        """Within, there are float64 tensors; on JAX, in this thread."""
+        ...
+
     def join(self, launch: Launch, timeout: float, device: str | None) -> World:
         """The world of the workers that were launched together, which answer each other in `timeout` seconds.
 
@@ -525,8 +529,7 @@ def exactly(exact: bool | None) -> Iterator[bool]:
     if not (_settings.get("exact", False) if exact is None else exact):
         yield False
         return
-    current().enable_float64()
-    with importlib.import_module("zoo.backends.exact").active():
+    with current().float64(), importlib.import_module("zoo.backends.exact").active():
         yield True
 
 

@@ -42,8 +42,8 @@ MASKED = -1e30  # the score of a later key
 # Of the framework in use, as they round nothing
 DELEGATED = (
     "NAME", "version", "devices", "use_device", "on_device", "set_threads", "threads", "peak_memory",
-    "set_deterministic", "use_tf32", "enable_float64", "synchronize", "clear_cache", "tensor", "empty",
-    "from_numpy", "concrete_value", "stream", "program", "custom_gradient", "value_and_gradients",
+    "set_deterministic", "use_tf32", "enable_float64", "float64", "synchronize", "clear_cache", "tensor",
+    "empty", "from_numpy", "concrete_value", "stream", "custom_gradient", "value_and_gradients",
 )  # fmt: skip
 
 _active: ContextVar[bool] = ContextVar("exact", default=False)
@@ -75,6 +75,17 @@ def active() -> Iterator[None]:
 def is_active() -> bool:
     """Whether the code runs within `active`."""
     return _active.get()
+
+
+def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
+    """`Backend.program`, which computes in float64 also after the run that made it."""
+    run = _native().program(function, mode)
+
+    def call(*arguments: Any) -> Any:
+        with _native().float64():
+            return run(*arguments)
+
+    return call
 
 
 def _custom(function: Callable[..., tuple[Any, Callable]], *tensors: Tensor) -> Any:

@@ -112,6 +112,10 @@ def enable_float64() -> None:
     jax.config.update("jax_enable_x64", True)
 
 
+def float64() -> AbstractContextManager[Any]:
+    return jax.enable_x64(True)
+
+
 def join(launch: Launch, timeout: float, device: str | None) -> World:
     from zoo.backends.jax_world import JaxWorld
 

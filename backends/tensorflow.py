@@ -111,6 +111,10 @@ def enable_float64() -> None:
     """Nothing to do: TensorFlow has them."""
 
 
+def float64() -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
 def join(launch: Launch, timeout: float, device: str | None) -> World:
     if device is not None or tf.config.list_physical_devices("GPU"):
         use_device(device or f"cuda:{launch.local_rank}")

@@ -97,6 +97,10 @@ def enable_float64() -> None:
     """Nothing to do: torch has them."""
 
 
+def float64() -> AbstractContextManager[Any]:
+    return nullcontext()
+
+
 def join(launch: Launch, timeout: float, device: str | None) -> World:
     if device is not None or torch.cuda.is_available():
         use_device(device or f"cuda:{launch.local_rank}")

@@ -3,10 +3,13 @@
 Property tests draw numbers of every exponent, cancelling sums, subnormals, infinities and NaN.
 """
 
+import ast
 import errno
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -630,3 +633,24 @@ def test_exact_is_off_after_a_run() -> None:
     assert not backends.is_exact()
     assert backends.current() is HERE
     assert os.environ["KERAS_BACKEND"] == keras.backend.backend()
+
+
+AFTER = """
+import zoo
+from zoo._lazy import ops
+from zoo.training.chain import fingerprint
+
+def train(**options):
+    run = zoo.train("mlp", "digits", steps=12, learning_rate=0.003, seed=4, progress=False, **options)
+    return fingerprint([*map(ops.convert_to_numpy, run.model.variables), run.losses])
+
+print([train(), train(exact=True), train()])
+"""
+
+
+@pytest.mark.skipif(NAME != "jax", reason="the others have float64 in any case")
+def test_a_run_after_an_exact_one_has_the_bits_of_one_before() -> None:
+    """In a process of its own, which this file has not set to 64 bits."""
+    done = subprocess.run([sys.executable, "-c", AFTER], capture_output=True, text=True, check=True)
+    before, exact, after = ast.literal_eval(done.stdout.splitlines()[-1])
+    assert before == after != exact
