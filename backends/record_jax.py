@@ -16,7 +16,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-from zoo.backends.recording import Array, Recorder, View, kind_of, lstm_gates
+from zoo.backends.recording import Array, Recorder, View, kind_of, lstm_gates, padding_of
 
 FENCE = "zoo_operation_"
 LEAVES = ("Linear", "LinearGeneral", "Dense", "DenseGeneral", "Conv", "Embed")
@@ -279,11 +279,7 @@ def _attributes(name: str, layer: Any, x: Any) -> dict[str, Any]:
 
     stride, dilation, padding = each(layer.strides), each(layer.kernel_dilation), layer.padding
     if isinstance(padding, str) and padding.upper() in ("SAME", "VALID"):
-        total = [
-            max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) if padding.upper() == "SAME" else 0
-            for n, s, d, k in zip(x.shape[1:-1], stride, dilation, size, strict=True)
-        ]
-        padding = [[t // 2, t - t // 2] for t in total]
+        padding = padding_of(padding, x.shape[1:-1], stride, dilation, size)
     elif isinstance(padding, int):
         padding = [[padding, padding]] * rank
     elif isinstance(padding, Sequence) and not isinstance(padding, str):

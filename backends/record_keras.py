@@ -11,7 +11,7 @@ from unittest import mock
 
 import keras
 import numpy as np
-from zoo.backends.recording import Array, Recorder, View, kind_of, lstm_gates
+from zoo.backends.recording import Array, Recorder, View, kind_of, lstm_gates, padding_of
 
 from zoo import backends
 
@@ -342,11 +342,7 @@ def _conv_attributes(layer: Any, shape: Sequence[int]) -> dict[str, Any]:
     elif padding == "causal":
         padding = [[(kernel[0] - 1) * dilation[0], 0]]
     else:
-        total = [
-            max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) if padding == "same" else 0
-            for n, s, d, k in zip(sizes, stride, dilation, kernel, strict=True)
-        ]
-        padding = [[t // 2, t - t // 2] for t in total]
+        padding = padding_of(padding, sizes, stride, dilation, kernel)
     depthwise = "depthwise" in type(layer).__name__.lower()
     groups = shape[1 if channels_first else -1] if depthwise else int(getattr(layer, "groups", 1))
     return {

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python import pywrap_tfe
 from tensorflow.python.framework import op_def_registry
-from zoo.backends.recording import Array, Recorder, View, kind_of
+from zoo.backends.recording import Array, Recorder, View, kind_of, padding_of
 
 from zoo.errors import WrongConfiguration
 
@@ -313,11 +313,7 @@ def _conv_attributes(operation: str, given: list[Any], attributes: Mapping[str, 
     if plain["padding"] == "EXPLICIT":
         padding = [explicit[2 * i : 2 * i + 2] for i in range(rows.start, rows.stop)]
     else:
-        total = [
-            max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) if plain["padding"] == "SAME" else 0
-            for n, s, d, k in zip(x.shape[rows], stride, dilation, kernel.shape[:2], strict=True)
-        ]
-        padding = [[t // 2, t - t // 2] for t in total]
+        padding = padding_of(plain["padding"], x.shape[rows], stride, dilation, kernel.shape[:2])
     channels = int(x.shape[1 if first else -1])
     groups = channels if operation.startswith("D") else channels // int(kernel.shape[2])
     return {

@@ -88,6 +88,20 @@ class View:
         return View(self.name, function(self.indices))
 
 
+def padding_of(
+    kind: str, sizes: Sequence[int], stride: Sequence[int], dilation: Sequence[int], kernel: Sequence[int]
+) -> list[list[int]]:
+    """The zeros before and behind each axis of a convolution whose padding is "same" or "valid".
+
+    As TensorFlow and JAX place them: of an odd number one more is behind. Case does not matter.
+    """
+    total = [
+        max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) if kind.lower() == "same" else 0
+        for n, s, d, k in zip(sizes, stride, dilation, kernel, strict=True)
+    ]
+    return [[t // 2, t - t // 2] for t in total]
+
+
 def lstm_gates(weights: Mapping[str, View]) -> dict[str, View]:
     """An LSTM's weights, (4 units, in) or (4 units,), by gate: input, forget, cell, output."""
     return {

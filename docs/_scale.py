@@ -6,23 +6,18 @@ and b the bandwidth of a device (Thakur, Rabenseifner, Gropp 2005: Rabenseifner'
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _measured import FOLDER, MODELS, read, row
 
 import zoo
 from zoo.training.recipes import recipe
 
-HERE = Path(__file__).parent
-PAGE = HERE / "scale.md"
+PAGE = Path(__file__).parent / "scale.md"
 BEGIN, END = "<!-- python docs/_scale.py -->\n", "<!-- end -->\n"
-MODELS = (
-    "mlp", "lenet5", "alexnet", "vgg11", "resnet18", "efficientnet-b0", "lstm", "bert-mini", "gpt-mini",
-    "t5-mini", "vit-ti16",
-)  # fmt: skip
 NETWORKS = {"10 Gbit/s": (50e-6, 1.25e9), "200 Gbit/s": (5e-6, 25e9)}  # latency (s), bandwidth (bytes/s)
 DEVICES = (8, 64, 1024)
 STEPS = 400  # that are simulated
@@ -60,7 +55,7 @@ class Work:
 
 def work(name: str) -> Work:
     """A model in full size, its step as recorded for its page: torch, the native engine."""
-    rows = json.loads((HERE / "measured" / f"{name}-bench.json").read_text(encoding="utf-8"))["rows"]
+    rows = read(FOLDER / f"{name}-bench.json")["rows"]
     found = next(
         r for r in rows if (r["backend"], r["what"], r["contestant"]) == ("torch", "train", "zoo traced")
     )
@@ -74,14 +69,9 @@ def work(name: str) -> Work:
     return Work(name, parameters, found["batch_size"], found["step_ms"] / 1e3, spread, norms, channels)
 
 
-def row(cells: list[str]) -> str:
-    """A row of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
-
-
 def text() -> str:
     """Both tables in Markdown."""
-    each = [work(name) for name in MODELS]
+    each = [work(name) for name in MODELS.values()]
     kinds = [f"{n:,}, {network}" for network in NETWORKS for n in DEVICES]
     lines = [
         row(["model", "batch", "step, ms", "MB a step", *kinds]),

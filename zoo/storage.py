@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -272,6 +273,19 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a file in UTF-8 with Unix line ends, whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_toml(path: Path, expected: str) -> dict[str, Any]:
+    """The content of a TOML file; `expected` is what an error says of one that is not there.
+
+    Raises DataUnavailable, and WrongConfiguration for a file that is not TOML.
+    """
+    if not is_file(path):
+        raise DataUnavailable(f"{path}: {expected}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WrongConfiguration(f"{path}: not a TOML file: {error}") from None
 
 
 def finite(value: Any) -> Any:

@@ -11,13 +11,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo import storage
-from zoo.errors import DataUnavailable, UnknownName, WrongConfiguration, nearest
+from zoo.errors import UnknownName, WrongConfiguration, nearest
 
 SHORT = {"lr": "learning_rate", "where": "task"}
 PATHS = ("out", "checkpoint", "resume")
@@ -28,14 +27,8 @@ def read(path: Path, names: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises DataUnavailable, UnknownName, or WrongConfiguration for a file that is not TOML or has no model.
     """
-    if not storage.is_file(path):
-        raise DataUnavailable(f"{path}: no such run file")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WrongConfiguration(f"{path}: not a TOML file: {error}") from None
     options = {}
-    for key, value in content.items():
+    for key, value in storage.read_toml(path, "no such run file").items():
         name = SHORT.get(key, key.replace("-", "_"))
         if name not in names:
             raise UnknownName(f"{path}: no option {key!r}; {nearest(key, names)}")

@@ -37,11 +37,15 @@ def spreads_of(model: keras.Model, inputs: Any, compute: Callable[[Any], Named])
 
 def perturbed_inputs(inputs: Any, seed: int) -> Any:
     """Inputs of which every number that is not an integer is changed by one ulp, up or down."""
+    floatx = keras.config.floatx()  # by an ulp of the type computed in
+    return with_floats(inputs, lambda _, x: nudged(x.astype(floatx), "inputs", seed))
+
+
+def with_floats(inputs: Any, change: Callable[[str, Array], Array], name: str = "") -> Any:
+    """The inputs, one or by name, with `change(name, array)` for every array that has no integers."""
     if isinstance(inputs, Mapping):
-        return {name: perturbed_inputs(x, seed) for name, x in inputs.items()}
-    if not np.issubdtype(inputs.dtype, np.floating):
-        return inputs
-    return nudged(inputs.astype(keras.config.floatx()), "inputs", seed)  # by an ulp of the type computed in
+        return {key: with_floats(x, change, key) for key, x in inputs.items()}
+    return change(name, inputs) if np.issubdtype(inputs.dtype, np.floating) else inputs
 
 
 def perturb(model: keras.Model, seed: int) -> None:

@@ -18,7 +18,7 @@ from zoo.errors import WrongConfiguration
 from zoo.ladder import taps
 from zoo.ladder.bounds import FORMATS, Format
 from zoo.ladder.networks import SEED, Network
-from zoo.ladder.rounding import numpy, spreads_of
+from zoo.ladder.rounding import numpy, spreads_of, with_floats
 from zoo.layers import signature
 from zoo.tasks.sequences import take
 
@@ -382,9 +382,16 @@ def reference(network: Network) -> Named:
                 noise = half_ulps(value.shape, bits, seed, variable.path)
                 return noise if variable.path.startswith(taps.TAP) else value * (1 + noise)
 
-            for name, error in errors(rounded_inputs(x, bits, seed), noisy).items():
+            def noisy_input(name: str, value: Array, bits: int = bits, seed: int = seed) -> Array:
+                return value * (1 + half_ulps(value.shape, bits, seed, "inputs", name))
+
+            for name, error in errors(with_floats(x, noisy_input), noisy).items():
                 squares[name] += error**2 / FORMAT_PASSES
-        nearest = errors(nearest_inputs(x, bits), lambda _, value, bits=bits: round_to(value, bits))
+
+        def nearest_to(_: Any, value: Array, bits: int = bits) -> Array:
+            return round_to(value, bits)
+
+        nearest = errors(with_floats(x, nearest_to), nearest_to)
         least = {name: 2.0**-bits * float(np.linalg.norm(value)) / 2 for name, value in exact.items()}
         expected = {name: max(square**0.5, nearest[name], least[name]) for name, square in squares.items()}
         for name, error in expected.items():
@@ -418,25 +425,9 @@ def round_to(x: Array, bits: int) -> Array:
     return np.ldexp(np.rint(np.ldexp(significand, bits)), exponent - bits)
 
 
-def nearest_inputs(inputs: Any, bits: int) -> Any:
-    """Inputs of which every number that is not an integer is rounded to the format."""
-    if isinstance(inputs, Mapping):
-        return {name: nearest_inputs(x, bits) for name, x in inputs.items()}
-    return round_to(inputs, bits) if np.issubdtype(inputs.dtype, np.floating) else inputs
-
-
 def half_ulps(shape: tuple[int, ...], bits: int, *key: int | str) -> Array:
     """Relative rounding errors of a format, uniform in +-2^-bits."""
     return random.generator("rounding", *key).uniform(-(2.0**-bits), 2.0**-bits, shape)
-
-
-def rounded_inputs(inputs: Any, bits: int, seed: int, name: str = "") -> Any:
-    """Inputs of which every number that is not an integer has a rounding error of the format."""
-    if isinstance(inputs, Mapping):
-        return {name: rounded_inputs(x, bits, seed, name) for name, x in inputs.items()}
-    if not np.issubdtype(inputs.dtype, np.floating):
-        return inputs
-    return inputs * (1 + half_ulps(inputs.shape, bits, seed, "inputs", name))
 
 
 class RoundedTaps(taps.Taps):

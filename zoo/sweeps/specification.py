@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from zoo import backends, registry, storage, tasks, tokenizers
 from zoo.checks import integer
-from zoo.errors import BackendError, DataUnavailable, UnknownName, WrongConfiguration, nearest
+from zoo.errors import BackendError, UnknownName, WrongConfiguration, nearest
 from zoo.sweeps.tasks import MODEL, Task
 from zoo.training import plan
 from zoo.training.metrics import LOWER
@@ -129,12 +128,7 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises DataUnavailable, UnknownName, and WrongConfiguration for a file that is not TOML.
     """
     path = Path(path)
-    if not storage.is_file(path):
-        raise DataUnavailable(f"{path}: no such file; expected the TOML file of a sweep")
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise WrongConfiguration(f"{path}: not a TOML file: {error}") from None
+    content = storage.read_toml(path, "no such file; expected the TOML file of a sweep")
     _check_names(str(path), content, KEYS)
     return content
 
