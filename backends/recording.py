@@ -89,7 +89,7 @@ class View:
 
 
 def padding_of(
-    kind: str, sizes: Sequence[int], stride: Sequence[int], dilation: Sequence[int], kernel: Sequence[int]
+    kind: str, sizes: Sequence[Any], stride: Sequence[Any], dilation: Sequence[Any], kernel: Sequence[Any]
 ) -> list[list[int]]:
     """The zeros before and behind each axis of a convolution whose padding is "same" or "valid".
 
