@@ -101,11 +101,12 @@ def frozen() -> None:
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """Models of float64, as `zoo.ladder.probe` makes them; JAX needs JAX_ENABLE_X64=1 for that."""
+    """Models of float64, as `zoo.ladder.probe` makes them."""
     from zoo.ladder.probe import use_float64
 
-    use_float64()
-    yield
+    with backends.current().float64():
+        use_float64()
+        yield
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     keras.src.backend.common.dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float32"

@@ -265,10 +265,12 @@ def test_every_implementation_of_a_benchmark_arrives_at_the_same_loss(
     monkeypatch.setattr(benchmarks, "_run", run)
     rows = zoo.bench("mlp", what=["train"], threads=1)
     assert {(row["backend"], row["contestant"]) for row in rows} == {
-        ("torch", "zoo traced"), ("torch", "plain eager"), ("torch", "plain compiled"),
-        ("torch", "keras fit"),
-        ("tensorflow", "zoo graph"), ("tensorflow", "plain graph"), ("tensorflow", "plain xla"),
-        ("tensorflow", "keras fit"), ("jax", "zoo jit"), ("jax", "plain jit"), ("jax", "keras fit"),
+        *(("torch", f"zoo {mode}") for mode in ("traced", "eager", "compiled")),
+        *(("tensorflow", f"zoo {mode}") for mode in ("graph", "xla", "eager")),
+        *(("jax", f"zoo {mode}") for mode in ("jit", "eager")),
+        ("torch", "plain eager"), ("torch", "plain compiled"), ("torch", "keras fit"),
+        ("tensorflow", "plain graph"), ("tensorflow", "plain xla"), ("tensorflow", "keras fit"),
+        ("jax", "plain jit"), ("jax", "keras fit"),
     }  # fmt: skip
     assert [row["error"] for row in rows] == [None] * len(rows)
     losses = [row["loss"] for row in rows]

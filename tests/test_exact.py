@@ -10,7 +10,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,16 @@ from zoo.layers.transformer import Attention
 from zoo.training import chain, verification
 
 HERE = load_backend(NAME)
-HERE.enable_float64()
 FEW = settings(max_examples=25, deadline=None)
 ULP = 2.0**-24
 LEAST = 2.0**-126
+
+
+@pytest.fixture(scope="module", autouse=True)
+def float64() -> Iterator[None]:
+    """JAX has float64 within these tests alone: others see what users have."""
+    with HERE.float64():
+        yield
 
 
 def tensor(x: Any) -> Any:

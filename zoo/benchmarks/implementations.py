@@ -25,23 +25,23 @@ class Implementation:
 
 
 def list_implementations(model: str, backend: str, what: str) -> list[Implementation]:
-    """The zoo's default mode first, then the modes of the reference if there is one, then Keras.
+    """The zoo's default mode, the modes of the reference if there is one, the zoo's other modes, Keras.
 
-    Keras builds as the zoo does, and does not generate.
+    Keras builds as the zoo does, and does not generate; generation has one mode.
     """
     file = shared_file(model, *LIBRARIES[backend])
     if what == "build":
         plain = ["build"] if file else []
         return [Implementation("zoo", "build"), *(Implementation("plain", mode) for mode in plain)]
     modes = MODES[backend] if find_reference(model, backend) else ()
+    first, *others = backends.MODES[backend]
     if what == "generate":  # only Hugging Face's models do
-        modes = modes[:1] if file == "transformers_torch" else ()
-    ours = [Implementation("zoo", backends.MODES[backend][0])]
+        modes, others = modes[:1] if file == "transformers_torch" else (), []
     keras = {"train": ["fit"], "infer": ["predict"]}.get(what, [])
+    kinds = {"plain": modes, "zoo": others, "keras": keras}
     return [
-        *ours,
-        *(Implementation("plain", mode) for mode in modes),
-        *(Implementation("keras", mode) for mode in keras),
+        Implementation("zoo", first),
+        *(Implementation(kind, mode) for kind, named in kinds.items() for mode in named),
     ]
 
 

@@ -239,6 +239,9 @@ def bench(
     batch_size: BatchOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
+    out: Annotated[
+        Path | None, option("A file of JSON that grows; what it has is not measured again.", "PATH")
+    ] = None,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -257,6 +260,7 @@ def bench(
             threads=threads,
             show=show,
             report=None if as_json else report,
+            out=out,
         )
     if as_json:
         terminal.print_json(rows)

@@ -285,7 +285,7 @@ def bench(rows: Sequence[Record]) -> None:
     """Print the table of one model and kind of work, and the errors."""
     out, (model, kind) = console(), (rows[0]["model"], rows[0]["what"])
     times = ["build>", "quartiles>"] if kind == "build" else ["step>", "quartiles>", "compile>"]
-    figures = table("implementation", *times, "peak>", "ratio>")
+    figures = table("implementation", *times, "peak>", "ratio>", "to fastest>")
     for row in rows:
         figures.add_row(f"{row['backend']} {row['contestant']}", *_bench_figures(row))
     batch = "" if kind == "build" else f", batch {rows[0]['batch_size']}"
@@ -311,8 +311,12 @@ def _bench_figures(row: Record) -> list[str]:
     else:
         low, high = row["step_ms_quartiles"]
         times = [f"{row['step_ms']:.2f} ms", f"{low:.2f}-{high:.2f}", f"{row['compile_s']:.1f} s"]
-    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-    return [*times, f"{row['peak_mb']:,.0f} MB", ratio]
+    ratios = [row.get("ratio"), row.get("ratio_fastest")]
+    return [
+        *times,
+        f"{row['peak_mb']:,.0f} MB",
+        *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
+    ]
 
 
 # zoo doctor

@@ -374,6 +374,8 @@ class BenchmarkRow(TypedDict):
     build_s_quartiles: NotRequired[list[float]]
     """first and third quartile of the time to build in seconds; of `build` alone"""
     ratio: NotRequired[float | None]
-    """to the plain implementation beside it, the median over bursts; null without one"""
+    """to the plain implementation's first mode beside it, the median over bursts; null without one"""
+    ratio_fastest: NotRequired[float | None]
+    """to the plain implementation's fastest mode; null without one"""
     peak_mb: NotRequired[float | None]
     """peak memory of the process in MB of 2^20 bytes"""

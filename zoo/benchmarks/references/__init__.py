@@ -36,16 +36,21 @@ import numpy as np
 Weights = list[np.ndarray]
 T = TypeVar("T")
 
+RECURRENT = ("lstm", "gru", "birnn")
+VISION = ("alexnet", "vgg*", "resnet*", "efficientnet-*", "vit-*")
 TRANSFORMERS = ("bert-*", "gpt-*", "gpt2", "t5-tiny", "t5-mini", "t5-small")
 
 # file -> shell patterns of its models
 SHARED = {
-    "recurrent_torch": ("lstm", "gru", "birnn"),
+    "recurrent_torch": RECURRENT,
+    "recurrent_tensorflow": RECURRENT,
+    "recurrent_jax": RECURRENT,
     "transformers_torch": TRANSFORMERS,  # Hugging Face's; the others are written out, and do not generate
     "transformers_tensorflow": TRANSFORMERS,
     "transformers_jax": TRANSFORMERS,
-    "vision_torch": ("alexnet", "vgg*", "resnet*", "efficientnet-*", "vit-*"),
-    "vision_flax": ("resnet*", "vit-*"),
+    "vision_torch": VISION,  # torchvision's
+    "vision_tensorflow": VISION,
+    "vision_flax": VISION,
 }
 
 

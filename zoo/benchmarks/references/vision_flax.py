@@ -1,4 +1,4 @@
-"""ResNet and the Vision Transformer the Flax way: modules that own no weights, a pure update, optax's AdamW.
+"""Vision models the Flax way: modules that own no weights, a pure update, optax's AdamW.
 
 In Linen, for the speed of its step: see lenet5_flax.py. Each submodule has the name of the zoo's layer,
 so weights need no table of names. Axes: b batch, h height, w width, n tokens, c channels.
@@ -6,6 +6,7 @@ so weights need no table of names. Axes: b batch, h height, w width, n tokens, c
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import ceil
 from typing import Any
 
 import jax
@@ -16,19 +17,17 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 
 from zoo.benchmarks.references import Reference, choose
+from zoo.benchmarks.references.vision_sizes import (
+    EFFICIENTNETS,
+    RESNETS,
+    STAGES,
+    VGGS,
+    VITS,
+    norm_constants,
+    round_channels,
+)
 
 MODES = {"jit": jax.jit}
-# He et al. 2015, arXiv:1512.03385, table 1: blocks a stage
-RESNETS = {
-    "resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3),
-    "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3),
-}  # fmt: skip
-# Dosovitskiy et al. 2020, arXiv:2010.11929, table 1; Touvron et al. 2021, arXiv:2012.12877, table 1:
-# width, blocks, heads, patch size
-VITS = {
-    "vit-ti16": (192, 12, 3, 16), "vit-s16": (384, 12, 6, 16), "vit-b16": (768, 12, 12, 16),
-    "vit-b32": (768, 12, 12, 32), "vit-l16": (1024, 24, 16, 16), "vit-l32": (1024, 24, 16, 32),
-}  # fmt: skip
 OURS = {"scale": "gamma", "mean": "moving_mean", "var": "moving_variance"}  # of a norm; its bias is beta
 
 Variables = Mapping[str, Any]
@@ -66,6 +65,93 @@ class ResNet(nn.Module):
         return nn.Dense(1000, name="head")(x.mean((1, 2)))
 
 
+class VGG(nn.Module):
+    depths: tuple[int, ...]
+    norm: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:  # (b, 224, 224, 3)
+        for stage, depth in enumerate(self.depths, start=1):
+            for name in (f"stage{stage}_conv{i}" for i in range(1, depth + 1)):
+                x = nn.Conv(min(64 * 2 ** (stage - 1), 512), (3, 3), padding=1, name=name)(x)
+                if self.norm:
+                    x = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+                x = nn.relu(x)
+            x = nn.max_pool(x, (2, 2), (2, 2))  # (b, h, w, c): 112, 56, 28, 14, 7
+        return classify(x)
+
+
+class AlexNet(nn.Module):
+    """Krizhevsky 2014, arXiv:1404.5997: one column."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:  # (b, 224, 224, 3)
+        del train
+        x = nn.relu(nn.Conv(64, (11, 11), 4, padding=2, name="conv1")(x))  # (b, 55, 55, 64)
+        x = nn.max_pool(x, (3, 3), (2, 2))
+        x = nn.relu(nn.Conv(192, (5, 5), padding=2, name="conv2")(x))  # (b, 27, 27, 192)
+        x = nn.max_pool(x, (3, 3), (2, 2))
+        for name, width in (("conv3", 384), ("conv4", 256), ("conv5", 256)):
+            x = nn.relu(nn.Conv(width, (3, 3), padding=1, name=name)(x))  # (b, 13, 13, c)
+        return classify(nn.max_pool(x, (3, 3), (2, 2)))  # of (b, 6, 6, 256)
+
+
+def classify(x: jax.Array) -> jax.Array:
+    """(b, h, w, c) -> (b, 1000)."""
+    x = x.reshape(len(x), -1)
+    for name in ("dense1", "dense2"):
+        x = nn.relu(nn.Dense(4096, name=name)(x))
+    return nn.Dense(1000, name="head")(x)
+
+
+class EfficientNet(nn.Module):
+    width: float
+    depth: float
+    norm_momentum: float  # the weight of the new batch
+    norm_epsilon: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:  # (b, 224, 224, 3)
+        def unit(
+            x: jax.Array, filters: int, size: int, stride: int = 1, *, groups: int = 1, name: str
+        ) -> Any:
+            x = nn.Conv(
+                filters,
+                (size, size),
+                stride,
+                size // 2,
+                feature_group_count=groups,
+                use_bias=False,
+                name=name,
+            )(x)
+            norm = nn.BatchNorm(
+                not train, momentum=1 - self.norm_momentum, epsilon=self.norm_epsilon, name=f"{name}_norm"
+            )
+            return norm(x)
+
+        x = nn.silu(unit(x, round_channels(32 * self.width), 3, 2, name="stem"))
+        for stage, (expansion, size, stride, filters, blocks) in enumerate(STAGES, start=1):
+            for i in range(1, ceil(self.depth * blocks) + 1):
+                name, c, y = f"stage{stage}_block{i}", x.shape[-1], x
+                if expansion > 1:
+                    y = nn.silu(unit(y, expansion * c, 1, name=f"{name}_expand"))
+                y = unit(
+                    y, expansion * c, size, stride if i == 1 else 1, groups=expansion * c,
+                    name=f"{name}_depthwise",
+                )  # fmt: skip
+                y = squeeze_excite(nn.silu(y), max(1, c // 4), name)
+                y = unit(y, round_channels(filters * self.width), 1, name=f"{name}_project")
+                x = x + y if x.shape == y.shape else y  # (b, h, w, c): 112, 56, 28, 14, 14, 7, 7
+        x = nn.silu(unit(x, 4 * x.shape[-1], 1, name="top"))
+        return nn.Dense(1000, name="head")(x.mean((1, 2)))
+
+
+def squeeze_excite(x: jax.Array, squeezed: int, name: str) -> jax.Array:
+    """(b, h, w, c) -> (b, h, w, c): each channel times a gate computed from the means of all channels."""
+    y = nn.Conv(squeezed, (1, 1), name=f"{name}_squeeze")(x.mean((1, 2), keepdims=True))
+    return x * nn.sigmoid(nn.Conv(x.shape[-1], (1, 1), name=f"{name}_excite")(nn.silu(y)))
+
+
 class ViT(nn.Module):
     width: int
     depth: int
@@ -100,17 +186,27 @@ class State(TrainState):
 
 
 def reference(model: str) -> Reference:
+    size, network = 224, network_of(model)
+    if model in EFFICIENTNETS:
+        size = EFFICIENTNETS[model][2]
+    functions = partial(trainer, network), partial(predictor, network), partial(build, network, size)
+    return Reference(prepare, *functions, layout="zoo")
+
+
+def network_of(model: str) -> nn.Module:
     if model in RESNETS:
-        network = ResNet(RESNETS[model], bottleneck=model not in ("resnet18", "resnet34"))
-    else:
-        network = ViT(*VITS[model])
-    return Reference(
-        prepare, partial(trainer, network), partial(predictor, network), partial(build, network), layout="zoo"
-    )
+        return ResNet(RESNETS[model], bottleneck=model not in ("resnet18", "resnet34"))
+    if model in EFFICIENTNETS:
+        width, depth, size = EFFICIENTNETS[model]
+        return EfficientNet(width, depth, *norm_constants(size))
+    if model in VITS:
+        return ViT(*VITS[model])
+    name = model.removesuffix("-bn")
+    return VGG(VGGS[name], norm=name != model) if name in VGGS else AlexNet()
 
 
-def build(network: nn.Module) -> Variables:
-    return jax.block_until_ready(network.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False))
+def build(network: nn.Module, size: int) -> Variables:
+    return jax.block_until_ready(network.init(jax.random.key(0), jnp.zeros((1, size, size, 3)), train=False))
 
 
 def prepare(x: np.ndarray, y: np.ndarray) -> tuple[jax.Array, jax.Array]:
