@@ -209,6 +209,7 @@ APPLICATIONS: dict[str, Case] = {
         ("InceptionV3", 75), ("InceptionResNetV2", 75),
     )
 }  # fmt: skip
+NOT_ON_TORCH = ("NASNetMobile",)  # keras.applications refuses to build it there
 
 # Packages that are no dependency: `pip install kimm keras-hub`.
 KIMM: dict[str, Case] = {

@@ -376,3 +376,30 @@ def test_a_worker_that_is_lost_is_named(number: int, said: str, limit_s: float, 
     assert process.returncode == 1
     assert said in errors.splitlines()[-1]
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+
+
+@pytest.mark.workers
+@pytest.mark.skipif(NAME != "torch", reason="torchrun is torch's launcher")
+def test_torchrun_starts_the_workers_again_and_the_run_goes_on(tmp_path: Path) -> None:
+    """SIGKILL of a worker after the first checkpoint: torchrun ends the other, and restarts both once."""
+    command = ["-m", "zoo", "train", "mlp", "digits", "--epochs", "60", "--learning-rate", "1e-5", "--out"]
+    subprocess.run([*PYTHON, *command, str(tmp_path / "uncut")], env=environment(), check=True)
+    launcher = [*PYTHON, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
+    process = subprocess.Popen(
+        [*launcher, *command, str(tmp_path / "run"), "--resume", "auto"],
+        env=environment(), stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 3/"):
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "WorkerLost" in errors  # of the other one
+    assert "epoch 1/60" not in errors  # from the checkpoint on
+    runs = (json.loads((tmp_path / name / "run.json").read_text()) for name in ("run", "uncut"))
+    ours, theirs = ([epoch["train_loss"] for epoch in run["history"]] for run in runs)
+    assert len(ours) == 60
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
