@@ -477,6 +477,7 @@ def use(
     exact: bool = False,
     workers: int | None = None,
     worker_timeout: float | None = None,
+    shard: str | None = None,
 ) -> None:
     """Choose the framework of this process, before the first model is built.
 
@@ -486,14 +487,17 @@ def use(
 
     `workers`: train on so many processes, of which this is one, started by torchrun, srun or
     `python -m zoo.processes.launcher` (docs/scale.md); one that does not answer for `worker_timeout` seconds,
-    by default 600, ends the run.
+    by default 600, ends the run. With `shard="weights"`, on JAX, each worker holds a part of every large
+    weight and of the optimizer's state for it, as ZeRO's third stage (Rajbhandari et al. 2019,
+    arXiv:1910.02054), so that a model may be larger than a device.
 
     Raises BackendError if the name is wrong, the framework is not installed, Keras already uses another, the
-    device does not exist, or this process is not one of so many workers.
+    device does not exist, this process is not one of so many workers, or `shard` is not supported.
     """
     name = checked(name, "zoo.use")
     _check_running(name)
     _check_workers(workers)
+    check_shard(name, shard, workers)
     if exact and workers not in (None, 1):
         raise BackendError(f"zoo.use: exact=True with workers={workers}; an exact run has one worker")
     if threads is not None and not is_integer(threads):
@@ -508,6 +512,8 @@ def use(
             backend.set_threads(threads)
         if workers not in (None, 1):
             join(backend.join, workers, TIMEOUT_S if worker_timeout is None else worker_timeout, device)
+            if shard is not None:
+                cast(Any, get_world()).shard_weights()
         elif device is not None:
             backend.use_device(device)
         if exact:
@@ -551,6 +557,21 @@ def _check_workers(workers: int | None) -> None:
     check_launch(workers)
 
 
+def check_shard(name: str | None, shard: str | None, workers: int | None) -> None:
+    """Raise BackendError unless this framework, by default the one of `settle`, shards that over workers."""
+    if shard is None:
+        return
+    name = settle() if name is None else checked(name, "zoo.use")
+    if shard != "weights":
+        raise BackendError(f"shard={shard!r}; expected 'weights'")
+    if name != "jax":
+        raise BackendError(
+            f"shard='weights' on {name}: Keras's variables there are whole in every process; use jax"
+        )
+    if workers in (None, 1):
+        raise BackendError("shard='weights' with one worker, which holds them all; give workers=2 or more")
+
+
 def workers() -> int:
     """How many workers train together, this one included; none needs to have joined yet."""
     return max(get_world().size, _preferred.get("workers") or 1)
@@ -569,6 +590,7 @@ def prefer(
     threads: int | None = None,
     workers: int | None = None,
     worker_timeout: float | None = None,
+    shard: str | None = None,
 ) -> str:
     """Choose as `use` does, but import the framework only when it is first needed; returns its name.
 
@@ -578,9 +600,12 @@ def prefer(
     name = settle() if name is None else checked(name, "zoo.use")
     _check_running(name)
     _check_workers(workers)
+    check_shard(name, shard, workers)
     os.environ["KERAS_BACKEND"] = name
     _preferred.clear()
-    _preferred.update(device=device, threads=threads, workers=workers, worker_timeout=worker_timeout)
+    _preferred.update(
+        device=device, threads=threads, workers=workers, worker_timeout=worker_timeout, shard=shard
+    )
     return name
 
 

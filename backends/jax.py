@@ -763,9 +763,8 @@ class JaxStep:
         def shared(state: tuple, flags: jax.Array, *batch: Any) -> tuple:
             return *step(state, *batch), flags.sum()
 
-        self.eager, self.step = step, _jit(_once(step), donate_argnums=0) if compiled else step
-        if self.world.size > 1:
-            self.step = _jit(_once(shared), donate_argnums=0, out_shardings=self.world.replicated)
+        self.eager, self.shared, self.shardings = step, shared, None
+        self.step = _jit(_once(step), donate_argnums=0) if compiled else step
         self.state: tuple | None = None
 
     def __call__(
@@ -781,7 +780,7 @@ class JaxStep:
             self.assign(weights, other)
             self.updater.state = {}
             if self.world.size > 1:
-                self.state = cast(tuple, self.world.put(self.state))
+                self.share(self.state)
         try:
             counted = None if weight is None else np.int32(weight)
             self.state, loss = self.advance(self.state, (x, y, counted))
@@ -791,6 +790,19 @@ class JaxStep:
             self.sync()  # a batch that does not fit leaves the model unchanged
             raise
         return loss
+
+    def share(self, state: tuple) -> None:
+        """Put the state on the devices of all workers, and compile the step for where it is."""
+        if self.shardings is None:
+            weights, other, memory = state
+            replicated = jax.tree.map(lambda _: self.world.replicated, other)
+            self.shardings = self.world.split(weights), replicated, self.world.split(memory)
+            places = self.shardings, self.world.replicated, self.world.replicated
+            self.step = _jit(_once(self.shared), donate_argnums=0, out_shardings=places)
+        self.state = self.world.put(state, self.shardings)
+        if self.world.shards_weights:
+            for weight in state[0]:
+                weight.delete()  # which only its parts hold until `sync`
 
     def advance(self, state: tuple, batch: tuple) -> tuple[tuple, jax.Array]:
         """A step; eager from here on if it cannot be compiled, which several workers need."""

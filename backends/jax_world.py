@@ -15,9 +15,13 @@ from zoo.backends.world import Launch, OwnRows, Part, World, even_rows, rows
 
 from zoo.errors import BackendError, WorkerLost
 
+SMALLEST = 1024  # numbers of an array that is sharded: of a bias, sending costs more than holding
+
 
 class JaxWorld(World):
     """A mesh with the axis "batch". A step sees whole batches: its means and draws are of them, too."""
+
+    shards_weights = False
 
     def __init__(self, launch: Launch, timeout: float, device: str | None):
         super().__init__()
@@ -32,16 +36,39 @@ class JaxWorld(World):
                 heartbeat_timeout_seconds=int(max(1, timeout)),
             )
         devices = _devices(device)
-        mesh = Mesh(np.array(devices), ("batch",))
-        self.sharded, self.replicated = (
-            NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["batch"], [])
-        )
+        self.mesh = Mesh(np.array(devices), ("batch",))
+        self.sharded, self.replicated = self.along(0), self.along(None)
         self.own = [each for each in devices if each.process_index == self.rank]
         self.devices = len(devices)
-        jax.config.update("jax_default_device", self.own[0])
+        self.home = self.own[0]
+        jax.config.update("jax_default_device", self.home)
         self.add = jax.jit(lambda x: x.sum(0), out_shardings=self.replicated)
+        self.gather = jax.jit(lambda x: x, out_shardings=self.replicated)
         with _stdout_on_stderr():  # gloo reports the connection, which is no result
             self.total(np.zeros(1))
+
+    def shard_weights(self) -> None:
+        """From here on each worker has a part of every large weight, and the model in the host's memory."""
+        self.shards_weights = True
+        self.home = jax.local_devices(backend="cpu")[0]
+        jax.config.update("jax_default_device", self.home)
+
+    def along(self, axis: int | None) -> NamedSharding:
+        """Parts of an axis, one a device; of None, all of the array on each."""
+        return NamedSharding(
+            self.mesh, PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "batch")
+        )
+
+    def split(self, arrays: Any) -> Any:
+        """The sharding of weights, or of what is kept for each: of their longest axis that divides."""
+
+        def one(x: jax.Array) -> NamedSharding:
+            axes = [axis for axis, length in enumerate(x.shape) if length % self.devices == 0]
+            if not self.shards_weights or x.size < SMALLEST or not axes:
+                return self.replicated
+            return self.along(max(axes, key=lambda axis: x.shape[axis]))
+
+        return jax.tree.map(one, arrays)
 
     def batch(self, x: Any, y: np.ndarray, count: Callable[[np.ndarray], int]) -> tuple[Any, Any, Part]:
         del count
@@ -61,18 +88,25 @@ class JaxWorld(World):
         even = length % self.devices == 0
         return even_rows(length, self.rank, self.size) if even else slice(0, length)
 
-    def put(self, arrays: Any) -> Any:
-        """Arrays that all workers have, as replicated ones of the mesh."""
+    def put(self, arrays: Any, shardings: Any) -> Any:
+        """Arrays that all workers have, as arrays of the mesh."""
 
-        def one(x: jax.Array) -> jax.Array:
-            copies = [jax.device_put(x, device, may_alias=False) for device in self.own]
-            return jax.make_array_from_single_device_arrays(x.shape, self.replicated, copies)
+        def one(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+            parts = sharding.addressable_devices_indices_map(x.shape).items()
+            own = [jax.device_put(x[index], device, may_alias=False) for device, index in parts]
+            return jax.make_array_from_single_device_arrays(x.shape, sharding, own)
 
-        return jax.tree.map(one, arrays)
+        return jax.tree.map(one, arrays, shardings)
 
     def take(self, arrays: Any) -> Any:
-        """Replicated arrays of the mesh as arrays of this process's first device."""
-        return jax.tree.map(lambda x: x.addressable_data(0), arrays)
+        """Arrays of the mesh as whole ones of this process; all workers take sharded ones together."""
+
+        def one(x: jax.Array) -> jax.Array:
+            if x.sharding.is_fully_replicated:
+                return x.addressable_data(0)
+            return jax.device_put(self.gather(x).addressable_data(0), self.home)
+
+        return jax.tree.map(one, arrays)
 
     def flagged(self) -> jax.Array:
         """What the devices of the workers send with a step."""

@@ -21,17 +21,45 @@ from zoo.ladder.probe import use_float64
 BATCH, STEPS, NORM = 12, 8, 0.01  # examples, steps, and that to which a fault clips
 
 
+class Held(zoo.Callback):
+    """How many numbers of the weights and the optimizer's state this worker holds during a step, on JAX."""
+
+    numbers = 0
+
+    def on_begin(self, run: Any) -> None:
+        self.step = run.trainer.step
+
+    def on_step(self, step: int, loss: Any) -> None:
+        del step, loss
+        import jax
+
+        if self.step.state is None:  # layers have joined, and a state is made for them before the next step
+            return
+        weights, _, memory = self.step.state
+        shards = [x.addressable_shards for x in jax.tree.leaves((weights, memory))]
+        self.numbers = sum(shard.data.size for each in shards for shard in each)
+
+
 def train(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """The losses and metrics of a run, and a digest of its weights."""
     network = registered_network(name)
     model, pair = network.builder(), (network.inputs, network.targets)
     held_out = None if network.loss == "ctc" else pair  # of arrays the metric is accuracy, which CTC lacks
     settings = {"batch_size": BATCH, "steps": STEPS, "loss": network.loss, "validation": held_out, **options}
+    held = Held()
+    if backends.current().NAME == "jax":
+        settings["callbacks"] = [held]
     run = zoo.train(model, pair, **settings)
     digest = hashlib.sha256()
     for variable in model.variables:
         digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable)).tobytes())
-    return {"losses": run.losses, "metrics": run.metrics, "digest": digest.hexdigest(), "signal": run.signal}
+    return {
+        "losses": run.losses,
+        "metrics": run.metrics,
+        "digest": digest.hexdigest(),
+        "signal": run.signal,
+        "held": held.numbers,
+    }
 
 
 def mutate(name: str) -> None:
@@ -64,7 +92,9 @@ def main() -> None:
     folder, asked = Path(sys.argv[1]), json.loads(sys.argv[2])
     _lazy.leave_out_extras()
     workers = int(os.environ.get("WORLD_SIZE", "1"))
-    backends.use(os.environ["KERAS_BACKEND"], workers=workers, threads=1, worker_timeout=asked.get("timeout"))
+    shard = asked.get("shard") if workers > 1 else None
+    settings = {"threads": 1, "worker_timeout": asked.get("timeout"), "shard": shard}
+    backends.use(os.environ["KERAS_BACKEND"], workers=workers, **settings)
     if asked.get("float64"):
         if os.environ["KERAS_BACKEND"] == "jax":
             backends.current().enable_float64()

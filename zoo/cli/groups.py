@@ -17,7 +17,7 @@ GROUPS = {
     "Fine-tuning": ("weights", "freeze", "unfreeze", "layer_decay", "head_lr", "lora"),
     "Engine and machine": (
         "backend", "engine", "mode", "dtype", "exact", "device", "threads", "seed",
-        "workers", "worker_timeout",
+        "workers", "worker_timeout", "shard",
     ),
     "Checkpoints": ("out", "save", "checkpoint", "checkpoint_every", "keep", "keep_best", "resume"),
     "Output": ("log", "train_metrics", "save_config", "quiet", "as_json", "help"),

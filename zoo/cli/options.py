@@ -83,6 +83,10 @@ WorkerTimeoutOption = Annotated[
     float | None,
     number("Seconds in which workers answer each other; 600 by default.", "--worker-timeout", min=1.0),
 ]
+ShardOption = Annotated[
+    str | None,
+    option("weights: each worker holds a part of them, for models larger than a device; JAX.", "WHAT"),
+]
 StepsOption = Annotated[int | None, count("Training steps; overrides --epochs.")]
 EpochsOption = Annotated[int | None, count("Passes over the data.")]
 BatchOption = Annotated[int | None, count("Examples in a step.", "--batch-size")]

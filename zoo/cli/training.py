@@ -25,6 +25,7 @@ from zoo.cli.options import (
     ModeOption,
     QuietOption,
     RunSeedOption,
+    ShardOption,
     StepsOption,
     TaskInstead,
     ThreadsOption,
@@ -175,6 +176,7 @@ def train(
     threads: ThreadsOption = None,
     workers: WorkersOption = None,
     worker_timeout: WorkerTimeoutOption = None,
+    shard: ShardOption = None,
     out: Annotated[
         Path | None, option("Folder to save the run in.", "PATH", show_default="runs/MODEL-DATE")
     ] = None,
@@ -210,10 +212,11 @@ def _train(given: dict[str, Any]) -> None:
     if save_config is not None:
         storage.check_file("--save-config", save_config)
     workers = _workers(given["workers"])
+    backends.check_shard(given["backend"], given["shard"], workers)
     if workers > 1 and launched() is None:
         _launch(workers, card.name, out, given)
     reader = tokenizers.resolve(given["tokenizer"])
-    settings = {name: given[name] for name in ("device", "threads", "worker_timeout")}
+    settings = {name: given[name] for name in ("device", "threads", "worker_timeout", "shard")}
     backends.prefer(given["backend"], workers=workers, **settings)
     quiet = quiet or backends.worker() > 0
     from zoo.training import train
