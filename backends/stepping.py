@@ -63,17 +63,20 @@ def stepper_of(build: Any, weights: Mapping[str, Array]) -> Stepper:
 
 @contextmanager
 def float64() -> Iterator[None]:
-    """Within, Keras computes learning rates, and creates their variables, in float64."""
+    """Within, Keras computes in float64, and creates variables of learning rates in it."""
     keras = sys.modules.get("keras")
     if keras is None:
         yield
         return
-    before = keras.config.floatx()
+    table = importlib.import_module("keras.src.backend.common.dtypes").BIT64_TO_BIT32_DTYPE
+    before, narrowed = keras.config.floatx(), table["float64"]
     keras.config.set_floatx("float64")
+    table["float64"] = "float64"  # docs/upstream.md: else maximum, as in clipping, is of float32
     try:
         yield
     finally:
         keras.config.set_floatx(before)
+        table["float64"] = narrowed
 
 
 def _modules(value: Any) -> set[str]:

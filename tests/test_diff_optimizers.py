@@ -192,6 +192,77 @@ def test_keras_beside_torch_with_a_schedule(name: str) -> None:
     assert causes(compared(theirs, ours)) == [(cause, True) for cause in expected]
 
 
+def clipped(clip: Callable[..., Any], *limit: float) -> Callable[[Any], Any]:
+    """An optimizer of torch that clips its gradients before each step, as training loops do."""
+
+    def build(named: Any) -> Any:
+        made = torch.optim.SGD(named, lr=0.1)
+        weights = [weight for group in made.param_groups for weight in group["params"]]
+        made.register_step_pre_hook(lambda *_: clip(weights, *limit) and None)
+        return made
+
+    return build
+
+
+BY_NORM, BY_VALUE = torch.nn.utils.clip_grad_norm_, torch.nn.utils.clip_grad_value_
+NO_NORM = "largest norm of all gradients is none in theirs, {} in ours"
+SURROUNDED: dict[str, tuple[Any, Any, list[str]]] = {
+    "torch's, not declared": (
+        partial(torch.optim.SGD, lr=0.1), clipped(BY_NORM, 1.0),
+        [NO_NORM.format("1 (with 1e-06 added to it)")],
+    ),
+    "by value, not declared": (
+        partial(torch.optim.SGD, lr=0.1), clipped(BY_VALUE, 0.5),
+        ["largest element of a gradient is none in theirs, 0.5 in ours"],
+    ),
+    "Keras's": (
+        partial(torch.optim.SGD, lr=0.1), lambda: O.SGD(0.1, global_clipnorm=3.0),
+        [NO_NORM.format(3)],
+    ),
+    "Adam's": (
+        partial(torch.optim.Adam, lr=0.1, eps=1e-20), lambda: O.Adam(0.1, epsilon=1e-20, global_clipnorm=3.0),
+        [NO_NORM.format(3)],
+    ),
+    "of each": (
+        lambda: O.SGD(0.1, clipnorm=2.0), lambda: O.SGD(0.1, clipvalue=2.0),
+        [
+            "largest element of a gradient is none in theirs, 2 in ours",
+            "largest norm of a gradient is 2 in theirs, none in ours",
+        ],
+    ),
+    "averages": (
+        partial(torch.optim.SGD, lr=0.1),
+        lambda: O.SGD(0.1, use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=3),
+        [
+            "a weight's replacement by its average is never in theirs, every 3 steps in ours",
+            "momentum of the weights' average is 0 in theirs, 0.9 in ours",
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SURROUNDED)
+def test_clipping_and_averages_are_named_and_confirmed(name: str) -> None:
+    theirs, ours, expected = SURROUNDED[name]
+    found = compared(theirs, ours)["causes"]
+    assert sorted(cause["explanation"] for cause in found) == expected
+    assert all(cause["confirmed"] for cause in found)
+
+
+def test_optax_clipping_is_read_from_its_chain() -> None:
+    optax = pytest.importorskip("optax")
+    pairs = {NO_NORM.format(3): optax.clip_by_global_norm(3.0)}
+    pairs["largest element of a gradient is none in theirs, 3 in ours"] = optax.clip(3.0)
+    for expected, clip in pairs.items():
+        found = compared(partial(torch.optim.Adam, lr=0.1), optax.chain(clip, optax.adam(0.1)))["causes"]
+        assert [cause["explanation"] for cause in found] == [expected]
+    chain = optax.chain(optax.clip_by_global_norm(2.0), optax.sgd(0.1))
+    found = compared(clipped(BY_NORM, 2.0), chain)["causes"]
+    assert [cause["explanation"] for cause in found] == [
+        "largest norm of all gradients is 2 (with 1e-06 added to it) in theirs, 2 in ours"
+    ]
+
+
 SOURCE = """
 import torch
 

@@ -28,6 +28,7 @@ def rule_of(kind: str, settings: Settings, rates: Sequence[float], rank: int) ->
     )  # of a class of torch's that is derived
     if "keras" in kind or "zoo.optimizers" in kind:
         fields = _keras(name, settings, rank, torch_like="zoo" in kind)
+        fields = {**_around(settings), **fields} if fields else None
     else:
         fields = _torch(name or _guess(settings), settings)
         if name == "adagrad" and settings.get("lr_decay"):
@@ -138,6 +139,16 @@ def _keras(name: str, s: Settings, rank: int, torch_like: bool) -> Fields | None
     return {**decay, **fields} if fields else None
 
 
+def _around(s: Settings) -> Fields:
+    """What Keras's base class does before and after an update."""
+    every = s.get("ema_overwrite_frequency") if s.get("use_ema") else None
+    return {
+        "clip_value": s.get("clipvalue") or inf, "clip_norm": s.get("clipnorm") or inf,
+        "clip_global": (s.get("global_clipnorm") or inf, 0.0),
+        **({"average": s["ema_momentum"], "average_every": every} if every else {}),
+    }  # fmt: skip
+
+
 def _keras_muon(s: Settings, rank: int) -> Fields:
     if rank != MATRIX or not s.get("matrix", True):
         return {
@@ -173,6 +184,9 @@ def _optax(chain: Sequence[tuple[str, Settings]]) -> Fields | None:
             directed = True
         elif kind == "scale_by_trust_ratio":
             fields["trust"] = "with the decay" if "decay" in fields else "without the decay"
+        elif kind in ("clip", "clip_by_global_norm") and not (scaled or directed):
+            limit = s["max_delta"] if kind == "clip" else (s["max_norm"], 0.0)
+            fields["clip_value" if kind == "clip" else "clip_global"] = limit
         elif kind == "clip_by_block_rms":
             fields["clip"] = s["threshold"]
         elif kind == "scale_by_param_block_rms":

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from math import inf
+from math import hypot, inf
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from zoo.ports.rules import (
 Array = np.ndarray
 Arrays = Mapping[str, Array]
 BOUND = 1e-9  # of the largest change of a weight in a step
+TORCH_ADDS = 1e-6  # to the norm, in torch.nn.utils.clip_grad_norm_
 FLOAT32 = 5e-7  # the same for an optimizer that computes a part of its update in float32
 SEED = 3
 SAMPLE = 2048  # elements of a weight that rules are tried on
@@ -57,6 +58,11 @@ class Record:
     def known_rates(self) -> tuple[float, ...]:
         """The learning rates, 1 where they are not declared."""
         return tuple(1.0 if rate is None else rate for rate in self.rates)
+
+    @cached_property
+    def norms(self) -> tuple[float, ...]:
+        """The norm of all gradients at each step."""
+        return tuple(hypot(*(float(np.linalg.norm(g)) for g in each.values())) for each in self.gradients)
 
 
 @dataclass(frozen=True)
@@ -148,7 +154,8 @@ def explain(theirs: Record, ours: Record, link: Link) -> list[Cause]:
 
 
 def _declared(record: Record, name: str) -> Rule | None:
-    return rule_of(record.kind, record.settings[name], record.known_rates, record.weights[0][name].ndim)
+    rule = rule_of(record.kind, record.settings[name], record.known_rates, record.weights[0][name].ndim)
+    return rule and replace(rule, norms=record.norms)
 
 
 def _steps(record: Record, name: str) -> tuple[list[Array], list[Array]]:
@@ -186,8 +193,20 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "centered": (False, True),
     "maximize": (False, True),
     "late": (False, True),
+    "clip_value": (inf, 0.5, 1.0, 5.0),
+    "clip_norm": (),  # only those declared on one side, as for the average
+    "clip_global": ((inf, 0.0), (0.5, 0.0), (1.0, 0.0), (5.0, 0.0)),
+    "average": (),
+    "average_every": (0,),
     **NUMBERS,
 }  # fmt: skip
+
+
+# Changes, bound, and whether rates are fitted: last, as a schedule of rates can do what clipping does.
+SEARCH = (
+    (1, BOUND, False), (0, FLOAT32, False), (0, BOUND, True), (1, BOUND, True), (0, FLOAT32, True),
+    (2, BOUND, True),
+)  # fmt: skip
 
 
 def fitted(
@@ -198,10 +217,10 @@ def fitted(
     if declared is not None and error(declared, weights, gradients) <= BOUND:
         return declared
     small = _sample(known, weights, gradients)
-    for changes, bound in ((0, BOUND), (1, BOUND), (0, FLOAT32), (2, BOUND)):
+    for changes, bound, fit in SEARCH:
         for rule in known:
             for candidate in _variants(rule, known, changes):
-                for tried in (candidate, _with_rates(candidate, *small)):
+                for tried in (candidate, _with_rates(candidate, *small))[: 1 + fit]:
                     if error(tried, *small) <= bound and error(tried, weights, gradients) <= bound:
                         return tried
     return None
@@ -224,6 +243,7 @@ def _variants(rule: Rule, known: Sequence[Rule], changes: int) -> Iterator[Rule]
         name: tuple(dict.fromkeys((*(getattr(r, name) for r in known), *options)))
         for name, options in OPTIONS.items()
     }
+    values["clip_global"] += tuple((limit, TORCH_ADDS) for limit, _ in values["clip_global"] if limit < inf)
     for names in itertools.combinations(values, changes):
         for combination in itertools.product(*(values[name] for name in names)):
             pairs = dict(zip(names, combination, strict=True))
@@ -233,7 +253,12 @@ def _variants(rule: Rule, known: Sequence[Rule], changes: int) -> Iterator[Rule]
 
 def _with_rates(rule: Rule, weights: Sequence[Array], gradients: Sequence[Array]) -> Rule:
     """The rule with the learning rates that fit best, for a rule whose update is proportional to them."""
-    if rule.rate_in_velocity or rule.relative_step or (rule.decay and rule.decay_form == UNSCALED):
+    if (
+        rule.rate_in_velocity
+        or rule.relative_step
+        or rule.average_every
+        or (rule.decay and rule.decay_form == UNSCALED)
+    ):
         return rule
     unit, state, rates = replace(rule, rates=(1.0,) * len(gradients)), {}, []
     for t, g in enumerate(gradients, 1):
@@ -256,7 +281,7 @@ def _cause(name: str, theirs: Rule, ours: Rule, confirmed: bool) -> Cause:
         choice = [true if getattr(rule, name) else false for rule in (theirs, ours)]
         text = f"theirs {verb}{choice[0]}, ours {choice[1]}"
     else:
-        text = f"{words} is {_value(getattr(theirs, name))} in theirs, {_value(getattr(ours, name))} in ours"
+        text = f"{words} is {_value(name, theirs)} in theirs, {_value(name, ours)} in ours"
     return Cause(words, text, confirmed)
 
 
@@ -273,6 +298,9 @@ NAMES = {
     "momentum_correction": "bias correction of the momentum", "nesterov": "Nesterov",
     "scale": "scale by the shape",
     "late": "update one step late", "float32_product": "precision",
+    "clip_value": "largest element of a gradient", "clip_norm": "largest norm of a gradient",
+    "clip_global": "largest norm of all gradients", "norms": "norm of all gradients",
+    "average": "momentum of the weights' average", "average_every": "a weight's replacement by its average",
 }  # fmt: skip
 FLAGS = {
     "decay_first": ("decays the weight ", "before its norm is computed", "afterwards"),
@@ -290,7 +318,13 @@ FLAGS = {
 }  # fmt: skip
 
 
-def _value(value: Any) -> str:
+def _value(name: str, rule: Rule) -> str:
+    value = getattr(rule, name)
+    if name == "clip_global":
+        limit, added = value
+        return "none" if limit == inf else f"{limit:g}" + f" (with {added:g} added to it)" * bool(added)
+    if name == "average_every":
+        return f"every {value} steps" if value else "never"
     if isinstance(value, float):
         return "none" if value == inf else f"{value:g}"
     return f"({', '.join(f'{v:g}' for v in value)})" if isinstance(value, tuple) else str(value)

@@ -7,6 +7,8 @@ With gradient g, weight w, rate a, decay d, and step t counted from 1:
     trust ratio          x <- x |w| / |x|
     momentum             v <- mu v + (1 - dampening) x          (or of a x: the rate in the velocity)
     update               w <- w - a x - a d w                   (or - d w: decay that the rate does not scale)
+
+The gradient may be clipped before all this, and the weight replaced by its moving average after some steps.
 """
 
 from __future__ import annotations
@@ -65,6 +67,12 @@ class Rule:
     maximize: bool = False
     late: bool = False  # each step applies the update of the one before
     float32_product: bool = False  # of the momenta of Nadam's schedule
+    clip_value: float = inf  # of the gradient's elements
+    clip_norm: float = inf  # of the gradient of each weight
+    clip_global: tuple[float, float] = (inf, 0.0)  # of all gradients; and what is added to their norm
+    norms: tuple[float, ...] = ()  # of all gradients, at each step
+    average: float = 0.0  # momentum of the weight's moving average
+    average_every: int = 0  # steps after which it replaces the weight; 0: never
 
     def rate(self, t: int) -> float:
         """The learning rate of a step."""
@@ -73,6 +81,26 @@ class Rule:
 
 def update(rule: Rule, state: State, w: Array, g: Array, t: int) -> Array:
     """The weight after step t, and the state in place."""
+    w = _step(rule, state, w, _clipped(rule, g, t), t)
+    if not rule.average_every:
+        return w
+    momentum = rule.average if t > 1 else 0.0
+    state["average"] = momentum * state.get("average", 0.0) + (1 - momentum) * w
+    return w if t % rule.average_every else state["average"]
+
+
+def _clipped(rule: Rule, g: Array, t: int) -> Array:
+    """The gradient, clipped."""
+    if rule.clip_value < inf:
+        g = np.clip(g, -rule.clip_value, rule.clip_value)
+    if rule.clip_norm < inf:
+        g = g * min(1.0, rule.clip_norm / float(np.linalg.norm(g)))
+    limit, added = rule.clip_global
+    return g * min(1.0, limit / (rule.norms[t - 1] + added)) if limit < inf else g
+
+
+def _step(rule: Rule, state: State, w: Array, g: Array, t: int) -> Array:
+    """The weight after step t without its average."""
     rate = rule.rate(t)
     g = -g if rule.maximize else g
     if rule.decay and rule.decay_form == COUPLED:
@@ -266,7 +294,7 @@ FAMILIES: dict[str, Callable[[Rule, State, Array, Array, int], Array]] = {
 
 def elementwise(rule: Rule) -> bool:
     """Whether an element's update depends on no other element."""
-    return rule.trust == "no" and rule.family not in ("adafactor", "muon")
+    return rule.trust == "no" and rule.clip_norm == inf and rule.family not in ("adafactor", "muon")
 
 
 def error(rule: Rule, weights: Sequence[Array], gradients: Sequence[Array]) -> float:
