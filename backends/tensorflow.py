@@ -598,7 +598,9 @@ class SharedStep(TensorFlowStep):
             x: tf.Tensor, y: tf.Tensor, share: tf.Tensor, flag: tf.Tensor, weight: tf.Tensor | None
         ) -> tuple[tf.Tensor, tf.Tensor]:
             value, gradients, flags = self.world.sums(*differentiate(x, y, share), flag)
-            update(gradients, weight)
+            # When both functions are inlined, a decay that needs no gradient would not wait for reads.
+            with tf.control_dependencies([value, *gradients]):
+                update(gradients, weight)
             return value, flags
 
         return _compiled(step, "eager" if mode == "eager" else "graph")

@@ -718,7 +718,7 @@ class TracedStep(EagerStep):
             try:
                 with sharding(part):
                     graph = self.recorded(self.updater.weights, self.state, x, y, factors)
-                results = graph(x, y, factors)  # within keras.RematScope it has views that torch refuses
+                results = graph(x, y, factors)
             except Exception as error:
                 loss = super().__call__(x, y, weight, part)  # raises for a batch that does not fit
                 self.mode = fall_back(self.model, self.mode, "eager", error)

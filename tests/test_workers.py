@@ -262,6 +262,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "smoothing": {"label_smoothing": 0.1},
     "adapters": {"lora": 2},
     "frozen layers that join": {"unfreeze": "1 epoch", "steps": 20},
+    "recomputation": {"recompute": True},
 }
 
 
@@ -271,6 +272,13 @@ def test_options_have_the_losses_of_one_process(options: dict[str, Any], tmp_pat
     asked = {"models": ["vit-ti16"], "options": options, "float64": True}
     (alone,) = train(tmp_path, 1, **asked)
     check(train(tmp_path, 2, **asked), alone, 1e-12)
+
+
+@pytest.mark.workers
+def test_a_batch_norm_that_is_computed_twice_sums_twice(tmp_path: Path) -> None:
+    asked = {"models": ["resnet18", "efficientnet-b0"], "float64": True}
+    (alone,) = train(tmp_path, 1, **asked)
+    check(train(tmp_path, 2, **asked, options={"recompute": True}), alone, 1e-12)
 
 
 @pytest.mark.workers

@@ -16,7 +16,7 @@ GROUPS = {
     ),
     "Fine-tuning": ("weights", "freeze", "unfreeze", "layer_decay", "head_lr", "lora"),
     "Engine and machine": (
-        "backend", "engine", "mode", "dtype", "exact", "device", "threads", "seed",
+        "backend", "engine", "mode", "dtype", "exact", "recompute", "device", "threads", "seed",
         "workers", "worker_timeout", "shard",
     ),
     "Checkpoints": ("out", "save", "checkpoint", "checkpoint_every", "keep", "keep_best", "resume"),

@@ -109,6 +109,9 @@ ExactOption = Annotated[
     bool | None,
     typer.Option("--exact", help="Compute the same bits on every framework, at a multiple of the time."),
 ]
+RecomputeOption = Annotated[
+    bool, typer.Option("--recompute", help="Compute activations twice: less memory, a third more time.")
+]
 UnfreezeOption = Annotated[
     str | None, option('Make one more frozen block trainable, from the top, after every "1 epoch".', "TIME")
 ]
@@ -167,6 +170,7 @@ def train(
     lora: LoraOption = None,
     dtype: DtypeOption = None,
     exact: ExactOption = None,
+    recompute: RecomputeOption = False,
     augment: AugmentOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = "stop",

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from zoo import backends, random
 from zoo._lazy import keras, ops
+from zoo.layers.recomputation import recompute
 from zoo.random import Initializer
 
 Tensor = Any
@@ -86,24 +87,11 @@ class Layer(keras.layers.Layer):
         return partial(self._recomputed, layer_call)
 
     def _recomputed(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
-        given = keras.tree.flatten((args, kwargs))
-        tensors = [i for i, x in enumerate(given) if ops.is_tensor(x)]
-        state = self.non_trainable_variables
-        variables = [*self.trainable_variables, *state]
+        def call(*given: Any) -> Any:
+            own = keras.tree.pack_sequence_as((args, kwargs), given)
+            return layer_call(*own[0], **own[1])
 
-        def call(*values: Any) -> tuple[Any, list[Any]]:
-            here = dict(zip(tensors, values[len(variables) :], strict=True))
-            own = keras.tree.pack_sequence_as((args, kwargs), [here.get(i, x) for i, x in enumerate(given)])
-            with keras.StatelessScope(state_mapping=zip(variables, values, strict=False)) as scope:
-                outputs = layer_call(*own[0], **own[1])
-            return outputs, [ops.convert_to_tensor(scope.get_current_value(v)) for v in state]
-
-        # Copies of the state, as torch assigns in place.
-        before = [*(v.value for v in self.trainable_variables), *(ops.copy(v.value) for v in state)]
-        outputs, after = keras.remat(call)(*before, *(given[i] for i in tensors))
-        for variable, value in zip(state, after, strict=True):
-            variable.assign(value)
-        return outputs
+        return recompute(call, [self], *keras.tree.flatten((args, kwargs)))
 
     def get_config(self) -> dict[str, Any]:
         arguments = {name: getattr(self, name) for name in ("seed", *self.ARGUMENTS)}

@@ -68,6 +68,7 @@ def train(
     lora: LoRA | int | str | None = None,
     dtype: str | None = None,
     exact: bool | None = None,
+    recompute: bool = False,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     label_smoothing: float | None = None,
     class_weights: str | Mapping[Any, float] | Sequence[float] | None = None,
@@ -113,6 +114,8 @@ def train(
     - `lora`: low-rank adapters (`zoo.lora`) by their rank, 8, or "LoRA(8, alpha=16, layers='*_query')"; all
       but these and a classification head are frozen.
     - `exact`: the same bits on every framework, at a multiple of the time; by default that of `zoo.use`.
+    - `recompute`: keep the activations between about sqrt(n) segments of the model's n layers, and compute
+      the others again in the backward pass: less memory, up to a third more time, the same numbers.
     - `loss`: a name or a function (y, logits); `label_smoothing` (Szegedy et al. 2016, section 7);
       `class_weights`: "balanced", or a number by class (`zoo.training.weighting`).
     - `augment`: transforms of `zoo.augment`, a list or as text, "HorizontalFlip, MixUp(0.2)".

@@ -28,7 +28,7 @@ def check_exact(options: Any, mode: str, objective: Objective) -> None:
     """Raise WrongConfiguration for options of a run that have no exact form (`zoo.backends.exact`)."""
     if options.engine != "native":
         raise WrongConfiguration(f"exact: the {options.engine} engine computes by its framework; use native")
-    for name in ("class_weights", "lora", "unfreeze"):
+    for name in ("class_weights", "lora", "unfreeze", "recompute"):
         if getattr(options, name):
             raise WrongConfiguration(f"exact: {name}= is not offered; leave it out")
     if options.on_nan != "stop":

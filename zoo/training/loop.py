@@ -22,6 +22,7 @@ from zoo.training.keras_callbacks import KerasCallbacks
 from zoo.training.metrics import evaluate, evaluate_training
 from zoo.training.nonfinite import Guard, Interrupted
 from zoo.training.progress import SIGNALS, announce, bar, epoch_line, interruptible
+from zoo.training.recomputation import recomputing
 from zoo.training.run import Run
 from zoo.training.saving import KEPT, Saver
 from zoo.training.settings import rate_of
@@ -60,7 +61,7 @@ class Loop:
         theirs = [each for each in options.callbacks if not isinstance(each, Callback)]
         self.keras = KerasCallbacks(theirs, self.run.trainer, self.per_epoch, self.steps)
         self.guard = Guard(options.on_nan, self.run, start.network, start.objective)
-        self.over = start.ended
+        self.network, self.over = start.network, start.ended
         self.paused = 0.0  # seconds between epochs
 
     @property
@@ -98,6 +99,7 @@ class Loop:
         self.guard.begin()
         with ExitStack() as stack:
             stack.callback(self.saver.close)
+            stack.enter_context(recomputing(self.network, options.recompute))
             stack.enter_context(run.trainer.at_work())
             self.keras.on_begin()
             self.show = stack.enter_context(bar(run, self.steps, self.progress is True))

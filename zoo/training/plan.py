@@ -171,6 +171,7 @@ class Options:
     lora: lora.LoRA | int | str | None = None
     dtype: str | None = None
     exact: bool | None = None
+    recompute: bool = False
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None
     label_smoothing: float | None = None
     class_weights: str | Mapping[Any, float] | Sequence[float] | None = None

@@ -22,6 +22,7 @@ from zoo.training.objectives import Objective
 from zoo.training.plan import ModelPlan, Plan
 from zoo.training.rates import with_rates
 from zoo.training.recipes import described, settings_of
+from zoo.training.recomputation import check_recomputation
 from zoo.training.run import Run, held_out
 from zoo.training.runs import check_classes
 from zoo.training.settings import freeze
@@ -65,6 +66,8 @@ def start(plan: Plan) -> Start:
     objective = _objective(plan, task, network.output_shape[-1])
     if exact := backends.is_exact():
         check_exact(options, plan.mode, objective)
+    if options.recompute:
+        check_recomputation(network)
     batch_size = options.batch_size or plan.recipe.batch_size
     if "train" in task.streams:
         batch_size = tasks.count(task.train[0])
