@@ -245,6 +245,22 @@ def test_a_worker_reads_the_row_groups_of_its_lanes(
 
 
 @once
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_worker_evaluates_rows_that_follow_each_other(
+    workers: int, sets: dict[str, Path], reads: Counter[tuple[str, int]]
+) -> None:
+    """All batches are evaluated once; a row group is read by two workers where their rows meet in it."""
+    task, groups = load(sets["images"], "images"), len(find(str(sets["images"])).splits["train"].sizes)
+    whole, parts = list(task.held_out(4, "train")), []
+    for rank in range(workers):
+        reads.clear()
+        parts += task.held_out(4, "train", rank, workers)
+        assert sum(reads.values()) <= groups / workers + 2
+    for ours, theirs in zip(parts, whole, strict=True):
+        same(ours, theirs)
+
+
+@once
 def test_workers_read_the_files_of_their_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a folder of images, too, and with those that they are mixed with."""
     task = tasks.folder(photos(tmp_path / "photos"), (SIDE, SIDE, 3), augment="MixUp(0.2)")

@@ -368,6 +368,37 @@ def test_a_signal_stops_all_workers_after_the_same_step(receiver: str, tmp_path:
 
 
 @pytest.mark.workers
+@pytest.mark.parametrize("receivers", ["worker 1", "all, and the launcher"])
+def test_ctrl_c_stops_all_after_the_same_step(receivers: str, tmp_path: Path) -> None:
+    """Their losses and weights are those of one another, and the losses those of one process."""
+    saved = tmp_path / "saved.safetensors"
+    options = {"steps": 100_000, "checkpoint": str(saved), "validation": None}
+    asked = {"models": ["mlp"], "options": options}
+    command = ["-m", "zoo.processes.launcher", "2", str(PROGRAM), str(tmp_path), json.dumps(asked)]
+    process = subprocess.Popen([*PYTHON, *command], env=environment(), start_new_session=True)
+    while not saved.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    if receivers == "worker 1":
+        os.kill(
+            int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[1]),
+            signal.SIGINT,
+        )
+    else:
+        os.killpg(process.pid, signal.SIGINT)
+    process.wait(60)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text())["mlp"] for rank in range(2))
+    assert first["signal"] == second["signal"] == signal.SIGINT
+    assert first["losses"] == second["losses"]
+    assert first["digest"] == second["digest"]
+    made = len(first["losses"])
+    assert 1 <= made < 100_000
+    asked["options"] = {"steps": made, "validation": None}
+    ((alone),) = train(tmp_path, 1, **asked)
+    np.testing.assert_allclose(first["losses"][:20], alone["mlp"]["losses"][:20], rtol=1e-6)
+
+
+@pytest.mark.workers
 @pytest.mark.parametrize(
     ("number", "said", "limit_s"),
     [

@@ -112,19 +112,29 @@ class Task:
         chosen = (Reading.of(order[start : start + batch_size], own, mixes) for start in starts)
         return folders.ahead(make, chosen, readers)
 
+    def dealt(self, batches: int, split: str, rank: int, size: int) -> slice:
+        """Which of so many batches a worker reads: of shards those in a row, else each `size`-th.
+
+        A worker that reads rows in a row reads few row groups; sequences are in order of length.
+        """
+        if split in self.streams or shards.split_of(getattr(self, split)[0]) is None:
+            return slice(rank, None, size)
+        return slice(rank * batches // size, (rank + 1) * batches // size)
+
     def held_out(
-        self, batch_size: int, split: str | None = None, first: int = 0, every: int = 1
+        self, batch_size: int, split: str | None = None, rank: int = 0, size: int = 1
     ) -> Iterator[Pair]:
         """The held-out examples in batches, or those of `split`; sequences of similar lengths together.
 
-        Only each `every`-th batch is read, from batch `first` on.
+        Of several workers each reads its own batches, `dealt`.
         """
         split = split or ("train" if self.test is None else "test")
         if (stream := self.streams.get(split)) is not None:
-            yield from islice(stream.whole(), first, None, every)
+            yield from islice(stream.whole(), rank, None, size)
             return
         x, y = getattr(self, split)
-        starts = range(0, count(x), batch_size)[first::every]
+        starts = range(0, count(x), batch_size)
+        starts = starts[self.dealt(len(starts), split, rank, size)]
         if (stored := shards.split_of(x)) is not None:
             rows = (np.arange(start, min(start + batch_size, len(stored))) for start in starts)
             supplied = stored.supply((each, np.zeros(len(each), int), each) for each in rows)

@@ -58,13 +58,13 @@ def measure(engine: Predicts, task: Task, batches: Iterable[Pair]) -> dict[str, 
 
 
 def _dealt(engine: Predicts, task: Task, batch_size: int, split: str) -> dict[str, float]:
-    """The same on the examples of a split, whose batches are dealt to the workers in turn."""
+    """The same on the examples of a split, whose batches are dealt to the workers."""
     workers = get_world()
     own = _counts(engine, task, task.held_out(batch_size, split, workers.rank, workers.size))
     if workers.size == 1:
         return _metrics(task, own)
     counts = np.zeros((int(workers.total(np.array([len(own)]))[0]), own.shape[1]))
-    counts[workers.rank :: workers.size] = own
+    counts[task.dealt(len(counts), split, workers.rank, workers.size)] = own
     return _metrics(task, workers.total(counts))
 
 
