@@ -150,6 +150,32 @@ def test_workers_of_one_machine_listen_at_the_ports_that_follow() -> None:
         world.addresses(world.Launch(0, 2, 0, 1, "127.0.0.1", 4000))
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_documented_job_of_kubernetes_names_its_workers(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yaml = pytest.importorskip("yaml")
+    text = (Path(__file__).parents[1] / "docs" / "scale.md").read_text("utf-8")
+    service, job = yaml.safe_load_all(text.split("```yaml\n")[1].split("```")[0])
+    for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
+        value = variable.get("value", str(rank)).replace(
+            "$(RANK)", str(rank)
+        )  # Kubernetes writes those before
+        monkeypatch.setenv(variable["name"], value)
+    names = tuple(f"{job['metadata']['name']}-{i}.{service['metadata']['name']}" for i in range(2))
+    found = world.launched()
+    assert found is not None
+    assert (found.rank, found.size, found.local_rank, found.local_size) == (
+        rank,
+        job["spec"]["completions"],
+        0,
+        1,
+    )
+    assert found.address == names[0]
+    assert found.addresses == tuple(f"{name}:2222" for name in names)
+
+
 def test_workers_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "launched", lambda: None)
     with pytest.raises(zoo.BackendError, match=r"workers=2.*launcher 2"):
