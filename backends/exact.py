@@ -24,8 +24,10 @@ from zoo.backends.exact_numbers import (
     constant,
     divide,
     grid,
+    joined,
     keras_ops,
     narrow,
+    parts,
     product,
     shares,
     sliced_product,
@@ -43,7 +45,7 @@ MASKED = -1e30  # the score of a later key
 DELEGATED = (
     "NAME", "version", "devices", "use_device", "on_device", "set_threads", "threads", "peak_memory",
     "set_deterministic", "use_tf32", "enable_float64", "float64", "synchronize", "clear_cache", "tensor",
-    "empty", "from_numpy", "concrete_value", "stream", "custom_gradient", "value_and_gradients",
+    "empty", "from_numpy", "concrete_value", "stream", "custom_gradient", "value_and_gradients", "join",
 )  # fmt: skip
 
 _active: ContextVar[bool] = ContextVar("exact", default=False)
@@ -88,6 +90,14 @@ def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     return call
 
 
+def check_workers(mode: str, model: Any) -> None:
+    if mode == "xla":
+        raise WrongConfiguration(
+            f"exact: mode={mode!r} with several workers: XLA compiles no sums over them; use 'graph'"
+        )
+    _native().check_workers(mode, model)
+
+
 def _custom(function: Callable[..., tuple[Any, Callable]], *tensors: Tensor) -> Any:
     return _native().custom_gradient(function, *tensors)
 
@@ -119,7 +129,7 @@ def _reduced(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     extra = len(gradient.shape) - len(shape)
     repeated = [i for i, n in enumerate(shape, extra) if n == 1 and gradient.shape[i] != 1]
     axes = [*range(extra), *repeated]
-    summed = narrow(total(gradient, axes)) if axes else gradient
+    summed = narrow(total(gradient, axes, batch=0 in axes)) if axes else gradient
     return keras_ops().reshape(summed, tuple(shape))
 
 
@@ -319,7 +329,7 @@ def _affine(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     def function(x: Tensor, kernel: Tensor, *bias: Tensor) -> tuple:
         def backward(gradient: Tensor) -> tuple:
             of_x = narrow(product(gradient, keras_ops().transpose(kernel)))
-            of_kernel = narrow(product(keras_ops().transpose(x), gradient))
+            of_kernel = narrow(product(keras_ops().transpose(x), gradient, batch=True))
             return of_x, of_kernel, *(_reduced(gradient, tuple(b.shape)) for b in bias)
 
         y = product(x, kernel)
@@ -377,8 +387,9 @@ def drop(x: Tensor, keep: Tensor, factor: float) -> Tensor:
     return keras_ops().where(keep, scaled(x, factor), keras_ops().zeros((), "float32"))
 
 
-def embed(matrix: Tensor, ids: Tensor) -> Tensor:
-    """(v, d), (...) -> (..., d): the rows of these numbers; their gradients are added exactly."""
+def embed(matrix: Tensor, ids: Tensor, *, batch: bool) -> Tensor:
+    """(v, d), (...) -> (..., d): the rows of these numbers, which a `batch` has; their gradients are added
+    exactly."""
     ops = keras_ops()
 
     def function(matrix: Tensor) -> tuple:
@@ -386,11 +397,13 @@ def embed(matrix: Tensor, ids: Tensor) -> Tensor:
 
         def backward(gradient: Tensor) -> Tensor:
             flat = wide(ops.reshape(gradient, (-1, width)))
-            integers, unit = grid(flat, [0], BITS - ceil(log2(max(2, flat.shape[0]))))
+            count = flat.shape[0] * parts(batch=batch)
+            integers, unit = grid(flat, [0], BITS - ceil(log2(max(2, count))), batch=batch)
             # Not segment_sum, which adds in float32 on torch.
             index = ops.expand_dims(ops.cast(ops.reshape(ids, (-1,)), "int32"), 0)
             reads = ops.equal(index, np.arange(rows, dtype=np.int32)[:, None])  # (v, n)
-            return narrow((ops.cast(reads, "float64") @ integers) * unit)
+            sums = joined(ops.cast(reads, "float64") @ integers, "sum", batch=batch)
+            return narrow(sums * unit)
 
         return ops.take(matrix, ids, axis=0), backward
 
@@ -502,11 +515,11 @@ def _kernel_gradient(x: Tensor, gradient: Tensor, size: int, stride: int) -> Ten
     """Of `_conv` with respect to the kernel: each channel of the images is on one grid."""
     ops = keras_ops()
     filters, inputs = gradient.shape[-1], x.shape[-1]
-    p, q = shares(int(np.prod(gradient.shape[:3])))
-    pixels, unit = grid(wide(x), [0, 1, 2], p)
+    p, q = shares(int(np.prod(gradient.shape[:3])), batch=True)
+    pixels, unit = grid(wide(x), [0, 1, 2], p, batch=True)
     columns = _patches(pixels, size, stride)
     columns = ops.transpose(ops.reshape(columns, (-1, size * size * inputs)))
-    sums = sliced_product(columns, wide(ops.reshape(gradient, (-1, filters))), [0], q)
+    sums = sliced_product(columns, wide(ops.reshape(gradient, (-1, filters))), [0], q, batch=True)
     return narrow(ops.reshape(sums, (size, size, inputs, filters)) * ops.reshape(unit, (1, 1, inputs, 1)))
 
 
@@ -524,8 +537,8 @@ def _depthwise(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
             taps = [images * weights[i, j] for i, j in np.ndindex(size, size)]
             of_x = narrow(_folded(taps, x.shape, size, stride) * (image_unit * weight_unit))
             seen = _windows(x, size, stride)
-            each = [narrow(total(narrow(wide(gradient) * wide(tap)), [0, 1, 2])) for tap in seen]
-            return of_x, ops.reshape(ops.stack(each), kernel.shape)
+            taps = ops.stack([narrow(wide(gradient) * wide(tap)) for tap in seen])
+            return of_x, ops.reshape(narrow(total(taps, [1, 2, 3], batch=True)), kernel.shape)
 
         images, image_unit = grid(wide(x), [1, 2], p)
         weights, weight_unit = grid(wide(kernel), [0, 1], q)
@@ -595,11 +608,11 @@ def _normalized(
     Without `centre` the mean is 0. `gamma` and `beta` are (c,), of the last axis.
     """
     ops = keras_ops()
-    part = _inverse(x.shape, [axis % len(x.shape) for axis in axes])
-    others = list(range(len(x.shape) - 1))
+    batch, others = 0 in axes, list(range(len(x.shape) - 1))
+    part = constant(1 / (parts(batch=batch) * np.prod([x.shape[axis] for axis in axes])))
 
     def average(x: Tensor) -> Tensor:
-        return wide(narrow(total(x, axes) * part))
+        return wide(narrow(total(x, axes, batch=batch) * part))
 
     def function(x: Tensor, gamma: Tensor, *beta: Tensor) -> tuple:
         middle = average(x)
@@ -617,8 +630,8 @@ def _normalized(
             along = average(narrow(inner * unit))
             rest = wide(narrow(inner - average(narrow(inner)))) if centre else inner
             of_x = narrow(wide(narrow(rest - wide(narrow(unit * along)))) * inverse)
-            of_gamma = narrow(total(narrow(wide(gradient) * unit), others))
-            of_beta = [ops.reshape(narrow(total(gradient, others)), (-1,))] if beta else []
+            of_gamma = narrow(total(narrow(wide(gradient) * unit), others, batch=True))
+            of_beta = [ops.reshape(narrow(total(gradient, others, batch=True)), (-1,))] if beta else []
             return of_x, ops.reshape(of_gamma, (-1,)), *of_beta
 
         return (y, narrow(middle), narrow(variance)), backward
@@ -643,7 +656,7 @@ def batch_norm(
         factor = multiply(divide(ops.ones_like(root), root), gamma)
         return add(multiply(add(x, -mean), factor), beta), mean, variance
     axes = list(range(len(x.shape) - 1))
-    count = int(np.prod(x.shape[:-1]))
+    count = int(np.prod(x.shape[:-1])) * parts(batch=True)
     y, batch_mean, batch_variance = _normalized(x, gamma, beta, axes, epsilon, centre=True)
     kept, new = constant(1 - momentum), constant(momentum)
     unbiased = constant(momentum * count / max(count - 1, 1))
@@ -743,7 +756,7 @@ def _recurrent_gradient(h: Tensor, outputs: Tensor, dz: Tensor) -> Tensor:
     ops = keras_ops()
     before = ops.concatenate([ops.expand_dims(h, 0), outputs[:-1]])
     before = ops.reshape(before, (-1, h.shape[-1]))
-    return narrow(product(ops.transpose(before), ops.reshape(dz, (-1, dz.shape[-1]))))
+    return narrow(product(ops.transpose(before), ops.reshape(dz, (-1, dz.shape[-1])), batch=True))
 
 
 def gru(
@@ -795,7 +808,7 @@ def _gru(projected: Tensor, h: Tensor, kernel: Tensor, bias: Tensor) -> tuple:
         zero = ops.zeros_like(projected[0])
         dh, dz, inner = _native().scan(back, (ops.zeros_like(h), zero, zero), steps)
         dz, inner = ops.flip(dz, 0), ops.flip(inner, 0)
-        of_bias = ops.reshape(narrow(total(inner, [0, 1])), (-1,))
+        of_bias = ops.reshape(narrow(total(inner, [0, 1], batch=True)), (-1,))
         return dz, dh[-1], _recurrent_gradient(h, outputs, inner), of_bias
 
     return outputs, backward
@@ -818,9 +831,10 @@ def cross_entropy(labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.
         targets = narrow(wide(targets) * constant(1 - label_smoothing) + constant(label_smoothing / classes))
     if counted is not None:
         targets = ops.where(ops.expand_dims(counted, -1) > 0, targets, ops.zeros((), "float32"))
-        count = ops.maximum(ops.sum(counted), 1.0)
+        count = ops.cast(joined(ops.sum(wide(counted)), "sum", batch=True), "float32")
+        count = ops.maximum(count, 1.0)
     else:
-        count = float(logits.shape[0]) * ops.ones((), "float32")
+        count = float(logits.shape[0] * parts(batch=True)) * ops.ones((), "float32")
     return _cross_entropy(targets, logits, count)
 
 
@@ -833,7 +847,7 @@ def _cross_entropy(targets: Tensor, logits: Tensor, count: Tensor) -> Tensor:
         log_p = narrow(wide(shifted) - wide(numbers.log(z)))
         every = list(range(len(logits.shape)))
         rows = narrow(total(narrow(-wide(targets) * wide(log_p)), [-1]))
-        loss = divide(ops.reshape(narrow(total(rows, every)), ()), count)
+        loss = divide(ops.reshape(narrow(total(rows, every, batch=True)), ()), count)
 
         def backward(gradient: Tensor) -> Tensor:
             weight = narrow(total(targets, [-1]))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from zoo.backends import Loss, LossScaling, Optimizer, allowed, exact
 from zoo.backends.exact_numbers import constant, divide, keras_ops, narrow, sqrt, total, wide
-from zoo.backends.world import WHOLE, Part
+from zoo.backends.world import WHOLE, Part, get_world, sharding
 
 from zoo.errors import WrongConfiguration
 
@@ -57,7 +58,7 @@ def _dropout(layer: Any, x: Tensor, training: bool = False) -> Tensor:
 
 def _embedding(layer: Any, x: Tensor, reverse: bool = False, bias: Tensor | None = None) -> Tensor:
     table = keras_ops().convert_to_tensor(layer.table)
-    return exact.dense(x, table, bias, transposed=True) if reverse else exact.embed(table, x)
+    return exact.dense(x, table, bias, transposed=True) if reverse else exact.embed(table, x, batch=True)
 
 
 def _positions(layer: Any, x: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def _positions(layer: Any, x: Tensor) -> Tensor:
 
 def _segments(layer: Any, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
     table = keras_ops().convert_to_tensor(layer.table)
-    return exact.add(x, table[0] if segment_ids is None else exact.embed(table, segment_ids))
+    return exact.add(x, table[0] if segment_ids is None else exact.embed(table, segment_ids, batch=True))
 
 
 def _attention(
@@ -84,7 +85,7 @@ def _attention(
 
 
 def _relative_positions(layer: Any, x: Tensor) -> Tensor:
-    bias = exact.embed(keras_ops().convert_to_tensor(layer.table), layer.buckets_of(x))
+    bias = exact.embed(keras_ops().convert_to_tensor(layer.table), layer.buckets_of(x), batch=False)
     return keras_ops().transpose(bias, (0, 3, 1, 2))
 
 
@@ -104,7 +105,8 @@ def _sum(op: Any, x: Tensor) -> Tensor:
 def _take(op: Any, x: Tensor, indices: Any) -> Tensor:
     ops, axis = keras_ops(), op.axis % len(x.shape)
     first = ops.moveaxis(x, axis, 0)
-    rows = exact.embed(ops.reshape(first, (first.shape[0], -1)), ops.convert_to_tensor(indices, "int32"))
+    matrix, indices = ops.reshape(first, (first.shape[0], -1)), ops.convert_to_tensor(indices, "int32")
+    rows = exact.embed(matrix, indices, batch=False)
     return ops.moveaxis(ops.reshape(rows, (-1, *first.shape[1:])), 0, axis)
 
 
@@ -505,21 +507,24 @@ class ExactStep:
         self.mode = allowed(exact.NAME, mode)
         self.trained, self.others = list(model.trainable_variables), list(model.non_trainable_variables)
         self.network, self.loss = Network(model), loss
-        self.updater = Updater(spec, self.trained)
-        self.programs = {due: exact.program(self.pure(due=due), self.mode) for due in (True, False)}
+        self.updater, self.world = Updater(spec, self.trained), get_world()
+        self.programs: dict[tuple[bool, Part], Callable[..., tuple]] = {}
         self.state: tuple[list, list] | None = None
 
     def pure(self, *, due: bool) -> Callable[..., tuple]:
         """The step as a pure function, which updates the weights if `due`."""
 
-        def step(weights: list, others: list, slots: dict, numbers: Tensor, x: Tensor, y: Tensor) -> tuple:
+        def step(
+            weights: list, others: list, slots: dict, numbers: Tensor, flags: Tensor, x: Tensor, y: Tensor
+        ) -> tuple:
             with exact.active():
                 objective = self.objective(others, x, y)
                 value, others, gradients = exact.value_and_gradients(objective, weights)
                 weights, slots = self.updater.pure(
                     list(map(exact.fence, gradients)), weights, slots, numbers, due=due
                 )
-            return weights, others, slots, value
+            found = self.world.placed((weights, others, slots, value))
+            return *found, keras_ops().sum(self.world.reduce(flags, "sum"))
 
         return step
 
@@ -536,14 +541,20 @@ class ExactStep:
         return function
 
     def __call__(self, x: Tensor, y: Tensor, weight: int | None = None, part: Part = WHOLE) -> Tensor:
-        del part  # an exact run has one worker
         if self.state is None:
             own = [list(map(exact.fence, _values(each))) for each in (self.trained, self.others)]
-            self.state = own[0], own[1]
+            self.state, self.updater.slots = self.world.put(((own[0], own[1]), self.updater.slots))
         numbers, due = self.updater.numbers(weight)
-        arguments = (*self.state, self.updater.slots, exact.tensor(numbers), x, y)
-        weights, others, self.updater.slots, loss = self.programs[due](*arguments)
+        arguments = (*self.state, self.updater.slots, self.world.put(exact.tensor(numbers)))
+        part = replace(part, weight=1.0)  # the number of labels of all parts is added instead
+        if (due, part) not in self.programs:
+            self.programs[due, part] = exact.program(self.pure(due=due), self.mode)
+        with sharding(part):  # read while a program is made
+            found = self.programs[due, part](*arguments, self.world.flagged(), x, y)
+        weights, others, self.updater.slots, loss, flags = found
         self.state = list(weights), list(others)
+        if self.world.size > 1:
+            self.world.flags.append(flags)
         self.updater.advance(weight, due=due)
         return loss
 
@@ -551,8 +562,7 @@ class ExactStep:
         """`Backend.Step`."""
         if self.state is None:
             return
-        for variable, value in zip(
-            [*self.trained, *self.others], [*self.state[0], *self.state[1]], strict=True
-        ):
+        (weights, others), self.updater.slots = self.world.take((self.state, self.updater.slots))
+        for variable, value in zip([*self.trained, *self.others], [*weights, *others], strict=True):
             variable.assign(value)
         self.state = None
