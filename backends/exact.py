@@ -702,6 +702,14 @@ def _projected(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     return add(dense(x[..., :-1], kernel[:-1], bias), last)
 
 
+def lstm_cell(z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """(b, 4u), (b, u) -> h and c after a step whose gates are these sums."""
+    i, f, g, o = keras_ops().split(z, 4, -1)
+    kept = multiply(sigmoid(f), c)
+    c, shown = fork(add(kept, multiply(sigmoid(i), tanh(g))), 2)
+    return multiply(sigmoid(o), tanh(shown)), c
+
+
 def _lstm(projected: Tensor, h: Tensor, c: Tensor, kernel: Tensor) -> tuple:
     """(n, b, 4u), states (b, u) -> h and c at every step (n, b, u)."""
     ops = keras_ops()

@@ -14,7 +14,7 @@ from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from zoo.backends import Loss, LossScaling, Optimizer, allowed, exact
+from zoo.backends import MASK_VALUE, Loss, LossScaling, Optimizer, allowed, exact
 from zoo.backends.exact_numbers import constant, divide, keras_ops, narrow, sqrt, total, wide
 from zoo.backends.world import WHOLE, Part, get_world, sharding
 
@@ -116,6 +116,36 @@ def _token(layer: Any, x: Tensor) -> Tensor:
     return ops.concatenate([exact.add(zeros, ops.convert_to_tensor(layer.value)), x], axis=1)
 
 
+def _attention_decoder(
+    layer: Any, x: Tensor, encoder_output: Tensor, lengths: Tensor, h: Tensor, c: Tensor
+) -> Tensor:
+    """The loop of the layer step by step, each with its own forks of what all of them read."""
+    ops, steps, width = keras_ops(), x.shape[1], x.shape[-1]
+    kernel = ops.convert_to_tensor(layer.kernel)
+    outputs, values = exact.fork(encoder_output, 2)
+    real = ops.less(np.arange(encoder_output.shape[1], dtype=np.int32), ops.expand_dims(lengths, 1))
+    zero = ops.zeros((), "float32")
+    mask = ops.where(real, zero, MASK_VALUE * ops.ones((), "float32"))
+    values = ops.where(ops.expand_dims(real, -1), values, zero)
+    keys = exact.dense(outputs, ops.convert_to_tensor(layer.memory_kernel), None)
+    inputs = exact.dense(x, kernel[:width], ops.convert_to_tensor(layer.bias))
+    weights = (layer.query_kernel, layer.score_kernel, layer.recurrent_kernel)
+    read = (keys, values, kernel[width:], *map(ops.convert_to_tensor, weights))
+    found = []
+    for i, own in enumerate(zip(*(exact.fork(each, steps) for each in read), strict=True)):
+        keys, values, lower, query_kernel, score_kernel, recurrent_kernel = own
+        before, asked = exact.fork(h, 2)
+        query = ops.expand_dims(exact.dense(asked, query_kernel, None), 1)  # (b, 1, u)
+        scores = exact.dense(exact.tanh(exact.add(query, keys)), score_kernel, None)[..., 0]
+        attended = ops.expand_dims(exact.softmax(exact.add(scores, mask)), 1)
+        context, seen = exact.fork(exact.matmul(attended, values)[:, 0], 2)
+        gates = exact.add(inputs[:, i], exact.dense(seen, lower, None))
+        h, c = exact.lstm_cell(exact.add(gates, exact.dense(before, recurrent_kernel, None)), c)
+        shown, h = exact.fork(h, 2)
+        found.append(ops.concatenate([shown, context], -1))
+    return ops.stack(found, 1)
+
+
 RULES: dict[str, Callable[..., Tensor]] = {
     # zoo.layers
     "Dropout": _dropout,
@@ -127,6 +157,7 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "Token": _token,
     "RelativePositions": _relative_positions,
     "Attention": _attention,
+    "AttentionDecoder": _attention_decoder,
     "AdaptiveAveragePool": _adaptive_average_pool,
     # keras.ops
     "Mean": _mean,
