@@ -868,6 +868,78 @@ def _cross_entropy(targets: Tensor, logits: Tensor, count: Tensor) -> Tensor:
     return _custom(function, logits)
 
 
+# Logarithms of probabilities in CTC, as integers: they are added exactly, and never below `NEVER`, that of 0
+LOG_UNIT = 2.0**-30
+NEVER = -(2.0**51)
+
+
+def ctc_loss(labels: Tensor, logits: Tensor) -> Tensor:
+    ops, (size, steps, classes) = keras_ops(), logits.shape
+    zeros = ops.zeros((size, 1), "int32")
+    pairs = ops.stack([ops.zeros_like(labels), labels], -1)
+    path = ops.concatenate([ops.reshape(pairs, (size, -1)), zeros], 1)  # blanks around the labels
+    places = np.arange(path.shape[1], dtype=np.int32)
+    last = 2 * ops.sum(ops.cast(labels > 0, "int32"), axis=1, keepdims=True)
+    count = float(size * parts(batch=True)) * ops.ones((), "float32")
+
+    def function(logits: Tensor) -> tuple:
+        e, z, shifted = _exponentials(logits)
+        log_p = wide(narrow(wide(shifted) - wide(numbers.log(z))))
+        index = ops.broadcast_to(ops.expand_dims(path, 1), (size, steps, len(places)))
+        seen = _bounded(ops.round(ops.take_along_axis(log_p, index, axis=2) / LOG_UNIT), NEVER / 2)
+        seen = ops.swapaxes(seen, 0, 1)  # (n, b, s)
+        other = ops.logical_and(path[:, 2:] != path[:, :-2], path[:, 2:] != 0)
+        never = ops.zeros_like(path[:, :2]) > 0
+        before = _paths(seen, places == 0, ops.concatenate([never, other], 1))
+        turned = ops.flip(ops.concatenate([other, never], 1), 1)
+        after = ops.flip(_paths(ops.flip(seen, (0, 2)), ops.flip(places == last, 1), turned), (0, 2))
+        ends = [ops.max(ops.where(places == last - i, before[-1], NEVER), axis=1) for i in (0, 1)]
+        whole = _log_of_sum([*ends, ops.full_like(ends[0], NEVER)])  # (b,)
+        possible = ops.logical_not(whole < NEVER / 2)
+        losses = ops.where(possible, narrow(-whole * LOG_UNIT), float("inf") * ops.ones((), "float32"))
+
+        def backward(gradient: Tensor) -> Tensor:
+            weights = ops.swapaxes(narrow((before + after - seen - whole[:, None]) * LOG_UNIT), 0, 1)
+            reads = ops.cast(ops.expand_dims(path, -1) == np.arange(classes, dtype=np.int32), "float32")
+            found = wide(narrow(product(numbers.exp(weights), reads)))  # (b, n, classes)
+            part = wide(divide(gradient, count))
+            of_logits = narrow(wide(narrow(wide(divide(e, z)) - found)) * part)
+            return ops.where(possible[:, None, None], of_logits, ops.zeros((), "float32"))
+
+        return divide(ops.reshape(narrow(total(losses, [0], batch=True)), ()), count), backward
+
+    return _custom(function, logits)
+
+
+def _paths(seen: Tensor, start: Tensor, skips: Tensor) -> Tensor:
+    """For each step and place (n, b, s) the sum of all paths that lead there from `start`: from the place
+    itself, the one before and, where it `skips`, the one before that."""
+    ops = keras_ops()
+    first = ops.where(start, ops.zeros(seen.shape[1:], "float64"), NEVER)
+
+    def forward(states: Sequence[Tensor], now: Tensor) -> Sequence[Tensor]:
+        (own,) = states
+        one, two = (ops.pad(own[:, :-i], ((0, 0), (i, 0)), constant_values=NEVER) for i in (1, 2))
+        return (_bounded(_log_of_sum([own, one, ops.where(skips, two, NEVER)]) + now, NEVER),)
+
+    (found,) = _native().scan(forward, (first,), seen)
+    return found
+
+
+def _log_of_sum(logs: Sequence[Tensor]) -> Tensor:
+    """ln (e^a + e^b + ...), all in units of LOG_UNIT."""
+    ops = keras_ops()
+    logs = ops.stack(logs)
+    largest = ops.max(logs, axis=0)
+    sums = narrow(total(numbers.exp(narrow((logs - largest) * LOG_UNIT)), [0]))[0]
+    return largest + ops.round(wide(numbers.log(sums)) / LOG_UNIT)
+
+
+def _bounded(x: Tensor, low: float) -> Tensor:
+    """At least `low`; NaN stays."""
+    return keras_ops().where(x < low, low * keras_ops().ones((), "float64"), x)
+
+
 # Training
 
 

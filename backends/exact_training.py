@@ -32,7 +32,7 @@ Tensor = Any
 # Of the zoo: what rounds numbers does so by the contract
 LAYERS = {
     "Dense", "Conv", "BatchNorm", "LayerNorm", "RMSNorm", "MaxPool", "AveragePool", "Gelu", "Add",
-    "Parameter", "Lengths", "ZeroPadding", "LSTM", "GRU",
+    "Parameter", "Lengths", "ZeroPadding", "BlankPadding", "LSTM", "GRU",
 }  # fmt: skip
 # Of Keras: they round nothing
 STRUCTURAL = {
@@ -110,6 +110,12 @@ def _take(op: Any, x: Tensor, indices: Any) -> Tensor:
     return ops.moveaxis(ops.reshape(rows, (-1, *first.shape[1:])), 0, axis)
 
 
+def _floor_divide(op: Any, x: Tensor, y: Any) -> Tensor:
+    if "float" in str(x.dtype):
+        raise WrongConfiguration("exact: floor_divide is offered for integers, as lengths are")
+    return op(x, y)
+
+
 def _token(layer: Any, x: Tensor) -> Tensor:
     ops = keras_ops()
     zeros = ops.zeros((x.shape[0], 1, x.shape[-1]), "float32")
@@ -164,6 +170,7 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "Sum": _sum,
     "Square": lambda op, x: exact.square(x),
     "Take": _take,
+    "FloorDivide": _floor_divide,
     "Negative": lambda op, x: exact.scaled(x, -1.0),
     "Relu": lambda op, x: exact.relu(x),
     "Sigmoid": lambda op, x: exact.sigmoid(x),
@@ -177,7 +184,8 @@ def _pair(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]
     """A rule of two arguments, either of which may be a number."""
 
     def rule(op: Any, x: Any, y: Any) -> Tensor:
-        del op
+        if all("int" in str(getattr(v, "dtype", type(v))) for v in (x, y)):
+            return op(x, y)  # lengths, say
         x, y = (keras_ops().convert_to_tensor(v, "float32") for v in (x, y))
         return function(x, y)
 
