@@ -583,6 +583,7 @@ class ExactStep:
         if self.state is None:
             own = [list(map(exact.fence, _values(each))) for each in (self.trained, self.others)]
             self.state, self.updater.slots = self.world.put(((own[0], own[1]), self.updater.slots))
+        assert self.state is not None
         numbers, due = self.updater.numbers(weight)
         arguments = (*self.state, self.updater.slots, self.world.put(exact.tensor(numbers)))
         part = replace(part, weight=1.0)  # the number of labels of all parts is added instead
