@@ -498,8 +498,6 @@ def use(
     _check_running(name)
     _check_workers(workers)
     check_shard(name, shard, workers)
-    if exact and workers not in (None, 1):
-        raise BackendError(f"zoo.use: exact=True with workers={workers}; an exact run has one worker")
     if threads is not None and not is_integer(threads):
         raise BackendError(f"zoo.use: threads={threads!r}; expected an integer, 1 or more")
     before = os.environ.get("KERAS_BACKEND")

@@ -24,8 +24,10 @@ from zoo.backends.exact_numbers import (
     constant,
     divide,
     grid,
+    joined,
     keras_ops,
     narrow,
+    parts,
     product,
     shares,
     sliced_product,
@@ -43,7 +45,7 @@ MASKED = -1e30  # the score of a later key
 DELEGATED = (
     "NAME", "version", "devices", "use_device", "on_device", "set_threads", "threads", "peak_memory",
     "set_deterministic", "use_tf32", "enable_float64", "float64", "synchronize", "clear_cache", "tensor",
-    "empty", "from_numpy", "concrete_value", "stream", "custom_gradient", "value_and_gradients",
+    "empty", "from_numpy", "concrete_value", "stream", "custom_gradient", "value_and_gradients", "join",
 )  # fmt: skip
 
 _active: ContextVar[bool] = ContextVar("exact", default=False)
@@ -88,6 +90,14 @@ def program(function: Callable[..., Any], mode: str) -> Callable[..., Any]:
     return call
 
 
+def check_workers(mode: str, model: Any) -> None:
+    if mode == "xla":
+        raise WrongConfiguration(
+            f"exact: mode={mode!r} with several workers: XLA compiles no sums over them; use 'graph'"
+        )
+    _native().check_workers(mode, model)
+
+
 def _custom(function: Callable[..., tuple[Any, Callable]], *tensors: Tensor) -> Any:
     return _native().custom_gradient(function, *tensors)
 
@@ -119,7 +129,7 @@ def _reduced(gradient: Tensor, shape: Sequence[int]) -> Tensor:
     extra = len(gradient.shape) - len(shape)
     repeated = [i for i, n in enumerate(shape, extra) if n == 1 and gradient.shape[i] != 1]
     axes = [*range(extra), *repeated]
-    summed = narrow(total(gradient, axes)) if axes else gradient
+    summed = narrow(total(gradient, axes, batch=0 in axes)) if axes else gradient
     return keras_ops().reshape(summed, tuple(shape))
 
 
@@ -319,7 +329,7 @@ def _affine(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     def function(x: Tensor, kernel: Tensor, *bias: Tensor) -> tuple:
         def backward(gradient: Tensor) -> tuple:
             of_x = narrow(product(gradient, keras_ops().transpose(kernel)))
-            of_kernel = narrow(product(keras_ops().transpose(x), gradient))
+            of_kernel = narrow(product(keras_ops().transpose(x), gradient, batch=True))
             return of_x, of_kernel, *(_reduced(gradient, tuple(b.shape)) for b in bias)
 
         y = product(x, kernel)
@@ -377,8 +387,9 @@ def drop(x: Tensor, keep: Tensor, factor: float) -> Tensor:
     return keras_ops().where(keep, scaled(x, factor), keras_ops().zeros((), "float32"))
 
 
-def embed(matrix: Tensor, ids: Tensor) -> Tensor:
-    """(v, d), (...) -> (..., d): the rows of these numbers; their gradients are added exactly."""
+def embed(matrix: Tensor, ids: Tensor, *, batch: bool) -> Tensor:
+    """(v, d), (...) -> (..., d): the rows of these numbers, which a `batch` has; their gradients are added
+    exactly."""
     ops = keras_ops()
 
     def function(matrix: Tensor) -> tuple:
@@ -386,11 +397,13 @@ def embed(matrix: Tensor, ids: Tensor) -> Tensor:
 
         def backward(gradient: Tensor) -> Tensor:
             flat = wide(ops.reshape(gradient, (-1, width)))
-            integers, unit = grid(flat, [0], BITS - ceil(log2(max(2, flat.shape[0]))))
+            count = flat.shape[0] * parts(batch=batch)
+            integers, unit = grid(flat, [0], BITS - ceil(log2(max(2, count))), batch=batch)
             # Not segment_sum, which adds in float32 on torch.
             index = ops.expand_dims(ops.cast(ops.reshape(ids, (-1,)), "int32"), 0)
             reads = ops.equal(index, np.arange(rows, dtype=np.int32)[:, None])  # (v, n)
-            return narrow((ops.cast(reads, "float64") @ integers) * unit)
+            sums = joined(ops.cast(reads, "float64") @ integers, "sum", batch=batch)
+            return narrow(sums * unit)
 
         return ops.take(matrix, ids, axis=0), backward
 
@@ -502,11 +515,11 @@ def _kernel_gradient(x: Tensor, gradient: Tensor, size: int, stride: int) -> Ten
     """Of `_conv` with respect to the kernel: each channel of the images is on one grid."""
     ops = keras_ops()
     filters, inputs = gradient.shape[-1], x.shape[-1]
-    p, q = shares(int(np.prod(gradient.shape[:3])))
-    pixels, unit = grid(wide(x), [0, 1, 2], p)
+    p, q = shares(int(np.prod(gradient.shape[:3])), batch=True)
+    pixels, unit = grid(wide(x), [0, 1, 2], p, batch=True)
     columns = _patches(pixels, size, stride)
     columns = ops.transpose(ops.reshape(columns, (-1, size * size * inputs)))
-    sums = sliced_product(columns, wide(ops.reshape(gradient, (-1, filters))), [0], q)
+    sums = sliced_product(columns, wide(ops.reshape(gradient, (-1, filters))), [0], q, batch=True)
     return narrow(ops.reshape(sums, (size, size, inputs, filters)) * ops.reshape(unit, (1, 1, inputs, 1)))
 
 
@@ -524,8 +537,8 @@ def _depthwise(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
             taps = [images * weights[i, j] for i, j in np.ndindex(size, size)]
             of_x = narrow(_folded(taps, x.shape, size, stride) * (image_unit * weight_unit))
             seen = _windows(x, size, stride)
-            each = [narrow(total(narrow(wide(gradient) * wide(tap)), [0, 1, 2])) for tap in seen]
-            return of_x, ops.reshape(ops.stack(each), kernel.shape)
+            taps = ops.stack([narrow(wide(gradient) * wide(tap)) for tap in seen])
+            return of_x, ops.reshape(narrow(total(taps, [1, 2, 3], batch=True)), kernel.shape)
 
         images, image_unit = grid(wide(x), [1, 2], p)
         weights, weight_unit = grid(wide(kernel), [0, 1], q)
@@ -595,11 +608,11 @@ def _normalized(
     Without `centre` the mean is 0. `gamma` and `beta` are (c,), of the last axis.
     """
     ops = keras_ops()
-    part = _inverse(x.shape, [axis % len(x.shape) for axis in axes])
-    others = list(range(len(x.shape) - 1))
+    batch, others = 0 in axes, list(range(len(x.shape) - 1))
+    part = constant(1 / (parts(batch=batch) * np.prod([x.shape[axis] for axis in axes])))
 
     def average(x: Tensor) -> Tensor:
-        return wide(narrow(total(x, axes) * part))
+        return wide(narrow(total(x, axes, batch=batch) * part))
 
     def function(x: Tensor, gamma: Tensor, *beta: Tensor) -> tuple:
         middle = average(x)
@@ -617,8 +630,8 @@ def _normalized(
             along = average(narrow(inner * unit))
             rest = wide(narrow(inner - average(narrow(inner)))) if centre else inner
             of_x = narrow(wide(narrow(rest - wide(narrow(unit * along)))) * inverse)
-            of_gamma = narrow(total(narrow(wide(gradient) * unit), others))
-            of_beta = [ops.reshape(narrow(total(gradient, others)), (-1,))] if beta else []
+            of_gamma = narrow(total(narrow(wide(gradient) * unit), others, batch=True))
+            of_beta = [ops.reshape(narrow(total(gradient, others, batch=True)), (-1,))] if beta else []
             return of_x, ops.reshape(of_gamma, (-1,)), *of_beta
 
         return (y, narrow(middle), narrow(variance)), backward
@@ -643,7 +656,7 @@ def batch_norm(
         factor = multiply(divide(ops.ones_like(root), root), gamma)
         return add(multiply(add(x, -mean), factor), beta), mean, variance
     axes = list(range(len(x.shape) - 1))
-    count = int(np.prod(x.shape[:-1]))
+    count = int(np.prod(x.shape[:-1])) * parts(batch=True)
     y, batch_mean, batch_variance = _normalized(x, gamma, beta, axes, epsilon, centre=True)
     kept, new = constant(1 - momentum), constant(momentum)
     unbiased = constant(momentum * count / max(count - 1, 1))
@@ -687,6 +700,14 @@ def _projected(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         return add(multiply(x, ops.reshape(kernel, (-1,))), bias)
     last = multiply(x[..., -1:], kernel[-1])
     return add(dense(x[..., :-1], kernel[:-1], bias), last)
+
+
+def lstm_cell(z: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """(b, 4u), (b, u) -> h and c after a step whose gates are these sums."""
+    i, f, g, o = keras_ops().split(z, 4, -1)
+    kept = multiply(sigmoid(f), c)
+    c, shown = fork(add(kept, multiply(sigmoid(i), tanh(g))), 2)
+    return multiply(sigmoid(o), tanh(shown)), c
 
 
 def _lstm(projected: Tensor, h: Tensor, c: Tensor, kernel: Tensor) -> tuple:
@@ -743,7 +764,7 @@ def _recurrent_gradient(h: Tensor, outputs: Tensor, dz: Tensor) -> Tensor:
     ops = keras_ops()
     before = ops.concatenate([ops.expand_dims(h, 0), outputs[:-1]])
     before = ops.reshape(before, (-1, h.shape[-1]))
-    return narrow(product(ops.transpose(before), ops.reshape(dz, (-1, dz.shape[-1]))))
+    return narrow(product(ops.transpose(before), ops.reshape(dz, (-1, dz.shape[-1])), batch=True))
 
 
 def gru(
@@ -795,7 +816,7 @@ def _gru(projected: Tensor, h: Tensor, kernel: Tensor, bias: Tensor) -> tuple:
         zero = ops.zeros_like(projected[0])
         dh, dz, inner = _native().scan(back, (ops.zeros_like(h), zero, zero), steps)
         dz, inner = ops.flip(dz, 0), ops.flip(inner, 0)
-        of_bias = ops.reshape(narrow(total(inner, [0, 1])), (-1,))
+        of_bias = ops.reshape(narrow(total(inner, [0, 1], batch=True)), (-1,))
         return dz, dh[-1], _recurrent_gradient(h, outputs, inner), of_bias
 
     return outputs, backward
@@ -818,9 +839,10 @@ def cross_entropy(labels: Tensor, logits: Tensor, *, label_smoothing: float = 0.
         targets = narrow(wide(targets) * constant(1 - label_smoothing) + constant(label_smoothing / classes))
     if counted is not None:
         targets = ops.where(ops.expand_dims(counted, -1) > 0, targets, ops.zeros((), "float32"))
-        count = ops.maximum(ops.sum(counted), 1.0)
+        count = ops.cast(joined(ops.sum(wide(counted)), "sum", batch=True), "float32")
+        count = ops.maximum(count, 1.0)
     else:
-        count = float(logits.shape[0]) * ops.ones((), "float32")
+        count = float(logits.shape[0] * parts(batch=True)) * ops.ones((), "float32")
     return _cross_entropy(targets, logits, count)
 
 
@@ -833,7 +855,7 @@ def _cross_entropy(targets: Tensor, logits: Tensor, count: Tensor) -> Tensor:
         log_p = narrow(wide(shifted) - wide(numbers.log(z)))
         every = list(range(len(logits.shape)))
         rows = narrow(total(narrow(-wide(targets) * wide(log_p)), [-1]))
-        loss = divide(ops.reshape(narrow(total(rows, every)), ()), count)
+        loss = divide(ops.reshape(narrow(total(rows, every, batch=True)), ()), count)
 
         def backward(gradient: Tensor) -> Tensor:
             weight = narrow(total(targets, [-1]))
@@ -844,6 +866,78 @@ def _cross_entropy(targets: Tensor, logits: Tensor, count: Tensor) -> Tensor:
         return loss, backward
 
     return _custom(function, logits)
+
+
+# Logarithms of probabilities in CTC, as integers: they are added exactly, and never below `NEVER`, that of 0
+LOG_UNIT = 2.0**-30
+NEVER = -(2.0**51)
+
+
+def ctc_loss(labels: Tensor, logits: Tensor) -> Tensor:
+    ops, (size, steps, classes) = keras_ops(), logits.shape
+    zeros = ops.zeros((size, 1), "int32")
+    pairs = ops.stack([ops.zeros_like(labels), labels], -1)
+    path = ops.concatenate([ops.reshape(pairs, (size, -1)), zeros], 1)  # blanks around the labels
+    places = np.arange(path.shape[1], dtype=np.int32)
+    last = 2 * ops.sum(ops.cast(labels > 0, "int32"), axis=1, keepdims=True)
+    count = float(size * parts(batch=True)) * ops.ones((), "float32")
+
+    def function(logits: Tensor) -> tuple:
+        e, z, shifted = _exponentials(logits)
+        log_p = wide(narrow(wide(shifted) - wide(numbers.log(z))))
+        index = ops.broadcast_to(ops.expand_dims(path, 1), (size, steps, len(places)))
+        seen = _bounded(ops.round(ops.take_along_axis(log_p, index, axis=2) / LOG_UNIT), NEVER / 2)
+        seen = ops.swapaxes(seen, 0, 1)  # (n, b, s)
+        other = ops.logical_and(path[:, 2:] != path[:, :-2], path[:, 2:] != 0)
+        never = ops.zeros_like(path[:, :2]) > 0
+        before = _paths(seen, places == 0, ops.concatenate([never, other], 1))
+        turned = ops.flip(ops.concatenate([other, never], 1), 1)
+        after = ops.flip(_paths(ops.flip(seen, (0, 2)), ops.flip(places == last, 1), turned), (0, 2))
+        ends = [ops.max(ops.where(places == last - i, before[-1], NEVER), axis=1) for i in (0, 1)]
+        whole = _log_of_sum([*ends, ops.full_like(ends[0], NEVER)])  # (b,)
+        possible = ops.logical_not(whole < NEVER / 2)
+        losses = ops.where(possible, narrow(-whole * LOG_UNIT), float("inf") * ops.ones((), "float32"))
+
+        def backward(gradient: Tensor) -> Tensor:
+            weights = ops.swapaxes(narrow((before + after - seen - whole[:, None]) * LOG_UNIT), 0, 1)
+            reads = ops.cast(ops.expand_dims(path, -1) == np.arange(classes, dtype=np.int32), "float32")
+            found = wide(narrow(product(numbers.exp(weights), reads)))  # (b, n, classes)
+            part = wide(divide(gradient, count))
+            of_logits = narrow(wide(narrow(wide(divide(e, z)) - found)) * part)
+            return ops.where(possible[:, None, None], of_logits, ops.zeros((), "float32"))
+
+        return divide(ops.reshape(narrow(total(losses, [0], batch=True)), ()), count), backward
+
+    return _custom(function, logits)
+
+
+def _paths(seen: Tensor, start: Tensor, skips: Tensor) -> Tensor:
+    """For each step and place (n, b, s) the sum of all paths that lead there from `start`: from the place
+    itself, the one before and, where it `skips`, the one before that."""
+    ops = keras_ops()
+    first = ops.where(start, ops.zeros(seen.shape[1:], "float64"), NEVER)
+
+    def forward(states: Sequence[Tensor], now: Tensor) -> Sequence[Tensor]:
+        (own,) = states
+        one, two = (ops.pad(own[:, :-i], ((0, 0), (i, 0)), constant_values=NEVER) for i in (1, 2))
+        return (_bounded(_log_of_sum([own, one, ops.where(skips, two, NEVER)]) + now, NEVER),)
+
+    (found,) = _native().scan(forward, (first,), seen)
+    return found
+
+
+def _log_of_sum(logs: Sequence[Tensor]) -> Tensor:
+    """ln (e^a + e^b + ...), all in units of LOG_UNIT."""
+    ops = keras_ops()
+    logs = ops.stack(logs)
+    largest = ops.max(logs, axis=0)
+    sums = narrow(total(numbers.exp(narrow((logs - largest) * LOG_UNIT)), [0]))[0]
+    return largest + ops.round(wide(numbers.log(sums)) / LOG_UNIT)
+
+
+def _bounded(x: Tensor, low: float) -> Tensor:
+    """At least `low`; NaN stays."""
+    return keras_ops().where(x < low, low * keras_ops().ones((), "float64"), x)
 
 
 # Training

@@ -19,6 +19,9 @@ changes the last bits of a result. Here nothing that is free to vary can reach a
    `decimal`, which is correctly rounded. Division and square root are those of IEEE 754.
 
 Infinity and NaN are never hidden: a sum or product that has one of them among its numbers is NaN.
+
+Several workers agree on the largest number of a sum over the batch, and add their integers: exact again, and
+the same as of one process.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from math import ceil, log2, prod
 from typing import Any
 
 import numpy as np
+from zoo.backends.world import get_world, part
 
 Tensor = Any
 LEAST = 2.0**-126  # the smallest normal float32
@@ -66,55 +70,66 @@ def constant(value: float) -> float:
 
 
 def power_of_two(x: Tensor) -> Tensor:
-    """The largest power of two up to x >= 0, float64; 1 for 0, infinity for infinity and NaN."""
+    """The largest power of two up to x >= 0, float64; 0 for 0, infinity for infinity and NaN."""
     ops = keras_ops()
-    exponent = ops.view(x, "int64") & 0x7FF0000000000000
-    power = ops.view(exponent, "float64")
-    return ops.where(power == 0, ops.ones((), "float64"), power)
+    return ops.view(ops.view(x, "int64") & 0x7FF0000000000000, "float64")
 
 
-def grid(x: Tensor, axes: Sequence[int], bits: int) -> tuple[Tensor, Tensor]:
+def parts(*, batch: bool) -> int:
+    """How many workers add numbers of their own: those of a batch's equal parts, if its rows are added."""
+    return part().of if batch else 1
+
+
+def joined(x: Tensor, by: str, *, batch: bool) -> Tensor:
+    """The "sum" or "max" of float64 numbers over these workers."""
+    return get_world().reduce(x, by) if parts(batch=batch) > 1 else x
+
+
+def grid(x: Tensor, axes: Sequence[int], bits: int, *, batch: bool = False) -> tuple[Tensor, Tensor]:
     """float64 -> integers of magnitude up to 2^bits, and the unit that they count, common along `axes`."""
     ops = keras_ops()
     power = power_of_two(ops.max(ops.abs(x), axis=tuple(axes), keepdims=True))
+    power = joined(power, "max", batch=batch)
+    power = ops.where(power == 0, ops.ones((), "float64"), power)
     return ops.round(x * (2.0 ** (bits - 1) / power)), power * 2.0 ** (1 - bits)
 
 
-def total(x: Tensor, axes: Sequence[int]) -> Tensor:
+def total(x: Tensor, axes: Sequence[int], *, batch: bool = False) -> Tensor:
     """The sum over `axes`, kept with length 1, in float64 and in any order the same."""
     axes = [axis % len(x.shape) for axis in axes]
-    count = prod(x.shape[axis] for axis in axes)
+    count = prod(x.shape[axis] for axis in axes) * parts(batch=batch)
     if count == 1:
         return wide(x)
-    integers, unit = grid(wide(x), axes, BITS - ceil(log2(max(count, 2))))
-    return keras_ops().sum(integers, axis=tuple(axes), keepdims=True) * unit
+    integers, unit = grid(wide(x), axes, BITS - ceil(log2(max(count, 2))), batch=batch)
+    sums = keras_ops().sum(integers, axis=tuple(axes), keepdims=True)
+    return joined(sums, "sum", batch=batch) * unit
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor, *, batch: bool = False) -> Tensor:
     """(..., m, k) x (..., k, n) -> (..., m, n) in float64; the factors are float32, a row and a column on a
     grid each."""
-    p, q = shares(a.shape[-1])
-    a, a_unit = grid(wide(a), [-1], p)
-    return sliced_product(a, wide(b), [-2], q) * a_unit
+    p, q = shares(a.shape[-1], batch=batch)
+    a, a_unit = grid(wide(a), [-1], p, batch=batch)
+    return sliced_product(a, wide(b), [-2], q, batch=batch) * a_unit
 
 
-def sliced_product(a: Tensor, b: Tensor, axes: Sequence[int], bits: int) -> Tensor:
+def sliced_product(a: Tensor, b: Tensor, axes: Sequence[int], bits: int, *, batch: bool = False) -> Tensor:
     """Integers (..., m, k) times float64 numbers (..., k, n), on a grid along `axes` in two slices of `bits`.
 
     The second slice has what the first left over, on a grid that is finer by 2^bits: b has twice the bits
     that one exact product leaves for it.
     """
     ops = keras_ops()
-    high, unit = grid(b, axes, bits)
+    high, unit = grid(b, axes, bits, batch=batch)
     low = ops.round((b / unit - high) * 2.0**bits)
     n = b.shape[-1]
-    both = a @ ops.concatenate([high, low], -1)
+    both = joined(a @ ops.concatenate([high, low], -1), "sum", batch=batch)
     return (both[..., :n] + both[..., n:] * 2.0**-bits) * unit
 
 
-def shares(count: int) -> tuple[int, int]:
+def shares(count: int, *, batch: bool = False) -> tuple[int, int]:
     """The bits of the two factors of so many products whose sum is exact, the second's for each slice."""
-    bits = BITS - ceil(log2(max(2, count)))
+    bits = BITS - ceil(log2(max(2, count * parts(batch=batch))))
     return bits - bits // 3, bits // 3
 
 

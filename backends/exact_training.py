@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from zoo.backends import Loss, LossScaling, Optimizer, allowed, exact
+from zoo.backends import MASK_VALUE, Loss, LossScaling, Optimizer, allowed, exact
 from zoo.backends.exact_numbers import constant, divide, keras_ops, narrow, sqrt, total, wide
-from zoo.backends.world import WHOLE, Part
+from zoo.backends.world import WHOLE, Part, get_world, sharding
 
 from zoo.errors import WrongConfiguration
 
@@ -31,7 +32,7 @@ Tensor = Any
 # Of the zoo: what rounds numbers does so by the contract
 LAYERS = {
     "Dense", "Conv", "BatchNorm", "LayerNorm", "RMSNorm", "MaxPool", "AveragePool", "Gelu", "Add",
-    "Parameter", "Lengths", "ZeroPadding", "LSTM", "GRU",
+    "Parameter", "Lengths", "ZeroPadding", "BlankPadding", "LSTM", "GRU",
 }  # fmt: skip
 # Of Keras: they round nothing
 STRUCTURAL = {
@@ -57,7 +58,7 @@ def _dropout(layer: Any, x: Tensor, training: bool = False) -> Tensor:
 
 def _embedding(layer: Any, x: Tensor, reverse: bool = False, bias: Tensor | None = None) -> Tensor:
     table = keras_ops().convert_to_tensor(layer.table)
-    return exact.dense(x, table, bias, transposed=True) if reverse else exact.embed(table, x)
+    return exact.dense(x, table, bias, transposed=True) if reverse else exact.embed(table, x, batch=True)
 
 
 def _positions(layer: Any, x: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ def _positions(layer: Any, x: Tensor) -> Tensor:
 
 def _segments(layer: Any, x: Tensor, segment_ids: Tensor | None = None) -> Tensor:
     table = keras_ops().convert_to_tensor(layer.table)
-    return exact.add(x, table[0] if segment_ids is None else exact.embed(table, segment_ids))
+    return exact.add(x, table[0] if segment_ids is None else exact.embed(table, segment_ids, batch=True))
 
 
 def _attention(
@@ -84,7 +85,7 @@ def _attention(
 
 
 def _relative_positions(layer: Any, x: Tensor) -> Tensor:
-    bias = exact.embed(keras_ops().convert_to_tensor(layer.table), layer.buckets_of(x))
+    bias = exact.embed(keras_ops().convert_to_tensor(layer.table), layer.buckets_of(x), batch=False)
     return keras_ops().transpose(bias, (0, 3, 1, 2))
 
 
@@ -104,14 +105,51 @@ def _sum(op: Any, x: Tensor) -> Tensor:
 def _take(op: Any, x: Tensor, indices: Any) -> Tensor:
     ops, axis = keras_ops(), op.axis % len(x.shape)
     first = ops.moveaxis(x, axis, 0)
-    rows = exact.embed(ops.reshape(first, (first.shape[0], -1)), ops.convert_to_tensor(indices, "int32"))
+    matrix, indices = ops.reshape(first, (first.shape[0], -1)), ops.convert_to_tensor(indices, "int32")
+    rows = exact.embed(matrix, indices, batch=False)
     return ops.moveaxis(ops.reshape(rows, (-1, *first.shape[1:])), 0, axis)
+
+
+def _floor_divide(op: Any, x: Tensor, y: Any) -> Tensor:
+    if "float" in str(x.dtype):
+        raise WrongConfiguration("exact: floor_divide is offered for integers, as lengths are")
+    return op(x, y)
 
 
 def _token(layer: Any, x: Tensor) -> Tensor:
     ops = keras_ops()
     zeros = ops.zeros((x.shape[0], 1, x.shape[-1]), "float32")
     return ops.concatenate([exact.add(zeros, ops.convert_to_tensor(layer.value)), x], axis=1)
+
+
+def _attention_decoder(
+    layer: Any, x: Tensor, encoder_output: Tensor, lengths: Tensor, h: Tensor, c: Tensor
+) -> Tensor:
+    """The loop of the layer step by step, each with its own forks of what all of them read."""
+    ops, steps, width = keras_ops(), x.shape[1], x.shape[-1]
+    kernel = ops.convert_to_tensor(layer.kernel)
+    outputs, values = exact.fork(encoder_output, 2)
+    real = ops.less(np.arange(encoder_output.shape[1], dtype=np.int32), ops.expand_dims(lengths, 1))
+    zero = ops.zeros((), "float32")
+    mask = ops.where(real, zero, MASK_VALUE * ops.ones((), "float32"))
+    values = ops.where(ops.expand_dims(real, -1), values, zero)
+    keys = exact.dense(outputs, ops.convert_to_tensor(layer.memory_kernel), None)
+    inputs = exact.dense(x, kernel[:width], ops.convert_to_tensor(layer.bias))
+    weights = (layer.query_kernel, layer.score_kernel, layer.recurrent_kernel)
+    read = (keys, values, kernel[width:], *map(ops.convert_to_tensor, weights))
+    found = []
+    for i, own in enumerate(zip(*(exact.fork(each, steps) for each in read), strict=True)):
+        keys, values, lower, query_kernel, score_kernel, recurrent_kernel = own
+        before, asked = exact.fork(h, 2)
+        query = ops.expand_dims(exact.dense(asked, query_kernel, None), 1)  # (b, 1, u)
+        scores = exact.dense(exact.tanh(exact.add(query, keys)), score_kernel, None)[..., 0]
+        attended = ops.expand_dims(exact.softmax(exact.add(scores, mask)), 1)
+        context, seen = exact.fork(exact.matmul(attended, values)[:, 0], 2)
+        gates = exact.add(inputs[:, i], exact.dense(seen, lower, None))
+        h, c = exact.lstm_cell(exact.add(gates, exact.dense(before, recurrent_kernel, None)), c)
+        shown, h = exact.fork(h, 2)
+        found.append(ops.concatenate([shown, context], -1))
+    return ops.stack(found, 1)
 
 
 RULES: dict[str, Callable[..., Tensor]] = {
@@ -125,12 +163,14 @@ RULES: dict[str, Callable[..., Tensor]] = {
     "Token": _token,
     "RelativePositions": _relative_positions,
     "Attention": _attention,
+    "AttentionDecoder": _attention_decoder,
     "AdaptiveAveragePool": _adaptive_average_pool,
     # keras.ops
     "Mean": _mean,
     "Sum": _sum,
     "Square": lambda op, x: exact.square(x),
     "Take": _take,
+    "FloorDivide": _floor_divide,
     "Negative": lambda op, x: exact.scaled(x, -1.0),
     "Relu": lambda op, x: exact.relu(x),
     "Sigmoid": lambda op, x: exact.sigmoid(x),
@@ -144,7 +184,8 @@ def _pair(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Tensor]
     """A rule of two arguments, either of which may be a number."""
 
     def rule(op: Any, x: Any, y: Any) -> Tensor:
-        del op
+        if all("int" in str(getattr(v, "dtype", type(v))) for v in (x, y)):
+            return op(x, y)  # lengths, say
         x, y = (keras_ops().convert_to_tensor(v, "float32") for v in (x, y))
         return function(x, y)
 
@@ -505,21 +546,24 @@ class ExactStep:
         self.mode = allowed(exact.NAME, mode)
         self.trained, self.others = list(model.trainable_variables), list(model.non_trainable_variables)
         self.network, self.loss = Network(model), loss
-        self.updater = Updater(spec, self.trained)
-        self.programs = {due: exact.program(self.pure(due=due), self.mode) for due in (True, False)}
+        self.updater, self.world = Updater(spec, self.trained), get_world()
+        self.programs: dict[tuple[bool, Part], Callable[..., tuple]] = {}
         self.state: tuple[list, list] | None = None
 
     def pure(self, *, due: bool) -> Callable[..., tuple]:
         """The step as a pure function, which updates the weights if `due`."""
 
-        def step(weights: list, others: list, slots: dict, numbers: Tensor, x: Tensor, y: Tensor) -> tuple:
+        def step(
+            weights: list, others: list, slots: dict, numbers: Tensor, flags: Tensor, x: Tensor, y: Tensor
+        ) -> tuple:
             with exact.active():
                 objective = self.objective(others, x, y)
                 value, others, gradients = exact.value_and_gradients(objective, weights)
                 weights, slots = self.updater.pure(
                     list(map(exact.fence, gradients)), weights, slots, numbers, due=due
                 )
-            return weights, others, slots, value
+            found = self.world.placed((weights, others, slots, value))
+            return *found, keras_ops().sum(self.world.reduce(flags, "sum"))
 
         return step
 
@@ -536,14 +580,21 @@ class ExactStep:
         return function
 
     def __call__(self, x: Tensor, y: Tensor, weight: int | None = None, part: Part = WHOLE) -> Tensor:
-        del part  # an exact run has one worker
         if self.state is None:
             own = [list(map(exact.fence, _values(each))) for each in (self.trained, self.others)]
-            self.state = own[0], own[1]
+            self.state, self.updater.slots = self.world.put(((own[0], own[1]), self.updater.slots))
+        assert self.state is not None
         numbers, due = self.updater.numbers(weight)
-        arguments = (*self.state, self.updater.slots, exact.tensor(numbers), x, y)
-        weights, others, self.updater.slots, loss = self.programs[due](*arguments)
+        arguments = (*self.state, self.updater.slots, self.world.put(exact.tensor(numbers)))
+        part = replace(part, weight=1.0)  # the number of labels of all parts is added instead
+        if (due, part) not in self.programs:
+            self.programs[due, part] = exact.program(self.pure(due=due), self.mode)
+        with sharding(part):  # read while a program is made
+            found = self.programs[due, part](*arguments, self.world.flagged(), x, y)
+        weights, others, self.updater.slots, loss, flags = found
         self.state = list(weights), list(others)
+        if self.world.size > 1:
+            self.world.flags.append(flags)
         self.updater.advance(weight, due=due)
         return loss
 
@@ -551,8 +602,7 @@ class ExactStep:
         """`Backend.Step`."""
         if self.state is None:
             return
-        for variable, value in zip(
-            [*self.trained, *self.others], [*self.state[0], *self.state[1]], strict=True
-        ):
+        (weights, others), self.updater.slots = self.world.take((self.state, self.updater.slots))
+        for variable, value in zip([*self.trained, *self.others], [*weights, *others], strict=True):
             variable.assign(value)
         self.state = None

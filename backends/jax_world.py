@@ -88,15 +88,15 @@ class JaxWorld(World):
         even = length % self.devices == 0
         return even_rows(length, self.rank, self.size) if even else slice(0, length)
 
-    def put(self, arrays: Any, shardings: Any) -> Any:
-        """Arrays that all workers have, as arrays of the mesh."""
+    def put(self, arrays: Any, shardings: Any = None) -> Any:
+        """Arrays that all workers have, as arrays of the mesh, by default those of `split`."""
 
         def one(x: jax.Array, sharding: NamedSharding) -> jax.Array:
             parts = sharding.addressable_devices_indices_map(x.shape).items()
             own = [jax.device_put(x[index], device, may_alias=False) for device, index in parts]
             return jax.make_array_from_single_device_arrays(x.shape, sharding, own)
 
-        return jax.tree.map(one, arrays, shardings)
+        return jax.tree.map(one, arrays, self.split(arrays) if shardings is None else shardings)
 
     def take(self, arrays: Any) -> Any:
         """Arrays of the mesh as whole ones of this process; all workers take sharded ones together."""
@@ -107,6 +107,9 @@ class JaxWorld(World):
             return jax.device_put(self.gather(x).addressable_data(0), self.home)
 
         return jax.tree.map(one, arrays)
+
+    def placed(self, arrays: Any) -> Any:
+        return jax.lax.with_sharding_constraint(arrays, self.split(arrays))
 
     def flagged(self) -> jax.Array:
         """What the devices of the workers send with a step."""

@@ -45,15 +45,15 @@ class TensorFlowWorld(World):
             tf.distribute.MultiWorkerMirroredStrategy(resolver)  # starts the server of this worker
             self.total(np.zeros(1))
 
-    def traced(self, x: tf.Tensor, *, on_gpu: bool) -> tf.Tensor:
-        """The sum over the workers, as a new operation of the function that is traced."""
+    def traced(self, x: tf.Tensor, *, on_gpu: bool, by: str = "Add") -> tf.Tensor:
+        """The sum or "Max" over the workers, as a new operation of the function that is traced."""
         return tf.raw_ops.CollectiveReduceV2(
             input=x,
             group_size=self.size,
             group_key=1 + on_gpu,  # the members of a group have the same kind of device
             instance_key=next(self.keys),
             ordering_token=[],
-            merge_op="Add",
+            merge_op=by,
             final_op="Id",
             communication_hint="nccl" if on_gpu else "ring",
         )
@@ -61,6 +61,9 @@ class TensorFlowWorld(World):
     def sum(self, x: tf.Tensor) -> tf.Tensor:
         """The sum over the workers, on the device that computes."""
         return (self.eager if tf.executing_eagerly() else self.traced)(x, on_gpu=self.on_gpu)
+
+    def reduce(self, x: tf.Tensor, by: str) -> tf.Tensor:
+        return self.traced(x, on_gpu=self.on_gpu, by={"sum": "Add", "max": "Max"}[by])
 
     def total(self, array: np.ndarray) -> np.ndarray:
         with tf.device("CPU:0"):

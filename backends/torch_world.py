@@ -62,6 +62,9 @@ class TorchWorld(World):
         self.flags.append(found[0][1])
         return found[0][0], found[1:]
 
+    def reduce(self, x: torch.Tensor, by: str) -> torch.Tensor:
+        return _reduced(x, by)
+
     @contextmanager
     def contact(self) -> Iterator[None]:
         try:
@@ -91,8 +94,12 @@ class _Sum(torch.autograd.Function):
 
 
 def _sum(x: torch.Tensor) -> torch.Tensor:
+    return _reduced(x, "sum")
+
+
+def _reduced(x: torch.Tensor, by: str) -> torch.Tensor:
     # Not `dist.all_reduce`: `make_fx` records these as operations of the graph.
-    return collectives.wait_tensor(collectives.all_reduce(x.contiguous(), "sum", cast(Any, dist.group.WORLD)))
+    return collectives.wait_tensor(collectives.all_reduce(x.contiguous(), by, cast(Any, dist.group.WORLD)))
 
 
 def batch_norm(

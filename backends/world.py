@@ -82,6 +82,30 @@ class World:
         """The sum over the workers, in float64, of arrays of the same shape; waits for all of them."""
         return array
 
+    def reduce(self, x: Tensor, by: str) -> Tensor:
+        """The "sum" or "max" over the workers, in the program of a step."""
+        del by
+        return x
+
+    def put(self, arrays: Any) -> Any:
+        """Arrays that all workers have, as a step takes them."""
+        return arrays
+
+    def take(self, arrays: Any) -> Any:
+        """Arrays of `put` as this process's own."""
+        return arrays
+
+    def placed(self, arrays: Any) -> Any:
+        """In the program of a step: its results, where `put` puts them."""
+        return arrays
+
+    def flagged(self) -> Tensor:
+        """What this worker sends with a step, a vector."""
+        import numpy as np
+        from zoo.backends import tensors
+
+        return tensors(np.array([self.flag], np.float32))
+
     def stops(self, received: Sequence[int]) -> bool:
         """Whether a worker had received a signal, as all workers know it after the same step."""
         if self.size == 1:

@@ -186,7 +186,6 @@ def test_workers_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     "options",
     [
         {"engine": "keras"},
-        {"exact": True},
         {"checkpoint_every": "10 min", "checkpoint": "run"},
         {"callbacks": ["a Keras callback"]},
     ],
@@ -262,6 +261,34 @@ def test_two_workers_give_the_losses_of_one(tmp_path: Path) -> None:
     check(group, alone, 1e-6)
 
 
+EXACT = ["mlp", "lenet5", "resnet18", "lstm", "gpt-nano"]
+
+
+def check_bits(group: list[dict[str, Any]], alone: dict[str, Any]) -> None:
+    """Each worker has the losses and the weights of one process, bit for bit."""
+    for name, theirs in alone.items():
+        for each in group:
+            assert (each[name]["losses"], each[name]["digest"]) == (theirs["losses"], theirs["digest"]), name
+
+
+@pytest.mark.skipif(NAME != "torch", reason="of the others, `pytest -m workers`: they compile")
+def test_two_workers_have_the_bits_of_one_where_training_is_exact(tmp_path: Path) -> None:
+    """Dropout, and a grid that two parts of a batch have in common."""
+    options = {"exact": True, "mode": "eager", "steps": 2}
+    (alone,), group = (train(tmp_path, n, models=["mlp"], options=options) for n in (1, 2))
+    check_bits(group, alone)
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize("workers", [2, 4])
+def test_exact_training_has_the_bits_of_one_process(workers: int, tmp_path: Path) -> None:
+    """Batch norm, masked labels, recurrence, clipping and accumulation; a batch that does not divide."""
+    options = {"exact": True, "mode": backends.EXACT_MODES[NAME][0], "steps": 3, "clip_norm": 0.1}
+    options |= {"accumulate": 2, "batch_size": 8}
+    (alone,), group = (train(tmp_path, n, models=EXACT, options=options) for n in (1, workers))
+    check_bits(group, alone)
+
+
 @pytest.mark.workers
 @pytest.mark.parametrize("workers", [2, 4])
 def test_every_family_has_the_losses_of_one_process_in_float64(workers: int, tmp_path: Path) -> None:
@@ -323,6 +350,18 @@ def test_a_fault_in_a_rule_is_seen(mutation: str, name: str, options: dict[str, 
     (alone,) = train(tmp_path, 1, **asked)
     group = train(tmp_path, 2, mutation=mutation, **asked)
     assert difference(group[0][name], alone[name]) > 1e-9
+
+
+@pytest.mark.workers
+@pytest.mark.skipif(NAME == "jax", reason="XLA shards a step by these rules itself")
+@pytest.mark.parametrize("mutation", ["grid", "norm"])
+def test_a_fault_in_an_exact_sum_is_seen(mutation: str, tmp_path: Path) -> None:
+    """Parts of a batch that do not agree on their grid, or are taken for the whole batch."""
+    mode = backends.EXACT_MODES[NAME][0]
+    asked = {"models": ["mlp"], "options": {"exact": True, "steps": 2, "mode": mode}}
+    (alone,) = train(tmp_path, 1, **asked)
+    group = train(tmp_path, 2, mutation=mutation, **asked)
+    assert difference(group[0]["mlp"], alone["mlp"]) > 0
 
 
 @pytest.mark.workers

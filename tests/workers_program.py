@@ -64,7 +64,7 @@ def train(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def mutate(name: str) -> None:
     """Break one rule of the workers, as a fault that the losses must show."""
-    from zoo.backends import world
+    from zoo.backends import exact_numbers, world
 
     import zoo.random as random
 
@@ -72,7 +72,10 @@ def mutate(name: str) -> None:
     if name == "dropout":
         random.part_of_batch = lambda: world.WHOLE
     elif name == "norm":
-        backend.part = lambda: world.WHOLE
+        exact_numbers.part = backend.part = lambda: world.WHOLE
+    elif name == "grid":
+        reduce = world.get_world().reduce
+        world.get_world().reduce = lambda x, by: x if by == "max" else reduce(x, by)
     elif name == "weight":
         own = world.split
         world.split = lambda y, rank, size, count: own(y, rank, size, len)

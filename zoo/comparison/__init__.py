@@ -94,7 +94,7 @@ def compare(
     if not cards:
         raise WrongConfiguration("compare: no model given; `zoo list` shows them")
     if exact and workers not in (None, 1):
-        raise WrongConfiguration(f"compare: exact=True with workers={workers}; an exact run has one worker")
+        raise WrongConfiguration(f"compare: exact=True with workers={workers}; leave out one of the two")
     if out is not None:
         storage.check_folder("out", out)
     _check_tasks([task or card.task for card in cards], tokenizer, errors)

@@ -409,8 +409,8 @@ def _nudged(original: Any, self: Any, gradients: list) -> Any:
     return original([first, *others])
 
 
-def _ordinary_sum(original: Any, x: Any, axes: Any) -> Any:
-    del original
+def _ordinary_sum(original: Any, x: Any, axes: Any, **rest: Any) -> Any:
+    del original, rest
     return ops.cast(ops.sum(x, axis=tuple(axes), keepdims=True), "float64")
 
 

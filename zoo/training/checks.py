@@ -35,8 +35,10 @@ def check_exact(options: Any, mode: str, objective: Objective) -> None:
         raise WrongConfiguration(f"exact: on_nan={options.on_nan!r} is not offered; leave it out")
     if mode not in backends.EXACT_MODES[backends.current().NAME]:
         raise WrongConfiguration(f"exact: mode={mode!r} is not offered; leave it out")
-    if objective.loss != "cross_entropy":
-        raise WrongConfiguration(f"exact: the loss {objective.loss!r} is not offered; cross_entropy is")
+    if objective.loss not in (offered := ("cross_entropy", "ctc")):
+        raise WrongConfiguration(
+            f"exact: the loss {objective.loss!r} is not offered; {' and '.join(offered)} are"
+        )
 
 
 def check_fit(model: keras.Model, task: Task) -> None:

@@ -23,7 +23,6 @@ LARGEST = 1e-4  # relative difference of a custom loss from the mean over the pa
 # What an option is, where workers do not support its value -> what to do.
 REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "engine": (lambda o: o.engine != "native", "Keras's `fit` sums no gradients over workers; use 'native'"),
-    "exact": (lambda o: bool(o.exact), "it adds in the order of one process; leave it out"),
     "checkpoint_every": (
         lambda o: o.interval is not None and o.interval.steps is None,
         "workers' clocks differ; give a number of steps",
