@@ -799,7 +799,7 @@ class FitStep:
         if len(scope.state_mapping) > len(values):
             raise RuntimeError("a variable is assigned that is none of the model's")
         gradients = torch.autograd.grad(loss * scale, weights)  # raises for an unused weight: Keras skips it
-        return loss, list(gradients), [scope.get_current_value(v) for v in others]
+        return loss, list(gradients), [cast(torch.Tensor, scope.get_current_value(v)) for v in others]
 
 
 class CompiledStep(TracedStep):
