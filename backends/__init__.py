@@ -430,6 +430,10 @@ class Backend(Protocol):
         """The native engine's training step in one of `MODES`."""
         ...
 
+    def fit_step(self, model: keras.Model) -> Callable[[Any], Any] | None:
+        """A faster `train_function` for Keras's `fit` of a compiled model, with the same numbers, or None."""
+        ...
+
     def stream(self, model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:
         """Batches (x, y) of different lengths, in a form that Keras's `fit` accepts."""
         ...

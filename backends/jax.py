@@ -186,7 +186,7 @@ def _in_float32(function: Callable[..., Any], x: jax.Array, *rest: jax.Array) ->
     return jax.tree.map(lambda y: y.astype(x.dtype), result)
 
 
-def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _depthwise_sum(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """The sum over the taps of (k, k, c) of the shifted image times the weights, one loop after XLA's fusion.
 
     On a CPU its own takes ten times as long and more (docs/upstream.md).
@@ -197,6 +197,34 @@ def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> ja
         x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] * kernel[i, j] for i, j in np.ndindex(taps)
     )
     return reduce(jnp.add, shifted)
+
+
+_depthwise = jax.custom_vjp(_depthwise_sum, nondiff_argnums=(2, 3))
+
+
+def _depthwise_forward(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> tuple[jax.Array, Any]:
+    return _depthwise(x, kernel, stride, padding), (x, kernel)
+
+
+def _depthwise_backward(
+    stride: int, padding: int, inputs: tuple[jax.Array, jax.Array], upstream: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The gradients; the kernel's tap by tap: at once XLA writes out every shifted image."""
+    x, kernel = inputs
+    padded, taps = jnp.pad(x, _sides(padding)), kernel.shape[:2]
+    ends = [n - k + 1 for n, k in zip(padded.shape[1:3], taps, strict=True)]
+
+    def tap(offset: jax.Array) -> jax.Array:
+        shifted = lax.dynamic_slice(padded, offset, (x.shape[0], *ends, x.shape[3]))[:, ::stride, ::stride]
+        return (shifted * upstream).sum((0, 1, 2))
+
+    offsets = np.array([(0, i, j, 0) for i, j in np.ndindex(taps)], np.int32)
+    of_kernel = lax.map(tap, offsets).reshape(kernel.shape)
+    of_x = jax.vjp(lambda x: _depthwise_sum(x, kernel, stride, padding), x)[1](upstream)[0]
+    return of_x, of_kernel
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def _on_a_cpu() -> bool:
@@ -832,6 +860,11 @@ class JaxStep:
         variables = [*self.model.trainable_variables, *self.model.non_trainable_variables]
         for variable, value in zip(variables, [*weights, *other], strict=True):
             variable.assign(value)
+
+
+def fit_step(model: keras.Model) -> Callable[[Any], Any] | None:
+    del model  # Keras compiles its own
+    return None
 
 
 def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:

@@ -615,6 +615,11 @@ class SharedStep(TensorFlowStep):
         return loss
 
 
+def fit_step(model: keras.Model) -> Callable[[Any], Any] | None:
+    del model  # Keras compiles its own
+    return None
+
+
 def stream(model: keras.Model, batches: Iterator[tuple[Any, np.ndarray]]) -> Any:
     # Keras would infer the variable axes from the first two batches, and fail at later lengths.
     x, y = first = next(batches)

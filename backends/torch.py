@@ -736,6 +736,72 @@ class TracedStep(EagerStep):
         return overwrite(record(self.pure, *arguments)).bound(self.weights, self.state)
 
 
+def fit_step(model: keras.Model) -> Callable[[Any], Any] | None:
+    return None if _has_own_step(model) else FitStep(model)
+
+
+def _has_own_step(model: keras.Model) -> bool:
+    """Whether a model's class defines a part of the training step itself."""
+    import keras
+
+    parts = "train_step", "compute_loss", "compute_metrics", "_compute_loss"
+    return any(getattr(type(model), part) is not getattr(keras.Model, part) for part in parts)
+
+
+class FitStep:
+    """The training step of Keras's `fit`, whose loss and gradients come from a recorded graph.
+
+    The loss, the metrics and the optimizer are the compiled model's. A step that cannot be recorded is
+    Keras's own `train_step`.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model: Any = model
+        self.variables = model.trainable_variables
+        self.weights, self.state = _values(self.variables), _values(model.non_trainable_variables)
+        self.graphs: dict[tuple[Any, ...], Callable[..., Any]] | None = {}
+
+    def __call__(self, data: Any) -> Any:
+        (batch,) = data
+        if self.graphs is None or len(batch) != 2:  # with sample weights
+            return self.model.train_step(batch)
+        x, y = _keras_tensors(batch)
+        scale = self.model.optimizer.scale_loss(torch.ones((), device=y.device))
+        if (key := _shapes(x, y)) not in self.graphs:
+            try:
+                graph = overwrite(record(self.pure, self.weights, self.state, x, y, scale))
+                run = graph.bound([w.detach() for w in self.weights], self.state)
+                loss, gradients, state = run(x, y, scale)  # within keras.RematScope torch refuses its views
+            except Exception:
+                self.graphs = None
+                return self.model.train_step(batch)
+            self.graphs[key] = run
+        else:
+            loss, gradients, state = self.graphs[key](x, y, scale)
+        with torch.no_grad():
+            for old, new in zip(self.state, state, strict=True):
+                if new is not old:
+                    old.copy_(new)
+            self.model._loss_tracker.update_state(loss)
+            self.model.optimizer.apply(gradients, self.variables)
+        return self.model.compute_metrics(x, y, None)
+
+    def pure(
+        self, weights: list[torch.Tensor], state: list[torch.Tensor], x: Any, y: torch.Tensor, scale: Any
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+        """(loss, gradients of the loss times `scale`, new state), without a change of the model."""
+        import keras
+
+        others = self.model.non_trainable_variables
+        values = [*zip(self.variables, weights, strict=True), *zip(others, state, strict=True)]
+        with keras.StatelessScope(state_mapping=values, collect_losses=True) as scope:
+            loss = self.model._compute_loss(x=x, y=y, y_pred=self.model(x, training=True), training=True)
+        if len(scope.state_mapping) > len(values):
+            raise RuntimeError("a variable is assigned that is none of the model's")
+        gradients = torch.autograd.grad(loss * scale, weights)  # raises for an unused weight: Keras skips it
+        return loss, list(gradients), [cast(torch.Tensor, scope.get_current_value(v)) for v in others]
+
+
 class CompiledStep(TracedStep):
     """The recorded graph compiled by TorchInductor: takes seconds, worthwhile for long runs."""
 
@@ -850,6 +916,11 @@ def _values(variables: Sequence[keras.Variable]) -> list[torch.Tensor]:
 def _shapes(*inputs: Any) -> tuple[Any, ...]:
     """The key of a recorded graph: the shapes and types of these tensors, or dicts of them."""
     return tuple((x.shape, x.dtype) for x in tree.tree_leaves(inputs))
+
+
+def _keras_tensors(batch: Any) -> Any:
+    """The arrays of a batch as tensors on the device that Keras computes on."""
+    return tree.tree_map(_keras_ops().convert_to_tensor, tuple(batch))
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:

@@ -127,3 +127,51 @@ def test_a_run_predicts_and_goes_on_after_the_model_was_given_back() -> None:
     steps = FromTheFourthStep()
     run.trainer.fit(iter(batches), steps)
     np.testing.assert_allclose(steps.losses, longer.losses[3:], rtol=1e-5)
+
+
+def network(seeded: bool) -> keras.Model:
+    x = image = layers.Input((9, 9, 3), name="x")
+    x = layers.relu(layers.batch_norm(layers.conv(x, 4, 3, name="conv"), name="norm"))
+    x = keras.layers.Dropout(0.4, seed=1)(x) if seeded else layers.dropout(x, 0.4, name="drop")
+    return layers.Model(image, layers.dense(layers.global_average_pool(x), 3, name="head"))
+
+
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"loss_scale_factor": 8.0, "global_clipnorm": 0.1, "use_ema": True, "ema_overwrite_frequency": 2}],
+)
+def test_a_recorded_fit_gives_the_numbers_of_keras_own_step(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    *,
+    seeded: bool,
+) -> None:
+    """Theirs: the same run by Keras's `train_step`. A Keras layer that draws from a seed is not recorded."""
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(10, 9, 9, 3)).astype(np.float32), rng.integers(0, 3, 10).astype(np.int32)
+    steps, make = [], zoo.backends.current().fit_step
+    start: list[np.ndarray] = []
+
+    def run(fit_step: Any) -> tuple[list[float], list[np.ndarray]]:
+        model = network(seeded)
+        start.extend(model.get_weights() if not start else [])
+        model.set_weights(start)
+        with monkeypatch.context() as patch:
+            patch.setattr(zoo.backends.current(), "fit_step", fit_step)
+            found = zoo.train(
+                model, data, engine="keras", optimizer=optimizers.Adam(0.01, **settings),
+                steps=6, batch_size=4, progress=False,
+            )  # fmt: skip
+        return found.losses, model.get_weights()
+
+    def kept(model: keras.Model) -> Any:
+        steps.append(make(model))
+        return steps[-1]
+
+    (ours, weights), (theirs, expected) = run(kept), run(lambda model: None)
+    assert ours == theirs
+    for a, b in zip(weights, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    if keras.backend.backend() == "torch":
+        assert bool(steps[0].graphs) is not seeded

@@ -666,3 +666,21 @@ def test_an_argument_s_old_name_warns_and_does_the_same() -> None:
     a, b = noise(2, 3, 4), noise(2, 5, 6)
     ours, theirs = (numpy(Model([x, y], out)([a, b])) for out in (old, new))
     np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (2, 0)])
+def test_a_depthwise_kernels_gradient_is_a_sum_over_the_shifted_images(stride: int, padding: int) -> None:
+    backend, x, kernel = zoo.backends.current(), noise(2, 9, 8, 6), noise(3, 3, 1, 6)
+
+    def loss(tensors: list) -> tuple:
+        y = backend.conv(backend.tensor(x), tensors[0], None, stride=stride, padding=padding, groups=6)
+        return keras.ops.sum(y * y) / 2, y
+
+    _, y, (ours,) = backend.value_and_gradients(loss, [backend.tensor(kernel)])
+    y, padded = numpy(y), np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    theirs = np.zeros(kernel.shape)
+    for i, j in np.ndindex(3, 3):
+        h, w = ((n - 1) * stride + 1 for n in y.shape[1:3])
+        shifted = padded[:, i : i + h : stride, j : j + w : stride]
+        theirs[i, j, 0] = (shifted * y).sum((0, 1, 2))
+    assert off(ours, theirs) <= BOUND

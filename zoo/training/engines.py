@@ -263,6 +263,9 @@ class KerasEngine:
             # to choose that metric, and a second one would compute the loss twice, so its own is replaced.
             object.__setattr__(model, "_loss_tracker", last_value("loss"))
             self.optimizer: Any = model.optimizer
+            # An accumulating optimizer reads each batch's weight from the loss, which a recorded graph holds.
+            if not weighs and (step := backends.current().fit_step(model)) is not None:
+                model.__dict__["train_function"] = step
         self.averages = getattr(self.optimizer, "inner_optimizer", self.optimizer).use_ema
 
     @contextmanager
