@@ -771,7 +771,7 @@ class FitStep:
             try:
                 graph = overwrite(record(self.pure, self.weights, self.state, x, y, scale))
                 run = graph.bound([w.detach() for w in self.weights], self.state)
-                loss, gradients, state = run(x, y, scale)  # within keras.RematScope torch refuses its views
+                loss, gradients, state = run(x, y, scale)
             except Exception:
                 self.graphs = None
                 return self.model.train_step(batch)

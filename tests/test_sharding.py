@@ -44,6 +44,13 @@ def test_the_command_refuses_it_before_it_starts_workers() -> None:
 
 
 @on_jax
+@pytest.mark.workers
+def test_exact_training_with_sharded_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="exact: shard='weights' is not offered"):
+        train(tmp_path, 2, models=["mlp"], shard="weights", options={"exact": True})
+
+
+@on_jax
 def test_sharded_weights_give_the_losses_of_one_process(tmp_path: Path) -> None:
     """And a worker of two holds half of the state, but for what is too small or does not divide."""
     (alone,) = train(tmp_path, 1, models=["mlp"], float64=True)

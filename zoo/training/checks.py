@@ -10,6 +10,7 @@ import numpy as np
 
 from zoo import backends, tasks
 from zoo._lazy import keras
+from zoo.backends.world import get_world
 from zoo.errors import UnknownName, WrongConfiguration, nearest
 from zoo.layers import signature
 from zoo.tasks import Pair, Task, sequences
@@ -31,6 +32,8 @@ def check_exact(options: Any, mode: str, objective: Objective) -> None:
     for name in ("class_weights", "lora", "unfreeze", "recompute"):
         if getattr(options, name):
             raise WrongConfiguration(f"exact: {name}= is not offered; leave it out")
+    if getattr(get_world(), "shards_weights", False):
+        raise WrongConfiguration("exact: shard='weights' is not offered; leave it out")
     if options.on_nan != "stop":
         raise WrongConfiguration(f"exact: on_nan={options.on_nan!r} is not offered; leave it out")
     if mode not in backends.EXACT_MODES[backends.current().NAME]:
