@@ -125,6 +125,14 @@ def test_what_a_page_says_was_measured_is_of_the_versions_known_to_work(path: Pa
     assert not old, "python docs/_measured.py measures anew"
 
 
+SIXTEEN_BITS = ("bfloat16", "mixed_bfloat16", "mixed_float16")
+
+
+def measured_rungs(last: int) -> set[tuple[int, str]]:
+    """Rungs 1 to this one, as pages have them that were measured before there were others."""
+    return {(rung, dtype) for rung in range(1, last + 1) for dtype in ("float32", "float64")}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_parity_that_a_page_shows_is_whole_and_holds(family: str, measured: Any):
     from zoo import registry
@@ -132,9 +140,8 @@ def test_the_parity_that_a_page_shows_is_whole_and_holds(family: str, measured: 
     model = measured.MODELS[family]
     assert registry.card(model).file.stem == family
     rows = measured.read(DOCS / "measured" / f"{model}-parity.json")["rows"]
-    assert {(row["rung"], row["dtype"]) for row in rows} == {
-        (rung, dtype) for rung in range(1, 9) for dtype in ("float32", "float64")
-    }
+    found = {(row["rung"], row["dtype"]) for row in rows}
+    assert found in (measured_rungs(8), measured_rungs(10) | {(11, dtype) for dtype in SIXTEEN_BITS})
     for row in rows:
         assert row["verdict"] in ("holds", "gap"), row
         assert row["measured"] <= row["bound"] or row["verdict"] == "gap"

@@ -39,6 +39,7 @@ LOCK = "import fcntl, sys; sys.lock = open({!r}, 'w'); fcntl.flock(sys.lock, fcn
 # A main process with three workers, each of which holds a lock while it lives: two compute, one is stopped.
 MAIN = f"""
 import os, signal, sys, threading, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
 from zoo.processes.scratch import scratch_folder
 from zoo.processes.workers import Worker
 
