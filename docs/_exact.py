@@ -63,8 +63,7 @@ def main() -> None:
         lines.append(row(cells))
         print(lines[-1], flush=True)
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    table = "".join(line.rstrip("\n") + "\n" for line in lines)
-    PAGE.write_text(before + BEGIN + table + END + rest.partition(END)[2], encoding="utf-8")
+    PAGE.write_text(before + BEGIN + "\n".join([*lines, END]) + rest.partition(END)[2], encoding="utf-8")
 
 
 if __name__ == "__main__":

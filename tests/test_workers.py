@@ -159,10 +159,8 @@ def test_the_documented_job_of_kubernetes_names_its_workers(
     text = (Path(__file__).parents[1] / "docs" / "scale.md").read_text("utf-8")
     service, job = yaml.safe_load_all(text.split("```yaml\n")[1].split("```")[0])
     for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
-        value = variable.get("value", str(rank)).replace(
-            "$(RANK)", str(rank)
-        )  # Kubernetes writes those before
-        monkeypatch.setenv(variable["name"], value)
+        value = variable.get("value", "$(RANK)")
+        monkeypatch.setenv(variable["name"], value.replace("$(RANK)", str(rank)))  # as Kubernetes does
     names = tuple(f"{job['metadata']['name']}-{i}.{service['metadata']['name']}" for i in range(2))
     found = world.launched()
     assert found is not None
@@ -459,7 +457,7 @@ def test_ctrl_c_stops_all_after_the_same_step(receivers: str, tmp_path: Path) ->
     made = len(first["losses"])
     assert 1 <= made < 100_000
     asked["options"] = {"steps": made, "validation": None}
-    ((alone),) = train(tmp_path, 1, **asked)
+    (alone,) = train(tmp_path, 1, **asked)
     np.testing.assert_allclose(first["losses"][:20], alone["mlp"]["losses"][:20], rtol=1e-6)
 
 

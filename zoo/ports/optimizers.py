@@ -37,8 +37,8 @@ from zoo.ports.rules import (
 Array = np.ndarray
 Arrays = Mapping[str, Array]
 BOUND = 1e-9  # of the largest change of a weight in a step
-TORCH_ADDS = 1e-6  # to the norm, in torch.nn.utils.clip_grad_norm_
 FLOAT32 = 5e-7  # the same for an optimizer that computes a part of its update in float32
+TORCH_ADDS = 1e-6  # to the norm, in torch.nn.utils.clip_grad_norm_
 SEED = 3
 SAMPLE = 2048  # elements of a weight that rules are tried on
 EXPLAINED, UNEXPLAINED = 64, 2  # weights whose causes are sought, and of these without one
