@@ -298,9 +298,9 @@ def add_up(x: Tensor, axes: Sequence[int], *, keepdims: bool = False) -> Tensor:
     return _custom(function, x)
 
 
-def _inverse(shape: Sequence[int], axes: Sequence[int]) -> float:
-    """1 / count of the numbers along these axes, in float32."""
-    return constant(1 / np.prod([shape[axis] for axis in axes]))
+def _inverse(shape: Sequence[int], axes: Sequence[int], *, batch: bool = False) -> float:
+    """1 / count of the numbers along these axes, of all parts of a `batch`, in float32."""
+    return constant(1 / (parts(batch=batch) * np.prod([shape[axis] for axis in axes])))
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -609,7 +609,7 @@ def _normalized(
     """
     ops = keras_ops()
     batch, others = 0 in axes, list(range(len(x.shape) - 1))
-    part = constant(1 / (parts(batch=batch) * np.prod([x.shape[axis] for axis in axes])))
+    part = _inverse(x.shape, axes, batch=batch)
 
     def average(x: Tensor) -> Tensor:
         return wide(narrow(total(x, axes, batch=batch) * part))
